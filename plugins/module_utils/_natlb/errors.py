@@ -1,0 +1,38 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The errors that reach a user, each with its place and its remedy."""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+
+class NatlbError(Exception):
+    """Anything that stops a run and that a user can understand. Its text is the whole message."""
+
+
+class ConfigError(NatlbError):
+    """What a user declared cannot be carried out.
+
+    `path` is where it stands (`services[2].backends[0].port`), `problem` what is wrong there,
+    and `remedy` what to write instead.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{path}: {problem} ({remedy})")
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ConfigErrors(NatlbError):
+    """Several `ConfigError`s, found in one reading."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors: List[ConfigError] = list(errors)
+
+
+class HostError(NatlbError):
+    """The host cannot do what is asked of it: a program is missing, a right is missing, the kernel refused."""

@@ -1,0 +1,197 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single values as users type them, turned into typed ones.
+
+YAML and Jinja2 hand the same number over as `80` or as `"80"`, and a list of one as a plain value. All of
+that is evened out here, once, so that nothing behind this file has to ask again. Every function takes the
+value and its path, and raises `ConfigError` with that path.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+from .errors import ConfigError
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
+# dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
+# out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in a message: short, on one line."""
+    text = repr(value) if isinstance(value, (str, bytes)) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> Dict[str, Any]:
+    """A mapping with none but the known keys; keys whose value is null count as not given."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, f"{shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{path}.{shown(key).strip(chr(39))}", "no such key", f"known are {', '.join(known)}")
+    given = {key: item for key, item in value.items() if item is not None}
+    for key in required:
+        if key not in given:
+            raise ConfigError(f"{path}.{key}", "is missing", "it is required")
+    return given
+
+
+def sequence(value: Any, path: str) -> List[Any]:
+    """A list; anything else is refused."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise ConfigError(path, f"{shown(value)} is not a list", "write a list")
+
+
+def one_or_more(value: Any, path: str) -> List[Tuple[str, Any]]:
+    """A list, or one value that stands for a list of one, as pairs (path, value)."""
+    if isinstance(value, (list, tuple)):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return [(path, value)]
+
+
+def text(value: Any, path: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise ConfigError(path, f"{shown(value)} is not a text", "write it as text, in quotes if need be")
+
+
+def name(value: Any, path: str) -> str:
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, str) and _NAME.match(value):
+        return value
+    raise ConfigError(
+        path,
+        f"{shown(value)} is not a name",
+        "use 1 to 63 of a-z, 0-9, _ and -, with a letter or digit first",
+    )
+
+
+def choice(value: Any, path: str, choices: Sequence[str]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise ConfigError(path, f"{shown(value)} is not a choice here", f"choose one of {', '.join(choices)}")
+
+
+def boolean(value: Any, path: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    lowered = str(value).lower() if isinstance(value, (str, int)) else ""
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ConfigError(path, f"{shown(value)} is neither true nor false", "write true or false")
+
+
+def integer(value: Any, path: str, low: int, high: int, what: str = "a whole number") -> int:
+    """A whole number from `low` to `high`, or a text that is one."""
+    number: Optional[int] = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
+        number = int(value)
+    if number is None or not low <= number <= high:
+        raise ConfigError(path, f"{shown(value)} is not {what}", f"{low}-{high}")
+    return number
+
+
+def port(value: Any, path: str) -> int:
+    return integer(value, path, 1, 65535, "a port")
+
+
+def port_range(value: str, path: str) -> Tuple[int, int]:
+    """`80` or `8000-8010`, as (first, last)."""
+    first, dash, last = value.partition("-")
+    if not re.fullmatch(r"[0-9]{1,12}", first) or (dash and not re.fullmatch(r"[0-9]{1,12}", last)):
+        raise ConfigError(path, f"{shown(value)} is not a port", "1-65535, or a range such as 8000-8010")
+    low = port(first, path)
+    high = port(last, path) if dash else low
+    if low > high:
+        raise ConfigError(path, f"the range {value} ends before it begins", f"write {high}-{low}")
+    return low, high
+
+
+def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
+    """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`)."""
+    seconds: Optional[float] = None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        match = _DURATION.match(value)
+        if match and len(value) <= 20:
+            seconds = float(match.group(1)) * _UNIT_S[match.group(2)]
+    if seconds is None:
+        raise ConfigError(path, f"{shown(value)} is not a time", "write seconds, or a number with ms, s, m, h or d")
+    if not low_s <= seconds <= high_s:
+        raise ConfigError(path, f"{shown(value)} is out of range", f"{low_s:g} to {high_s:g} seconds")
+    return seconds
+
+
+def address(value: Any, path: str) -> Address:
+    """An IPv4 or IPv6 address without a zone, in any spelling."""
+    try:
+        if isinstance(value, str):
+            parsed = ipaddress.ip_address(value)
+            if getattr(parsed, "scope_id", None) is None:
+                return parsed
+    except ValueError:
+        pass
+    raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
+
+
+def host_address(value: Any, path: str) -> Address:
+    """An address that one host can have: not unspecified, loopback, multicast, broadcast or link-local IPv6."""
+    parsed = address(value, path)
+    if parsed.is_unspecified:
+        raise ConfigError(path, f"{parsed} is no host's address", 'for every local address of the balancer write "*"')
+    if parsed.is_loopback:
+        raise ConfigError(
+            path,
+            f"{parsed} is a loopback address, which NAT cannot reach from outside",
+            "use an address of one of the host's interfaces",
+        )
+    if parsed.is_multicast or parsed == ipaddress.ip_address("255.255.255.255"):
+        raise ConfigError(path, f"{parsed} is not a unicast address", "NAT balances unicast traffic only")
+    if parsed.version == 6 and parsed.is_link_local:
+        raise ConfigError(path, f"{parsed} is a link-local address", "use a global or unique local (fd00::/8) address")
+    return parsed
+
+
+def network(value: Any, path: str) -> Network:
+    """`198.51.100.0/24`, or an address, which stands for itself alone. Bits behind the prefix are refused."""
+    if isinstance(value, str):
+        try:
+            return ipaddress.ip_network(value)
+        except ValueError:
+            pass
+        try:
+            loose = ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            pass
+        else:
+            raise ConfigError(path, f"{value} has bits set behind its prefix", f"write {loose}")
+    raise ConfigError(path, f"{shown(value)} is not a network", "write one such as 198.51.100.0/24 or 2001:db8::/32")
+
+
+def interface(value: Any, path: str) -> str:
+    if isinstance(value, str) and _INTERFACE.match(value) and value not in (".", ".."):
+        return value
+    raise ConfigError(
+        path,
+        f"{shown(value)} is not the name of an interface",
+        "1 to 15 letters, digits, _ . @ or -, as `ip link` shows it",
+    )

@@ -1,0 +1,79 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A ruleset as both engines see it: named sections of lines, which can be compared and shown.
+
+A section is a chain (its rules in order) or a map or set (its elements, in any order). The desired ruleset, what the
+kernel makes of it and what is live are all of this one shape, so `changed`, the diff and the transaction are read off
+the same comparison.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Mapping, Tuple
+
+#: (family, table, kind, name): ("ip", "natlb", "map", "slot") or ("ip6", "nat", "chain", "NATLB").
+Key = Tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """`header` are the lines that declare it, `body` its rules or elements; elements are kept sorted."""
+
+    header: Tuple[str, ...]
+    body: Tuple[str, ...]
+
+
+Ruleset = Dict[Key, Section]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What separates two rulesets, by section. All lists are sorted."""
+
+    added: List[Key]
+    removed: List[Key]
+    modified: List[Key]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.modified)
+
+
+def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Changes:
+    return Changes(
+        added=sorted(wanted.keys() - live.keys()),
+        removed=sorted(live.keys() - wanted.keys()),
+        modified=sorted(key for key in wanted.keys() & live.keys() if wanted[key] != live[key]),
+    )
+
+
+def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
+    """A unified diff of two rulesets, one hunk header per section; empty where they are equal."""
+    changes = compare(live, wanted)
+    lines: List[str] = []
+    for key in sorted([*changes.added, *changes.removed, *changes.modified]):
+        before = _lines(live, key)
+        after = _lines(wanted, key)
+        title = " ".join(key)
+        lines.extend(
+            difflib.unified_diff(
+                before,
+                after,
+                fromfile=title if before else "/dev/null",
+                tofile=title if after else "/dev/null",
+                n=0,
+                lineterm="",
+            )
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(ruleset: Mapping[Key, Section], key: Key) -> List[str]:
+    section = ruleset.get(key)
+    return [] if section is None else [*section.header, *section.body]
+
+
+def chains(ruleset: Iterable[Key]) -> List[Key]:
+    return [key for key in ruleset if key[2] == "chain"]
