@@ -239,7 +239,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Co
 
 
 def _each(value: Any, path: str, read: Callable[[Any, str], Any], errors: List[ConfigError]) -> List[Any]:
-    found = []
+    found: List[Any] = []
     try:
         items = parse.sequence(value if value is not None else [], path)
     except ConfigError as error:

@@ -1,0 +1,328 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host: the only file that runs programs or reads /proc.
+
+Nothing a user typed ever reaches a shell: programs get argument lists, and rulesets through standard input. The one
+line that a shell does run (`_SCRATCH`) is constant.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from .errors import HostError
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: No program here takes longer than a few seconds even for ten thousand services.
+TIMEOUT_S = 120.0
+
+
+def find(program: str) -> Optional[str]:
+    return shutil.which(program, path=_PATH)
+
+
+def require(program: str, package: str) -> str:
+    path = find(program)
+    if path is None:
+        raise HostError(f"{program}: not found on this host (install the package {package})")
+    return path
+
+
+def run(argv: Sequence[str], text: Optional[str] = None, ok: Sequence[int] = (0,)) -> str:
+    """Run a program and return what it printed.
+
+    Raises `HostError` with what it said where its exit status is not in `ok`.
+    """
+    program = os.path.basename(argv[0])
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=text,
+            text=True,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            env={"PATH": _PATH, "LC_ALL": "C"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"{program}: did not end within {TIMEOUT_S:.0f} s") from error
+    except OSError as error:
+        raise HostError(f"{program}: {error.strerror}") from error
+    if done.returncode not in ok:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()][:6]
+        raise HostError(f"{program}: " + (" / ".join(said) or f"ended with status {done.returncode}"))
+    return done.stdout
+
+
+def _scratch(commands: str, text: str) -> str:
+    """Run a constant shell line in a network namespace of its own, `text` being its standard input.
+
+    As root a namespace is to be had with CAP_SYS_ADMIN; in a container without it a user namespace often is. There a
+    ruleset of more than a few hundred elements does not fit, since the socket buffer cannot be forced (EMSGSIZE).
+    """
+    unshare = require("unshare", "util-linux")
+    try:
+        return run([unshare, "--net", "sh", "-c", commands], text)
+    except HostError as error:
+        if "unshare failed" not in str(error):
+            raise
+    return run([unshare, "--user", "--map-root-user", "--net", "sh", "-c", commands], text)
+
+
+def _no_namespace(error: HostError) -> bool:
+    """Whether it is the namespace that could not be had, rather than the ruleset that was refused."""
+    return "unshare" in str(error) or "Message too long" in str(error)
+
+
+class Nft:
+    """The program nft, in this network namespace."""
+
+    def __init__(self) -> None:
+        self.path = require("nft", "nftables")
+
+    def identity(self) -> str:
+        """What the normal form of a ruleset depends on: the program, and the kernel below it."""
+        status = os.stat(self.path)
+        return f"{self.path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
+
+    def tables(self) -> List[Tuple[str, str]]:
+        """(family, name) of every table."""
+        lines = run([self.path, "list", "tables"]).splitlines()
+        return [(words[1], words[2]) for words in map(str.split, lines) if len(words) == 3]
+
+    def list_table(self, family: str, table: str, counters: bool = False) -> str:
+        return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
+
+    def normal(self, text: str) -> Optional[str]:
+        """How the kernel lists a ruleset that it has been given; None where no namespace is to be had to ask it in.
+
+        Raises `HostError` where the kernel refuses the ruleset.
+        """
+        try:
+            return _scratch("nft -f - && nft --stateless -nn list ruleset", text)
+        except HostError as error:
+            if not _no_namespace(error):
+                raise
+        run([self.path, "--check", "-f", "-"], text)
+        return None
+
+    def load(self, text: str) -> None:
+        run([self.path, "-f", "-"], text)
+
+
+_FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}
+
+
+class Iptables:
+    """iptables and ip6tables of one variant: `nft`, `legacy`, or None for the only one that the host has."""
+
+    def __init__(self, variant: Optional[str]) -> None:
+        self.variant = variant
+        require(self.program("ip"), "iptables")
+
+    def program(self, family: str, action: str = "") -> str:
+        name = _FAMILY_PROGRAM[family] + (f"-{self.variant}" if self.variant else "")
+        return f"{name}-{action}" if action else name
+
+    def path(self, family: str, action: str = "") -> str:
+        return require(self.program(family, action), "iptables")
+
+    def save(self, family: str, counters: bool = False) -> str:
+        return run([self.path(family, "save"), *(["--counters"] if counters else [])])
+
+    def restore(self, family: str, text: str) -> None:
+        run([self.path(family, "restore"), "--noflush", "--wait", "30"], text)
+
+    def normal(self, family: str, text: str) -> Optional[str]:
+        """How the kernel lists the rules that it has been given; see `Nft.normal`."""
+        restore, save = self.program(family, "restore"), self.program(family, "save")
+        try:
+            return _scratch(f"{restore} --noflush && {save}", text)
+        except HostError as error:
+            if not _no_namespace(error):
+                raise
+        run([self.path(family, "restore"), "--noflush", "--test"], text)
+        return None
+
+
+def iptables_variants() -> List[str]:
+    """The variants that the host offers by name."""
+    return [variant for variant in ("nft", "legacy") if find(f"iptables-{variant}-restore")]
+
+
+def default_variant() -> Optional[str]:
+    """The variant that plain `iptables` is, or None where there is no program of that name."""
+    if find("iptables") is None:
+        return None
+    return "nft" if "nf_tables" in run([require("iptables", "iptables"), "--version"]) else "legacy"
+
+
+def legacy_tables(family: str) -> List[str]:
+    """Tables that iptables-legacy holds here. Asking iptables-legacy-save itself would make them."""
+    name = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}[family]
+    return _read(f"/proc/thread-self/net/{name}").split()
+
+
+def legacy_has_rules() -> bool:
+    """Whether anything but empty chains lives in iptables-legacy, of any owner."""
+    for family, program in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):
+        path = find(program) if legacy_tables(family) else None
+        if path is not None and any(line.startswith("-A ") for line in run([path]).splitlines()):
+            return True
+    return False
+
+
+# -- /proc ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def sysctl_path(name: str) -> str:
+    """`net.ipv4.ip_forward` as a path. An interface's name may hold dots: it is written with a slash there."""
+    return "/proc/sys/" + "/".join(part.replace(".", "/") if "/" not in part else part for part in _parts(name))
+
+
+def _parts(name: str) -> List[str]:
+    prefix, slash, rest = name.partition("/")
+    if not slash:
+        return [name]
+    interface, _, key = rest.rpartition("/")
+    return [prefix, interface + "/", key] if "." in interface else [prefix, interface, key]
+
+
+def sysctl_get(name: str) -> Optional[str]:
+    return _read(sysctl_path(name)).strip() or None
+
+
+def sysctl_writable(name: str) -> bool:
+    return os.access(sysctl_path(name), os.W_OK)
+
+
+def sysctl_set(name: str, value: str) -> None:
+    try:
+        with open(sysctl_path(name), "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        raise HostError(f"sysctl {name}: {error.strerror} (set it to {value} where this host is configured)") from error
+    now = sysctl_get(name)
+    if now != value:
+        raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")
+
+
+def connected_networks() -> List[str]:
+    """The networks that this host reaches without a gateway, of both families, widest duplicates and loopback left out."""
+    found: Set[str] = set()
+    for line in _read("/proc/thread-self/net/route").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and fields[2] == "00000000" and fields[0] != "lo":
+            address = socket.inet_ntoa(struct.pack("=I", int(fields[1], 16)))
+            mask = socket.inet_ntoa(struct.pack("=I", int(fields[7], 16)))
+            if mask != "0.0.0.0":
+                found.add(str(ipaddress.ip_network(f"{address}/{mask}", strict=False)))
+    for address, prefix, scope in _inet6():
+        if scope == 0:
+            found.add(str(ipaddress.ip_network(f"{address}/{prefix}", strict=False)))
+    return sorted(found)
+
+
+def _inet6() -> Iterable[Tuple[str, int, int]]:
+    """(address, prefix length, scope) of each IPv6 address; scope 0 is global."""
+    for line in _read("/proc/thread-self/net/if_inet6").splitlines():
+        fields = line.split()
+        if len(fields) >= 6:
+            yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0]))), int(fields[2], 16), int(fields[3], 16)
+
+
+def local_addresses() -> Set[str]:
+    """Every address of this host, loopback included."""
+    found = {address for address, _, _ in _inet6()}
+    lines = _read("/proc/thread-self/net/fib_trie").splitlines()
+    for line, after in zip(lines, lines[1:]):
+        if "|-- " in line and after.strip().startswith("/32 host LOCAL"):
+            found.add(line.rpartition("|-- ")[2].strip())
+    return found
+
+
+def recent_list_size() -> int:
+    """How many client addresses xt_recent remembers in one list."""
+    text = _read("/sys/module/xt_recent/parameters/ip_list_tot").strip()
+    return int(text) if text.isdigit() else 100
+
+
+# -- routing -------------------------------------------------------------------------------------------------------
+
+
+def ip_json(family: str, *words: str) -> List[Dict[str, Any]]:
+    """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
+    version = "-6" if family == "ip6" else "-4"
+    text = run([require("ip", "iproute2"), version, "-json", *words], ok=(0, 2))
+    parsed = json.loads(text) if text.strip() else []
+    return [item for item in parsed if item]
+
+
+def ip_batch(family: str, text: str) -> None:
+    version = "-6" if family == "ip6" else "-4"
+    run([require("ip", "iproute2"), version, "-batch", "-"], text)
+
+
+# -- connection tracking -------------------------------------------------------------------------------------------
+
+
+class Flow:
+    """One tracked connection, as the client sees it and as the backend answers it."""
+
+    __slots__ = ("family", "protocol", "state", "source", "target", "target_port", "answerer", "answerer_port")
+
+    def __init__(self, family: str, protocol: str, state: str, fields: Dict[str, List[str]]) -> None:
+        self.family = family
+        self.protocol = protocol
+        self.state = state
+        self.source = fields["src"][0]
+        self.target = fields["dst"][0]
+        self.target_port = int(fields["dport"][0])
+        self.answerer = fields["src"][1]
+        self.answerer_port = int(fields["sport"][1])
+
+
+def flows(family: str, protocol: str) -> List[Flow]:
+    """The tracked connections of one protocol. Raises `HostError` where conntrack(8) is missing."""
+    name = "ipv6" if family == "ip6" else "ipv4"
+    text = run([require("conntrack", "conntrack"), "-L", "-f", name, "-p", protocol])
+    return [flow for flow in (_flow(family, line) for line in text.splitlines()) if flow is not None]
+
+
+def _flow(family: str, line: str) -> Optional[Flow]:
+    words = line.split()
+    fields: Dict[str, List[str]] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            fields.setdefault(key, []).append(value)
+    if len(fields.get("src", ())) < 2 or len(fields.get("sport", ())) < 2:
+        return None
+    state = words[3] if len(words) > 3 and "=" not in words[3] and words[3].isupper() else ""
+    return Flow(family, words[0], state, fields)
+
+
+def forget(flow: Flow) -> None:
+    """Delete every tracked connection that has this one's target and answerer."""
+    name = "ipv6" if flow.family == "ip6" else "ipv4"
+    argv = [require("conntrack", "conntrack"), "-D", "-f", name, "-p", flow.protocol]
+    argv += ["--orig-dst", flow.target, "--orig-port-dst", str(flow.target_port)]
+    argv += ["--reply-src", flow.answerer, "--reply-port-src", str(flow.answerer_port)]
+    # 1: none was left to delete, since they ended by themselves in the meantime.
+    run(argv, ok=(0, 1))

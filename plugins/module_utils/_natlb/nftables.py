@@ -1,0 +1,566 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Model to nftables: constant rules, with the data in maps.
+
+A connection is found in one hash look-up (`service`), its backend in a second one (`slot`). Services that need
+nothing but that share a handful of chains; the others have a chain of their own:
+
+    prerouting, output   ip daddr . meta l4proto . th dport vmap @service
+    random_4_tcp         dnat ip to ip daddr . tcp dport . numgen random mod 4 map @slot_tcp
+    s.web.tcp            [limits, log, affinity] and its own counter: ... numgen inc mod 4 map @slot_tcp
+    postrouting          ct status dnat jump source_nat
+
+Only plain strings leave this file; `kernel.py` loads them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from .errors import ConfigError
+from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
+from .ruleset import Key, Ruleset, Section
+from .slots import interleave, slots
+
+TABLE = "natlb"
+#: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
+#: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
+SEED = 0x6E61746C
+#: Rules that look up one map. The kernel compares each new one with all before it (nf_tables_bind_set), so the cost of
+#: a load grows with the square: ten thousand rules on one map take 20 s, spread over 64 maps they take 1 s.
+RULES_PER_MAP = 256
+#: Elements that a set filled by packets may hold (client addresses).
+CLIENTS = 65536
+
+Lines = List[str]
+
+
+def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
+    """The tables for a configuration. `networks` are the host's connected networks, in which clients need hairpin NAT."""
+    ruleset: Ruleset = {}
+    shards = _shards(config)
+    for family in FAMILIES:
+        table = _Table(family, config, shards)
+        services = [service for service in config.services if family in service.families()]
+        egress = [item for item in config.egress if family in item.families()]
+        if not services and not egress:
+            continue
+        for service in services:
+            table.add_service(service)
+        table.add_snat(services, networks)
+        table.add_egress(egress)
+        table.add_base_chains()
+        ruleset.update(table.sections())
+    return ruleset
+
+
+def _shards(config: Config) -> int:
+    """Over how many slot maps the services with a rule of their own are spread: a power of two, so it seldom changes."""
+    rules = sum(len(service.protocols) for service in config.services if not _shared(service))
+    shards = 1
+    while rules > shards * RULES_PER_MAP:
+        shards *= 2
+    return shards
+
+
+def _shared(service: Service) -> bool:
+    """Whether the service can do with the chains that all services share."""
+    own = (
+        service.method == "round_robin"
+        or service.affinity_s
+        or service.allow_from
+        or service.max_connections_per_client
+        or service.new_connections_per_second
+        or service.log
+    )
+    return not own and all(frontend.exact for frontend in service.frontends())
+
+
+class _Table:
+    """One family's table while it is being filled."""
+
+    def __init__(self, family: str, config: Config, shards: int) -> None:
+        self.family = family
+        self.address = "ipv6_addr" if family == "ip6" else "ipv4_addr"
+        self.config = config
+        self.shards = shards
+        self.declarations: Dict[Tuple[str, str], Lines] = {}
+        self.elements: Dict[Tuple[str, str], Dict[str, str]] = {}
+        self.chains: Dict[str, Lines] = {}
+        self.headers: Dict[str, str] = {}
+        self.uplink_choice: Lines = []
+        self.egress_snat: Lines = []
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def declare(self, kind: str, name: str, *lines: str) -> Dict[str, str]:
+        """The elements of a map or set, which is declared at its first use."""
+        self.declarations.setdefault((kind, name), list(lines))
+        return self.elements.setdefault((kind, name), {})
+
+    def put(self, kind: str, name: str, declaration: Sequence[str], key: str, data: str = "") -> None:
+        elements = self.declare(kind, name, *declaration)
+        if elements.setdefault(key, data) != data:
+            raise ConfigError(f"map {name}", f"{key} would lead to both {elements[key]} and {data}", "declare it once")
+
+    def chain(self, name: str, rules: Lines) -> str:
+        self.chains.setdefault(name, rules)
+        return name
+
+    def refuse(self) -> str:
+        return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
+
+    # -- services ----------------------------------------------------------------------------------------------
+
+    def add_service(self, service: Service) -> None:
+        table = slots(service, self.family)
+        for protocol in service.protocols:
+            verdict = self.verdict(service, protocol, table)
+            for frontend in service.frontends():
+                if frontend.family == self.family and frontend.protocol == protocol:
+                    self.add_frontend(frontend, verdict)
+
+    def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
+        if not table:
+            return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
+        if _shared(service):
+            self.add_slots(service, protocol, table, 0)
+            name = f"{service.method}_{len(table)}_{protocol}"
+            return f"goto {self.chain(name, [self.dnat(protocol, self.pick(service, protocol, len(table)), 0)])}"
+        return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
+
+    def add_frontend(self, frontend: Frontend, verdict: str) -> None:
+        kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol))]
+        key.append(ports_text(frontend.low, frontend.high))
+        if frontend.address is not None:
+            kinds, key = [self.address, *kinds], [frontend.address, *key]
+        if frontend.interface is not None:
+            kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
+        interval = ("flags interval",) if frontend.address is None or frontend.low != frontend.high else ()
+        declaration = (f"type {' . '.join(kinds)} : verdict", *interval)
+        self.put("map", _frontend_map(frontend), declaration, " . ".join(key), verdict)
+
+    def shard(self, service: Service) -> int:
+        return service.seed() % self.shards
+
+    def add_slots(self, service: Service, protocol: str, table: Sequence[Backend], shard: int) -> None:
+        """A map per protocol: one declared with `th dport` can be loaded, but no rule can be added to it later
+        (1.0.6: conflicting protocols). `numgen` stands for the type of a slot number, also where a hash picks it."""
+        where = f"{self.family} daddr . {protocol} dport"
+        declaration = (f"typeof {where} . numgen random mod 65536 : {where}", "counter")
+        elements = self.declare("map", _slot_map(protocol, shard), *declaration)
+        for frontend in service.frontends():
+            if frontend.family != self.family or frontend.protocol != protocol:
+                continue
+            prefix = f"{frontend.address} . {frontend.low} . "
+            for index, backend in enumerate(table):
+                elements[f"{prefix}{index}"] = f"{backend.address} . {backend.port or frontend.low}"
+
+    def dnat(self, protocol: str, pick: str, shard: int) -> str:
+        """The rule that translates by the slot maps."""
+        key = f"{self.family} daddr . {protocol} dport . {pick}"
+        return f"dnat {self.family} to {key} map @{_slot_map(protocol, shard)}"
+
+    def pick(self, service: Service, protocol: str, size: int) -> str:
+        if service.method == "round_robin":
+            return f"numgen inc mod {size}"
+        if service.method == "random":
+            return f"numgen random mod {size}"
+        key = f"{self.family} saddr" + (f" . {protocol} sport" if service.method == "flow_hash" else "")
+        return f"jhash {key} mod {size} seed {SEED:#x}"
+
+    def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
+        rules = self.guards(service)
+        pick = self.pick(service, protocol, len(table))
+        if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
+            shard = self.shard(service)
+            self.add_slots(service, protocol, table, shard)
+            return [*rules, self.dnat(protocol, pick, shard)]
+        goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
+        if service.affinity_s:
+            serving = {backend.key: backend for backend in table}
+            rules += [f"{self.family} saddr @{_affinity(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
+        entries = ", ".join(f"{index} : {goto[backend.key]}" for index, backend in enumerate(table))
+        return [*rules, f"{pick} vmap {{ {entries} }}"]
+
+    def guards(self, service: Service) -> Lines:
+        """What a new connection has to pass before a backend is chosen, cheapest first."""
+        saddr = f"{self.family} saddr"
+        rules: Lines = []
+        if service.allow_from:
+            name = f"allow.{service.name}"
+            allowed = self.declare("set", name, f"typeof {saddr}", "flags interval")
+            allowed.update((_plain(net), "") for net in service.allow_from if (":" in net) == (self.family == "ip6"))
+            rules.append(f"{saddr} != @{name} goto {self.refuse()}")
+        if service.new_connections_per_second:
+            name, rate = f"rate.{service.name}", service.new_connections_per_second
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")
+            limit = f"limit rate over {rate}/second burst {rate} packets"
+            rules.append(f"update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
+        if service.max_connections_per_client:
+            name = f"connections.{service.name}"
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
+            count = f"ct count over {service.max_connections_per_client}"
+            rules.append(f"add @{name} {{ {saddr} {count} }} goto {self.refuse()}")
+        if service.log:
+            rules.append(f'limit rate 10/second burst 20 packets log prefix "natlb {service.name} "')
+        return rules
+
+    def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
+        """A chain that sends to one backend: for frontends that have no single key in the slot maps, and for affinity."""
+        rule = f"meta l4proto {protocol} "
+        if service.affinity_s:
+            name = _affinity(service, backend)
+            typeof = f"typeof {self.family} saddr"
+            timeout = f"timeout {service.affinity_s}s"
+            self.declare("set", name, typeof, f"size {CLIENTS}", "flags dynamic,timeout", timeout)
+            rule += f"update @{name} {{ {self.family} saddr }} "
+        target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
+        port = f":{backend.port}" if backend.port else ""
+        name = f"b.{service.name}.{protocol}.{_identifier(backend)}"
+        return self.chain(name, [f"{rule}counter dnat {self.family} to {target}{port}"])
+
+    # -- source NAT --------------------------------------------------------------------------------------------
+
+    def add_snat(self, services: Sequence[Service], networks: Sequence[str]) -> None:
+        for service in services:
+            verdict = f"goto {self.snat_chain(service)}"
+            backends = [backend for backend in service.backends if backend.family == self.family]
+            for frontend in service.frontends():
+                if frontend.family == self.family:
+                    self.add_snat_frontend(frontend, backends, verdict)
+        self.add_hairpin(services, networks)
+        self.chains["source_nat"] = self.snat_rules()
+
+    def snat_chain(self, service: Service) -> str:
+        if service.snat == "masquerade":
+            return self.chain("source_nat_masquerade", ["masquerade fully-random"])
+        if service.snat == "none":
+            rules = ["fib saddr type local masquerade fully-random"]
+            rules.append(f"{self.family} saddr . {self.family} daddr @hairpin masquerade fully-random")
+            return self.chain("source_nat_none", [*rules, "accept"])
+        addresses = service.snat_of(self.family)
+        target = addresses[0]
+        if len(addresses) > 1:
+            entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
+            target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
+        return self.chain(f"source_nat.{service.name}", [f"snat {self.family} to {target} fully-random"])
+
+    def add_snat_frontend(self, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
+        """By its original destination a connection is known as ours. `*` and an interface do not show there, so those
+        are told by the backend as well."""
+        ports = ports_text(frontend.low, frontend.high)
+        kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol)), ports]
+        if frontend.address is not None:
+            kinds, key = [self.address, *kinds], [frontend.address, *key]
+        if frontend.address is not None and frontend.interface is None:
+            declaration = [f"type {' . '.join(kinds)} : verdict", *([] if frontend.exact else ["flags interval"])]
+            self.put("map", _snat_map(frontend), declaration, " . ".join(key), verdict)
+            return
+        declaration = [f"type {' . '.join([*kinds, self.address, 'inet_service'])} : verdict", "flags interval"]
+        for backend in backends:
+            behind = [backend.address, str(backend.port or ports)]
+            self.put("map", _snat_map(frontend), declaration, " . ".join([*key, *behind]), verdict)
+
+    def add_hairpin(self, services: Sequence[Service], networks: Sequence[str]) -> None:
+        """Clients whose replies would not pass the balancer: those in a backend's own subnet, and the backend itself."""
+        if not any(service.snat == "none" for service in services):
+            return
+        elements = self.declare(
+            "set", "hairpin", f"typeof {self.family} saddr . {self.family} daddr", "flags interval"
+        )
+        for service in services:
+            for backend in service.backends if service.snat == "none" else ():
+                if backend.family == self.family:
+                    for source in hairpin_sources(backend.address, networks):
+                        elements[f"{_plain(source)} . {backend.address}"] = ""
+
+    def snat_rules(self) -> Lines:
+        original = f"ct original {self.family} daddr"
+        keys = {
+            "source_nat": "{original} . meta l4proto . ct original proto-dst",
+            "source_nat_range": "{original} . meta l4proto . ct original proto-dst",
+            "source_nat_interface": "{original} . meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport",
+            "source_nat_node": "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport",
+        }
+        used = {f.protocol for service in self.config.services for f in service.frontends() if f.family == self.family}
+        return [
+            f"meta l4proto {protocol} "
+            + key.format(original=original, family=self.family, protocol=protocol)
+            + f" vmap @{name}"
+            for name, key in keys.items()
+            if ("map", name) in self.declarations
+            for protocol in sorted(used)
+        ]
+
+    # -- egress ------------------------------------------------------------------------------------------------
+
+    def add_egress(self, egress: Sequence[Egress]) -> None:
+        uplinks = {(u.interface, u.gateway): index for index, u in enumerate(self.config.uplinks())}
+        for number, item in enumerate(egress):
+            match = self.egress_match(item)
+            if not item.uplinks:
+                out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
+                nat = f"snat {self.family} to {item.snat_address}" if item.snat_address else "masquerade"
+                self.egress_snat.append(f"{match}{out}{nat} fully-random")
+                continue
+            names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
+            self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade fully-random")
+            ring = interleave([uplink.weight for uplink in item.uplinks])
+            chosen = [uplinks[(item.uplinks[i].interface, item.uplinks[i].gateway)] for i in ring]
+            entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))
+            name = self.chain(f"uplinks.{number}", [f"numgen inc mod {len(chosen)} vmap {{ {entries} }}"])
+            self.uplink_choice.append(f"{match}fib daddr type != local goto {name}")
+
+    def egress_match(self, item: Egress) -> str:
+        sources = ", ".join(_plain(source) for source in item.sources_of(self.family))
+        match = f"{self.family} saddr {{ {sources} }} {self.family} daddr != {{ {sources} }} "
+        if item.protocol and item.ports:
+            ports = ", ".join(ports_text(low, high) for low, high in item.ports)
+            match += f"{item.protocol} dport {{ {ports} }} "
+        elif item.protocol:
+            match += f"meta l4proto {item.protocol} "
+        return match
+
+    def uplink_chain(self, index: int) -> str:
+        return self.chain(f"uplink.{index}", [self.mark("ct mark", index) + " " + self.mark("meta mark", index)])
+
+    def mark(self, field: str, index: int) -> str:
+        mask = self.config.mark_mask
+        return f"{field} set {field} & {mask ^ 0xFFFFFFFF:#010x} | {mark_value(mask, index):#010x}"
+
+    # -- the whole ---------------------------------------------------------------------------------------------
+
+    def add_base_chains(self) -> None:
+        incoming = self.dispatch(interfaces=True) + self.uplink_choice
+        self.base("prerouting", "type nat hook prerouting priority -100; policy accept;", incoming)
+        local = self.dispatch(interfaces=False)
+        if local:
+            self.base("output", "type nat hook output priority -100; policy accept;", local)
+        ours = ["ct status dnat jump source_nat"] if self.chains.get("source_nat") else []
+        if not ours:
+            self.chains.pop("source_nat", None)
+        self.base("postrouting", "type nat hook postrouting priority 100; policy accept;", ours + self.egress_snat)
+        if self.uplink_choice:
+            self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [self.restore_marks()])
+
+    def restore_marks(self) -> str:
+        """Every packet of a connection gets the mark of the way that its first one chose."""
+        used = sorted(int(name.partition(".")[2]) for name in self.chains if name.startswith("uplink."))
+        mask = self.config.mark_mask
+        entries = []
+        for index in used:
+            name = self.chain(f"mark.{index}", [self.mark("meta mark", index)])
+            entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
+        return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
+
+    def base(self, name: str, header: str, rules: Lines) -> None:
+        self.chains[name] = rules
+        self.headers[name] = header
+
+    def dispatch(self, interfaces: bool) -> Lines:
+        """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
+        daddr, port = f"{self.family} daddr", "meta l4proto . th dport"
+        loopback = "127.0.0.0/8" if self.family == "ip" else "::1"
+        local = f"fib daddr type local {daddr} != {loopback} "
+        known = [
+            ("service", "", f"{daddr} . {port}"),
+            ("service_range", "", f"{daddr} . {port}"),
+            ("service_interface", "", f"meta iifname . {daddr} . {port}"),
+            ("service_interface_range", "", f"meta iifname . {daddr} . {port}"),
+            ("node", local, port),
+            ("node_interface", local, f"meta iifname . {port}"),
+        ]
+        return [
+            f"{match}{key} vmap @{name}"
+            for name, match, key in known
+            if ("map", name) in self.declarations and (interfaces or "interface" not in name)
+        ]
+
+    def sections(self) -> Ruleset:
+        found: Ruleset = {(self.family, TABLE, "table", TABLE): Section((), ())}
+        for (kind, name), declaration in self.declarations.items():
+            body = (f"{key} : {data}" if data else key for key, data in self.elements[(kind, name)].items())
+            found[(self.family, TABLE, kind, name)] = Section(tuple(declaration), tuple(sorted(body)))
+        for name, rules in self.chains.items():
+            header = (self.headers[name],) if name in self.headers else ()
+            found[(self.family, TABLE, "chain", name)] = Section(header, tuple(rules))
+        return found
+
+
+def _frontend_map(frontend: Frontend) -> str:
+    name = "node" if frontend.address is None else "service"
+    if frontend.interface is not None:
+        name += "_interface"
+    return f"{name}_range" if frontend.address is not None and frontend.low != frontend.high else name
+
+
+def _snat_map(frontend: Frontend) -> str:
+    if frontend.address is None:
+        return "source_nat_node"
+    if frontend.interface is not None:
+        return "source_nat_interface"
+    return "source_nat" if frontend.exact else "source_nat_range"
+
+
+def _slot_map(protocol: str, shard: int) -> str:
+    return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"
+
+
+def _identifier(backend: Backend) -> str:
+    """The backend's identity in the letters that nft allows in a name."""
+    return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
+
+
+def _affinity(service: Service, backend: Backend) -> str:
+    return f"affinity.{service.name}.{_identifier(backend)}"
+
+
+def _plain(network: str) -> str:
+    """A network of one address as nft prints it: the address alone."""
+    address, _, length = network.partition("/")
+    return address if length == ("128" if ":" in address else "32") else network
+
+
+def hairpin_sources(address: str, networks: Sequence[str]) -> List[str]:
+    """The networks whose clients reach a backend without passing the balancer on the way back."""
+    ip = ipaddress.ip_address(address)
+    around = [net for net in map(ipaddress.ip_network, networks) if net.version == ip.version and ip in net]
+    widest = min(around, key=lambda net: net.prefixlen, default=None)
+    return [str(widest) if widest is not None else str(ipaddress.ip_network(address))]
+
+
+# -- text ----------------------------------------------------------------------------------------------------------
+
+
+def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
+    """A ruleset as a file for `nft -f`: one transaction that puts it in the place of whatever our tables held.
+
+    `replace` names the families whose table is taken away first; one that the ruleset lacks is just removed.
+    """
+    lines: Lines = []
+    for family in replace:
+        # 1.0.6 has no `destroy`; adding what may be there already makes the deletion safe.
+        lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
+    for family in FAMILIES:
+        keys = sorted((key for key in ruleset if key[0] == family), key=_load_order)
+        if keys:
+            lines.append(f"table {family} {TABLE} {{")
+            for key in keys:
+                lines += _section_text(key, ruleset[key])
+            lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def _load_order(key: Key) -> Tuple[int, str]:
+    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key[2]], key[3])
+
+
+def _section_text(key: Key, section: Section) -> Lines:
+    if key[2] == "table":
+        return []
+    lines = [f"  {key[2]} {key[3]} {{", *(f"    {line}" for line in section.header)]
+    if key[2] == "chain":
+        lines += [f"    {line}" for line in section.body]
+    elif section.body:
+        lines += ["    elements = {", ",\n".join(f"      {element}" for element in section.body), "    }"]
+    return [*lines, "  }"]
+
+
+def parse_listing(text: str) -> Ruleset:
+    """The output of `nft -s -nn list ruleset` or `list table`, reduced to our tables.
+
+    Elements that packets put into a set are state, not declaration, and are left out.
+    """
+    ruleset: Ruleset = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        words = line.split()
+        if len(words) == 4 and words[0] == "table" and words[2] == TABLE and words[3] == "{":
+            _parse_table(words[1], lines, ruleset)
+    return ruleset
+
+
+def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
+    own: Lines = []
+    key: Optional[Key] = None
+    block: Lines = []
+    for line in lines:
+        if line == "}":
+            break
+        stripped = line.strip()
+        if key is None and line.startswith("\t") and line.endswith(" {"):
+            kind, name = stripped.split()[:2]
+            key, block = (family, TABLE, kind, name), []
+        elif key is not None and line == "\t}":
+            ruleset[key] = _parse_section(key[2], block)
+            key = None
+        elif key is not None:
+            block.append(stripped)
+        elif stripped:
+            own.append(stripped)
+    ruleset[(family, TABLE, "table", TABLE)] = Section(tuple(own), ())
+
+
+def _parse_section(kind: str, block: Lines) -> Section:
+    if kind == "chain":
+        header = [line for line in block[:1] if line.startswith("type ")]
+        return Section(tuple(header), tuple(block[len(header) :]))
+    start = next((i for i, line in enumerate(block) if line.startswith("elements = {")), len(block))
+    header = block[:start]
+    dynamic = any(line.startswith("flags ") and "dynamic" in line for line in header)
+    inner = "".join(block[start:])[len("elements = {") : -1]
+    body = [] if dynamic else [element.strip().replace(" counter :", " :") for element in inner.split(",")]
+    return Section(tuple(header), tuple(sorted(element for element in body if element)))
+
+
+# -- transactions ----------------------------------------------------------------------------------------------------
+
+
+def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> Optional[str]:
+    """One transaction that turns `live` into `normal`, or None where only a replacement of the tables can.
+
+    `normal` is `rendered` as the kernel lists it. With `drop_chains` False (kernels before 6.2 cannot delete a chain in
+    the transaction that takes the last element naming it), a change that would have to is left to a replacement.
+    """
+    gone = [key for key in live if key not in normal]
+    if any(key[2] == "table" for key in [*gone, *(key for key in normal if key not in live)]):
+        return None
+    kept = [key for key in normal if key in live]
+    if any(live[key].header != normal[key].header for key in kept):
+        return None
+    if not drop_chains and any(key[2] == "chain" for key in gone):
+        return None
+    new = sorted((key for key in normal if key not in live), key=_load_order)
+    changed = [key for key in kept if live[key].body != normal[key].body]
+    lines: Lines = [_declaration(key, rendered[key]) for key in new]
+    lines += [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
+    for key in [*changed, *gone]:
+        if key[2] != "chain":
+            keep = set(normal[key].body) if key in normal else set()
+            lines += _elements("delete", key, [e for e in live[key].body if e not in keep])
+    for key in [*changed, *new]:
+        if key[2] == "chain":
+            lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
+        else:
+            had: Set[str] = set(live[key].body) if key in live else set()
+            lines += _elements("add", key, [e for e in normal[key].body if e not in had])
+    lines += [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _where(key: Key) -> str:
+    return f"{key[0]} {TABLE} {key[3]}"
+
+
+def _declaration(key: Key, section: Section) -> str:
+    inner = "; ".join(line.rstrip(";") for line in section.header)
+    return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
+
+
+def _elements(verb: str, key: Key, elements: Sequence[str]) -> Lines:
+    if not elements:
+        return []
+    return [f"{verb} element {_where(key)} {{ {', '.join(elements)} }}"]

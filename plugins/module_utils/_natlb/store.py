@@ -1,0 +1,144 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is kept on the host: /etc/natlb for the next boot, /run/natlb until then.
+
+Every write is atomic (a new file beside the old one, synced, then renamed over it), so a crash or a full disk leaves
+the old content. Only root may read or write any of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from .errors import HostError
+
+STATE = "state.json"
+NORMAL = "normal.json"
+BOOT = "boot"
+#: A run takes seconds; one that holds the lock longer hangs, and waiting for it would hang every later one too.
+LOCK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are kept: `etc` survives a reboot, `run` does not."""
+
+    etc: Path = Path("/etc/natlb")
+    run: Path = Path("/run/natlb")
+
+
+def read_text(path: Path) -> Optional[str]:
+    """The text of a file, or None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
+    text = read_text(path)
+    try:
+        parsed = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def read_state(paths: Paths) -> Dict[str, Any]:
+    """What the last successful run declared."""
+    return read_json(paths.etc / STATE) or read_json(paths.run / STATE)
+
+
+def make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(path.stat().st_mode) != 0o700:
+            path.chmod(0o700)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str, mode: int = 0o600) -> None:
+    """Put a file in the place of another in one step."""
+    make_directory(path.parent)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def remove_directory(path: Path) -> None:
+    """Take a directory of ours away, unless somebody keeps files of their own in it."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def lock(paths: Paths) -> Iterator[None]:
+    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies."""
+    make_directory(paths.run)
+    path = paths.run / "lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        _acquire(descriptor, path)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                holder = (read_text(path) or "").strip() or "unknown"
+                raise HostError(
+                    f"{path}: another run (process {holder}) has held it for {LOCK_TIMEOUT_S:.0f} s; nothing was changed"
+                ) from None
+            time.sleep(0.05)
