@@ -1,0 +1,76 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for tests on the real netfilter: one lab per test process, a fresh balancer per test, each engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE.parents[1] / "plugins" / "module_utils", HERE.parent, HERE):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from kernel_lab.balancer import ENGINES, Balancer
+from kernel_lab.host import Host
+from kernel_lab.topology import Lab
+
+PROGRAMS = ("ip", "nft", "iptables-nft", "iptables-legacy", "conntrack")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engines(*names): run with these engines only, instead of with all")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "balancer" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("engines")
+        metafunc.parametrize("balancer", marker.args if marker else ENGINES, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def _able() -> None:
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() or missing:
+        needs = f"install {', '.join(missing)}" if missing else "run them as root, or in `unshare --user --net`"
+        pytest.exit(f"tests/kernel makes network namespaces and loads rules there: {needs}", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def _lab(_able: None) -> Iterator[Lab]:
+    lab = Lab()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
+def _legacy(_able: None) -> bool:
+    """Whether the kernel still has the old iptables."""
+    host = Host("probe")
+    try:
+        host.run("iptables-legacy", "-t", "nat", "-S")
+    except RuntimeError:
+        return False
+    finally:
+        host.close()
+    return True
+
+
+@pytest.fixture
+def lab(_lab: Lab) -> Lab:
+    _lab.reset()
+    return _lab
+
+
+@pytest.fixture
+def balancer(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path, _legacy: bool) -> Balancer:
+    if request.param == "iptables-legacy" and not _legacy:
+        pytest.skip("this kernel has no iptables-legacy")
+    return Balancer(lab, request.param, tmp_path)

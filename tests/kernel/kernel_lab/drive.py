@@ -1,0 +1,97 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs on the balancer: the core itself, and looks at what it did to the kernel."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+try:
+    from _natlb import apply, store
+except ImportError:
+    pass
+
+SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
+OURS = ("ip natlb", "ip6 natlb", "inet natlb")
+
+
+def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any:
+    """`apply.balance` with its files below `root`."""
+    return apply.balance(services, egress, paths=_paths(root), **options)
+
+
+def info(root: str, service: str | None = None) -> Any:
+    return apply.info(paths=_paths(root), service=service)
+
+
+def _paths(root: str) -> Any:
+    # The legacy lock is one file for the whole machine unless told otherwise, and test processes run side by side.
+    os.environ["XTABLES_LOCKFILE"] = str(Path(root, "xtables.lock"))
+    return store.Paths(etc=Path(root, "etc"), run=Path(root, "run"))
+
+
+def snapshot() -> dict[str, str]:
+    """All that a firewall tool could have changed here, by the program that shows it."""
+    seen = {"nft": _shown("nft", "-s", "list", "ruleset")}
+    seen.update({program: _without_comments(_shown(program)) for program in SAVES if "legacy" in program})
+    seen.update({f"rules{flag}": _shown("ip", flag, "rule") for flag in ("-4", "-6")})
+    seen.update({f"routes{flag}": _shown("ip", flag, "route", "show", "table", "all") for flag in ("-4", "-6")})
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        seen[key] = Path("/proc/sys/net", key).read_text()
+    return seen
+
+
+def foreign() -> dict[str, str]:
+    """What is not ours of all firewall rules, as the programs print it."""
+    seen = {"nft": foreign_nft(_shown("nft", "-s", "list", "ruleset"))}
+    for program in SAVES:
+        seen[program] = foreign_save(_without_comments(_shown(program)))
+    return seen
+
+
+def foreign_nft(text: str) -> str:
+    """`nft list ruleset` without our tables. Rules of iptables-nft are left to iptables-save, which can read them."""
+    kept, skipping = [], False
+    for line in text.splitlines():
+        table = re.match(r"table (\S+ \S+) \{", line)
+        if table:
+            skipping = table[1] in OURS or _of_iptables(table[1])
+        if not skipping and not line.startswith("#"):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _of_iptables(table: str) -> bool:
+    return table.split()[0] in ("ip", "ip6") and table.split()[1] in ("filter", "nat", "mangle", "raw", "security")
+
+
+def foreign_save(text: str) -> str:
+    """iptables-save output without our chains, the jumps to them, and tables that are empty but for those."""
+    tables = []
+    for block in re.findall(r"^\*.*?^COMMIT$", text, re.MULTILINE | re.DOTALL):
+        lines = [line for line in block.splitlines() if not re.match(r":NATLB|-A NATLB|-A .* -[jg] NATLB", line)]
+        if any(line.startswith("-A") or re.match(r":\S+ (-|DROP)", line) for line in lines):
+            tables.append("\n".join(lines))
+    return "\n".join(sorted(tables))
+
+
+def ours_left() -> list[str]:
+    """Every line anywhere that bears our name."""
+    found = [line for text in snapshot().values() for line in text.splitlines()]
+    found += [line for program in SAVES if "nft" in program for line in _shown(program).splitlines()]
+    return [line for line in found if "natlb" in line.lower()]
+
+
+def _without_comments(text: str) -> str:
+    """No dates and no counters."""
+    lines = [re.sub(r"\[\d+:\d+\]", "[0:0]", line) for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join(lines)
+
+
+def _shown(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout

@@ -1,0 +1,139 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's hosts and wires.
+
+    client --- front --- balancer --- back --- web1 web2 web3 web4
+                            |  |
+                         isp1  isp2          (only where a test asks for uplinks)
+
+The balancer is made anew for each test, with the same link-layer addresses, so that neighbours find it at once; the
+others stay. Its forwarding is off until somebody turns it on.
+"""
+
+from __future__ import annotations
+
+from . import server, traffic
+from .host import Host
+
+CLIENT, CLIENT6 = "192.0.2.100", "2001:db8:1::100"
+FRONT, FRONT6 = "192.0.2.2", "2001:db8:1::2"
+BACK, BACK6 = "10.0.0.1", "2001:db8:2::1"
+#: Addresses that the client reaches through the balancer; no interface has them unless a test adds them.
+VIP, VIP6 = "192.0.2.10", "2001:db8:1::10"
+OTHER_VIP = "192.0.2.11"
+#: The client has all of these networks.
+CLIENTS, CLIENTS6 = "198.18.0.0/16", "2001:db8:18::/64"
+#: The same address behind both uplinks: the name that answers tells the way that was taken.
+INTERNET = "203.0.113.200"
+UPLINKS = {"isp1": ("up1", "100.64.1"), "isp2": ("up2", "100.64.2")}
+
+NAMES = ("web1", "web2", "web3", "web4")
+#: Ten addresses over the four backends: web1 has .3, .13 and .23, and so on.
+HOST_PARTS = {name: [3 + i, 13 + i] + ([23 + i] if i < 2 else []) for i, name in enumerate(NAMES)}
+WEB = {name: f"10.0.0.{parts[0]}" for name, parts in HOST_PARTS.items()}
+WEB6 = {name: f"2001:db8:2::{parts[0]}" for name, parts in HOST_PARTS.items()}
+TEN = [f"10.0.0.{part}" for parts in HOST_PARTS.values() for part in parts]
+PORTS = (53, 80, 8080, *range(9000, 9004))
+
+_QUIET = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/all/accept_dad": 0}
+_LOOSE = {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0}
+_FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+
+
+class Lab:
+    """All hosts of one test process."""
+
+    def __init__(self) -> None:
+        self.switch, self.client, self.balancer = Host("switch"), Host("client"), Host("balancer")
+        self.backends = {name: Host(name) for name in NAMES}
+        self._uplinks: dict[str, Host] = {}
+        self._wires = 0
+        self._build()
+
+    def close(self) -> None:
+        for host in self.hosts():
+            host.close()
+
+    def hosts(self) -> list[Host]:
+        return [self.balancer, self.client, *self.backends.values(), *self._uplinks.values(), self.switch]
+
+    def _build(self) -> None:
+        for host in self.hosts():
+            host.ip("link set lo up")
+            host.sysctl(_QUIET)
+        self.switch.ip(
+            "link add front type bridge mcast_snooping 0\nlink set front up\n"
+            "link add back type bridge mcast_snooping 0\nlink set back up"
+        )
+        self._build_client()
+        for name, host in self.backends.items():
+            self._build_backend(name, host)
+        self._build_balancer()
+
+    def _wire(self, host: Host, link: str, bridge: str, link_address: str) -> None:
+        self._wires += 1
+        port = f"port{self._wires}"
+        host.ip(f"link add {link} address {link_address} type veth peer name {port} netns {self.switch.pid}")
+        self.switch.ip(f"link set {port} master {bridge} up")
+
+    def _build_client(self) -> None:
+        self._wire(self.client, "front", "front", "02:00:00:00:00:64")
+        self.client.ip(
+            f"address add {CLIENT}/24 dev front\naddress add {CLIENT6}/64 dev front nodad\nlink set front up\n"
+            f"route add local {CLIENTS} dev lo\nroute add local {CLIENTS6} dev lo\n"
+            f"route add default via {FRONT}\nroute add default via {FRONT6}\n"
+            # All of .8 to .15, ::10 to ::1f is behind the balancer, on an interface of it or not.
+            f"route add 192.0.2.8/29 via {FRONT}\nroute add 2001:db8:1::10/124 via {FRONT6}"
+        )
+        # tcp_tw_reuse and the wide range: thousands of connections in a row. ip_nonlocal_bind: IPv6 asks for it even
+        # where a local route has the address.
+        self.client.sysctl(
+            {"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": 1, "ipv6/ip_nonlocal_bind": 1}
+        )
+        self.client.call(server.start, "client", PORTS)
+
+    def _build_backend(self, name: str, host: Host) -> None:
+        parts = HOST_PARTS[name]
+        self._wire(host, "back", "back", f"02:00:00:00:01:{parts[0]:02x}")
+        addresses = [
+            f"address add 10.0.0.{part}/24 dev back\naddress add 2001:db8:2::{part}/64 dev back nodad" for part in parts
+        ]
+        routes = f"link set back up\nroute add default via {BACK}\nroute add default via {BACK6}"
+        host.ip("\n".join([*addresses, routes]))
+        host.call(server.start, name, PORTS)
+
+    def _build_balancer(self) -> None:
+        host = self.balancer
+        host.sysctl({**_QUIET, **_LOOSE, **dict.fromkeys(_FORWARDING, 0)})
+        self._wire(host, "front", "front", "02:00:00:00:00:02")
+        self._wire(host, "back", "back", "02:00:00:00:01:01")
+        host.ip(
+            f"address add {FRONT}/24 dev front\naddress add {FRONT6}/64 dev front nodad\nlink set front up\n"
+            f"address add {BACK}/24 dev back\naddress add {BACK6}/64 dev back nodad\nlink set back up\n"
+            f"route add {CLIENTS} via {CLIENT}\nroute add {CLIENTS6} via {CLIENT6}"
+        )
+
+    def reset(self) -> None:
+        """A balancer as on the first day, and no connection left open."""
+        for host in self.hosts():
+            if host is not self.switch:
+                host.call(traffic.release)
+        self.balancer.call(server.stop)
+        links = self.balancer.run("ip", "-brief", "link", "show", "type", "veth").splitlines()
+        self.balancer.ip("\n".join(f"link delete {line.split('@')[0].split()[0]}" for line in links))
+        self.balancer.renew()
+        self._build_balancer()
+
+    def uplinks(self) -> dict[str, Host]:
+        """Wire the balancer to two providers, each of which says its name at `INTERNET`; made when first asked for."""
+        for name, (link, net) in UPLINKS.items():
+            if name not in self._uplinks:
+                self._uplinks[name] = host = Host(name)
+                host.ip(f"link set lo up\naddress add {INTERNET}/32 dev lo")
+                host.call(server.start, name, PORTS)
+            host = self._uplinks[name]
+            self.balancer.ip(f"link add {link} type veth peer name wire netns {host.pid}")
+            self.balancer.ip(f"address add {net}.2/24 dev {link}\nlink set {link} up")
+            host.ip(f"address add {net}.1/24 dev wire\nlink set wire up")
+        return self._uplinks

@@ -1,0 +1,173 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs on a client: connections that are opened, asked and counted. Every function is bounded in time."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+TIMEOUT_S = 3.0
+
+_open: dict[int, socket.socket] = {}
+_handles = itertools.count(1)
+_halt, _under_way = threading.Event(), threading.Event()
+
+
+class Answer(NamedTuple):
+    """Who answered and what it saw; or `error`, the name of the exception that came instead."""
+
+    name: str = ""
+    peer: str = ""
+    peer_port: int = 0
+    local: str = ""
+    local_port: int = 0
+    error: str = ""
+    took_s: float = 0.0
+
+    @property
+    def who(self) -> str:
+        return self.name or self.error
+
+
+class Hammered(NamedTuple):
+    """What `hammer` saw: connections opened, by name or error, and how the long-lived ones fared."""
+
+    answers: Counter[str]
+    kept: int
+    cut: Counter[str]
+    messages: int
+
+
+def ask(
+    target: str,
+    count: int = 1,
+    *,
+    protocol: str = "tcp",
+    sources: Sequence[str] = (),
+    timeout_s: float = TIMEOUT_S,
+    first_source_port: int = 0,
+) -> list[Answer]:
+    """Open `count` connections one after the other, from the source addresses in turn.
+
+    With `first_source_port` connection i comes from that port + i, so that nothing is left to chance.
+    """
+    answers = []
+    for i in range(count):
+        source = sources[i % len(sources)] if sources else None
+        port = first_source_port + i if first_source_port else 0
+        answers.append(_ask_once(target, protocol, source, timeout_s, port))
+    return answers
+
+
+def tally(answers: Iterable[Answer]) -> Counter[str]:
+    return Counter(answer.who for answer in answers)
+
+
+def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, source_port: int) -> Answer:
+    began = time.monotonic()
+    try:
+        with connected(target, protocol, source, timeout_s, source_port) as sock:
+            return _exchange(sock, began, speak=protocol == "udp")
+    except OSError as error:
+        return Answer(error=type(error).__name__, took_s=time.monotonic() - began)
+
+
+def _exchange(sock: socket.socket, began: float, speak: bool) -> Answer:
+    if speak:
+        sock.send(b"?\n")
+    line = sock.recv(512)
+    if not line:
+        return Answer(error="EOFError", took_s=time.monotonic() - began)
+    name, peer, peer_port, local, local_port = line.decode().split()
+    return Answer(name, peer, int(peer_port), local, int(local_port), "", time.monotonic() - began)
+
+
+def connected(
+    target: str, protocol: str = "tcp", source: str | None = None, timeout_s: float = TIMEOUT_S, source_port: int = 0
+) -> socket.socket:
+    """A connected socket; UDP too, so that ICMP errors reach it."""
+    host, _colon, port = target.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    try:
+        sock.settimeout(timeout_s)
+        if source or source_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((source or ("::" if family == socket.AF_INET6 else "0.0.0.0"), source_port))
+        sock.connect((host, int(port)))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def hold(target: str, count: int = 1, *, protocol: str = "tcp", source: str | None = None) -> list[tuple[int, Answer]]:
+    """Open connections that stay open, as pairs (handle for `talk`, first answer)."""
+    held = []
+    for _ in range(count):
+        sock = connected(target, protocol, source)
+        handle = next(_handles)
+        _open[handle] = sock
+        held.append((handle, _exchange(sock, time.monotonic(), speak=protocol == "udp")))
+    return held
+
+
+def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
+    """One more question on a held connection."""
+    sock, began = _open[handle], time.monotonic()
+    sock.settimeout(timeout_s)
+    try:
+        return _exchange(sock, began, speak=True)
+    except OSError as error:
+        return Answer(error=type(error).__name__, took_s=time.monotonic() - began)
+
+
+def release() -> None:
+    """Close every held connection."""
+    while _open:
+        _open.popitem()[1].close()
+
+
+def hammer(targets: Sequence[str], *, keep: int = 10, limit_s: float = 60.0) -> Hammered:
+    """Open connections without pause until `halt` (or the limit), while `keep` others stay open and are used.
+
+    Call `hammering` to wait until it is under way.
+    """
+    answers: Counter[str] = Counter()
+    cut: Counter[str] = Counter()
+    held = [handle for target in targets for handle, _answer in hold(target, keep)]
+    before = {handle: talk(handle).name for handle in held}
+    deadline, messages = time.monotonic() + limit_s, 0
+    turns = itertools.cycle(held)
+    _under_way.set()
+    while not _halt.is_set() and time.monotonic() < deadline:
+        for target in targets:
+            answers[_ask_once(target, "tcp", None, TIMEOUT_S, 0).who] += 1
+        if held:
+            handle = next(turns)
+            answer = talk(handle)
+            messages += 1
+            if answer.name != before[handle]:
+                cut[answer.who] += 1
+    _halt.clear()
+    _under_way.clear()
+    release()
+    return Hammered(answers, len(held), cut, messages)
+
+
+def hammering(timeout_s: float = 10.0) -> None:
+    """Wait until `hammer` is under way."""
+    if not _under_way.wait(timeout_s):
+        raise TimeoutError("the hammer has not begun")
+
+
+def halt() -> None:
+    _halt.set()

@@ -1,0 +1,95 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab itself: what it reports must be true before anything is concluded from it."""
+
+from __future__ import annotations
+
+import pytest
+from kernel_lab import sctp, statistics, traffic
+from kernel_lab.topology import BACK, CLIENT, INTERNET, VIP, WEB, WEB6, Lab
+
+RULES = f"""
+table ip hand {{
+  chain pre {{
+    type nat hook prerouting priority -100;
+    ip daddr {VIP} dnat ip to numgen inc mod 2 map {{ 0 : {WEB["web1"]}, 1 : {WEB["web2"]} }}
+  }}
+  chain post {{
+    type nat hook postrouting priority 100;
+    ct status dnat masquerade
+  }}
+}}
+"""
+
+
+def test_forwarding_is_off_until_it_is_turned_on(lab: Lab) -> None:
+    assert traffic.tally(lab.client.call(traffic.ask, f"{WEB['web1']}:80", timeout_s=0.2)) == {"TimeoutError": 1}
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    (answer,) = lab.client.call(traffic.ask, f"{WEB['web1']}:80")
+    assert answer[:5] == ("web1", CLIENT, answer.peer_port, WEB["web1"], 80)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_hosts_say_who_they_are(lab: Lab, protocol: str) -> None:
+    lab.balancer.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
+    for web in (WEB, WEB6):
+        for name, address in web.items():
+            target = f"[{address}]:8080" if ":" in address else f"{address}:8080"
+            source = "2001:db8:18::1:7" if ":" in address else "198.18.3.7"
+            (answer,) = lab.client.call(traffic.ask, target, protocol=protocol, sources=[source])
+            assert answer[:5] == (name, source, answer.peer_port, address, 8080)
+
+
+def test_hand_written_rules_are_seen_at_both_ends(lab: Lab) -> None:
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    lab.balancer.run("nft", "-f", "-", stdin=RULES)
+    answers = lab.client.call(traffic.ask, f"{VIP}:80", 10)
+    assert traffic.tally(answers) == {"web1": 5, "web2": 5}
+    assert {answer.peer for answer in answers} == {BACK}
+    ((handle, first),) = lab.client.call(traffic.hold, f"{VIP}:80")
+    lab.balancer.run("nft", "delete", "table", "ip", "hand")
+    assert first.name in ("web1", "web2")
+    assert lab.client.call(traffic.talk, handle, 0.3).error, "without its rules nobody keeps the connection"
+
+
+def test_a_closed_port_and_a_reset_lab(lab: Lab) -> None:
+    assert lab.balancer.run("nft", "list", "ruleset") == ""
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    assert traffic.tally(lab.client.call(traffic.ask, f"{WEB['web1']}:81")) == {"ConnectionRefusedError": 1}
+
+
+def test_uplinks_lead_to_different_hosts(lab: Lab) -> None:
+    assert set(lab.uplinks()) == {"isp1", "isp2"}
+    for name, link, gateway in (("isp1", "up1", "100.64.1.1"), ("isp2", "up2", "100.64.2.1")):
+        lab.balancer.ip(f"route replace {INTERNET} via {gateway} dev {link}")
+        assert traffic.tally(lab.balancer.call(traffic.ask, f"{INTERNET}:80")) == {name: 1}
+
+
+def test_sctp_packets_arrive_as_they_were_sent(lab: Lab) -> None:
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    web1 = lab.backends["web1"]
+    web1.call(sctp.listen)
+    lab.client.call(sctp.send, f"{WEB['web1']}:3868", 40000)
+    assert web1.call(sctp.received) == (CLIENT, WEB["web1"], 40000, 3868, True)
+    web1.call(sctp.close)
+
+
+def test_crc32c() -> None:
+    # The check value of CRC-32/ISCSI in the RevEng catalogue.
+    assert sctp.crc32c(b"123456789") == 0xE3069283
+
+
+@pytest.mark.parametrize(
+    ("seen", "weights", "expected"),
+    [
+        # R: chisq.test(c(30, 20, 10), p = c(1, 1, 1) / 3) and so on.
+        ({"a": 30, "b": 20, "c": 10}, {"a": 1, "b": 1, "c": 1}, 0.006737947),
+        ({"a": 5, "b": 5}, {"a": 1, "b": 1}, 1.0),
+        ({"a": 60, "b": 40}, {"a": 1, "b": 1}, 0.04550026),
+        ({"a": 1000}, {"a": 1, "b": 1}, 0.0),
+        ({"a": 10, "z": 1}, {"a": 1}, 0.0),
+    ],
+)
+def test_chi_square(seen: dict[str, int], weights: dict[str, float], expected: float) -> None:
+    assert statistics.p_value(seen, weights) == pytest.approx(expected, abs=1e-8)
