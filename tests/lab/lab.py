@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The lab: a client, a balancer and four backends, as podman containers in a network namespace of their own.
 
     client --- natlb-front --- balancer --- natlb-back --- web1 web2 web3 web4

@@ -1,0 +1,50 @@
+# Two commands are all it takes on Debian 12 or Ubuntu 24.04, as root: `make demo` and `make test`.
+# Each installs what it needs first, and does nothing of that the second time.
+
+SHELL := /bin/bash
+RUN := tools/run
+PYTEST := $(RUN) python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint unit kernel molecule build clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Balance 300 real connections over four containers and show who answered
+	@MAKE_TARGET=demo tools/setup lab
+	@$(RUN) python tools/demo.py
+
+test: dev ## Run everything: lint, unit, kernel and molecule, with one summary at the end
+	@$(PYTEST) tests
+
+lint: dev ## ansible-lint, ansible-test sanity, ruff and mypy
+	@$(PYTEST) tests/lint
+
+unit: dev ## Tests of the pure core; no root, no network
+	@$(PYTEST) tests/unit
+
+kernel: dev ## The behaviour of both engines on the real kernel, in network namespaces
+	@$(PYTEST) tests/kernel
+
+molecule: dev ## All molecule scenarios, on containers
+	@$(PYTEST) tests/molecule
+
+build: dev ## Build the collection's archive
+	@$(RUN) ansible-galaxy collection build --force
+
+setup: dev ## Install everything that the targets above need
+
+.PHONY: dev
+dev:
+	@MAKE_TARGET=test tools/setup dev
+
+up: ## Start the containers of the lab
+	@MAKE_TARGET=up tools/setup lab
+	@$(RUN) python tests/lab/lab.py up
+
+down: ## Remove the containers and networks of the lab
+	@$(RUN) python3 tests/lab/lab.py down
+
+clean: ## Remove containers, networks, the image and everything made in this folder
+	@tools/clean

@@ -1,0 +1,104 @@
+"""What must be true on the balancer after a scenario, looked up on the host itself.
+
+Run by shared/verify.yml; the scenario's vars.yml says what to expect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+
+SCENARIO = pathlib.Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+RECORDS = pathlib.Path(os.environ["NATLB_RECORD_DIR"])
+VARS: dict[str, Any] = yaml.safe_load((SCENARIO / "vars.yml").read_text())
+LAB: dict[str, Any] = VARS["lab"]
+
+# What is loaded after the scenario; after a removal there is none.
+ENGINE = "none" if LAB.get("removed") else VARS["natlb_engine"]
+FAMILY = LAB.get("family", "ip")
+ROLE_TASKS_AT_MOST = 8
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def balancer() -> Any:
+    return testinfra.get_host("podman://natlb-balancer")
+
+
+def record(name: str) -> dict[str, Any]:
+    recorded: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
+    return recorded
+
+
+def test_check_mode_shows_what_the_run_does() -> None:
+    announced, done = record("converge-check-1")["changes"], record("converge-run-1")["changes"]
+    assert done, "the first run changed nothing"
+    assert announced == done
+
+
+def test_the_second_run_changes_nothing() -> None:
+    assert record("converge-run-2")["changes"] == []
+
+
+def test_a_host_that_is_right_costs_few_tasks() -> None:
+    recap = record("converge-run-2")["recap"]["balancer"]
+    gather_facts = 1
+    assert recap["ok"] - gather_facts <= ROLE_TASKS_AT_MOST
+
+
+def test_rules_are_in_the_engine_that_was_asked_for(balancer: Any) -> None:
+    tables = balancer.check_output("nft list tables").splitlines()
+    assert (f"table {FAMILY} natlb" in tables) == (ENGINE == "nftables")
+
+
+def test_chains_are_in_iptables_only_with_that_engine(balancer: Any) -> None:
+    save = "ip6tables-save" if FAMILY == "ip6" else "iptables-save"
+    assert (":NATLB" in balancer.check_output(save)) == (ENGINE == "iptables")
+
+
+def test_the_other_variant_of_iptables_stays_empty(balancer: Any) -> None:
+    assert "NATLB" not in balancer.check_output("iptables-legacy-save; ip6tables-legacy-save")
+
+
+def test_forwarding_is_on_for_the_families_in_use_only(balancer: Any) -> None:
+    if ENGINE == "none":
+        pytest.skip("a removal leaves forwarding as it is: others may depend on it")
+    forwarding = {
+        "ip": balancer.sysctl("net.ipv4.ip_forward"),
+        "ip6": balancer.sysctl("net.ipv6.conf.all.forwarding"),
+    }
+    assert forwarding == {family: int(family == FAMILY) for family in forwarding}
+
+
+def test_the_unit_puts_the_rules_back_at_boot(balancer: Any) -> None:
+    assert balancer.service("natlb").is_enabled == (ENGINE != "none")
+
+
+def test_state_is_private(balancer: Any) -> None:
+    folder = balancer.file("/etc/natlb")
+    if ENGINE == "none":
+        assert not folder.exists
+    else:
+        assert (folder.mode, folder.user, folder.group) == (0o700, "root", "root")
+
+
+@pytest.mark.skipif(LAB.get("rebooted", False), reason="a reboot takes rules away that nobody saved")
+def test_rules_of_others_are_as_they_were(balancer: Any) -> None:
+    check = balancer.run("/lab/foreign-rules check")
+    assert check.rc == 0, check.stdout
+
+
+@pytest.mark.skipif(not LAB.get("rebooted", False), reason="only after a reboot")
+def test_a_reboot_came_to_pass(balancer: Any) -> None:
+    assert "operator" not in balancer.check_output("nft list tables")
+
+
+def test_no_unit_failed(balancer: Any) -> None:
+    assert balancer.check_output("systemctl --failed --no-legend") == ""

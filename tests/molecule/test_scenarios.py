@@ -1,0 +1,38 @@
+"""Every molecule scenario is a test. One after the other: they share the lab's names and this machine's two cores."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+LONGEST_S = 300
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario: str) -> None:
+    done = subprocess.run(
+        ["tools/run", "molecule", "test", "--scenario-name", scenario],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    # A playbook that molecule does not find is no failure to it.
+    assert "Missing playbook" not in done.stdout, done.stdout
+    assert re.search(r"\b[1-9]\d* passed\b", done.stdout), f"testinfra checked nothing\n{done.stdout}"
+
+
+def test_all_scenarios_are_here() -> None:
+    required = {"default", "iptables", "weights", "udp", "ipv6", "snat_none", "reboot", "remove"}
+    assert required <= set(SCENARIOS)
