@@ -3,27 +3,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Opens connections to a service, counts who answered, and judges whether the spread is the expected one.
 
-`parse_settings` checks what was asked for, `run` opens the connections, `chi_square_p` and `judge` are pure.
+`parse_settings` checks what was asked for, `run` opens the connections, `outcome` judges the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import http.client
 import io
 import ipaddress
+import itertools
 import math
 import os
 import re
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Pattern, Sequence, Tuple, cast
+from re import Pattern
+from typing import Any, cast
 
 from . import parse
 from .errors import ConfigError, NatlbError
+from .spread import expected_counts, judge, percentile, spread_p
 
 PROTOCOLS = ("tcp", "http", "udp")
 MAX_CONNECTIONS = 1_000_000
@@ -36,8 +41,8 @@ DEFAULT_SIGNIFICANCE = 0.001
 DEFAULT_DATAGRAM = b"natlb-probe\n"
 #: Below this many expected answers the chi-square distribution is a poor approximation (Cochran 1954).
 MIN_EXPECTED = 5.0
-#: A source port comes round again after this long at the earliest, so that a second run shortly after the first does not
-#: meet the tracked UDP connections of the first: nf_conntrack_udp_timeout is 30 s.
+#: The place in the port range where a run begins goes round in this time, so that a run shortly after another one does
+#: not meet the tracked UDP connections of that one: nf_conntrack_udp_timeout is 30 s.
 PORT_CYCLE_S = 60.0
 
 _TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[^:]*)\Z")
@@ -55,12 +60,12 @@ class Settings:
     connections: int
     concurrency: int
     timeout_s: float
-    identify: Optional[Pattern[str]]
+    identify: Pattern[str] | None
     payload: bytes
-    statuses: Tuple[int, ...]
-    source: Optional[str]
-    expected: Optional[Dict[str, float]]
-    tolerance: Optional[float]
+    statuses: tuple[int, ...]
+    source: str | None
+    expected: dict[str, float] | None
+    tolerance: float | None
     significance: float
     max_errors: int
 
@@ -71,7 +76,7 @@ class Tally:
 
     backends: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
-    latencies_ms: List[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -86,9 +91,9 @@ class Tally:
 class Outcome:
     """`result` is what the module returns, `problems` is why it fails (empty where it does not)."""
 
-    result: Dict[str, Any]
-    problems: List[str]
-    warnings: List[str]
+    result: dict[str, Any]
+    problems: list[str]
+    warnings: list[str]
 
 
 def parse_settings(params: Mapping[str, Any]) -> Settings:
@@ -118,7 +123,7 @@ def parse_settings(params: Mapping[str, Any]) -> Settings:
     )
 
 
-def parse_target(value: Any) -> Tuple[str, int]:
+def parse_target(value: Any) -> tuple[str, int]:
     """`192.0.2.10:80`, `[2001:db8::10]:80` or `www.example.org:80` as (host, port)."""
     match = _TARGET.match(value) if isinstance(value, str) else None
     if match is None:
@@ -135,25 +140,27 @@ def parse_target(value: Any) -> Tuple[str, int]:
 
 def _target_remedy(value: Any) -> str:
     if isinstance(value, str) and _ip_version(value) == 6:
-        return f"an IPv6 address with a port is written [{value}]:80"
+        return "write an IPv6 address in brackets: [2001:db8::10]:80"
     return _TARGET_REMEDY
 
 
-def _ip_version(text: str) -> Optional[int]:
+def _ip_version(text: str) -> int | None:
     try:
         return ipaddress.ip_address(text).version
     except ValueError:
         return None
 
 
-def _pattern(value: Any) -> Optional[Pattern[str]]:
+def _pattern(value: Any) -> Pattern[str] | None:
     if value is None or value == "":
         return None
     try:
         return re.compile(parse.text(value, "identify"), re.MULTILINE)
     except re.error as error:
         raise ConfigError(
-            "identify", f"{parse.shown(value)} is not a regular expression: {error}", "see Python's re; quote ( [ . * with \\"
+            "identify",
+            f"{parse.shown(value)} is not a regular expression: {error}",
+            "see Python's re; quote ( [ . * with \\",
         ) from None
 
 
@@ -170,7 +177,7 @@ def _payload(params: Mapping[str, Any], protocol: str, host: str, port: int) -> 
     name = f"[{host}]" if ":" in host else host
     name = _visible(params.get("host") or (name if port == 80 else f"{name}:{port}"), "host")
     lines = (f"GET {path} HTTP/1.1", f"Host: {name}", "User-Agent: natlb-probe", "Accept: */*", "Connection: close")
-    return "\r\n".join(lines + ("", "")).encode("ascii")
+    return "\r\n".join((*lines, "", "")).encode("ascii")
 
 
 def _visible(value: Any, path: str) -> str:
@@ -187,18 +194,16 @@ def _fraction(value: Any, path: str, limit: float) -> float:
     raise ConfigError(path, f"{parse.shown(value)} is not a fraction", remedy)
 
 
-def _expected(value: Any) -> Dict[str, float]:
+def _expected(value: Any) -> dict[str, float]:
     """Names and weights. A weight may be a share such as 0.25, or a text that Jinja2 made of a number."""
     if not isinstance(value, Mapping) or not value:
         raise ConfigError("expected", f"{parse.shown(value)} names no backend", "write a mapping of names to weights")
-    weights: Dict[str, float] = {}
+    weights: dict[str, float] = {}
     for name, given in value.items():
         weight = math.nan
         if isinstance(given, (int, float, str)) and not isinstance(given, bool):
-            try:
+            with contextlib.suppress(ValueError):
                 weight = float(given)
-            except ValueError:
-                pass
         if not 0 < weight < math.inf:
             raise ConfigError(
                 f"expected.{parse.shown(name).strip(chr(39))}",
@@ -212,75 +217,7 @@ def _expected(value: Any) -> Dict[str, float]:
 # --- What answers mean -----------------------------------------------------------------------------------------------
 
 
-def chi_square_p(statistic: float, degrees: int) -> float:
-    """How likely a chi-square statistic at least this large is by chance, with `degrees` degrees of freedom.
-
-    That is the regularised incomplete gamma function Q(degrees/2, statistic/2). As `degrees` is a whole number, the
-    recurrence Q(a+1, x) = Q(a, x) + x^a e^-x / Gamma(a+1) (DLMF 8.8.6) reaches it from Q(1, x) = e^-x (DLMF 8.4.5) or
-    Q(1/2, x) = erfc(sqrt(x)) (DLMF 8.4.6) in degrees/2 steps. All terms are positive, so nothing cancels.
-    """
-    if degrees < 1 or statistic <= 0:
-        return 1.0
-    if math.isinf(statistic):
-        return 0.0
-    x = statistic / 2
-    a = 1.0 if degrees % 2 == 0 else 0.5
-    q = math.exp(-x) if degrees % 2 == 0 else math.erfc(math.sqrt(x))
-    while a < degrees / 2:
-        q += math.exp(a * math.log(x) - x - math.lgamma(a + 1))
-        a += 1
-    return min(q, 1.0)
-
-
-def expected_counts(expected: Mapping[str, float], total: int) -> Dict[str, float]:
-    """`total` answers shared out in proportion to the weights."""
-    whole = math.fsum(expected.values())
-    return {name: total * weight / whole for name, weight in expected.items()}
-
-
-def spread_p(seen: Mapping[str, int], expected: Mapping[str, float]) -> float:
-    """Pearson's chi-square test of the counts against the weights. An answer from elsewhere makes it 0."""
-    if any(count for name, count in seen.items() if name not in expected):
-        return 0.0
-    total = sum(seen.values())
-    if total == 0:
-        return 0.0
-    wanted = expected_counts(expected, total)
-    return chi_square_p(math.fsum((seen.get(n, 0) - want) ** 2 / want for n, want in wanted.items()), len(wanted) - 1)
-
-
-def judge(
-    seen: Mapping[str, int], expected: Mapping[str, float], tolerance: Optional[float], significance: float
-) -> Optional[str]:
-    """None where the spread is the expected one, else a message that names every backend.
-
-    With a tolerance each count may be off by that fraction of the expected one; an expected count that is no whole
-    number may be rounded either way first. Without one the chi-square test must not fall below `significance`.
-    """
-    total = sum(seen.values())
-    wanted = expected_counts(expected, total)
-    strangers = sorted(name for name, count in seen.items() if count and name not in wanted)
-    if tolerance is None:
-        p = spread_p(seen, expected)
-        right, why = p >= significance, f"p = {p:.2g}, the limit is {significance:g}"
-    else:
-        right = all(_within(seen.get(name, 0), want, tolerance) for name, want in wanted.items())
-        why = f"tolerance {tolerance:g}"
-    if right and total and not strangers:
-        return None
-    rows = [f"{name}: expected {want:.6g}, seen {seen.get(name, 0)}" for name, want in wanted.items()]
-    rows += [f"{name}: expected none, seen {seen[name]}" for name in strangers]
-    return f"the spread of {total} answers is not the expected one ({why}): " + "; ".join(rows)
-
-
-def _within(seen: int, want: float, tolerance: float) -> bool:
-    # The small term is for shares such as 0.1 + 0.2, whose product is a hair beside the whole number that is meant.
-    hair = 1e-6 * max(1.0, want)
-    slack = tolerance * want + hair
-    return math.floor(want + hair) - slack <= seen <= math.ceil(want - hair) + slack
-
-
-def identity(answer: str, pattern: Optional[Pattern[str]]) -> Optional[str]:
+def identity(answer: str, pattern: Pattern[str] | None) -> str | None:
     """Who answered: group 1 of the pattern, or all that it matches, or without one the first word."""
     if pattern is None:
         words = answer.split(None, 1)
@@ -289,13 +226,6 @@ def identity(answer: str, pattern: Optional[Pattern[str]]) -> Optional[str]:
     if match is None:
         return None
     return (match.group(1) if pattern.groups else match.group(0)) or None
-
-
-def percentile(values: Sequence[float], share: float) -> Optional[float]:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank); None of no values."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 @dataclass(frozen=True)
@@ -315,7 +245,7 @@ class _Buffer:
         return io.BytesIO(self._data)
 
 
-def read_http(data: bytes, ended: bool) -> Optional[HttpAnswer]:
+def read_http(data: bytes, ended: bool) -> HttpAnswer | None:
     """The answer in `data`, or None while more of it is to come. `ended`: the peer closed.
 
     Raises `NatlbError` where it is not HTTP or was cut short. An answer longer than `MAX_ANSWER` is cut there.
@@ -342,7 +272,7 @@ def read_http(data: bytes, ended: bool) -> Optional[HttpAnswer]:
     return HttpAnswer(response.status, head.decode(errors="replace"), body.decode(errors="replace"))
 
 
-def who(data: bytes, ended: bool, settings: Settings) -> Optional[str]:
+def who(data: bytes, ended: bool, settings: Settings) -> str | None:
     """The name in what was received so far, or None while it may still come.
 
     Raises `NatlbError`, with the message that is counted, where it cannot come any more. A TCP answer is read by whole
@@ -354,7 +284,7 @@ def who(data: bytes, ended: bool, settings: Settings) -> Optional[str]:
             return None
         if not _right_status(answer.status, settings.statuses):
             raise NatlbError(f"answer: HTTP status {answer.status}")
-        texts: Tuple[str, ...] = (answer.body, answer.head) if settings.identify else (answer.body,)
+        texts: tuple[str, ...] = (answer.body, answer.head) if settings.identify else (answer.body,)
     else:
         whole = ended or settings.protocol == "udp" or len(data) >= MAX_ANSWER
         texts = ((data if whole else data[: data.rfind(b"\n") + 1]).decode(errors="replace"),)
@@ -380,10 +310,10 @@ def _nobody(text: str) -> str:
 # --- Opening connections ---------------------------------------------------------------------------------------------
 
 
-def local_ports() -> List[int]:
+def local_ports() -> list[int]:
     """The ports that this host gives to outgoing connections, without the reserved ones (ip-sysctl.rst)."""
     low, high = 32768, 60999
-    reserved: List[str] = []
+    reserved: list[str] = []
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
             low, high = (int(word) for word in file.read().split())
@@ -391,7 +321,7 @@ def local_ports() -> List[int]:
             reserved = [item for item in file.read().strip().split(",") if item]
     except (OSError, ValueError):
         pass
-    taken = set()
+    taken: set[int] = set()
     for item in reserved:
         first, _dash, last = item.partition("-")
         taken.update(range(int(first), int(last or first) + 1))
@@ -407,7 +337,7 @@ def port_cycle(ports: Sequence[int], now_s: float) -> Iterator[int]:
         index += 1
 
 
-def resolve(settings: Settings) -> Tuple[socket.AddressFamily, Tuple[Any, ...]]:
+def resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     """The family and the socket address of the target: the first one that its name stands for."""
     family = socket.AF_UNSPEC
     if settings.source is not None:
@@ -418,25 +348,101 @@ def resolve(settings: Settings) -> Tuple[socket.AddressFamily, Tuple[Any, ...]]:
         wanted = {socket.AF_INET: " to an IPv4 address", socket.AF_INET6: " to an IPv6 address"}.get(family, "")
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(
-            "target", f"{settings.host} cannot be resolved{wanted}: {reason}", "use an address, one of the source's family"
+            "target",
+            f"{settings.host} cannot be resolved{wanted}: {reason}",
+            f"write {'an address of the same family as the source' if wanted else 'an address'}",
         ) from None
     return found[0][0], found[0][4]
 
 
-def _reason(error: OSError) -> str:
-    if error.errno in (None, errno.ETIMEDOUT) or isinstance(error, asyncio.TimeoutError):
-        return "timed out"
-    return os.strerror(error.errno or 0)
+def check_source(source: str, family: socket.AddressFamily) -> None:
+    """Refuse a source address that is not one of this host's."""
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((source, 0))
+        except OSError as error:
+            raise ConfigError(
+                "source", f"{source} cannot be used: {os.strerror(error.errno or 0)}", "use an address of this host"
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Route:
+    """How a run reaches its target. `ports` are drawn by all connections of the run."""
+
+    family: socket.AddressFamily
+    address: tuple[Any, ...]
+    ports: Iterator[int]
+    attempts: int
+
+
+class _Connection:
+    """One connection. When it is stopped from outside, `stage` and `received` tell how far it had come."""
+
+    def __init__(self, settings: Settings, route: _Route) -> None:
+        self.settings = settings
+        self.route = route
+        self.stage = "connect"
+        self.received = bytearray()
+
+    async def name(self) -> str:
+        """Who answers. Raises OSError or `NatlbError`."""
+        sock = await self._connect()
+        try:
+            self.stage = "answer"
+            return await self._ask(sock)
+        finally:
+            sock.close()
+
+    def name_so_far(self) -> str:
+        """Who answered, of a server that neither ended its line nor closed. Raises `NatlbError`."""
+        if self.received and self.settings.protocol == "tcp":
+            name = who(bytes(self.received), True, self.settings)
+            if name is not None:
+                return name
+        raise NatlbError(f"{self.stage}: timed out")
+
+    async def _connect(self) -> socket.socket:
+        """A connected socket with the next free source port."""
+        kind = socket.SOCK_DGRAM if self.settings.protocol == "udp" else socket.SOCK_STREAM
+        loop = asyncio.get_running_loop()
+        for port in itertools.islice(self.route.ports, self.route.attempts):
+            if port == self.settings.port:
+                # On a loopback address it would be connected to itself.
+                continue
+            sock = socket.socket(self.route.family, kind)
+            try:
+                sock.setblocking(False)
+                if kind == socket.SOCK_STREAM:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((self.settings.source or "", port))
+                await loop.sock_connect(sock, self.route.address)
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError) or error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                    raise
+            else:
+                return sock
+        raise OSError(errno.EADDRNOTAVAIL, "no free local port")
+
+    async def _ask(self, sock: socket.socket) -> str:
+        loop = asyncio.get_running_loop()
+        if self.settings.payload or self.settings.protocol == "udp":
+            await loop.sock_sendall(sock, self.settings.payload)
+        while True:
+            chunk = await loop.sock_recv(sock, MAX_ANSWER)
+            self.received += chunk
+            name = who(bytes(self.received[:MAX_ANSWER]), not chunk, self.settings)
+            if name is not None:
+                return name
 
 
 class _Prober:
     """Opens the connections of one run, `concurrency` at a time."""
 
-    def __init__(self, settings: Settings, ports: Sequence[int]) -> None:
+    def __init__(self, settings: Settings, route: _Route) -> None:
         self.settings = settings
-        self.family, self.address = resolve(settings)
-        self.ports = port_cycle(ports, time.time())
-        self.port_count = len(ports)
+        self.route = route
         self.tally = Tally()
         self.left = settings.connections
         self.gave_up = False
@@ -445,29 +451,105 @@ class _Prober:
         await asyncio.gather(*(self._worker() for _ in range(min(self.settings.concurrency, self.left))))
 
     async def _worker(self) -> None:
+        # A target that never answers would cost a time-out for every connection that was asked for.
+        enough = max(self.settings.concurrency, self.settings.max_errors + 1)
         while self.left and not self.gave_up:
             self.left -= 1
             await self._one()
-            tally = self.tally
-            # A target that never answers would cost a time-out for every connection that was asked for.
-            many = max(self.settings.concurrency, self.settings.max_errors + 1)
-            self.gave_up = not tally.answers and tally.errors >= many
+            self.gave_up = not self.tally.answers and self.tally.errors >= enough
 
     async def _one(self) -> None:
         """One connection, into the tally."""
+        connection = _Connection(self.settings, self.route)
+        started = time.perf_counter()
         try:
-            sock = await asyncio.wait_for(self._connect(), self.settings.timeout_s)
-        except (OSError, asyncio.TimeoutError) as error:
-            self.tally.messages[f"connect: {_reason(error) if isinstance(error, OSError) else 'timed out'}"] += 1
-            return
-        received = bytearray()
-        try:
-            name = await asyncio.wait_for(self._ask(sock, received), self.opened + self.settings.timeout_s - _now())
-        except asyncio.TimeoutError:
-            self._too_late(bytes(received))
-        except OSError as error:
-            self.tally.messages[f"answer: {_reason(error)}"] += 1
+            try:
+                name = await asyncio.wait_for(connection.name(), self.settings.timeout_s)
+            except asyncio.TimeoutError:
+                name = connection.name_so_far()
         except NatlbError as error:
             self.tally.messages[str(error)] += 1
-        finally:
-            sock.close()
+        except OSError as error:
+            self.tally.messages[f"{connection.stage}: {os.strerror(error.errno or errno.EIO)}"] += 1
+        else:
+            self.tally.backends[name] += 1
+            self.tally.latencies_ms.append((time.perf_counter() - started) * 1000)
+
+
+def run(settings: Settings) -> Outcome:
+    """Open the connections and judge the answers. Raises `ConfigError` where the target cannot even be tried.
+
+    Takes `timeout_s` times `connections / concurrency` at the most, and gives up early while nothing answers at all.
+    """
+    ports = local_ports()
+    if settings.protocol == "udp" and settings.connections > len(ports):
+        raise ConfigError(
+            "connections",
+            f"{settings.connections} are more than the {len(ports)} local ports of this host, "
+            "and with UDP the same port again is the same connection",
+            f"{len(ports)} or fewer, or widen net.ipv4.ip_local_port_range",
+        )
+    family, address = resolve(settings)
+    if settings.source is not None:
+        check_source(settings.source, family)
+    prober = _Prober(settings, _Route(family, address, port_cycle(ports, time.time()), min(len(ports), 2000)))
+    asyncio.run(prober.run())
+    return outcome(settings, prober.tally)
+
+
+def outcome(settings: Settings, tally: Tally) -> Outcome:
+    """What the module returns, and why it fails."""
+    expected = settings.expected
+    seen = {**dict.fromkeys(expected or {}, 0), **dict(sorted(tally.backends.items()))}
+    result: dict[str, Any] = {
+        "backends": seen,
+        "connections": tally.answers + tally.errors,
+        "errors": tally.errors,
+        "error_messages": _messages(tally.messages),
+        "latency_ms": {"p50": _ms(tally.latencies_ms, 0.5), "p99": _ms(tally.latencies_ms, 0.99)},
+        "p_value": spread_p(seen, expected) if expected and tally.answers else None,
+    }
+    return Outcome(result, _problems(settings, tally, seen), _warnings(settings, tally))
+
+
+def _ms(values: Sequence[float], share: float) -> float | None:
+    value = percentile(values, share)
+    return None if value is None else round(value, 3)
+
+
+def _messages(messages: Counter[str]) -> list[dict[str, Any]]:
+    """The most frequent messages, and what the others add up to."""
+    rows = [{"message": text, "count": count} for text, count in messages.most_common(MAX_MESSAGES)]
+    rest = sum(messages.values()) - sum(count for _text, count in messages.most_common(MAX_MESSAGES))
+    return rows + ([{"message": "others", "count": rest}] if rest else [])
+
+
+def _problems(settings: Settings, tally: Tally, seen: Mapping[str, int]) -> list[str]:
+    problems = []
+    made = tally.answers + tally.errors
+    if tally.errors > settings.max_errors:
+        details = "; ".join(f"{row['message']} ({row['count']})" for row in _messages(tally.messages))
+        gave_up = f", then gave up on the other {settings.connections - made}" if made < settings.connections else ""
+        target = f"[{settings.host}]" if ":" in settings.host else settings.host
+        problems.append(
+            f"{tally.errors} of {made} connections to {target}:{settings.port} failed{gave_up} "
+            f"(max_errors is {settings.max_errors}): {details}"
+        )
+    if settings.expected and tally.answers:
+        verdict = judge(seen, settings.expected, settings.tolerance, settings.significance)
+        problems += [verdict] if verdict else []
+    return problems
+
+
+def _warnings(settings: Settings, tally: Tally) -> list[str]:
+    if not settings.expected or settings.tolerance is not None or not tally.answers or len(settings.expected) < 2:
+        return []
+    fewest = min(expected_counts(settings.expected, tally.answers).values())
+    if fewest >= MIN_EXPECTED:
+        return []
+    return [
+        (
+            f"a backend is expected to answer only {fewest:.2g} times, too few for the chi-square test to be sure; "
+            "open more connections or set a tolerance"
+        )
+    ]
