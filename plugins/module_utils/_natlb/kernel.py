@@ -9,6 +9,7 @@ line that a shell does run (`_SCRATCH`) is constant.
 
 from __future__ import annotations
 
+import glob
 import ipaddress
 import json
 import os
@@ -192,16 +193,8 @@ def _read(path: str) -> str:
 
 
 def sysctl_path(name: str) -> str:
-    """`net.ipv4.ip_forward` as a path. An interface's name may hold dots: it is written with a slash there."""
-    return "/proc/sys/" + "/".join(part.replace(".", "/") if "/" not in part else part for part in _parts(name))
-
-
-def _parts(name: str) -> List[str]:
-    prefix, slash, rest = name.partition("/")
-    if not slash:
-        return [name]
-    interface, _, key = rest.rpartition("/")
-    return [prefix, interface + "/", key] if "." in interface else [prefix, interface, key]
+    """Names are written with slashes (`net/ipv4/ip_forward`), since the name of an interface may hold dots."""
+    return f"/proc/sys/{name}"
 
 
 def sysctl_get(name: str) -> Optional[str]:
@@ -221,6 +214,16 @@ def sysctl_set(name: str, value: str) -> None:
     now = sysctl_get(name)
     if now != value:
         raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")
+
+
+def sysctl_files(directories: Sequence[str]) -> Dict[str, str]:
+    """The files that set sysctls at boot, path to text; one directory's file hides those of the same name before it."""
+    by_name: Dict[str, str] = {}
+    for directory in directories:
+        for path in sorted(glob.glob(f"{directory}/*.conf")):
+            by_name[os.path.basename(path)] = path
+    paths = [*by_name.values(), "/etc/sysctl.conf"]
+    return {path: text for path in paths for text in [_read(path)] if text}
 
 
 def connected_networks() -> List[str]:
@@ -269,7 +272,12 @@ def recent_list_size() -> int:
 def ip_json(family: str, *words: str) -> List[Dict[str, Any]]:
     """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
     version = "-6" if family == "ip6" else "-4"
-    text = run([require("ip", "iproute2"), version, "-json", *words], ok=(0, 2))
+    try:
+        text = run([require("ip", "iproute2"), version, "-json", *words])
+    except HostError as error:
+        if "FIB table does not exist" in str(error):
+            return []
+        raise
     parsed = json.loads(text) if text.strip() else []
     return [item for item in parsed if item]
 

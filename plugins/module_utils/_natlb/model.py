@@ -210,6 +210,72 @@ class Config:
 EMPTY = Config((), ())
 
 
+def dump(config: Config) -> Dict[str, Any]:
+    """The configuration as a user could have typed it, with every default: `parse_config(**dump(c))` is `c` again."""
+    return {
+        "services": [_dump_service(service) for service in config.services],
+        "egress": [_dump_egress(item) for item in config.egress],
+        "mark_mask": config.mark_mask,
+    }
+
+
+def _dump_service(service: Service) -> Dict[str, Any]:
+    return {
+        "name": service.name,
+        "listen": [str(listen) for listen in service.listens],
+        "protocol": list(service.protocols),
+        "interface": service.interface,
+        "method": service.method,
+        "affinity": service.affinity_s,
+        "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
+        "allow_from": list(service.allow_from),
+        "max_connections_per_client": service.max_connections_per_client,
+        "new_connections_per_second": service.new_connections_per_second,
+        "when_empty": service.when_empty,
+        "log": service.log,
+        "health": None if service.health is None else _dump_health(service.health),
+        "backends": [
+            {
+                "address": backend.address,
+                "port": backend.port,
+                "name": backend.name,
+                "weight": backend.weight,
+                "state": backend.state,
+                "backup": backend.backup,
+            }
+            for backend in service.backends
+        ],
+    }
+
+
+def _dump_health(health: Health) -> Dict[str, Any]:
+    values = {
+        "port": health.port,
+        "path": health.path,
+        "host": health.host,
+        "status": list(health.status),
+        "argv": list(health.argv),
+    }
+    found: Dict[str, Any] = {key: values[key] for key in _HEALTH_KEYS[health.type]}
+    found.update(type=health.type, interval=health.interval_s, timeout=health.timeout_s)
+    found.update(fall=health.fall, rise=health.rise)
+    return found
+
+
+def _dump_egress(egress: Egress) -> Dict[str, Any]:
+    return {
+        "source": list(egress.sources),
+        "out_interface": egress.out_interface,
+        "protocol": egress.protocol,
+        "destination_ports": [ports_text(low, high) for low, high in egress.ports],
+        "snat": egress.snat_address or egress.snat,
+        "uplinks": [
+            {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
+            for uplink in egress.uplinks
+        ],
+    }
+
+
 def ports_text(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"
 

@@ -17,6 +17,7 @@ Only plain strings leave this file; `kernel.py` loads them.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .errors import ConfigError
@@ -514,6 +515,48 @@ def _parse_section(kind: str, block: Lines) -> Section:
     inner = "".join(block[start:])[len("elements = {") : -1]
     body = [] if dynamic else [element.strip().replace(" counter :", " :") for element in inner.split(",")]
     return Section(tuple(header), tuple(sorted(element for element in body if element)))
+
+
+_SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packets (\d+) bytes \d+ : (\S+) \. (\d+)")
+_BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
+
+
+def count(config: Config, listing: str) -> Dict[Tuple[str, str], int]:
+    """New connections by (service, backend key), from a listing with its counters."""
+    owners = {
+        (f.protocol, str(f.address), f.low): service for service in config.services for f in service.frontends() if f.exact
+    }
+    chains = {
+        f"b.{service.name}.{protocol}.{_identifier(backend)}": (service.name, backend.key)
+        for service in config.services
+        for protocol in service.protocols
+        for backend in service.backends
+    }
+    found: Dict[Tuple[str, str], int] = {}
+    section, name = "", ""
+    for line in listing.splitlines():
+        if line.startswith("\t") and line.endswith(" {"):
+            section, name = line.split()[:2]
+        elif section == "map" and name.startswith("slot_"):
+            _count_slot(line, name.split("_")[1], owners, found)
+        elif section == "chain" and name in chains:
+            match = _BACKEND.search(line)
+            if match:
+                found[chains[name]] = found.get(chains[name], 0) + int(match.group(1))
+    return found
+
+
+def _count_slot(
+    line: str, protocol: str, owners: Dict[Tuple[str, str, int], Service], found: Dict[Tuple[str, str], int]
+) -> None:
+    match = _SLOT.match(line)
+    service = owners.get((protocol, match.group(1), int(match.group(2)))) if match else None
+    if match is None or service is None:
+        return
+    for backend in service.backends:
+        if backend.address == match.group(4) and (backend.port or int(match.group(2))) == int(match.group(5)):
+            key = (service.name, backend.key)
+            found[key] = found.get(key, 0) + int(match.group(3))
 
 
 # -- transactions ----------------------------------------------------------------------------------------------------

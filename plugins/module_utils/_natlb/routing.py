@@ -40,7 +40,7 @@ def sysctls(config: Config) -> Dict[str, str]:
     found = {}
     for uplink in config.uplinks():
         if family_of(uplink.gateway) == "ip":
-            found[f"net.ipv4.conf/{uplink.interface}/src_valid_mark"] = "1"
+            found[f"net/ipv4/conf/{uplink.interface}/src_valid_mark"] = "1"
     return found
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 #: (family, table, kind, name): ("ip", "natlb", "map", "slot") or ("ip6", "nat", "chain", "NATLB").
 Key = Tuple[str, str, str, str]
+#: Kinds whose body is a set of lines rather than a sequence.
+UNORDERED = ("map", "set", "file")
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,38 @@ def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Chang
 
 
 def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
-    """A unified diff of two rulesets, one hunk header per section; empty where they are equal."""
+    """A unified diff of two rulesets, one file header per section; empty where they are equal."""
     changes = compare(live, wanted)
     lines: List[str] = []
     for key in sorted([*changes.added, *changes.removed, *changes.modified]):
-        before = _lines(live, key)
-        after = _lines(wanted, key)
-        title = " ".join(key)
+        before, after = live.get(key), wanted.get(key)
+        if key[2] in UNORDERED and before is not None and after is not None:
+            # Of ten thousand equal elements none is shown, and none needs to be aligned.
+            before, after = _without(before, after), _without(after, before)
+        title = " ".join(part for part in key if part)
         lines.extend(
             difflib.unified_diff(
-                before,
-                after,
-                fromfile=title if before else "/dev/null",
-                tofile=title if after else "/dev/null",
+                _lines(before),
+                _lines(after),
+                fromfile=title if key in live else "/dev/null",
+                tofile=title if key in wanted else "/dev/null",
                 n=0,
                 lineterm="",
             )
         )
+        if before is not None and after is None and not _lines(before):
+            lines += [f"--- {title}", "+++ /dev/null"]
+        if after is not None and before is None and not _lines(after):
+            lines += ["--- /dev/null", f"+++ {title}"]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _lines(ruleset: Mapping[Key, Section], key: Key) -> List[str]:
-    section = ruleset.get(key)
+def _without(section: Section, other: Section) -> Section:
+    return Section(
+        tuple(line for line in section.header if line not in other.header),
+        tuple(sorted(set(section.body) - set(other.body))),
+    )
+
+
+def _lines(section: Optional[Section]) -> List[str]:
     return [] if section is None else [*section.header, *section.body]
-
-
-def chains(ruleset: Iterable[Key]) -> List[Key]:
-    return [key for key in ruleset if key[2] == "chain"]

@@ -1,0 +1,296 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the host be what is declared: read it, compare, and close the gap.
+
+A plan is a list of parts, each a live and a wanted ruleset and the way from one to the other. `changed`, the diff,
+check mode and the real run all read that one plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from . import boot, conntrack, engines, forwarding, kernel, routing, store
+from .engines import Engine, IptablesEngine, Transaction
+from .errors import ConfigErrors, HostError
+from .model import EMPTY, FAMILIES, Config, parse_config
+from .ruleset import Ruleset, compare, unified
+from .store import Paths
+
+
+@dataclass
+class Outcome:
+    """What a run found and did. `diff` is unified; `transaction` is none, delta, replace or remove; `sysctls` are the
+    kernel settings that the declaration needs, by name with slashes."""
+
+    changed: bool
+    diff: str
+    engine: str
+    transaction: str
+    services: int
+    sysctls: Dict[str, str]
+    warnings: List[str]
+
+
+@dataclass
+class Part:
+    """One piece of the host: what it is, what it is to be, and how to get there."""
+
+    live: Ruleset
+    wanted: Ruleset
+    commit: Callable[[], None]
+
+    @property
+    def differs(self) -> bool:
+        return bool(compare(self.live, self.wanted))
+
+
+@dataclass
+class Request:
+    """What a run is asked for, checked and complete."""
+
+    config: Config
+    engine: str
+    variant: Optional[str]
+    forwarding: bool
+    persist: bool
+    paths: Paths
+
+
+@dataclass
+class Plan:
+    """Everything that a run will do, in order."""
+
+    request: Request
+    engine: Engine
+    rendered: Ruleset
+    transaction: Transaction
+    parts: List[Part]
+    cache: Dict[str, Any]
+    warnings: List[str]
+
+    def outcome(self) -> Outcome:
+        return Outcome(
+            changed=any(part.differs for part in self.parts),
+            diff="".join(unified(part.live, part.wanted) for part in self.parts),
+            engine=self.engine.name,
+            transaction=self.transaction.kind,
+            services=len(self.request.config.services),
+            sysctls=forwarding.settings(self.request.config),
+            warnings=self.warnings,
+        )
+
+
+def balance(
+    services: Any,
+    egress: Any = None,
+    *,
+    engine: str = "auto",
+    forwarding: bool = True,
+    persist: bool = True,
+    state: str = "present",
+    check: bool = False,
+    mark_mask: Any = None,
+    paths: Paths = Paths(),
+    iptables_variant: Optional[str] = None,
+) -> Outcome:
+    """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
+
+    Raises `ConfigErrors` for a declaration that cannot be carried out, before anything is touched, and `HostError`
+    where the host cannot do it; the kernel then holds the old rules or the new ones, never a mix.
+    """
+    config = parse_config(services, egress, mark_mask)
+    request = Request(
+        EMPTY if state == "absent" else config, engine, iptables_variant, forwarding, persist, paths
+    )
+    if os.geteuid() != 0:
+        raise HostError("only root may read or change the rules of this host (become: true)")
+    if check:
+        return make_plan(request).outcome()
+    with store.lock(paths):
+        plan = make_plan(request)
+        outcome = plan.outcome()
+        previous = declared(paths)
+        for part in plan.parts:
+            if part.differs:
+                part.commit()
+        outcome.transaction = plan.transaction.kind
+        outcome.warnings += conntrack.forget_gone(previous, request.config)
+        _keep_normal_form(plan)
+        if request.config.empty:
+            _remove_directories(paths)
+    return outcome
+
+
+def declared(paths: Paths) -> Config:
+    """What the last run declared, as far as this version can read it."""
+    state = store.read_state(paths)
+    try:
+        return parse_config(state.get("services"), state.get("egress"), state.get("mark_mask"))
+    except ConfigErrors:
+        return EMPTY
+
+
+def _remove_directories(paths: Paths) -> None:
+    """The lock goes last. Who still waits for it gets an unlinked file, under which there is nothing left to remove."""
+    for name in (store.NORMAL, "lock"):
+        store.remove(paths.run / name)
+    store.remove_directory(paths.etc)
+    store.remove_directory(paths.run)
+
+
+# -- the plan --------------------------------------------------------------------------------------------------------
+
+
+def make_plan(request: Request) -> Plan:
+    """Read the host and say what separates it from what is asked for. Touches nothing.
+
+    Reasoning for the order of the parts: forwarding and routes do no harm without rules, rules without them lose
+    packets; what another engine left goes once its successor stands; files come last, since they say what was done.
+    """
+    config = request.config
+    engine, warnings = engines.choose(request.engine, request.variant)
+    hairpin = any(service.snat == "none" for service in config.services)
+    rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
+    normal, cache = _normal_form(engine, rendered, request.paths)
+    live = engine.live()
+    plan = Plan(request, engine, rendered, engine.plan(live, normal, rendered), [], cache, warnings)
+    if request.forwarding:
+        plan.parts.append(_sysctl_part(forwarding.settings(config)))
+    plan.parts.append(_routing_part(config, declared(request.paths)))
+    plan.parts.append(Part(live, normal, lambda: _commit(plan)))
+    plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
+    plan.parts.append(_files_part(plan))
+    warnings += _warnings(request, engine)
+    return plan
+
+
+def _commit(plan: Plan) -> None:
+    plan.transaction = plan.engine.commit(plan.transaction, plan.rendered)
+
+
+def _normal_form(engine: Engine, rendered: Ruleset, paths: Paths) -> Tuple[Ruleset, Dict[str, Any]]:
+    """What the kernel will list once `rendered` is loaded, and the cache that says so the next time.
+
+    Where there is no namespace to ask the kernel in, the rendered form stands in for it once; the run then keeps what
+    it reads back.
+    """
+    known = store.read_json(paths.run / store.NORMAL)
+    normal: Ruleset = {}
+    cache: Dict[str, Any] = {}
+    for unit, text in engine.texts(rendered).items() if rendered else ():
+        key = hashlib.sha256(f"{engine.identity()}\n{text}".encode()).hexdigest()
+        entry = known.get(unit)
+        if not isinstance(entry, dict) or entry.get("key") != key or not isinstance(entry.get("listing"), str):
+            entry = {"key": key, "listing": engine.normal(unit, text)}
+        cache[unit] = entry
+        if entry["listing"] is not None:
+            normal.update(engine.parse(unit, entry["listing"]))
+    asked = all(entry["listing"] is not None for entry in cache.values())
+    return (normal if asked else rendered), cache
+
+
+def _keep_normal_form(plan: Plan) -> None:
+    if not plan.cache:
+        return
+    for unit, entry in plan.cache.items():
+        if entry["listing"] is None:
+            entry["listing"] = plan.engine.listing(unit)
+    path = plan.request.paths.run / store.NORMAL
+    text = json.dumps(plan.cache)
+    if store.read_text(path) != text:
+        store.write_text(path, text)
+
+
+def _sysctl_part(settings: Mapping[str, str]) -> Part:
+    """Settings are put on, never off: whether something else needs them is not ours to know."""
+    live = {name: kernel.sysctl_get(name) or "" for name in settings}
+    missing = {name: value for name, value in settings.items() if live[name] != value}
+    for name, value in missing.items():
+        if not live[name]:
+            raise HostError(f"sysctl {name}: this kernel or this host has no such setting")
+        if not kernel.sysctl_writable(name):
+            raise HostError(
+                f"sysctl {name} is {live[name]} and cannot be written here; set it to {value} on the machine itself, "
+                f"or unmask /proc/sys for this container"
+            )
+
+    def commit() -> None:
+        for name, value in missing.items():
+            kernel.sysctl_set(name, value)
+
+    return Part(forwarding.section(live), forwarding.section(settings), commit)
+
+
+def _routing_part(config: Config, previous: Config) -> Part:
+    """Rules and tables for uplinks; read only where there are or were some."""
+    wanted = routing.render(config)
+    live: Ruleset = {}
+    if config.uplinks() or previous.uplinks():
+        for family in FAMILIES:
+            live.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
+        tables = {(key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"}
+        for family, table in sorted(tables):
+            routes = kernel.ip_json(family, "route", "show", "table", table)
+            live.update(routing.parse_routes(family, int(table), routes))
+
+    def commit() -> None:
+        for family, text in routing.batch(live, wanted).items():
+            kernel.ip_batch(family, text)
+
+    return Part(live, wanted, commit)
+
+
+def _removal_part(engine: Engine, live: Ruleset) -> Part:
+    transaction = engine.plan(live, {}, {})
+    return Part(live, {}, lambda: _ignore(engine.commit(transaction, {})))
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+def _files_part(plan: Plan) -> Part:
+    request = plan.request
+    known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
+    wanted = boot.files(plan.engine, request.config, plan.rendered, request.paths, request.persist)
+    live = {path: content for path in known for content in [boot.read(path)] if content is not None}
+
+    def commit() -> None:
+        for path, (text, mode) in wanted.items():
+            if live.get(path) != (text, mode):
+                store.write_text(path, text, mode)
+        for path in live.keys() - wanted.keys():
+            store.remove(path)
+
+    return Part(boot.sections(live), boot.sections(wanted), commit)
+
+
+# -- warnings --------------------------------------------------------------------------------------------------------
+
+
+def _warnings(request: Request, engine: Engine) -> List[str]:
+    config = request.config
+    found = []
+    for service in config.services:
+        for family in service.families():
+            if not service.serving(family):
+                found.append(f"service {service.name}: no backend can serve; clients get a {service.when_empty}")
+        if service.health is not None:
+            found.append(
+                f"service {service.name}: health is declared, but no checker runs yet; its backends are taken as healthy"
+            )
+    if isinstance(engine, IptablesEngine) and any(service.affinity_s for service in config.services):
+        found.append(
+            f"affinity on iptables remembers {kernel.recent_list_size()} clients per backend (xt_recent's ip_list_tot) "
+            f"and forgets the oldest beyond that; the nftables engine remembers 65536"
+        )
+    if request.forwarding and request.persist:
+        names = list(forwarding.settings(config))
+        found += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,87 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files that a run leaves: what it declared, and what puts the same rules back at the next boot.
+
+The rules are kept as they were rendered and validated, not as the kernel lists them. `boot` loads them before the
+network is up; `boot-uplinks` adds routes, which need their interfaces, once it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple
+
+from . import routing, store
+from .engines import Engine
+from .model import Config, dump
+from .ruleset import Ruleset, Section
+from .store import Paths
+
+#: Every name that any engine may leave in /etc/natlb.
+NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables")
+_HEAD = "#!/bin/sh\n# Written by natlb.netfilter at each run, as the last one that succeeded; changes here are undone.\nset -eu\n"
+
+Content = Tuple[str, int]
+
+
+def files(
+    engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool
+) -> Dict[Path, Content]:
+    """Text and mode of each file that is to be there."""
+    if config.empty:
+        return {}
+    state = {(paths.etc if persist else paths.run) / store.STATE: (state_text(engine, config), 0o600)}
+    if not persist:
+        return state
+    texts, lines = engine.boot(rendered, str(paths.etc))
+    found = {**state, **{paths.etc / name: (text, 0o600) for name, text in texts.items()}}
+    found[paths.etc / "boot"] = (_HEAD + "".join(f"{line}\n" for line in lines), 0o700)
+    uplinks = uplink_lines(config)
+    if uplinks:
+        found[paths.etc / "boot-uplinks"] = (_HEAD + "".join(f"{line}\n" for line in uplinks), 0o700)
+    return found
+
+
+def state_text(engine: Engine, config: Config) -> str:
+    """JSON with a line per service, so that a diff of it reads like a diff of the declaration."""
+    declared = dump(config)
+    lines = [f'"engine": {json.dumps(engine.name)}', f'"mark_mask": {declared["mark_mask"]}']
+    for key in ("services", "egress"):
+        items = ",\n".join(json.dumps(item) for item in declared[key])
+        lines.append(f'"{key}": [\n{items}\n]' if items else f'"{key}": []')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def uplink_lines(config: Config) -> List[str]:
+    """Shell lines that put rules and routes back, however often they run."""
+    lines = []
+    for key, section in sorted(routing.render(config).items()):
+        program = "ip -6" if key[0] == "ip6" else "ip -4"
+        for words in section.body:
+            if key[2] == "route":
+                lines.append(f"{program} route replace {words} table {key[3]}")
+            else:
+                lines.append(f"while {program} rule delete pref {key[3]} 2>/dev/null; do :; done")
+                lines.append(f"{program} rule add pref {key[3]} {words}")
+    return lines
+
+
+def read(path: Path) -> Optional[Content]:
+    text = store.read_text(path)
+    return None if text is None else (text, stat.S_IMODE(path.stat().st_mode))
+
+
+def sections(contents: Mapping[Path, Content]) -> Ruleset:
+    """Files as they show up in a diff: the declaration line by line, of the others only that they differ."""
+    found: Ruleset = {}
+    for path, (text, mode) in contents.items():
+        if path.name == store.STATE:
+            body = tuple(line.rstrip(",") for line in text.splitlines())
+        else:
+            body = (f"sha256 {hashlib.sha256(text.encode()).hexdigest()}",)
+        found[("", "", "file", str(path))] = Section((f"mode {mode:04o}",), body)
+    return found

@@ -1,0 +1,261 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two engines as `apply.py` uses them: pure rendering joined to the programs of this host.
+
+Both speak of *units*, the pieces that the kernel takes in one transaction: the whole ruleset for nft, one family for
+iptables. A unit's text is what is validated, loaded and kept for the next boot.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from . import iptables, kernel, nftables
+from .errors import HostError
+from .model import FAMILIES, Config
+from .ruleset import Ruleset, compare
+
+#: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
+NFT_MINIMUM = (1, 0, 0)
+LINUX_MINIMUM = (5, 13)
+#: From 6.2 on a chain can go in the transaction that takes the last element naming it.
+LINUX_DROPS_CHAINS = (6, 2)
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """What will be loaded: `kind` is none, delta, replace or remove; `texts` go to the engine's program by unit."""
+
+    kind: str
+    texts: Dict[str, str]
+
+
+class NftablesEngine:
+    """Rules in tables of our own, `ip natlb` and `ip6 natlb`."""
+
+    name = "nftables"
+
+    def __init__(self) -> None:
+        self.nft = kernel.Nft()
+
+    def identity(self) -> str:
+        return self.nft.identity()
+
+    def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
+        return nftables.render(config, networks)
+
+    def texts(self, rendered: Ruleset) -> Dict[str, str]:
+        return {"nft": nftables.full(rendered)}
+
+    def normal(self, unit: str, text: str) -> Optional[str]:
+        return self.nft.normal(text)
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        return nftables.parse_listing(listing)
+
+    def listing(self, unit: str) -> str:
+        """What the kernel holds of ours now."""
+        return self._listing(counters=False)
+
+    def _listing(self, counters: bool) -> str:
+        families = [family for family, table in self.nft.tables() if table == nftables.TABLE and family in FAMILIES]
+        return "".join(self.nft.list_table(family, nftables.TABLE, counters) for family in families)
+
+    def live(self) -> Ruleset:
+        return nftables.parse_listing(self._listing(counters=False))
+
+    def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        if not compare(live, normal):
+            return Transaction("none", {})
+        present = sorted({key[0] for key in live})
+        if not normal:
+            return Transaction("remove", {"nft": nftables.full({}, present)})
+        text = nftables.delta(live, normal, rendered, linux_version() >= LINUX_DROPS_CHAINS) if live else None
+        if text is not None:
+            return Transaction("delta", {"nft": text})
+        return Transaction("replace", self.texts(rendered))
+
+    def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
+        """Load it. What a delta did not foresee, a replacement of our tables still puts right, in one transaction too."""
+        try:
+            self._load(transaction)
+            return transaction
+        except HostError:
+            if transaction.kind != "delta":
+                raise
+        transaction = Transaction("replace", self.texts(rendered))
+        self._load(transaction)
+        return transaction
+
+    def _load(self, transaction: Transaction) -> None:
+        for text in transaction.texts.values():
+            self.nft.load(text)
+
+    def boot(self, rendered: Ruleset, directory: str) -> Tuple[Dict[str, str], List[str]]:
+        """Files by name, and the shell lines that load them."""
+        path = f"{directory}/ruleset.nft"
+        return {"ruleset.nft": nftables.full(rendered)}, [f"{self.nft.path} -f {path}"]
+
+    def counters(self, config: Config) -> Dict[Tuple[str, str], int]:
+        """New connections by (service, backend key), as counted since the rules were loaded."""
+        return nftables.count(config, self._listing(counters=True))
+
+
+class IptablesEngine:
+    """Rules in chains of our own in the tables that all share."""
+
+    name = "iptables"
+
+    def __init__(self, variant: Optional[str]) -> None:
+        self.program = kernel.Iptables(variant)
+
+    def identity(self) -> str:
+        path = self.program.path("ip", "restore")
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
+
+    def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
+        return iptables.render(config, networks)
+
+    def texts(self, rendered: Ruleset) -> Dict[str, str]:
+        return {family: iptables.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
+
+    def normal(self, unit: str, text: str) -> Optional[str]:
+        return self.program.normal(unit, text)
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        return iptables.parse_save(unit, listing)
+
+    def listing(self, unit: str) -> str:
+        """What the kernel holds in one family now, of whatever owner."""
+        return self._listing(unit, counters=False)
+
+    def _listing(self, family: str, counters: bool) -> str:
+        """Asking iptables-legacy-save about tables that nobody uses would make them."""
+        if self.program.variant == "legacy" and not kernel.legacy_tables(family):
+            return ""
+        return self.program.save(family, counters)
+
+    def live(self) -> Ruleset:
+        found: Ruleset = {}
+        for family in FAMILIES:
+            found.update(iptables.parse_save(family, self._listing(family, counters=False)))
+        return found
+
+    def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        if not compare(live, normal):
+            return Transaction("none", {})
+        if not normal:
+            return Transaction("remove", iptables.remove(live))
+        kind = "delta" if live else "replace"
+        return Transaction(kind, iptables.delta(live, normal, rendered))
+
+    def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
+        for family, text in sorted(transaction.texts.items()):
+            self.program.restore(family, text)
+        return transaction
+
+    def boot(self, rendered: Ruleset, directory: str) -> Tuple[Dict[str, str], List[str]]:
+        """Files by name, and the shell lines that load them: chains in one step, then each jump where it is missing."""
+        files: Dict[str, str] = {}
+        lines: List[str] = []
+        for family in FAMILIES:
+            if not _has(rendered, family):
+                continue
+            name = f"ruleset.{family}tables"
+            chains = {key: section for key, section in rendered.items() if key[2] == "chain"}
+            files[name] = iptables.full(chains, family)
+            lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
+            program = f"{self.program.path(family)} --wait 30"
+            for key in sorted(rendered):
+                if key[0] == family and key[2] == "jump":
+                    for jump in rendered[key].body:
+                        words = jump.split(" ", 2)[2]
+                        check = f"{program} -t {key[1]} -C {key[3]} {words} 2>/dev/null"
+                        lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
+        return files, lines
+
+    def counters(self, config: Config) -> Dict[Tuple[str, str], int]:
+        """New connections by (service, backend key), as counted since the rules were loaded."""
+        found: Dict[Tuple[str, str], int] = {}
+        for family in FAMILIES:
+            found.update(iptables.count(config, family, self._listing(family, counters=True)))
+        return found
+
+
+Engine = Union[NftablesEngine, IptablesEngine]
+
+
+def _has(rendered: Ruleset, family: str) -> bool:
+    return any(key[0] == family for key in rendered)
+
+
+def linux_version() -> Tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def nft_problem() -> Optional[str]:
+    """Why this host's nft cannot be used; None where it can."""
+    path = kernel.find("nft")
+    if path is None:
+        return "nft is not installed (package nftables)"
+    version = tuple(int(number) for number in re.findall(r"\d+", kernel.run([path, "--version"]))[:3])
+    if version < NFT_MINIMUM:
+        return f"nft {'.'.join(map(str, version))} is too old ({'.'.join(map(str, NFT_MINIMUM))} is needed)"
+    if linux_version() < LINUX_MINIMUM:
+        return f"Linux {os.uname().release} is too old ({'.'.join(map(str, LINUX_MINIMUM))} is needed)"
+    return None
+
+
+def choose(requested: str, variant: Optional[str] = None) -> Tuple[Engine, List[str]]:
+    """The engine for this host, and warnings about what else lives on it.
+
+    `auto` takes nftables where nft and the kernel can do it, unless rules live in iptables-legacy: two NAT engines in
+    one kernel both translate, and neither shows what the other does.
+    """
+    legacy = kernel.legacy_has_rules()
+    warnings = []
+    if requested == "nftables" or (requested == "auto" and not legacy):
+        problem = nft_problem()
+        if problem is None:
+            if legacy:
+                warnings.append("iptables-legacy holds rules on this host as well; both translate, so mind which comes first")
+            return NftablesEngine(), warnings
+        if requested == "nftables" or kernel.find("iptables") is None:
+            remedy = "" if requested == "nftables" and kernel.find("iptables") is None else "; or set engine: iptables"
+            raise HostError(f"the nftables engine cannot run here: {problem}{remedy}")
+        warnings.append(f"the iptables engine was taken: {problem}")
+    elif requested == "auto":
+        warnings.append("the iptables engine was taken, since this host's rules live in iptables-legacy")
+    return IptablesEngine(_variant(variant, legacy)), warnings
+
+
+def _variant(wanted: Optional[str], legacy: bool) -> Optional[str]:
+    """Which iptables: the one asked for, else the one that holds rules, else the one that plain `iptables` is."""
+    offered = kernel.iptables_variants()
+    variant = wanted or ("legacy" if legacy else kernel.default_variant())
+    return variant if variant in offered else None
+
+
+def leftovers(current: Engine) -> List[Tuple[Engine, Ruleset]]:
+    """What an earlier run with another engine or iptables variant has left in the kernel."""
+    found: List[Tuple[Engine, Ruleset]] = []
+    tables = kernel.Nft().tables() if kernel.find("nft") else []
+    others: List[Engine] = []
+    if current.name != "nftables" and any(table == nftables.TABLE for _, table in tables):
+        others.append(NftablesEngine())
+    held = {"legacy": any(kernel.legacy_tables(family) for family in FAMILIES)}
+    held["nft"] = any(table in ("nat", "filter", "mangle") for _, table in tables)
+    own = current.program.variant if isinstance(current, IptablesEngine) else ""
+    for variant in kernel.iptables_variants():
+        if variant != own and held[variant]:
+            others.append(IptablesEngine(variant))
+    for engine in others:
+        live = engine.live()
+        if live:
+            found.append((engine, live))
+    return found

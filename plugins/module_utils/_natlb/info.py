@@ -1,0 +1,128 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel does now, set beside what was declared."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import apply, forwarding, kernel, store
+from .conntrack import Frontends
+from .errors import HostError
+from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
+from .slots import slots
+from .store import Paths
+
+#: TCP states in which neither end has finished; TIME_WAIT and CLOSE linger for minutes and carry nothing.
+_TCP_ACTIVE = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK")
+
+Counts = Dict[Tuple[str, str], int]
+
+
+def info(
+    *, service: Optional[str] = None, paths: Paths = Paths(), iptables_variant: Optional[str] = None
+) -> Dict[str, Any]:
+    """State of this host's balancer, as the module `balancer_info` returns it.
+
+    `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
+    cannot be read, or where no service has the name that is asked for.
+    """
+    state = store.read_state(paths)
+    config = apply.declared(paths)
+    if service is not None and service not in {item.name for item in config.services}:
+        known = ", ".join(item.name for item in config.services) or "none"
+        raise HostError(f"service {service}: not declared on this host (declared: {known})")
+    request = apply.Request(
+        config=config,
+        engine=str(state.get("engine", "auto")),
+        variant=iptables_variant,
+        forwarding=True,
+        persist=(paths.etc / store.STATE).exists(),
+        paths=paths,
+    )
+    plan = apply.make_plan(request)
+    outcome = plan.outcome()
+    warnings = list(outcome.warnings)
+    new = plan.engine.counters(config)
+    active = _active(config, warnings)
+    return {
+        "engine": plan.engine.name,
+        "forwarding": all(
+            kernel.sysctl_get(name) == value for name, value in forwarding.settings(config).items()
+        ),
+        "drift": outcome.changed,
+        "warnings": warnings,
+        "services": [
+            _service(item, new, active) for item in config.services if service is None or item.name == service
+        ],
+    }
+
+
+def _active(config: Config, warnings: List[str]) -> Optional[Counts]:
+    """Tracked connections by (service, backend key); None where conntrack(8) cannot say."""
+    local = kernel.local_addresses()
+    counts: Counts = {}
+    for protocol in PROTOCOLS:
+        frontends = Frontends(config, protocol, local)
+        if not frontends:
+            continue
+        try:
+            for family in config.families():
+                for flow in kernel.flows(family, protocol):
+                    if protocol == "tcp" and flow.state not in _TCP_ACTIVE:
+                        continue
+                    _count(frontends, flow, counts)
+        except HostError as error:
+            warnings.append(f"active connections cannot be counted: {error}")
+            return None
+    return counts
+
+
+def _count(frontends: Frontends, flow: kernel.Flow, counts: Counts) -> None:
+    owner = frontends.find(flow.family, flow.target, flow.target_port)
+    if owner is None:
+        return
+    for backend in owner[1].backends:
+        answerer = (backend.address, backend.port or flow.target_port)
+        if answerer == (flow.answerer, flow.answerer_port):
+            key = (owner[1].name, backend.key)
+            counts[key] = counts.get(key, 0) + 1
+
+
+def _service(service: Service, new: Counts, active: Optional[Counts]) -> Dict[str, Any]:
+    shares = expected_shares(service)
+    return {
+        "name": service.name,
+        "listen": [str(listen) for listen in service.listens],
+        "protocol": list(service.protocols),
+        "method": service.method,
+        "backends": [
+            {
+                "name": backend.name,
+                "address": backend.address,
+                "port": backend.port,
+                "weight": backend.weight,
+                "state": backend.state,
+                "backup": backend.backup,
+                "health": "unchecked",
+                "expected_share": shares[backend.key],
+                "new_connections": new.get((service.name, backend.key), 0),
+                "active_connections": None if active is None else active.get((service.name, backend.key), 0),
+            }
+            for backend in service.backends
+        ],
+    }
+
+
+def expected_shares(service: Service) -> Dict[str, float]:
+    """Share of a family's new connections by backend key: its slots over all of the family's."""
+    shares = {backend.key: 0.0 for backend in service.backends}
+    for family in FAMILIES:
+        table: List[Backend] = slots(service, family)
+        for backend in table:
+            shares[backend.key] += 1
+        for backend in service.backends:
+            if table and backend.family == family:
+                shares[backend.key] = round(shares[backend.key] / len(table), 4)
+    return shares

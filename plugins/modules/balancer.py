@@ -1,0 +1,165 @@
+#!/usr/bin/python
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: balancer
+short_description: Make a host balance TCP, UDP and SCTP connections by NAT
+version_added: 0.1.0
+author:
+  - natlb contributors (@natlb)
+description:
+  - Makes the NAT of this host be exactly what is declared, with nothing but the Linux kernel.
+  - All services, and nothing left over from earlier runs. What other tools keep in nftables or iptables is not touched.
+  - Every change of the rules is one transaction of the kernel. Established TCP connections are never cut.
+requirements:
+  - nft 1.0.0 and Linux 5.13 or newer for the nftables engine, or iptables 1.8.
+  - C(conntrack), where UDP services are declared.
+options:
+  services:
+    description:
+      - The services, each a mapping with a V(name), the addresses it listens on (V(listen)) and its V(backends).
+      - Required unless O(state=absent) or O(egress) is given.
+      - All keys are described in the collection's page on services (docs/services.md).
+    type: list
+    elements: raw
+    default: []
+  egress:
+    description:
+      - Source NAT for the networks behind this host, each a mapping with a V(source) and optionally V(out_interface),
+        V(protocol), V(destination_ports), V(snat) and V(uplinks).
+      - All keys are described in the collection's page on egress (docs/egress.md).
+    type: list
+    elements: raw
+    default: []
+  engine:
+    description:
+      - V(auto) takes nftables where nft and the kernel can do it, unless this host's rules live in iptables-legacy.
+    type: str
+    choices: [auto, nftables, iptables]
+    default: auto
+  forwarding:
+    description: Turn on forwarding in the kernel for the address families in use. It is never turned off.
+    type: bool
+    default: true
+  persist:
+    description: Keep the rules in C(/etc/natlb), where the unit that the role installs loads them at boot.
+    type: bool
+    default: true
+  mark_mask:
+    description:
+      - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
+      - Only used where O(egress) names uplinks. V(0x3f000000) unless given.
+    type: raw
+  state:
+    description: V(absent) takes away everything that this module has ever made on the host.
+    type: str
+    choices: [present, absent]
+    default: present
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: full
+seealso:
+  - module: natlb.netfilter.balancer_info
+  - module: natlb.netfilter.probe
+"""
+
+EXAMPLES = r"""
+- name: Spread web connections over three hosts
+  natlb.netfilter.balancer:
+    services:
+      - name: web
+        listen: [192.0.2.10:80]
+        backends:
+          - {address: 10.0.0.3, port: 8080, weight: 5}
+          - {address: 10.0.0.4, port: 8080, weight: 3}
+          - {address: 10.0.0.5, port: 8080, weight: 2}
+
+- name: Keep DNS clients with their server, over UDP and TCP
+  natlb.netfilter.balancer:
+    services:
+      - name: dns
+        listen: ["192.0.2.10:53", "[2001:db8::10]:53"]
+        protocol: [tcp, udp]
+        method: source_hash
+        backends:
+          - {address: 10.0.0.3}
+          - {address: 10.0.0.4}
+          - {address: "2001:db8:2::3"}
+          - {address: "2001:db8:2::4"}
+
+- name: Take everything away again
+  natlb.netfilter.balancer:
+    state: absent
+"""
+
+RETURN = r"""
+engine:
+  description: The engine that holds the rules.
+  returned: success
+  type: str
+  sample: nftables
+transaction:
+  description: What was loaded into the kernel. V(none), V(delta), V(replace) or V(remove).
+  returned: success
+  type: str
+  sample: delta
+services:
+  description: How many services the host balances.
+  returned: success
+  type: int
+  sample: 3
+sysctls:
+  description: The kernel settings that the declaration needs, to be kept for the next boot.
+  returned: success
+  type: dict
+  sample: {"net.ipv4.ip_forward": "1"}
+warnings:
+  description: What works otherwise than one might think, each with the reason.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+
+ARGUMENTS = {
+    "services": {"type": "list", "elements": "raw", "default": []},
+    "egress": {"type": "list", "elements": "raw", "default": []},
+    "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
+    "forwarding": {"type": "bool", "default": True},
+    "persist": {"type": "bool", "default": True},
+    "mark_mask": {"type": "raw"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        outcome = apply.balance(**module.params, check=module.check_mode)
+    except NatlbError as error:
+        module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    module.exit_json(
+        changed=outcome.changed,
+        diff={"prepared": outcome.diff},
+        engine=outcome.engine,
+        transaction=outcome.transaction,
+        services=outcome.services,
+        sysctls={name.replace("/", "."): value for name, value in outcome.sysctls.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

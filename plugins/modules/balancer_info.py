@@ -1,0 +1,108 @@
+#!/usr/bin/python
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: balancer_info
+short_description: Read what a NAT load balancer does now
+version_added: 0.1.0
+author:
+  - natlb contributors (@natlb)
+description:
+  - Reads the rules, the counters and the tracked connections of this host's kernel, and sets them beside what the last
+    run declared. Changes nothing.
+requirements:
+  - C(conntrack), to count active connections.
+options:
+  service:
+    description: Only this service.
+    type: str
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: none
+seealso:
+  - module: natlb.netfilter.balancer
+"""
+
+EXAMPLES = r"""
+- name: Read the balancer
+  natlb.netfilter.balancer_info:
+  register: natlb
+
+- name: Fail where somebody has changed the rules by hand
+  ansible.builtin.assert:
+    that: not natlb.drift
+"""
+
+RETURN = r"""
+engine:
+  description: The engine that holds the rules.
+  returned: success
+  type: str
+  sample: nftables
+forwarding:
+  description: Whether the kernel forwards packets of every address family in use.
+  returned: success
+  type: bool
+drift:
+  description: Whether a run with the last declaration would change anything.
+  returned: success
+  type: bool
+warnings:
+  description: What works otherwise than one might think, each with the reason.
+  returned: success
+  type: list
+  elements: str
+services:
+  description: The declared services.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the service.
+      type: str
+    listen:
+      description: Where it listens.
+      type: list
+      elements: str
+    protocol:
+      description: Its protocols.
+      type: list
+      elements: str
+    method:
+      description: How it chooses a backend.
+      type: str
+    backends:
+      description: Its backends, with V(name), V(address), V(port) (null where the client's port is kept), V(weight),
+        V(state), V(backup), V(health), V(expected_share) (of the new connections of its address family),
+        V(new_connections) (since the rules were loaded) and V(active_connections) (null where they cannot be counted).
+      type: list
+      elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.info import info
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={"service": {"type": "str"}}, supports_check_mode=True)
+    try:
+        found = info(service=module.params["service"])
+    except NatlbError as error:
+        module.fail_json(msg=str(error))
+    for warning in found.pop("warnings"):
+        module.warn(warning)
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()
