@@ -1,0 +1,141 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter `hosts`: ranges and networks, written out as addresses."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: hosts
+short_description: Write ranges and networks out as addresses
+version_added: 0.1.0
+description:
+  - Turns C(10.0.0.3-10.0.0.6), C(10.0.0.3-6), C(10.0.0.0/29), a single address, or a list of these into addresses.
+  - Of a network, the addresses that hosts can have are given, which leaves out its first and its broadcast address.
+  - An address that is named twice is given once, at its first place.
+author:
+  - natlb contributors (@natlb)
+positional: _input
+options:
+  _input:
+    description: The ranges, networks and addresses, IPv4 or IPv6. They may hold 65536 addresses at the most.
+    type: list
+    elements: str
+    required: true
+requirements:
+  - netaddr (on the controller)
+seealso:
+  - plugin: natlb.netfilter.backends
+    plugin_type: filter
+"""
+
+EXAMPLES = r"""
+- name: Balance over four hosts that are not in the inventory
+  natlb.netfilter.balancer:
+    services:
+      - name: web
+        listen: [192.0.2.10:80]
+        backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.hosts | natlb.netfilter.backends(port=8080) }}"
+
+- name: Show the addresses of a network and of one host more
+  ansible.builtin.debug:
+    msg: "{{ ['10.0.0.0/29', '10.0.1.1'] | natlb.netfilter.hosts }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The addresses, in the order in which they were named.
+  type: list
+  elements: str
+  sample: [10.0.0.3, 10.0.0.4, 10.0.0.5, 10.0.0.6]
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+try:
+    import netaddr
+except ImportError as error:
+    netaddr = None
+    NETADDR_ERROR: ImportError | None = error
+else:
+    NETADDR_ERROR = None
+
+MAX_ADDRESSES = 65536
+_REMEDY = "write an address, a range such as 10.0.0.3-10.0.0.6, or a network such as 10.0.0.0/24"
+
+
+def hosts(value: Any) -> list[str]:
+    """The addresses that `value` stands for. Raises AnsibleFilterError, naming the part that is wrong."""
+    if netaddr is None:
+        raise AnsibleFilterError(
+            "natlb.netfilter.hosts needs the Python library netaddr on the controller: pip install netaddr"
+        ) from NETADDR_ERROR
+    items = value if isinstance(value, (list, tuple)) else [value]
+    found: dict[str, None] = {}
+    for item in items:
+        first, last = _ends(item)
+        if int(last) - int(first) + 1 + len(found) > MAX_ADDRESSES:
+            raise AnsibleFilterError(
+                f"natlb.netfilter.hosts: {item} makes more than {MAX_ADDRESSES} addresses (name smaller parts)"
+            )
+        found.update((str(address), None) for address in netaddr.iter_iprange(first, last))
+    return list(found)
+
+
+def _ends(item: Any) -> tuple[Any, Any]:
+    """The first and the last address of one part."""
+    if not isinstance(item, str):
+        raise AnsibleFilterError(f"natlb.netfilter.hosts: {item!r} is not a text ({_REMEDY})")
+    text = item.strip()
+    if "/" in text:
+        return _network(text)
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    low = _address(first, text)
+    if not dash:
+        return low, low
+    if low.version == 4 and last.isdigit():
+        last = f"{first.rpartition('.')[0]}.{last}"
+    high = _address(last, text)
+    if low.version != high.version:
+        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} mixes IPv4 and IPv6 ({_REMEDY})")
+    if low > high:
+        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} ends before it begins (write {high}-{low})")
+    return low, high
+
+
+def _network(text: str) -> tuple[Any, Any]:
+    base, _slash, prefix = text.partition("/")
+    address = _address(base, text)
+    try:
+        network = netaddr.IPNetwork(f"{address}/{prefix}")
+    except (netaddr.AddrFormatError, ValueError):
+        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} is not a network ({_REMEDY})") from None
+    if network.ip != network.network:
+        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} has bits set behind its prefix (write {network.cidr})")
+    first, last = network.first, network.last
+    # RFC 3021: both addresses of a /31 are hosts. RFC 6164: so they are of a /127; other IPv6 networks have an anycast
+    # address of their routers (RFC 4291, 2.6.1) first, and no broadcast.
+    if network.size > 2:
+        first, last = first + 1, last - (network.version == 4)
+    return netaddr.IPAddress(first, network.version), netaddr.IPAddress(last, network.version)
+
+
+def _address(text: str, whole: str) -> Any:
+    try:
+        # Without this flag older releases of netaddr take "10" for 0.0.0.10.
+        return netaddr.IPAddress(text, flags=netaddr.INET_PTON)
+    except (netaddr.AddrFormatError, ValueError):
+        raise AnsibleFilterError(
+            f"natlb.netfilter.hosts: {text!r} in {whole!r} is not an address ({_REMEDY})"
+        ) from None
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {"hosts": hosts}
