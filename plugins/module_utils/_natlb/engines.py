@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-from . import iptables, kernel, nftables
+from . import iptables, iptables_count, kernel, nftables
 from .errors import HostError
 from .model import FAMILIES, Config
 from .ruleset import Ruleset, compare
@@ -183,7 +183,7 @@ class IptablesEngine:
         """New connections by (service, backend key), as counted since the rules were loaded."""
         found: Dict[Tuple[str, str], int] = {}
         for family in FAMILIES:
-            found.update(iptables.count(config, family, self._listing(family, counters=True)))
+            found.update(iptables_count.count(config, family, self._listing(family, counters=True)))
         return found
 
 

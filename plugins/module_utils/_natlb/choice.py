@@ -1,0 +1,203 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How iptables picks one of several targets: by a counter, by a random number, or by a hash of the client.
+
+Each function returns chains, name to rules without `-A CHAIN`; the first chain has the given name, and every packet
+that enters it takes one of the targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from .dispatch import cut
+
+#: Longest list of rules that a packet is led past one by one, where a list can be cut.
+_FLAT = 16
+#: Hash nodes of one level. `iptables-save` prints `--cluster-local-node K` as a mask with bit K set, and iptables 1.8.9
+#: refuses masks over 32 when it reads them back; with four nodes no mask exceeds 15.
+_NODES = 4
+#: A backend gets whole buckets as far as its share goes, and its part of a bucket to the sixteenth.
+_BUCKETS_PER_BACKEND = 6
+_SMALLEST_BUCKETS = 64
+_PARTS = 16
+
+Chains = dict[str, list[str]]
+
+
+class Target(NamedTuple):
+    """A rule in two halves, so that a condition fits in between: `-p tcp` and `-j DNAT --to-destination …`."""
+
+    match: str
+    action: str
+
+    def when(self, condition: str = "") -> str:
+        return " ".join(part for part in (self.match, condition, self.action) if part)
+
+
+def by_turn(name: str, targets: Sequence[Target]) -> Chains:
+    """Target i for packet i, over and over, in exactly this order.
+
+    A rule's counter sees only what the rules before it let pass, so rule i of n takes every (n - i)-th. A long list of
+    d * m becomes d lists of m: list r gets every d-th packet, which are the turns r, r + d, r + 2d and so on.
+    """
+    if len(set(targets)) == 1:
+        return {name: [targets[0].when()]}
+    count = len(targets)
+    width = next((d for d in range(_FLAT, 1, -1) if count % d == 0), 1) if count > _FLAT else 1
+    if width == 1:
+        return {name: [target.when(_every(count - index)) for index, target in enumerate(targets)]}
+    chains: Chains = {name: []}
+    for turn in range(width):
+        child = cut(f"{name}.t{turn}")
+        chains[name].append(Target("", f"-g {child}").when(_every(width - turn)))
+        chains.update(by_turn(child, targets[turn::width]))
+    return chains
+
+
+def _every(count: int) -> str:
+    return f"-m statistic --mode nth --every {count} --packet 0" if count > 1 else ""
+
+
+def by_chance(name: str, targets: Sequence[tuple[Target, int]]) -> Chains:
+    """A target for each packet, with a chance as large as its weight.
+
+    A rule is asked only if those before it were not taken, so its chance is its weight in what is left. iptables keeps
+    31 bits of it; fewer than ten digits would be less.
+    """
+    if len(targets) > _FLAT:
+        return _by_chance_in_parts(name, targets)
+    left = sum(weight for _, weight in targets)
+    rules = []
+    for target, weight in targets:
+        chance = f"-m statistic --mode random --probability {weight / left:.11f}" if weight < left else ""
+        rules.append(target.when(chance))
+        left -= weight
+    return {name: rules}
+
+
+def _by_chance_in_parts(name: str, targets: Sequence[tuple[Target, int]]) -> Chains:
+    size = -(-len(targets) // _FLAT)
+    below: Chains = {}
+    parts: list[tuple[Target, int]] = []
+    for start in range(0, len(targets), size):
+        part = targets[start : start + size]
+        child = cut(f"{name}.p{start}")
+        parts.append((Target("", f"-g {child}"), sum(weight for _, weight in part)))
+        below.update(by_chance(child, part))
+    return {**by_chance(name, parts), **below}
+
+
+def by_hash(name: str, slots: Sequence[Target], seed: int) -> Chains:
+    """The target in the slot that a seeded hash of the client's address points to.
+
+    `slots` are a power of four, as `hash_slots` makes them. Each level of the tree takes two bits from a hash of its
+    own seed (xt_cluster keeps the leading bits of jhash, and hashes the source of the connection's first packet only).
+    The commonest target of a chain comes last and takes the rest, so no packet is without one.
+    """
+    chains: Chains = {name: []}
+    if len(set(slots)) == 1:
+        chains[name].append(slots[0].when())
+        return chains
+    size = len(slots) // _NODES
+    nodes: list[Target] = []
+    for node in range(_NODES):
+        part = slots[node * size : (node + 1) * size]
+        if len(set(part)) == 1:
+            nodes.append(part[0])
+            continue
+        child = cut(f"{name}.n{node}")
+        nodes.append(Target("", f"-g {child}"))
+        chains.update(by_hash(child, part, _next_seed(seed)))
+    ranked = sorted(Counter(nodes).items(), key=lambda entry: (entry[1], nodes.index(entry[0])))
+    for target, _ in ranked[:-1]:
+        mask = sum(1 << node for node in range(_NODES) if nodes[node] == target)
+        condition = f"-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {_NODES}"
+        chains[name].append(target.when(f"{condition} --cluster-hash-seed {seed:#010x}"))
+    chains[name].append(ranked[-1][0].when())
+    return chains
+
+
+def _next_seed(seed: int) -> int:
+    """Another seed for the level below: a linear congruence of full period (constants: Numerical Recipes)."""
+    return (seed * 1664525 + 1013904223) % 2**32
+
+
+def hash_slots(
+    keys: Sequence[str], weights: Sequence[int], primary: Sequence[int], staying: Sequence[int]
+) -> list[int]:
+    """The slots of `by_hash`: which of the keys each belongs to.
+
+    First all slots are dealt to the `primary` keys, then those of keys that are not `staying` to these; no other slot
+    moves. Whole buckets are dealt first, which need a single rule, and only what is left over of them is dealt slot by
+    slot. Both go in turns, in each key's own order, as in slots.maglev: one key more or less moves few others.
+    """
+    buckets = _SMALLEST_BUCKETS
+    while buckets < _BUCKETS_PER_BACKEND * len(keys):
+        buckets *= _NODES
+    table = [-1] * (buckets * _PARTS)
+    for indices in (primary, staying):
+        table = [index if index in indices else -1 for index in table]
+        if indices:
+            _deal(table, keys, weights, sorted(indices))
+    return table
+
+
+def _deal(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
+    """Deal the free slots (-1), as many to each as its weight asks for."""
+    quota = dict(zip(indices, _shares(table.count(-1), [weights[index] for index in indices])))
+    for size in (_PARTS, 1):
+        blocks = range(0, len(table), size)
+        free = {start // size for start in blocks if all(slot < 0 for slot in table[start : start + size])}
+        wanted = {index: quota[index] // size for index in indices}
+        _whole_within(wanted, len(free))
+        for block, index in _turns(free, len(blocks), keys, wanted).items():
+            table[block * size : (block + 1) * size] = [index] * size
+            quota[index] -= size
+
+
+def _whole_within(wanted: dict[int, int], room: int) -> None:
+    """Take from the largest wishes until they fit: buckets are fewer than slots where some are broken already."""
+    while sum(wanted.values()) > room:
+        wanted[max(wanted, key=lambda index: (wanted[index], index))] -= 1
+
+
+def _shares(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` cut by weight into whole numbers, the largest remainders rounded up."""
+    whole = sum(weights)
+    shares = [total * weight // whole for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (-(total * weights[i] % whole), i))
+    for index in by_remainder[: total - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
+def _turns(free: set[int], size: int, keys: Sequence[str], wanted: dict[int, int]) -> dict[int, int]:
+    """In turn each key takes the free place that stands first in its own order, until it has as many as it wants.
+
+    An order steps through all places by an odd stride, `size` being a power of two.
+    """
+    orders = {index: _steps(keys[index], size) for index in wanted}
+    left = dict(wanted)
+    taken: dict[int, int] = {}
+    while any(left.values()):
+        for index in wanted:
+            if not left[index]:
+                continue
+            place = next(place for place in orders[index] if place in free)
+            free.discard(place)
+            taken[place] = index
+            left[index] -= 1
+    return taken
+
+
+def _steps(key: str, size: int) -> Iterator[int]:
+    number = hashlib.sha256(f"{key} {size}".encode()).digest()
+    place, stride = int.from_bytes(number[:8], "big"), int.from_bytes(number[8:16], "big") | 1
+    for _ in range(size):
+        yield place % size
+        place += stride

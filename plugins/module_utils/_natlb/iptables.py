@@ -1,0 +1,148 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The iptables engine: a configuration as chains of both variants, iptables-nft and iptables-legacy.
+
+    nat     PREROUTING  → NATLB.pre    → tree by port and address → NATLB.SERVICE.PROTOCOL → DNAT; then uplinks
+            OUTPUT      → NATLB.out    → the same tree
+            POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
+    filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer
+    mangle  PREROUTING  → NATLB.mark   → the connection's uplink, back onto each of its packets
+
+The nat table can neither reject nor drop. So a connection that is not to be served leaves it untranslated, by ACCEPT,
+and the filter table refuses what is still addressed to a frontend then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable
+
+from .dispatch import Item, Range, Tree, build, number_range, ports_text
+from .iptables_restore import delta, full, parse_save, remove
+from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
+from .iptables_snat import add_egress, add_uplinks, snat_rules
+from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
+from .ruleset import Ruleset
+
+__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "delta", "full", "parse_save", "remove", "render"]
+
+_LOOPBACK = {"ip": "127.0.0.0/8", "ip6": "::1/128"}
+_UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
+
+#: Rules for the frontends of a service in one protocol, without what tells the frontend.
+_Rules = Callable[[Service, Frontend], Sequence[str]]
+
+
+def render(config: Config, networks: Sequence[str]) -> Ruleset:
+    """The chains of a configuration, and the jumps that lead into them.
+
+    `networks` are those that the balancer is connected to, of both families: a client in a backend's own network is
+    masqueraded even with `snat: none`. Raises `ConfigError` for what iptables cannot do.
+    """
+    ruleset: Ruleset = {}
+    for family in FAMILIES:
+        tables = Tables(family)
+        services = [service for service in config.services if family in service.families()]
+        _add_dnat(tables, services)
+        _add_refusals(tables, services)
+        add_uplinks(tables, config)
+        _add_snat(tables, services, networks)
+        add_egress(tables, config)
+        ruleset.update(tables.ruleset())
+    return ruleset
+
+
+def _add_dnat(tables: Tables, services: Sequence[Service]) -> None:
+    def rules(service: Service, frontend: Frontend) -> Sequence[str]:
+        return [_to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")]
+
+    targets = {(s.name, protocol): service_target(tables, s, protocol) for s in services for protocol in s.protocols}
+    jumps = _add_trees(tables, "nat", "d", services, rules)
+    if jumps:
+        tables.enter("nat", "PREROUTING", "pre", jumps)
+        # A packet of the host's own has no interface that it came in by, so `-i` never matches there.
+        tables.enter("nat", "OUTPUT", "out", jumps)
+
+
+def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
+    """New connections to a frontend that no rule has translated, where a service may leave some so."""
+    refusing = [service for service in services if _refuses(service, tables.family)]
+    jumps = _add_trees(tables, "filter", "d", refusing, _refusal)
+    if jumps:
+        # One that was translated is somebody's, even if its backend has the address of a frontend that refuses.
+        past = ["-m conntrack ! --ctstate NEW -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
+        for builtin in ("INPUT", "FORWARD", "OUTPUT"):
+            tables.enter("filter", builtin, "refuse", [*past, *jumps] if builtin == "INPUT" else [])
+
+
+def _refuses(service: Service, family: str) -> bool:
+    limited = service.max_connections_per_client or service.new_connections_per_second
+    return bool(limited or service.allow_from or not service.serving(family))
+
+
+def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:
+    if service.when_empty == "drop" and not service.serving(frontend.family):
+        return [_to_frontend(frontend, "-j DROP")]
+    answer = "tcp-reset" if frontend.protocol == "tcp" else _UNREACHABLE[frontend.family]
+    return [_to_frontend(frontend, f"-j REJECT --reject-with {answer}")]
+
+
+def _to_frontend(frontend: Frontend, action: str) -> str:
+    ports = ports_text((frontend.low, frontend.high))
+    parts = [
+        f"-d {frontend.address}/{128 if frontend.family == 'ip6' else 32}" if frontend.address else "",
+        f"-i {frontend.interface}" if frontend.interface else "",
+        f"-p {frontend.protocol} -m {frontend.protocol} --dport {ports}",
+        action,
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _add_snat(tables: Tables, services: Sequence[Service], networks: Sequence[str]) -> None:
+    def rules(service: Service, frontend: Frontend) -> Sequence[str]:
+        return snat_rules(tables, service, frontend, networks)
+
+    jumps = _add_trees(tables, "nat", "s", services, rules)
+    if jumps:
+        tables.enter("nat", "POSTROUTING", "post", jumps)
+
+
+def _add_trees(tables: Tables, table: str, kind: str, services: Sequence[Service], rules: _Rules) -> list[str]:
+    """A tree for each protocol, and one more for frontends on every local address; returns the rules that enter them.
+
+    `kind` is `d` where packets are on their way to the frontend, `s` where they left it for a backend.
+    """
+    found: dict[tuple[bool, str], list[Item]] = {}
+    for service in services:
+        for frontend in service.frontends():
+            if frontend.family == tables.family:
+                item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
+                found.setdefault((frontend.address is None, frontend.protocol), []).append(item)
+    jumps = []
+    for wildcard, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+        tree = _tree(tables.family, kind, protocol, wildcard)
+        for name, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
+            tables.chains[table, name] = lines
+        condition = "-m conntrack --ctstate DNAT" if kind == "s" else ""
+        if wildcard and kind == "d":
+            condition = "-m addrtype --dst-type LOCAL"
+        address = f"! -d {_LOOPBACK[tables.family]} " if wildcard and kind == "d" else ""
+        jumps.append(" ".join(f"{address}-p {protocol} {condition} -j {tree.root}".split()))
+    return jumps
+
+
+def _tree(family: str, kind: str, protocol: str, wildcard: bool) -> Tree:
+    name = ("", f"{kind}{'w' if wildcard else ''}", protocol)
+    bits = 128 if family == "ip6" else 32
+    if kind == "s":
+        return Tree(name, bits, "-m conntrack --ctorigdstport {}".format, "-m conntrack --ctorigdst {}".format)
+    return Tree(name, bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
+
+
+def _addresses(frontend: Frontend) -> Range:
+    return number_range(frontend.address) if frontend.address else (0, 0)
+
+
+def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
+    return item.addresses, item.ports, item.rules

@@ -1,0 +1,72 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How many connections each backend got, read off the packet counters of the rules that translate.
+
+The nat table sees the first packet of a connection only, so a rule's packets are connections.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, List, Set, Tuple
+
+from .dispatch import chain_name
+from .model import Config, Service
+
+_RULE = re.compile(r"\[(\d+):\d+\] -A (\S+) .*?-([jg]) (\S+)(?: --to-destination (\S+))?\s*\Z")
+
+#: (packets, target, destination) of the rules of a chain.
+_Rules = Dict[str, List[Tuple[int, str, str]]]
+
+
+def count(config: Config, family: str, listing: str) -> Dict[Tuple[str, str], int]:
+    """New connections by (service, backend key), from the output of `iptables-save --counters`."""
+    rules = _rules(listing)
+    found: Dict[Tuple[str, str], int] = {}
+    for service in config.services:
+        if family not in service.families():
+            continue
+        backends = _destinations(service, family)
+        for protocol in service.protocols:
+            for packets, destination in _translations(rules, chain_name(service.name, protocol)):
+                if destination in backends:
+                    key = (service.name, backends[destination])
+                    found[key] = found.get(key, 0) + packets
+    return found
+
+
+def _rules(listing: str) -> _Rules:
+    rules: _Rules = {}
+    table = ""
+    for line in listing.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        match = _RULE.match(line) if table == "nat" else None
+        if match:
+            rules.setdefault(match.group(2), []).append((int(match.group(1)), match.group(4), match.group(5) or ""))
+    return rules
+
+
+def _destinations(service: Service, family: str) -> Dict[str, str]:
+    found = {}
+    for backend in service.backends:
+        if backend.family == family:
+            host = f"[{backend.address}]" if family == "ip6" and backend.port else backend.address
+            found[f"{host}:{backend.port}" if backend.port else host] = backend.key
+    return found
+
+
+def _translations(rules: _Rules, start: str) -> List[Tuple[int, str]]:
+    """(packets, destination) of each translating rule that is reached from a chain."""
+    found: List[Tuple[int, str]] = []
+    waiting: List[str] = [start]
+    seen: Set[str] = {start}
+    while waiting:
+        for packets, target, destination in rules.get(waiting.pop(), []):
+            if target == "DNAT":
+                found.append((packets, destination))
+            elif target in rules and target not in seen:
+                seen.add(target)
+                waiting.append(target)
+    return found

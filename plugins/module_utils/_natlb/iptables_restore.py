@@ -1,0 +1,139 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What iptables-save prints, and what iptables-restore is to be given.
+
+Everything goes through `iptables-restore --noflush`, which empties and refills just the chains that its input declares,
+and commits each table in one step. Tables go in an order in which no moment between two commits refuses a connection
+that both the old and the new rules serve: filter before nat, since what nat translated the filter rules let pass.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+
+from .dispatch import PREFIX
+from .model import FAMILIES
+from .ruleset import Key, Ruleset, Section
+
+_TABLES = ("mangle", "filter", "nat")
+_NOTHING = Section((), ())
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def parse_save(family: str, text: str) -> Ruleset:
+    """Our chains, and every rule of another chain that leads into one, from the output of `iptables-save [-c]`."""
+    chains: dict[Key, list[str]] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif line.startswith(f":{PREFIX}"):
+            chains.setdefault((family, table, "chain", line[1:].split()[0]), [])
+        elif PREFIX in line:
+            rule = _rule(line)
+            if rule is not None:
+                name, body = rule
+                kind = "chain" if name.startswith(PREFIX) else "jump"
+                if kind == "chain" or _leads_to_us(body):
+                    chains.setdefault((family, table, kind, name), []).append(body)
+    return {key: Section((), tuple(rules)) for key, rules in chains.items()}
+
+
+def _rule(line: str) -> tuple[str, str] | None:
+    """The chain and the text of an `-A` line, without packet counters."""
+    if line.startswith("["):
+        line = line.partition("] ")[2]
+    words = line.split(" ", 2)
+    return (words[1], line) if len(words) > 1 and words[0] == "-A" else None
+
+
+def _leads_to_us(rule: str) -> bool:
+    """Whether the rule's target is a chain of ours. A comment may say anything, so words are told as a shell does."""
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        return False
+    targets = [after for word, after in zip(words, words[1:]) if word in ("-j", "-g")]
+    return bool(targets) and targets[-1].startswith(PREFIX)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def full(ruleset: Mapping[Key, Section], family: str) -> str:
+    """Everything of a family, to be loaded where nothing of ours is there; empty if the family has nothing."""
+    return _family_text({}, ruleset, ruleset, family)
+
+
+def delta(
+    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section]
+) -> dict[str, str]:
+    """Input that makes `live` what is wanted, by family; families where nothing differs are left out.
+
+    `normal` is what iptables-save shows once `rendered` is loaded: the one is compared with, the other is loaded.
+    """
+    texts = {family: _family_text(live, normal, rendered, family) for family in FAMILIES}
+    return {family: text for family, text in texts.items() if text}
+
+
+def remove(live: Mapping[Key, Section]) -> dict[str, str]:
+    """Input that takes away everything of ours, by family."""
+    return delta(live, {}, {})
+
+
+def _family_text(
+    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], family: str
+) -> str:
+    tables = sorted({key[1] for key in [*live, *normal] if key[0] == family}, key=_table_order)
+    return "".join(_table_text(live, normal, rendered, (family, table)) for table in tables)
+
+
+def _table_order(table: str) -> tuple[int, str]:
+    return (_TABLES.index(table) if table in _TABLES else -1), table
+
+
+def _table_text(
+    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], place: tuple[str, str]
+) -> str:
+    """One table's part; empty where nothing differs.
+
+    The order matters: chains are declared before a rule leads to them, and a chain can go only when none does.
+    """
+    wanted, found = _of(normal, place, "chain"), _of(live, place, "chain")
+    changed = [key for key in wanted if found.get(key) != wanted[key]]
+    gone = [key[3] for key in found if key not in wanted]
+    jumps_wanted, jumps_found = _of(normal, place, "jump"), _of(live, place, "jump")
+    moved = sorted(key for key in {*jumps_wanted, *jumps_found} if jumps_wanted.get(key) != jumps_found.get(key))
+    lines = [f":{key[3]} - [0:0]" for key in changed]
+    for key in moved:
+        lines += [f"-D{rule[2:]}" for rule in jumps_found.get(key, _NOTHING).body]
+    lines += [f"-F {name}" for name in gone]
+    for key in changed:
+        lines += rendered[key].body
+    for key in moved:
+        if key in jumps_wanted:
+            lines += [_inserted(rule) for rule in reversed(rendered[key].body)]
+    lines += [f"-X {name}" for name in gone]
+    return "".join(f"{line}\n" for line in [f"*{place[1]}", *lines, "COMMIT"]) if lines else ""
+
+
+def _of(ruleset: Mapping[Key, Section], place: tuple[str, str], kind: str) -> Ruleset:
+    return {key: ruleset[key] for key in sorted(ruleset) if key[:3] == (*place, kind)}
+
+
+def _inserted(rule: str) -> str:
+    """An `-A CHAIN …` as `-I CHAIN 1 …`: in front, for a foreign rule before it could take our connections."""
+    _, chain, rest = rule.split(" ", 2)
+    return f"-I {chain} 1 {rest}"
+
+
+def touched(texts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The (family, table) pairs that some input changes: each is one commit of its own."""
+    for family, text in texts.items():
+        for line in text.splitlines():
+            if line.startswith("*"):
+                yield family, line[1:]
