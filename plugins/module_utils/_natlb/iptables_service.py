@@ -82,11 +82,17 @@ def _mask(tables: Tables) -> str:
     return "255.255.255.255" if tables.bits == 32 else ":".join(["ffff"] * 8)
 
 
+def destination(backend: Backend) -> str:
+    """A backend as DNAT names it."""
+    if backend.port is None:
+        return backend.address
+    return f"[{backend.address}]:{backend.port}" if backend.family == "ip6" else f"{backend.address}:{backend.port}"
+
+
 def _backend_target(tables: Tables, service: Service, protocol: str, backend: Backend) -> Target:
     """A translation to the backend; with affinity, a jump to a chain that notes the client first."""
-    host = f"[{backend.address}]" if backend.port and tables.family == "ip6" else backend.address
     # A port can be translated only where the rule itself names the protocol.
-    dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {host}{f':{backend.port}' if backend.port else ''}")
+    dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {destination(backend)}")
     if not service.affinity_s:
         return dnat
     name = chain_name(service.name, protocol, backend.key.replace(" ", "/"))
