@@ -56,7 +56,7 @@ class UdpIdentity(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self.transport = transport
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+    def datagram_received(self, _data: bytes, addr: tuple[str, int]) -> None:
         self.transport.sendto(identity(addr[0]), addr)
 
 

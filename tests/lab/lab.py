@@ -34,8 +34,9 @@ SUITE = "bookworm"
 RECIPE_LABEL = "natlb.recipe"
 SPEC_LABEL = "natlb.spec"
 PACKAGES = (
-    "systemd systemd-sysv dbus python3 python3-apt nftables iptables conntrack iproute2 procps iputils-ping"
-).split()
+    "systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "nftables", "iptables", "conntrack", "iproute2",
+    "procps", "iputils-ping",
+)  # fmt: skip
 
 NAMESPACE = "natlb-lab"
 NAMESPACE_PATH = pathlib.Path("/run/netns") / NAMESPACE
@@ -236,7 +237,7 @@ def make_namespace() -> None:
 def make_networks() -> None:
     for name, subnets in NETWORKS.items():
         if run("podman", "network", "exists", name, check=False).returncode:
-            options = [f"--{key}={value}" for pair in subnets for key, value in zip(("subnet", "gateway"), pair)]
+            options = [part for subnet, gateway in subnets for part in (f"--subnet={subnet}", f"--gateway={gateway}")]
             podman("network", "create", "--internal", "--disable-dns", "--ipv6", *options, name)
 
 

@@ -19,7 +19,7 @@ def test_scenario(scenario: str) -> None:
     done = subprocess.run(
         ["tools/run", "molecule", "test", "--scenario-name", scenario],
         cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

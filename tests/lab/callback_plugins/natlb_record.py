@@ -9,7 +9,8 @@ name: natlb_record
 type: notification
 short_description: Write the diffs and the recap of a playbook run to a file
 description:
-  - Writes one JSON file a run, C(PLAYBOOK-check-N.json) or C(PLAYBOOK-run-N.json), into a folder. Does nothing without the folder.
+  - Writes one JSON file a run, C(PLAYBOOK-check-N.json) or C(PLAYBOOK-run-N.json), into a folder.
+  - Does nothing without the folder.
 author: natlb contributors
 options:
   folder:
@@ -25,6 +26,8 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
+
+SIDES = ("before", "after", "prepared")
 
 
 class CallbackModule(CallbackBase):
@@ -68,8 +71,20 @@ class CallbackModule(CallbackBase):
 
 
 def diffs_of(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """A result's diffs without their headers, which name temporary files that differ from run to run."""
+    """A result's diffs, less what Ansible itself reports differently in check mode and in a real run.
+
+    That is the headers, which name temporary files, and the attributes of files that are yet to be made.
+    """
     diffs = item.get("diff") or []
     diffs = diffs if isinstance(diffs, list) else [diffs]
-    kept = ("before", "after", "prepared")
-    return [{key: diff[key] for key in kept if key in diff} for diff in diffs if isinstance(diff, dict)]
+    kept = [
+        {side: comparable(diff[side]) for side in SIDES if side in diff} for diff in diffs if isinstance(diff, dict)
+    ]
+    return [diff for diff in kept if diff.get("prepared") or diff.get("before") != diff.get("after")]
+
+
+def comparable(side: Any) -> Any:
+    """Of a file's attributes, which come as a dict: where it is, and whether."""
+    if isinstance(side, dict) and "path" in side:
+        return {key: side[key] for key in ("path", "state") if key in side}
+    return side
