@@ -16,7 +16,7 @@ demo: ## Balance 300 real connections over four containers and show who answered
 	@$(RUN) python tools/demo.py
 
 test: dev ## Run everything: lint, unit, kernel and molecule, with one summary at the end
-	@$(PYTEST) tests
+	@$(PYTEST)
 
 lint: dev ## ansible-lint, ansible-test sanity, ruff and mypy
 	@$(PYTEST) tests/lint

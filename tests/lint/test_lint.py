@@ -26,7 +26,9 @@ LOOKED_AT_NOTHING = (
 
 
 @pytest.mark.parametrize("command", LINTERS.values(), ids=LINTERS.keys())
-def test_lint(command: list[str]) -> None:
+def test_lint(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{' '.join(command)} ", end="", flush=True)
     done = subprocess.run(
         ["tools/run", *command], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -15,7 +15,9 @@ LONGEST_S = 300
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario: str) -> None:
+def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\nmolecule test --scenario-name {scenario} ", end="", flush=True)
     done = subprocess.run(
         ["tools/run", "molecule", "test", "--scenario-name", scenario],
         cwd=ROOT,
