@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-try:
-    from _natlb import apply, store
-except ImportError:
-    pass
+from _natlb import apply, store
 
 SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
 OURS = ("ip natlb", "ip6 natlb", "inet natlb")
@@ -30,8 +26,6 @@ def info(root: str, service: str | None = None) -> Any:
 
 
 def _paths(root: str) -> Any:
-    # The legacy lock is one file for the whole machine unless told otherwise, and test processes run side by side.
-    os.environ["XTABLES_LOCKFILE"] = str(Path(root, "xtables.lock"))
     return store.Paths(etc=Path(root, "etc"), run=Path(root, "run"))
 
 
@@ -85,6 +79,53 @@ def ours_left() -> list[str]:
     found = [line for text in snapshot().values() for line in text.splitlines()]
     found += [line for program in SAVES if "nft" in program for line in _shown(program).splitlines()]
     return [line for line in found if "natlb" in line.lower()]
+
+
+Contents = dict[tuple[str, ...], list[str]]
+
+
+def contents(seen: dict[str, str]) -> Contents:
+    """A snapshot as what it means: rules in order by chain, elements in any order by set, the rest line by line.
+
+    The order of chains tells when they were made, and a built-in chain without rules only that somebody asked.
+    """
+    found: Contents = {}
+    for program, text in seen.items():
+        if program == "nft":
+            found.update({(program, *key): lines for key, lines in _nft_blocks(text).items()})
+        elif program.endswith("-save"):
+            found.update({(program, *key): lines for key, lines in _save_blocks(text).items()})
+        else:
+            found[(program,)] = text.splitlines()
+    return found
+
+
+def _save_blocks(text: str) -> Contents:
+    found: Contents = {}
+    for block in re.findall(r"^\*.*?^COMMIT$", text, re.MULTILINE | re.DOTALL):
+        table = block.split()[0]
+        for chain, rule in re.findall(r"^-A (\S+) (.*)$", block, re.MULTILINE):
+            found.setdefault((table, chain), []).append(rule)
+    return found
+
+
+def _nft_blocks(text: str) -> Contents:
+    found: Contents = {}
+    table, name = "", ""
+    for line in text.splitlines():
+        if line.startswith("table "):
+            table = line
+        elif re.match(r"\t\w+ \S+ \{$", line):
+            name = line.strip()
+        elif line.startswith("\t\t"):
+            found.setdefault((table, name), []).append(line.strip())
+        elif line.startswith("\t") and line != "\t}":
+            found.setdefault((table, ""), []).append(line.strip())
+    for (_table, block), lines in found.items():
+        if not block.startswith("chain"):
+            lines[:] = sorted(re.sub(r"elements = \{|[,}]", "", line).strip() for line in lines)
+    bare = ("type ", "policy ")
+    return {key: lines for key, lines in found.items() if "natlb" in key[0] or not lines[-1].startswith(bare)}
 
 
 def _without_comments(text: str) -> str:

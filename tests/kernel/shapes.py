@@ -1,0 +1,52 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declarations that use much of the language at once, for tests of what holds for all of it."""
+
+from __future__ import annotations
+
+from kernel_lab.balancer import Mapping, service, webs, weighted
+from kernel_lab.topology import FRONT, OTHER_VIP, VIP, VIP6, WEB6
+
+BOTH = [*webs("web1", "web2", port=8080), {"address": WEB6["web1"]}, {"address": WEB6["web2"], "weight": 3}]
+
+PLAIN: list[Mapping] = [
+    service(backends=weighted(web1=5, web2=3, web3=2)),
+    service("dual", listen=[f"{OTHER_VIP}:80", f"[{VIP6}]:80"], protocol=["tcp", "udp"], backends=BOTH),
+    service("dns", listen=f"{VIP}:53", protocol=["tcp", "udp"], snat="none"),
+    service("chance", listen=f"{VIP}:81", method="random", backends=weighted(web1=7, web2=1)),
+    service("sticky", listen=f"{VIP}:82", method="source_hash", snat=["10.0.0.200", "10.0.0.201"]),
+    service("range", listen=f"{VIP}:9000-9003", protocol="sctp"),
+    service("node", listen="*:30080", protocol=["tcp", "udp"], backends=BOTH),
+    service("inside", listen=f"{VIP}:83", interface="back", backends=webs("web1")),
+    service("local", listen=f"{FRONT}:84", backends=[{"address": FRONT, "port": 8080}]),
+]
+GUARDED: list[Mapping] = [
+    service(
+        "guarded",
+        listen=[f"{VIP}:90", f"[{VIP6}]:90"],
+        allow_from=["198.18.0.0/16", "203.0.113.9", "2001:db8:18::/64"],
+        max_connections_per_client=5,
+        new_connections_per_second=20,
+        log=True,
+        backends=BOTH,
+    ),
+    service("loyal", listen=f"{VIP}:91", affinity="3h", backends=[*webs("web1", "web2"), *webs("web3", backup=True)]),
+    service("empty", listen=f"{VIP}:92", backends=[]),
+    service("silent", listen=f"{VIP}:93", when_empty="drop", protocol=["tcp", "udp"], backends=webs(state="drained")),
+]
+EGRESS: list[Mapping] = [
+    {"source": "10.0.0.0/24", "protocol": "tcp", "destination_ports": [25, "8000-8010"], "snat": "192.0.2.12"},
+    {"source": ["10.0.0.0/24", "10.1.0.0/16"], "out_interface": "front"},
+    {"source": "2001:db8:2::/64"},
+]
+ALL = [*PLAIN, *GUARDED]
+#: One service changed, one gone, one new, one with another method.
+CHANGED = [
+    service(backends=weighted(web1=5, web2=3, web4=2)),
+    *PLAIN[1:4],
+    service("sticky", listen=f"{VIP}:82", method="random"),
+    *PLAIN[6:],
+    *GUARDED[1:],
+    service("late", listen=f"{VIP}:94"),
+]

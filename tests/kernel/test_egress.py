@@ -1,0 +1,187 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's own source NAT for the networks behind it, and the choice between uplinks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from kernel_lab import traffic
+from kernel_lab.balancer import Balancer, Mapping, service
+from kernel_lab.topology import BACK, CLIENT, CLIENT6, FRONT, FRONT6, INTERNET, NAMES, UPLINKS, VIP, WEB, WEB6
+
+INSIDE, INSIDE6 = "10.0.0.0/24", "2001:db8:2::/64"
+PUBLIC = "192.0.2.12"
+GATEWAYS = {name: {"interface": link, "gateway": f"{net}.1"} for name, (link, net) in UPLINKS.items()}
+SOURCES = {name: f"{net}.2" for name, (_link, net) in UPLINKS.items()}
+
+
+def out(balancer: Balancer, target: str = f"{CLIENT}:80", count: int = 1, **options: object) -> list[traffic.Answer]:
+    """Answers to connections that a backend opens."""
+    return list(balancer.lab.backends["web1"].call(traffic.ask, target, count, **options))
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("interface", [None, "front"])
+def test_masquerade(balancer: Balancer, protocol: str, interface: str | None) -> None:
+    assert out(balancer, timeout_s=0.2)[0].error, "without forwarding there is no way out"
+    balancer.apply([], [{"source": INSIDE, "out_interface": interface}])
+    assert {answer.peer for answer in out(balancer, count=3, protocol=protocol)} == {FRONT}
+
+
+def test_masquerade_over_ipv6(balancer: Balancer) -> None:
+    balancer.apply([], [{"source": [INSIDE6, INSIDE], "out_interface": "front"}])
+    assert out(balancer, f"[{CLIENT6}]:80")[0].peer == FRONT6
+    assert out(balancer)[0].peer == FRONT
+
+
+def test_a_fixed_address(balancer: Balancer) -> None:
+    balancer.apply([], [{"source": INSIDE, "out_interface": "front", "snat": PUBLIC}])
+    for protocol in ("tcp", "udp"):
+        assert {answer.peer for answer in out(balancer, count=3, protocol=protocol)} == {PUBLIC}
+
+
+def test_another_interface_is_not_meant(balancer: Balancer) -> None:
+    balancer.apply([], [{"source": INSIDE, "out_interface": "back"}])
+    assert out(balancer)[0].peer == WEB["web1"]
+
+
+def test_destination_ports(balancer: Balancer) -> None:
+    egress = {"source": INSIDE, "protocol": "tcp", "destination_ports": [80, "9000-9002"]}
+    balancer.apply([], [{**egress, "snat": PUBLIC}])
+    seen = {port: out(balancer, f"{CLIENT}:{port}")[0].peer for port in (80, 9000, 9002, 9003, 8080)}
+    inside = WEB["web1"]
+    assert seen == {80: PUBLIC, 9000: PUBLIC, 9002: PUBLIC, 9003: inside, 8080: inside}
+    assert out(balancer, protocol="udp")[0].peer == inside
+
+
+def test_the_first_rule_that_fits(balancer: Balancer) -> None:
+    ports = {"source": INSIDE, "protocol": "tcp", "destination_ports": 80, "snat": PUBLIC}
+    balancer.apply([], [ports, {"source": INSIDE, "snat": "masquerade"}])
+    assert out(balancer, f"{CLIENT}:80")[0].peer == PUBLIC
+    assert out(balancer, f"{CLIENT}:8080")[0].peer == FRONT
+
+
+def test_foreign_traffic_is_not_translated(balancer: Balancer) -> None:
+    balancer.apply([], [{"source": "10.0.0.3"}])
+    assert balancer.lab.backends["web2"].call(traffic.ask, f"{CLIENT}:80")[0].peer == WEB["web2"], "not its source"
+    assert balancer.ask(f"{WEB['web1']}:80")[0].peer == CLIENT, "the way in"
+    assert balancer.lab.backends["web1"].call(traffic.ask, f"{WEB['web2']}:80")[0].peer == WEB["web1"]
+    assert out(balancer)[0].peer == FRONT
+
+
+def test_beside_services(balancer: Balancer) -> None:
+    balancer.apply([service(snat="none")], [{"source": INSIDE}])
+    answers = balancer.ask(count=8)
+    assert traffic.tally(answers) == dict.fromkeys(NAMES, 2)
+    assert {answer.peer for answer in answers} == {CLIENT}
+    assert out(balancer)[0].peer == FRONT
+    hairpin = out(balancer, f"{VIP}:80", 4)
+    assert traffic.tally(hairpin) == dict.fromkeys(NAMES, 1)
+    assert {answer.peer for answer in hairpin} == {BACK}
+
+
+def ways(answers: list[traffic.Answer]) -> Counter[str]:
+    """Which uplink each connection took; each must have that uplink's source address."""
+    assert all(answer.peer == SOURCES[answer.name] for answer in answers), answers
+    return traffic.tally(answers)
+
+
+def by_weight(isp1: int, isp2: int) -> Mapping:
+    return {"source": INSIDE, "uplinks": [{**GATEWAYS["isp1"], "weight": isp1}, {**GATEWAYS["isp2"], "weight": isp2}]}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_uplinks_by_weight(balancer: Balancer, protocol: str) -> None:
+    balancer.lab.uplinks()
+    balancer.apply([], [by_weight(2, 1)])
+    assert ways(out(balancer, f"{INTERNET}:80", 30, protocol=protocol)) == {"isp1": 20, "isp2": 10}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_an_uplink_is_kept_for_the_connection(balancer: Balancer, protocol: str) -> None:
+    balancer.lab.uplinks()
+    balancer.apply([], [by_weight(1, 1)])
+    web1 = balancer.lab.backends["web1"]
+    held = web1.call(traffic.hold, f"{INTERNET}:80", 6, protocol=protocol)
+    assert traffic.tally(answer for _handle, answer in held) == {"isp1": 3, "isp2": 3}
+    for _ in range(3):
+        for handle, before in held:
+            assert web1.call(traffic.talk, handle)[:3] == before[:3]
+
+
+def test_uplinks_by_port(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    mail = {"source": INSIDE, "protocol": "tcp", "destination_ports": [80, 53], "uplinks": [GATEWAYS["isp1"]]}
+    balancer.apply([], [mail, {"source": INSIDE, "uplinks": [GATEWAYS["isp2"]]}])
+    assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 4}
+    assert ways(out(balancer, f"{INTERNET}:53", 4)) == {"isp1": 4}
+    assert ways(out(balancer, f"{INTERNET}:8080", 4)) == {"isp2": 4}
+    assert ways(out(balancer, f"{INTERNET}:80", 4, protocol="udp")) == {"isp2": 4}
+
+
+def test_uplinks_do_not_lead_inside_traffic_out(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    balancer.apply([service()], [by_weight(1, 1)])
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    assert traffic.tally(out(balancer, f"{VIP}:80", 8)) == dict.fromkeys(NAMES, 2), "a backend as a client"
+    assert traffic.tally(out(balancer, f"{WEB['web2']}:80", 4)) == {"web2": 4}
+    assert traffic.tally(out(balancer, f"{BACK}:80", 2)) == {"ConnectionRefusedError": 2}, "the balancer itself"
+
+
+def test_answers_of_services_do_not_take_an_uplink(balancer: Balancer) -> None:
+    """With `snat: none` the backends answer from inside networks, but those connections came in by the front."""
+    balancer.lab.uplinks()
+    balancer.apply([service(snat="none", protocol=["tcp", "udp"])], [by_weight(1, 1)])
+    for protocol in ("tcp", "udp"):
+        assert balancer.tally(count=8, protocol=protocol) == dict.fromkeys(NAMES, 2)
+
+
+def test_marks_of_others_are_left_alone(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    chain = "type filter hook prerouting priority -160; ip saddr 10.0.0.0/24 meta mark set 0x1234"
+    rules = f"table ip other {{ chain pre {{ {chain}; }}; chain post {{ {SEEN}; }}; }}"
+    balancer.host.run("nft", "-f", "-", stdin=rules)
+    balancer.apply([], [by_weight(1, 1)])
+    assert len(ways(out(balancer, f"{INTERNET}:80", 4))) == 2
+    shown = balancer.host.run("nft", "list", "table", "ip", "other")
+    assert "packets 0" not in shown.split("chain post")[1], "the foreign bits are still in the mark"
+
+
+SEEN = 'type filter hook postrouting priority 150; oifname "up*" meta mark & 0xffff == 0x1234 counter'
+
+
+def test_everything_is_undone(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    # Settings stay on, and with them the anycast addresses of a router.
+    balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
+    before = balancer.snapshot()
+    declared = [by_weight(2, 1), {"source": INSIDE6}]
+    assert balancer.apply([], declared).changed
+    assert not balancer.apply([], declared).changed
+    assert balancer.snapshot() != before
+    balancer.remove()
+    assert balancer.ours_left() == []
+    after = balancer.snapshot()
+    for part in ("rules-4", "rules-6", "routes-4", "routes-6"):
+        assert after[part] == before[part]
+
+
+def test_a_lost_route_or_rule_is_put_back(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    balancer.apply([], [by_weight(2, 1)])
+    good = balancer.snapshot()
+    own = [line for line in good["rules-4"].splitlines() if "fwmark" in line]
+    assert len(own) == 3, "one for the networks inside and one per uplink"
+    balancer.host.ip(f"rule delete priority {own[1].split(':')[0]}")
+    outcome = balancer.apply([], [by_weight(2, 1)])
+    assert outcome.changed and outcome.diff
+    assert balancer.snapshot()["rules-4"] == good["rules-4"]
+    table = own[2].split("lookup")[1].split()[0]
+    balancer.host.ip(f"route flush table {table}")
+    outcome = balancer.apply([], [by_weight(2, 1)])
+    assert outcome.changed and outcome.diff
+    assert balancer.snapshot()["routes-4"] == good["routes-4"]
+    assert ways(out(balancer, f"{INTERNET}:80", 6)) == {"isp1": 4, "isp2": 2}
