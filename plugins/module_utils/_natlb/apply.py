@@ -105,9 +105,7 @@ def balance(
     where the host cannot do it; the kernel then holds the old rules or the new ones, never a mix.
     """
     config = parse_config(services, egress, mark_mask)
-    request = Request(
-        EMPTY if state == "absent" else config, engine, iptables_variant, forwarding, persist, paths
-    )
+    request = Request(EMPTY if state == "absent" else config, engine, iptables_variant, forwarding, persist, paths)
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
@@ -234,7 +232,9 @@ def _routing_part(config: Config, previous: Config) -> Part:
     if config.uplinks() or previous.uplinks():
         for family in FAMILIES:
             live.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
-        tables = {(key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"}
+        tables = {
+            (key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"
+        }
         for family, table in sorted(tables):
             routes = kernel.ip_json(family, "route", "show", "table", table)
             live.update(routing.parse_routes(family, int(table), routes))

@@ -28,9 +28,7 @@ _HEAD = "#!/bin/sh\n# Written by natlb.netfilter at each run, as the last one th
 Content = Tuple[str, int]
 
 
-def files(
-    engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool
-) -> Dict[Path, Content]:
+def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool) -> Dict[Path, Content]:
     """Text and mode of each file that is to be there."""
     if config.empty:
         return {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .dispatch import cut
@@ -92,11 +92,11 @@ def _by_chance_in_parts(name: str, targets: Sequence[tuple[Target, int]]) -> Cha
     return {**by_chance(name, parts), **below}
 
 
-def by_hash(name: str, slots: Sequence[Target], seed: int) -> Chains:
+def by_hash(name: str, slots: Sequence[Target], seed: int, in_nodes: Callable[[int, int], str]) -> Chains:
     """The target in the slot that a seeded hash of the client's address points to.
 
     `slots` are a power of four, as `hash_slots` makes them. Each level of the tree takes two bits from a hash of its
-    own seed (xt_cluster keeps the leading bits of jhash, and hashes the source of the connection's first packet only).
+    own seed: `in_nodes(seed, mask)` is the match for clients whose two bits are a number that has its bit in the mask.
     The commonest target of a chain comes last and takes the rest, so no packet is without one.
     """
     chains: Chains = {name: []}
@@ -112,14 +112,43 @@ def by_hash(name: str, slots: Sequence[Target], seed: int) -> Chains:
             continue
         child = cut(f"{name}.n{node}")
         nodes.append(Target("", f"-g {child}"))
-        chains.update(by_hash(child, part, _next_seed(seed)))
+        chains.update(by_hash(child, part, _next_seed(seed), in_nodes))
     ranked = sorted(Counter(nodes).items(), key=lambda entry: (entry[1], nodes.index(entry[0])))
     for target, _ in ranked[:-1]:
         mask = sum(1 << node for node in range(_NODES) if nodes[node] == target)
-        condition = f"-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {_NODES}"
-        chains[name].append(target.when(f"{condition} --cluster-hash-seed {seed:#010x}"))
+        chains[name].append(target.when(in_nodes(seed, mask)))
     chains[name].append(ranked[-1][0].when())
     return chains
+
+
+def cluster_match(seed: int, mask: int) -> str:
+    """The leading two bits of the kernel's own hash of the IPv4 source (net/netfilter/xt_cluster.c)."""
+    return (
+        f"-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {_NODES} "
+        f"--cluster-hash-seed {seed:#010x}"
+    )
+
+
+def bpf_match(seed: int, mask: int) -> str:
+    """The leading two bits of a hash of the IPv6 source, as a classic BPF program.
+
+    xt_cluster hashes no more than the first 32 bits of an IPv6 address (it hands jhash2 NF_CT_TUPLE_L3SIZE / 4 = one
+    word), which all clients of a provider share. So each of the four words is mixed in here: xor, multiply, shift.
+    """
+    program = [(_LOAD_NUMBER, seed), (_STORE, 0)]
+    for offset in range(_IPV6_SOURCE, _IPV6_SOURCE + 16, 4):
+        program += [(_LOAD_WORD, offset), (_LOAD_X, 0), (_XOR_X, 0), (_MULTIPLY, 0x85EBCA6B)]
+        program += [(_TO_X, 0), (_SHIFT_RIGHT, 15), (_XOR_X, 0), (_STORE, 0)]
+    program += [(_MULTIPLY, 0xC2B2AE35), (_SHIFT_RIGHT, 30), (_TO_X, 0)]
+    program += [(_LOAD_NUMBER, 1), (_SHIFT_LEFT_X, 0), (_AND, mask), (_RETURN_A, 0)]
+    steps = ",".join(f"{code} 0 0 {operand}" for code, operand in program)
+    return f'-m bpf --bytecode "{len(program)},{steps}"'
+
+
+# Operations of classic BPF (include/uapi/linux/bpf_common.h), and where an IPv6 header has its source address.
+_LOAD_NUMBER, _LOAD_WORD, _LOAD_X, _STORE, _TO_X, _RETURN_A = 0x00, 0x20, 0x61, 0x02, 0x07, 0x16
+_MULTIPLY, _SHIFT_RIGHT, _AND, _XOR_X, _SHIFT_LEFT_X = 0x24, 0x74, 0x54, 0xAC, 0x6C
+_IPV6_SOURCE = 8
 
 
 def _next_seed(seed: int) -> int:

@@ -4,8 +4,8 @@
 """Trees of chains, so that iptables finds one of ten thousand rules in a few comparisons.
 
 A tree is a prefix tree over ports and, where many items share a port, over addresses. Each level cuts an aligned
-block into eight at most. The blocks lie where they lie whatever is declared, and chains are named after their block, so that
-one service more or less changes the one leaf in which it stands and leaves the other chains alone.
+block into eight at most. The blocks lie where they lie whatever is declared, and chains are named after their block,
+so that one service more or less changes the leaf in which it stands and leaves nearly all other chains alone.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _children(items: list[Item], dimension: _Dimension, within: Range | None) ->
 
 
 def _level_bits(count: int) -> int:
-    """How many bits one level tells apart: fewer where that makes leaves already, since each chain costs time to load."""
+    """How many bits one level tells apart: fewer where leaves come of that, since each chain costs time to load."""
     return min(_BITS_PER_LEVEL, (max(0, count - 1) // FAN_OUT).bit_length())
 
 

@@ -223,7 +223,9 @@ def choose(requested: str, variant: Optional[str] = None) -> Tuple[Engine, List[
         problem = nft_problem()
         if problem is None:
             if legacy:
-                warnings.append("iptables-legacy holds rules on this host as well; both translate, so mind which comes first")
+                warnings.append(
+                    "iptables-legacy holds rules on this host as well; both translate, so mind which comes first"
+                )
             return NftablesEngine(), warnings
         if requested == "nftables" or kernel.find("iptables") is None:
             remedy = "" if requested == "nftables" and kernel.find("iptables") is None else "; or set engine: iptables"

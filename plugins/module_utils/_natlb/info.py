@@ -48,9 +48,7 @@ def info(
     active = _active(config, warnings)
     return {
         "engine": plan.engine.name,
-        "forwarding": all(
-            kernel.sysctl_get(name) == value for name, value in forwarding.settings(config).items()
-        ),
+        "forwarding": all(kernel.sysctl_get(name) == value for name, value in forwarding.settings(config).items()),
         "drift": outcome.changed,
         "warnings": warnings,
         "services": [

@@ -15,18 +15,17 @@ and the filter table refuses what is still addressed to a frontend then.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Callable
 
 from .dispatch import Item, Range, Tree, build, number_range, ports_text
 from .iptables_restore import delta, full, parse_save, remove
-from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, destination, service_target
+from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
 from .iptables_snat import add_egress, add_uplinks, snat_rules
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from .ruleset import Ruleset
 
-__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "count", "delta", "full", "parse_save", "remove", "render"]
+__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "delta", "full", "parse_save", "remove", "render"]
 
 _LOOPBACK = {"ip": "127.0.0.0/8", "ip6": "::1/128"}
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
@@ -147,33 +146,3 @@ def _addresses(frontend: Frontend) -> Range:
 
 def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
     return item.addresses, item.ports, item.rules
-
-
-# -- counting ------------------------------------------------------------------------------------------------------
-
-_COUNTED = re.compile(r"\[(\d+):\d+\] -A (\S+) .*-j DNAT --to-destination (\S+)")
-
-
-def count(config: Config, family: str, listing: str) -> dict[tuple[str, str], int]:
-    """New connections by (service, backend key) in one family, from the output of `iptables-save -c`.
-
-    A chain counts from its last load on: a change of a service begins that service's count anew.
-    """
-    owners: dict[str, Service] = {}
-    for service in config.services:
-        tables = Tables(family)
-        if family in service.families():
-            for protocol in service.protocols:
-                service_target(tables, service, protocol)
-            owners.update({name: service for _, name in tables.chains})
-    found: dict[tuple[str, str], int] = {}
-    for line in listing.splitlines():
-        match = _COUNTED.match(line)
-        service_of = owners.get(match.group(2)) if match else None
-        if match is None or service_of is None:
-            continue
-        for backend in service_of.backends:
-            if destination(backend) == match.group(3):
-                key = (service_of.name, backend.key)
-                found[key] = found.get(key, 0) + int(match.group(1))
-    return found

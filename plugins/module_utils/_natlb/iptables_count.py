@@ -12,7 +12,8 @@ import re
 from typing import Dict, List, Set, Tuple
 
 from .dispatch import chain_name
-from .model import Config, Service
+from .iptables_service import destination
+from .model import Config
 
 _RULE = re.compile(r"\[(\d+):\d+\] -A (\S+) .*?-([jg]) (\S+)(?: --to-destination (\S+))?\s*\Z")
 
@@ -27,11 +28,11 @@ def count(config: Config, family: str, listing: str) -> Dict[Tuple[str, str], in
     for service in config.services:
         if family not in service.families():
             continue
-        backends = _destinations(service, family)
+        backends = {destination(backend): backend.key for backend in service.backends if backend.family == family}
         for protocol in service.protocols:
-            for packets, destination in _translations(rules, chain_name(service.name, protocol)):
-                if destination in backends:
-                    key = (service.name, backends[destination])
+            for packets, to in _translations(rules, chain_name(service.name, protocol)):
+                if to in backends:
+                    key = (service.name, backends[to])
                     found[key] = found.get(key, 0) + packets
     return found
 
@@ -48,24 +49,15 @@ def _rules(listing: str) -> _Rules:
     return rules
 
 
-def _destinations(service: Service, family: str) -> Dict[str, str]:
-    found = {}
-    for backend in service.backends:
-        if backend.family == family:
-            host = f"[{backend.address}]" if family == "ip6" and backend.port else backend.address
-            found[f"{host}:{backend.port}" if backend.port else host] = backend.key
-    return found
-
-
 def _translations(rules: _Rules, start: str) -> List[Tuple[int, str]]:
     """(packets, destination) of each translating rule that is reached from a chain."""
     found: List[Tuple[int, str]] = []
     waiting: List[str] = [start]
     seen: Set[str] = {start}
     while waiting:
-        for packets, target, destination in rules.get(waiting.pop(), []):
+        for packets, target, to in rules.get(waiting.pop(), []):
             if target == "DNAT":
-                found.append((packets, destination))
+                found.append((packets, to))
             elif target in rules and target not in seen:
                 seen.add(target)
                 waiting.append(target)

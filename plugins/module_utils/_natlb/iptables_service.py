@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .choice import Target, by_chance, by_hash, by_turn, hash_slots
+from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
 from .dispatch import ALL_PORTS, Item, Tree, build, chain_name, digest, number_range
 from .errors import ConfigError
 from .model import Backend, Service, family_of
@@ -108,7 +108,8 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
     if service.method == "random":
         return by_chance(name, [(targets[backend], backend.weight) for backend in targets])
     if service.method == "source_hash":
-        return by_hash(name, [targets[backend] for backend in source_slots(service, family)], service.seed())
+        table = [targets[backend] for backend in source_slots(service, family)]
+        return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
     raise ConfigError(
         f"service {service.name}",
         "the iptables engine cannot do method: flow_hash, since no match of it hashes the client's port",

@@ -500,7 +500,9 @@ def _backend(value: Any, path: str) -> Backend:
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str) or not 0 < len(name) <= 253 or not name.isascii() or not name.isprintable():
-        raise ConfigError(f"{path}.name", f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters")
+        raise ConfigError(
+            f"{path}.name", f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters"
+        )
     return Backend(
         address=address,
         port=None if port is None else parse.port(port, f"{path}.port"),
@@ -535,7 +537,9 @@ def _check_service(service: Service, path: str) -> None:
             raise ConfigError(f"{path}.snat", f"names no {_family_name(family)} address", "the service listens in it")
     for address in service.snat_addresses:
         if family_of(address) not in families:
-            raise ConfigError(f"{path}.snat", f"{address} is of a family that the service does not listen in", "drop it")
+            raise ConfigError(
+                f"{path}.snat", f"{address} is of a family that the service does not listen in", "drop it"
+            )
     for network in service.allow_from:
         if family_of(network) not in families:
             raise ConfigError(
@@ -570,7 +574,9 @@ def _egress(value: Any, path: str) -> Egress:
         raise ConfigError(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")
     snat, addresses = _snat(given.get("snat", "masquerade"), f"{path}.snat")
     if snat == "none" or len(addresses) > 1:
-        raise ConfigError(f"{path}.snat", f"{parse.shown(given['snat'])} is not a choice here", "masquerade or one address")
+        raise ConfigError(
+            f"{path}.snat", f"{parse.shown(given['snat'])} is not a choice here", "masquerade or one address"
+        )
     interface = given.get("out_interface")
     egress = Egress(
         sources=sources,
@@ -625,9 +631,13 @@ def _check_egress(egress: Egress, path: str) -> None:
         raise ConfigError(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
     for index, uplink in enumerate(egress.uplinks):
         if family_of(uplink.gateway) not in families:
-            raise ConfigError(f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is")
+            raise ConfigError(
+                f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is"
+            )
     if egress.snat_address and family_of(egress.snat_address) not in families:
-        raise ConfigError(f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is")
+        raise ConfigError(
+            f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is"
+        )
 
 
 def _mark_mask(value: Any) -> int:
@@ -636,7 +646,7 @@ def _mark_mask(value: Any) -> int:
         return DEFAULT_MARK_MASK
     try:
         mask = int(value, 0) if isinstance(value, str) else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError("mark_mask", f"{parse.shown(value)} is not a number", remedy) from None
     shifted = mask // (mask & -mask) if mask else 0
     if isinstance(value, bool) or not 0 < mask < 2**32 or shifted & (shifted + 1):
@@ -654,7 +664,9 @@ def _uplink_count(egress: Sequence[Egress], mask: int) -> List[ConfigError]:
     room = mask // (mask & -mask)
     if count <= room:
         return []
-    return [ConfigError("egress", f"{count} uplinks do not fit into the mark mask {mask:#x}", f"it has room for {room}")]
+    return [
+        ConfigError("egress", f"{count} uplinks do not fit into the mark mask {mask:#x}", f"it has room for {room}")
+    ]
 
 
 def _between(services: Sequence[Service]) -> List[ConfigError]:

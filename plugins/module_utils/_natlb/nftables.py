@@ -269,9 +269,7 @@ class _Table:
         """Clients whose replies would not pass the balancer: those in a backend's own subnet, and the backend itself."""
         if not any(service.snat == "none" for service in services):
             return
-        elements = self.declare(
-            "set", "hairpin", f"typeof {self.family} saddr . {self.family} daddr", "flags interval"
-        )
+        elements = self.declare("set", "hairpin", f"typeof {self.family} saddr . {self.family} daddr", "flags interval")
         for service in services:
             for backend in service.backends if service.snat == "none" else ():
                 if backend.family == self.family:
@@ -524,7 +522,10 @@ _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
 def count(config: Config, listing: str) -> Dict[Tuple[str, str], int]:
     """New connections by (service, backend key), from a listing with its counters."""
     owners = {
-        (f.protocol, str(f.address), f.low): service for service in config.services for f in service.frontends() if f.exact
+        (f.protocol, str(f.address), f.low): service
+        for service in config.services
+        for f in service.frontends()
+        if f.exact
     }
     chains = {
         f"b.{service.name}.{protocol}.{_identifier(backend)}": (service.name, backend.key)

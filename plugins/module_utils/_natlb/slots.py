@@ -22,9 +22,9 @@ MAX_SLOTS = 65536
 #: Slots per declared backend of a hash table: shares within one percent, and a backend that leaves the declaration
 #: moves at most about 2 % of the others' clients (100 slots each would move up to 4 %).
 SLOTS_PER_BACKEND = 250
-#: Table sizes are taken from this ladder of primes, so that a backend more or less seldom changes the size: a new
-#: size moves nearly every client. Each is the largest prime below a power of two.
-_PRIMES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521)
+#: Table sizes are taken from this ladder of primes, each about four times the one before. Its steps are far apart,
+#: because a new size moves nearly every client: at the 5th, the 17th and the 66th declared backend.
+_PRIMES = (1021, 4093, 16381, 65521)
 
 
 def interleave(weights: Sequence[int]) -> List[int]:

@@ -1,0 +1,268 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that can be typed wrongly: each with its place, what is wrong there, and what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+import pytest
+from _natlb.errors import ConfigErrors
+from _natlb.model import parse_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+BACKEND = {"address": "10.0.0.3", "port": 8080}
+SERVICE: Dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": [BACKEND]}
+EGRESS: Dict[str, Any] = {"source": "10.0.0.0/24"}
+UPLINK = {"interface": "eth1", "gateway": "203.0.113.1"}
+ABSENT = object()
+
+
+def service(**changes: Any) -> List[Dict[str, Any]]:
+    changed = {**SERVICE, **changes}
+    return [{key: value for key, value in changed.items() if value is not ABSENT}]
+
+
+def backend(**changes: Any) -> List[Dict[str, Any]]:
+    changed = {**BACKEND, **changes}
+    return service(backends=[{key: value for key, value in changed.items() if value is not ABSENT}])
+
+
+def two(**changes: Any) -> List[Dict[str, Any]]:
+    return [SERVICE, {**SERVICE, "name": "other", **changes}]
+
+
+SERVICES = [
+    # shape
+    (5, "services", "not a list"),
+    ("web", "services", "not a list"),
+    ({"name": "web"}, "services", "not a list"),
+    ([5], "services[0]", "not a mapping"),
+    ([None], "services[0]", "not a mapping"),
+    ([[SERVICE]], "services[0]", "not a mapping"),
+    (service(colour="red"), "services[0].colour", "no such key"),
+    (service(**{"Listen": "192.0.2.10:80"}), "services[0].Listen", "no such key"),
+    # name
+    (service(name=ABSENT), "services[0].name", "is missing"),
+    (service(name=None), "services[0].name", "is missing"),
+    (service(name=""), "services[0].name", "not a name"),
+    (service(name="Web"), "services[0].name", "not a name"),
+    (service(name="-web"), "services[0].name", "not a name"),
+    (service(name="web\n"), "services[0].name", "not a name"),
+    (service(name='web" ; flush ruleset'), "services[0].name", "not a name"),
+    (service(name="w" * 64), "services[0].name", "not a name"),
+    (service(name=["web"]), "services[0].name", "not a name"),
+    ([SERVICE, {**SERVICE, "listen": "192.0.2.11:80"}], "services[1].name", "is the name of services[0] already"),
+    # listen
+    (service(listen=ABSENT), "services[0].listen", "is missing"),
+    (service(listen=[]), "services[0].listen", "is empty"),
+    (service(listen=80), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen="192.0.2.10"), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen=":80"), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen=["192.0.2.10:80", "192.0.2.10:"]), "services[0].listen[1]", "not a port"),
+    (service(listen="192.0.2.10:http"), "services[0].listen", "not a port"),
+    (service(listen="192.0.2.10:0"), "services[0].listen", "not a port"),
+    (service(listen="192.0.2.10:99999"), "services[0].listen", "not a port"),
+    (service(listen="192.0.2.10:-80"), "services[0].listen", "not a port"),
+    (service(listen="192.0.2.10:8010-8000"), "services[0].listen", "ends before it begins"),
+    (service(listen="192.0.2.256:80"), "services[0].listen", "not an IP address"),
+    (service(listen="www.example.com:80"), "services[0].listen", "not an IP address"),
+    (service(listen="2001:db8::10:80"), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen="[192.0.2.10]:80"), "services[0].listen", "brackets around an IPv4 address"),
+    (service(listen="[fe80::1%eth0]:80"), "services[0].listen", "not an IP address"),
+    (service(listen="0.0.0.0:80"), "services[0].listen", "no host's address"),
+    (service(listen="[::]:80"), "services[0].listen", "no host's address"),
+    (service(listen="127.0.0.1:80"), "services[0].listen", "loopback"),
+    (service(listen="224.0.0.1:80"), "services[0].listen", "not a unicast address"),
+    (service(listen="255.255.255.255:80"), "services[0].listen", "not a unicast address"),
+    (service(listen=["192.0.2.10:80", "192.0.2.10:70-90"]), "services[0].listen", "overlap"),
+    # choices
+    (service(protocol="http"), "services[0].protocol", "not a choice"),
+    (service(protocol=["tcp", "icmp"]), "services[0].protocol[1]", "not a choice"),
+    (service(protocol=[]), "services[0].protocol", "is empty"),
+    (service(method="least_connections"), "services[0].method", "not a choice"),
+    (service(method=["random"]), "services[0].method", "not a choice"),
+    (service(when_empty="explode"), "services[0].when_empty", "not a choice"),
+    (service(interface="eth0; reboot"), "services[0].interface", "not the name of an interface"),
+    (service(interface="an-interface-too-long"), "services[0].interface", "not the name of an interface"),
+    (service(interface=""), "services[0].interface", "not the name of an interface"),
+    # numbers
+    (service(affinity="soon"), "services[0].affinity", "not a time"),
+    (service(affinity=-1), "services[0].affinity", "out of range"),
+    (service(affinity="800h"), "services[0].affinity", "out of range"),
+    (service(affinity=True), "services[0].affinity", "not a time"),
+    (service(max_connections_per_client=-1), "services[0].max_connections_per_client", "not a whole number"),
+    (service(max_connections_per_client="many"), "services[0].max_connections_per_client", "not a whole number"),
+    (service(max_connections_per_client=1.5), "services[0].max_connections_per_client", "not a whole number"),
+    (service(new_connections_per_second=10**9), "services[0].new_connections_per_second", "not a whole number"),
+    (service(log="perhaps"), "services[0].log", "neither true nor false"),
+    # source addresses
+    (service(snat="masq"), "services[0].snat", "not an IP address"),
+    (service(snat=[]), "services[0].snat", "is empty"),
+    (service(snat="127.0.0.1"), "services[0].snat", "loopback"),
+    (service(snat=["192.0.2.1", "none"]), "services[0].snat[1]", "not an IP address"),
+    (service(snat="2001:db8::1"), "services[0].snat", "names no IPv4 address"),
+    (service(snat=["192.0.2.1", "2001:db8::1"]), "services[0].snat", "does not listen in"),
+    (service(allow_from="198.51.100.0/33"), "services[0].allow_from", "not a network"),
+    (service(allow_from=["198.51.100.1/24"]), "services[0].allow_from[0]", "bits set behind its prefix"),
+    (service(allow_from="everybody"), "services[0].allow_from", "not a network"),
+    (service(allow_from="2001:db8::/32"), "services[0].allow_from", "does not listen in"),
+    # health
+    (service(health="ping"), "services[0].health", "not a mapping"),
+    (service(health={"port": 80}), "services[0].health.type", "is missing"),
+    (service(health={"type": "icmp"}), "services[0].health.type", "not a choice"),
+    (service(health={"type": "tcp", "path": "/"}), "services[0].health.path", "no such key"),
+    (service(health={"type": "tcp", "interval": "1s", "timeout": "2s"}), "services[0].health.timeout", "longer"),
+    (service(health={"type": "tcp", "fall": 0}), "services[0].health.fall", "not a whole number"),
+    (service(health={"type": "http", "status": 99}), "services[0].health.status", "not an HTTP status"),
+    (service(health={"type": "http", "path": "/a b"}), "services[0].health.path", "cannot stand in a request"),
+    (service(health={"type": "http", "host": "a\r\nb"}), "services[0].health.host", "cannot stand in a request"),
+    (service(health={"type": "command"}), "services[0].health.argv", "is missing"),
+    # backends
+    (service(backends=ABSENT), "services[0].backends", "is missing"),
+    (service(backends="10.0.0.3"), "services[0].backends", "not a list"),
+    (service(backends=BACKEND), "services[0].backends", "not a list"),
+    (service(backends=["10.0.0.3"]), "services[0].backends[0]", "not a mapping"),
+    (service(backends=[{"address": f"10.{i >> 8}.{i & 255}.1"} for i in range(4097)]), "services[0].backends", "4097"),
+    (backend(address=ABSENT), "services[0].backends[0].address", "is missing"),
+    (backend(address="10.0.0"), "services[0].backends[0].address", "not an IP address"),
+    (backend(address="10.0.0.3:80"), "services[0].backends[0].address", "not an IP address"),
+    (backend(address=167772163), "services[0].backends[0].address", "not an IP address"),
+    (backend(address="127.0.0.1"), "services[0].backends[0].address", "loopback"),
+    (backend(address="2001:db8:2::3"), "services[0].backends[0].address", "not of the family"),
+    (backend(port=99999), "services[0].backends[0].port", "99999 is not a port"),
+    (backend(port="http"), "services[0].backends[0].port", "not a port"),
+    (backend(port=True), "services[0].backends[0].port", "not a port"),
+    (backend(name=""), "services[0].backends[0].name", "not a name"),
+    (backend(name="w\x00b"), "services[0].backends[0].name", "not a name"),
+    (backend(weight=-1), "services[0].backends[0].weight", "not a weight"),
+    (backend(weight=257), "services[0].backends[0].weight", "not a weight"),
+    (backend(weight="heavy"), "services[0].backends[0].weight", "not a weight"),
+    (backend(weight=0), "services[0].backends", "every weight is 0"),
+    (backend(state="off"), "services[0].backends[0].state", "not a choice"),
+    (backend(backup="maybe"), "services[0].backends[0].backup", "neither true nor false"),
+    (backend(color="red"), "services[0].backends[0].color", "no such key"),
+    (backend(address="192.0.2.10", port=80), "services[0].backends[0]", "is the frontend"),
+    (
+        service(backends=[BACKEND, dict(BACKEND)]),
+        "services[0].backends[1]",
+        "stands at services[0].backends[0] already",
+    ),
+    (
+        service(backends=[{**BACKEND, "name": "a"}, {"address": "10.0.0.4", "name": "a"}]),
+        "services[0].backends[1].name",
+        "is the name of services[0].backends[0] already",
+    ),
+    (service(listen=["192.0.2.10:80", "[2001:db8::10]:80"]), "services[0].listen", "no backend has such an address"),
+    # between services
+    (two(), "services[1].listen", "other and web (services[0]) both claim tcp 192.0.2.10:80"),
+    (two(listen="192.0.2.10:70-90"), "services[1].listen", "both claim"),
+    (two(listen="*:80"), "services[1].listen", "both claim"),
+    (two(interface="eth0"), "services[1].listen", "both claim"),
+    (two(protocol=["udp", "tcp"]), "services[1].listen", "both claim"),
+]
+
+EGRESSES = [
+    ({"source": "10.0.0.0/24"}, "egress", "not a list"),
+    ([{}], "egress[0].source", "is missing"),
+    ([{"source": []}], "egress[0].source", "is empty"),
+    ([{"source": "10.0.0.1/24"}], "egress[0].source", "bits set behind its prefix"),
+    ([{**EGRESS, "snat": "none"}], "egress[0].snat", "not a choice"),
+    ([{**EGRESS, "snat": ["192.0.2.1", "192.0.2.2"]}], "egress[0].snat", "not a choice"),
+    ([{**EGRESS, "snat": "2001:db8::1"}], "egress[0].snat", "not of the family"),
+    ([{**EGRESS, "destination_ports": [80]}], "egress[0].destination_ports", "needs a protocol"),
+    ([{**EGRESS, "protocol": "tcp", "destination_ports": ["80,443"]}], "egress[0].destination_ports[0]", "not a port"),
+    ([{**EGRESS, "out_interface": "eth0 -j ACCEPT"}], "egress[0].out_interface", "not the name of an interface"),
+    ([{**EGRESS, "uplinks": [{"interface": "eth1"}]}], "egress[0].uplinks[0].gateway", "is missing"),
+    ([{**EGRESS, "uplinks": [{**UPLINK, "weight": 0}]}], "egress[0].uplinks[0].weight", "not a weight"),
+    ([{**EGRESS, "uplinks": [UPLINK, UPLINK]}], "egress[0].uplinks", "twice"),
+    ([{**EGRESS, "uplinks": [UPLINK], "out_interface": "eth0"}], "egress[0].out_interface", "beside uplinks"),
+    ([{**EGRESS, "uplinks": [UPLINK], "snat": "192.0.2.1"}], "egress[0].snat", "does not fit every uplink"),
+    (
+        [{**EGRESS, "uplinks": [{**UPLINK, "gateway": "2001:db8::1"}]}],
+        "egress[0].uplinks[0].gateway",
+        "not of the family",
+    ),
+    ([{"source": ["10.0.0.0/24", "2001:db8::/64"], "uplinks": [UPLINK]}], "egress[0].source", "mixes"),
+]
+
+
+def refused(services: Any, egress: Any = None, mask: Any = None) -> ConfigErrors:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_config(services, egress, mask)
+    return caught.value
+
+
+def check(error: ConfigErrors, path: str, problem: str) -> None:
+    first = error.errors[0]
+    assert first.path == path, str(error)
+    assert problem in first.problem, str(error)
+    assert first.remedy, str(error)
+    assert str(first) == f"{path}: {first.problem} ({first.remedy})"
+    assert len(str(first).splitlines()) == 1 and len(str(first)) < 400
+
+
+@pytest.mark.parametrize(("services", "path", "problem"), SERVICES)
+def test_service(services: Any, path: str, problem: str) -> None:
+    check(refused(services), path, problem)
+
+
+@pytest.mark.parametrize(("egress", "path", "problem"), EGRESSES)
+def test_egress(egress: Any, path: str, problem: str) -> None:
+    check(refused([], egress), path, problem)
+
+
+@pytest.mark.parametrize("mask", [0, "0", -1, "all", 5, 1 << 32, True, "0xf0f0", float("inf"), [1]])
+def test_mark_mask(mask: Any) -> None:
+    check(refused([], [], mask), "mark_mask", "is not a")
+
+
+def test_there_are_at_least_sixty_kinds() -> None:
+    assert len(SERVICES) + len(EGRESSES) >= 60
+
+
+def test_the_message_is_the_one_in_the_documentation() -> None:
+    services = [SERVICE, {**SERVICE, "name": "b", "listen": "192.0.2.11:80"}, *backend(port=99999)]
+    services[2] = {**services[2], "name": "c", "listen": "192.0.2.12:80"}
+    assert str(refused(services)) == "services[2].backends[0].port: 99999 is not a port (1-65535)"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    errors = refused([*backend(port=0), *service(name="Web")], [{}]).errors
+    assert [error.path for error in errors] == ["services[0].backends[0].port", "services[1].name", "egress[0].source"]
+
+
+def test_a_backend_outside_the_uplinks_of_a_mask() -> None:
+    egress = [{**EGRESS, "uplinks": [{"interface": f"eth{i}", "gateway": "203.0.113.1"} for i in range(4)]}]
+    check(refused([], egress, "0x3"), "egress", "do not fit into the mark mask 0x3")
+
+
+KEYS = st.sampled_from(
+    ["name", "listen", "backends", "protocol", "snat", "health", "allow_from", "affinity", "address", "port", "weight"]
+)
+TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["192.0.2.10:80", "*:80", "10.0.0.3", "masquerade", "tcp", "[::1]:5", "10.0.0.0/8", "3h", "web"]),
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(KEYS, TEXTS), inner, max_size=6)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(KEYS, VALUES),
+    VALUES,
+    st.one_of(st.none(), VALUES),
+)
+def test_no_input_ends_in_a_traceback(changes: Dict[str, Any], egress: Any, mask: Optional[Any]) -> None:
+    for services in ([{**SERVICE, **changes}], [{**SERVICE, "backends": [{**BACKEND, **changes}]}], changes):
+        try:
+            parse_config(services, egress, mask)
+        except ConfigErrors as error:
+            assert error.errors
+            assert all(item.path and item.problem and item.remedy for item in error.errors)

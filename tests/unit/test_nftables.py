@@ -1,0 +1,249 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the nftables engine writes, without a kernel. What the kernel makes of it is in tests/kernel."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import pytest
+from _natlb import nftables
+from _natlb.model import Config, parse_config
+from _natlb.ruleset import Ruleset, Section
+
+BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
+V6 = [{"address": "2001:db8:2::3", "port": 8080}]
+
+
+def config(*services: Dict[str, Any], egress: Any = None) -> Config:
+    declared = [
+        {"name": f"s{i}", "listen": f"192.0.2.{i}:80", "backends": BACKENDS, **service}
+        for i, service in enumerate(services, 1)
+    ]
+    return parse_config(declared, egress)
+
+
+def render(*services: Dict[str, Any], egress: Any = None, networks: Any = ()) -> Ruleset:
+    return nftables.render(config(*services, egress=egress), networks)
+
+
+def body(ruleset: Ruleset, kind: str, name: str, family: str = "ip") -> List[str]:
+    return list(ruleset[(family, "natlb", kind, name)].body)
+
+
+def test_nothing_declared_is_nothing_rendered() -> None:
+    assert nftables.render(parse_config([]), []) == {}
+
+
+def test_round_robin_has_a_rule_of_its_own() -> None:
+    ruleset = render({}, {})
+    for name in ("s1", "s2"):
+        rule = "dnat ip to ip daddr . tcp dport . numgen inc mod 2 map @slot_tcp"
+        assert body(ruleset, "chain", f"s.{name}.tcp") == [rule]
+    assert body(ruleset, "map", "service") == [
+        "192.0.2.1 . 6 . 80 : goto s.s1.tcp",
+        "192.0.2.2 . 6 . 80 : goto s.s2.tcp",
+    ]
+    assert body(ruleset, "map", "slot_tcp")[:2] == [
+        "192.0.2.1 . 80 . 0 : 10.0.0.3 . 8080",
+        "192.0.2.1 . 80 . 1 : 10.0.0.4 . 8080",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "chain", "pick"),
+    [
+        ("random", "random_2_tcp", "numgen random mod 2"),
+        ("source_hash", "source_hash_1021_tcp", "jhash ip saddr mod 1021 seed 0x6e61746c"),
+        ("flow_hash", "flow_hash_1021_tcp", "jhash ip saddr . tcp sport mod 1021 seed 0x6e61746c"),
+    ],
+)
+def test_other_methods_share_a_chain(method: str, chain: str, pick: str) -> None:
+    ruleset = render({"method": method}, {"method": method})
+    assert body(ruleset, "chain", chain) == [f"dnat ip to ip daddr . tcp dport . {pick} map @slot_tcp"]
+    assert {line.split(" : ")[1] for line in body(ruleset, "map", "service")} == {f"goto {chain}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "element"),
+    [
+        ({"listen": "192.0.2.9:8000-8010"}, "service_range", "192.0.2.9 . 6 . 8000-8010"),
+        ({"interface": "eth0"}, "service_interface", '"eth0" . 192.0.2.1 . 6 . 80'),
+        ({"interface": "eth0", "listen": "192.0.2.9:1-2"}, "service_interface_range", '"eth0" . 192.0.2.9 . 6 . 1-2'),
+        ({"listen": "*:30080"}, "node", "6 . 30080"),
+        ({"listen": "*:30080-30090", "protocol": "udp"}, "node", "17 . 30080-30090"),
+        ({"listen": "*:30080", "interface": "eth1"}, "node_interface", '"eth1" . 6 . 30080'),
+    ],
+)
+def test_frontends_without_a_single_key(change: Dict[str, Any], name: str, element: str) -> None:
+    ruleset = render(change)
+    protocol = change.get("protocol", "tcp")
+    assert body(ruleset, "map", name) == [f"{element} : goto s.s1.{protocol}"]
+    assert body(ruleset, "chain", f"b.s1.{protocol}.10.0.0.3.8080") == [
+        f"meta l4proto {protocol} counter dnat ip to 10.0.0.3:8080"
+    ]
+    assert any(f"vmap @{name}" in rule for rule in body(ruleset, "chain", "prerouting"))
+    local = ruleset.get(("ip", "natlb", "chain", "output"), Section((), ()))
+    assert any(f"vmap @{name}" in rule for rule in local.body) == ("interface" not in name)
+
+
+def test_guards_come_before_the_choice_cheapest_first() -> None:
+    change = {
+        "method": "random",
+        "allow_from": ["198.51.100.0/25", "198.51.100.128/25", "203.0.113.9"],
+        "new_connections_per_second": 7,
+        "max_connections_per_client": 5,
+        "log": True,
+    }
+    ruleset = render(change)
+    rules = body(ruleset, "chain", "s.s1.tcp")
+    assert [rule.split("goto")[0].strip() for rule in rules[:3]] == [
+        "ip saddr != @allow.s1",
+        "update @rate.s1 { ip saddr limit rate over 7/second burst 7 packets }",
+        "add @connections.s1 { ip saddr ct count over 5 }",
+    ]
+    assert all(rule.endswith("goto refuse") for rule in rules[:3])
+    assert rules[3] == 'limit rate 10/second burst 20 packets log prefix "natlb s1 "'
+    assert "numgen random mod 2" in rules[4]
+    assert body(ruleset, "set", "allow.s1") == ["198.51.100.0/24", "203.0.113.9"]
+
+
+@pytest.mark.parametrize(("when_empty", "verdict"), [("reject", "goto refuse"), ("drop", "drop")])
+def test_nobody_to_serve(when_empty: str, verdict: str) -> None:
+    ruleset = render({"backends": [], "when_empty": when_empty})
+    assert body(ruleset, "map", "service") == [f"192.0.2.1 . 6 . 80 : {verdict}"]
+
+
+@pytest.mark.parametrize(
+    ("snat", "chain", "rules"),
+    [
+        ("masquerade", "source_nat_masquerade", ["masquerade fully-random"]),
+        ("192.0.2.99", "source_nat.s1", ["snat ip to 192.0.2.99 fully-random"]),
+        (
+            ["192.0.2.98", "192.0.2.99"],
+            "source_nat.s1",
+            ["snat ip to numgen random mod 2 map { 0 : 192.0.2.98, 1 : 192.0.2.99 } fully-random"],
+        ),
+    ],
+)
+def test_source_nat(snat: Any, chain: str, rules: List[str]) -> None:
+    ruleset = render({"snat": snat})
+    assert body(ruleset, "map", "source_nat") == [f"192.0.2.1 . 6 . 80 : goto {chain}"]
+    assert body(ruleset, "chain", chain) == rules
+
+
+def test_clients_beside_a_backend_are_masqueraded() -> None:
+    ruleset = render({"snat": "none"}, networks=["10.0.0.0/8", "10.0.0.0/24", "2001:db8::/32"])
+    assert body(ruleset, "set", "hairpin") == ["10.0.0.0/8 . 10.0.0.3", "10.0.0.0/8 . 10.0.0.4"]
+    assert body(render({"snat": "none"}), "set", "hairpin") == ["10.0.0.3 . 10.0.0.3", "10.0.0.4 . 10.0.0.4"]
+
+
+def test_both_families() -> None:
+    ruleset = render({"listen": ["192.0.2.1:80", "[2001:db8::10]:80"], "backends": BACKENDS + V6})
+    assert body(ruleset, "map", "slot_tcp", "ip6") == ["2001:db8::10 . 80 . 0 : 2001:db8:2::3 . 8080"]
+    assert len(body(ruleset, "map", "slot_tcp")) == 2
+
+
+def test_egress() -> None:
+    egress = [
+        {"source": "10.0.0.0/24", "out_interface": "eth0"},
+        {"source": "10.1.0.0/24", "protocol": "tcp", "destination_ports": [443, "80-81", 82], "snat": "203.0.113.9"},
+    ]
+    rules = body(render(egress=egress), "chain", "postrouting")
+    assert rules == [
+        'ip saddr { 10.0.0.0/24 } ip daddr != { 10.0.0.0/24 } oifname "eth0" masquerade fully-random',
+        "ip saddr { 10.1.0.0/24 } ip daddr != { 10.1.0.0/24 } tcp dport { 80-82, 443 } "
+        "snat ip to 203.0.113.9 fully-random",
+    ]
+
+
+def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() -> None:
+    services = [
+        {"name": f"s{i}", "listen": f"198.18.{i >> 8}.{i & 255}:80", "backends": BACKENDS} for i in range(1, 1500)
+    ]
+    ruleset = nftables.render(parse_config(services), [])
+    rules: Dict[str, int] = {}
+    for key, section in ruleset.items():
+        if key[2] == "chain" and key[3].startswith("s."):
+            name = section.body[-1].rpartition("@")[2]
+            rules[name] = rules.get(name, 0) + 1
+    assert len(rules) == 8
+    assert max(rules.values()) < 1.5 * nftables.RULES_PER_MAP
+
+
+LISTING = """table ip natlb {
+	map slot_tcp {
+		typeof ip daddr . tcp dport . numgen random mod 65536 : ip daddr . tcp dport
+		counter
+		elements = { 192.0.2.1 . 80 . 0 counter packets 7 bytes 420 : 10.0.0.3 . 8080,
+			     192.0.2.1 . 80 . 1 counter packets 6 bytes 360 : 10.0.0.4 . 8080 }
+	}
+
+	set rate.s1 {
+		typeof ip saddr
+		size 65536
+		flags dynamic,timeout
+		elements = { 198.51.100.7 limit rate over 5/second burst 5 packets expires 3s }
+	}
+
+	chain prerouting {
+		type nat hook prerouting priority -100; policy accept;
+		ip daddr . meta l4proto . th dport vmap @service
+	}
+}
+table ip other {
+	chain natlb {
+		accept
+	}
+}
+"""
+
+
+def test_a_listing_is_read_without_what_packets_put_into_it() -> None:
+    ruleset = nftables.parse_listing(LISTING.replace(" packets 7 bytes 420", "").replace(" packets 6 bytes 360", ""))
+    assert body(ruleset, "map", "slot_tcp") == [
+        "192.0.2.1 . 80 . 0 : 10.0.0.3 . 8080",
+        "192.0.2.1 . 80 . 1 : 10.0.0.4 . 8080",
+    ]
+    assert body(ruleset, "set", "rate.s1") == []
+    header = ("type nat hook prerouting priority -100; policy accept;",)
+    assert ruleset[("ip", "natlb", "chain", "prerouting")].header == header
+    assert {key[1] for key in ruleset} == {"natlb"}
+
+
+def test_connections_are_counted_by_backend() -> None:
+    assert nftables.count(config({}), LISTING) == {("s1", "10.0.0.3 8080"): 7, ("s1", "10.0.0.4 8080"): 6}
+
+
+def test_a_delta_touches_only_what_differs() -> None:
+    before, after = render({}, {}), render({}, {"backends": BACKENDS[:1]})
+    text = nftables.delta(before, after, after)
+    assert text is not None
+    assert text.splitlines() == [
+        "flush chain ip natlb s.s2.tcp",
+        "delete element ip natlb slot_tcp { 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080 }",
+        "add rule ip natlb s.s2.tcp dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp",
+    ]
+
+
+def test_what_a_delta_cannot_do_is_left_to_a_replacement() -> None:
+    ruleset = render({}, {"method": "random"})
+    less = render({})
+    assert nftables.delta({}, ruleset, ruleset) is None
+    assert nftables.delta(ruleset, less, less, drop_chains=False) is None
+    assert nftables.delta(ruleset, less, less) is not None
+    header = {**ruleset, ("ip", "natlb", "map", "service"): Section(("type other : verdict",), ())}
+    assert nftables.delta(header, ruleset, ruleset) is None
+
+
+def test_replacing_is_one_text_that_removes_and_adds() -> None:
+    lines = nftables.full(render({})).splitlines()
+    assert lines[:5] == [
+        "table ip natlb",
+        "delete table ip natlb",
+        "table ip6 natlb",
+        "delete table ip6 natlb",
+        "table ip natlb {",
+    ]
+    assert nftables.full({}, ["ip"]) == "table ip natlb\ndelete table ip natlb\n"

@@ -1,0 +1,137 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from collections import Counter
+from functools import reduce
+from math import gcd
+from typing import Any, Dict, List
+
+import pytest
+from _natlb import slots
+from _natlb.errors import ConfigError
+from _natlb.model import Service, parse_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def service(backends: int = 4, method: str = "source_hash", **changes: Dict[str, Any]) -> Service:
+    """A service with backends 10.0.0.1, .2 …; `b3={…}` changes the third."""
+    declared = [{"address": f"10.0.{i >> 8}.{i & 255}", "port": 80} for i in range(1, backends + 1)]
+    for name, change in changes.items():
+        declared[int(name[1:]) - 1].update(change)
+    listed = [{"name": "web", "listen": "192.0.2.10:80", "method": method, "backends": declared}]
+    return parse_config(listed).services[0]
+
+
+def addresses(declared: Service) -> List[str]:
+    return [backend.address for backend in slots.slots(declared, "ip")]
+
+
+@pytest.mark.parametrize(
+    ("weights", "ring"),
+    [
+        ([], ""),
+        ([7], "A"),
+        ([1, 1, 1], "ABC"),
+        ([4, 4], "AB"),
+        ([3, 2, 1], "ABACAB"),
+        ([1, 2, 3], "CBCACB"),
+        ([5, 3, 2], "ABACABABAC"),
+        ([2, 1], "ABA"),
+    ],
+)
+def test_interleave(weights: List[int], ring: str) -> None:
+    assert "".join("ABC"[index] for index in slots.interleave(weights)) == ring
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=12))
+def test_every_turn_of_the_ring_is_exact(weights: List[int]) -> None:
+    ring = slots.interleave(weights)
+    divisor = reduce(gcd, weights)
+    assert Counter(ring) == {index: weight // divisor for index, weight in enumerate(weights)}
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=12))
+def test_the_heaviest_is_evenly_spread(weights: List[int]) -> None:
+    """The gaps between two turns of the heaviest differ by one at the most, also across the ring's end."""
+    ring = slots.interleave(weights)
+    heaviest = weights.index(max(weights))
+    places = [place for place, index in enumerate(ring) if index == heaviest]
+    gaps = {(after - before) % len(ring) for before, after in zip(places, [*places[1:], places[0]])}
+    assert max(gaps) - min(gaps) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=10))
+def test_maglev_gives_every_share_within_one_turn(weights: List[int]) -> None:
+    size = 4093
+    counts = Counter(slots.maglev([str(i) for i in range(len(weights))], weights, size))
+    for index, weight in enumerate(weights):
+        exact = size * weight / sum(weights)
+        assert abs(counts[index] - exact) <= len(weights) + 1
+
+
+@pytest.mark.parametrize("backends", [3, 10, 50])
+def test_draining_moves_nobody_else(backends: int) -> None:
+    before = addresses(service(backends))
+    for number in (1, backends // 2 + 1, backends):
+        gone = f"10.0.0.{number}"
+        for change in ({"state": "drained"}, {"state": "disabled"}):
+            after = addresses(service(backends, **{f"b{number}": change}))
+            assert gone not in after
+            assert all(new == old for old, new in zip(before, after) if old != gone)
+            shares = Counter(after)
+            assert max(shares.values()) / min(shares.values()) < 1.02
+
+
+@pytest.mark.parametrize("backends", [10, 9, 12, 16])
+def test_removing_moves_few_others(backends: int) -> None:
+    """A backend that leaves the declaration, whichever it is: at most 2.5 % of the others' clients move."""
+    full = service(backends)
+    before = addresses(full)
+    for gone in range(backends):
+        listed = [{"address": b.address, "port": 80} for i, b in enumerate(full.backends) if i != gone]
+        less = parse_config([{"name": "web", "listen": "192.0.2.10:80", "method": "source_hash", "backends": listed}])
+        after = addresses(less.services[0])
+        assert len(after) == len(before)
+        others = [(old, new) for old, new in zip(before, after) if old != full.backends[gone].address]
+        moved = sum(old != new for old, new in others)
+        assert moved / len(others) <= 0.025
+
+
+def test_the_order_of_the_declaration_does_not_move_hashed_clients() -> None:
+    declared = [{"address": f"10.0.0.{i}", "port": 80} for i in range(1, 6)]
+    listed = {"name": "web", "listen": "192.0.2.10:80", "method": "flow_hash"}
+    one, two = (parse_config([{**listed, "backends": b}]).services[0] for b in (declared, declared[::-1]))
+    assert addresses(one) == addresses(two)
+
+
+@pytest.mark.parametrize(
+    ("change", "serving"),
+    [
+        ({}, {"10.0.0.1", "10.0.0.2"}),
+        ({"b1": {"state": "drained"}}, {"10.0.0.2"}),
+        ({"b1": {"weight": 0}}, {"10.0.0.2"}),
+        ({"b1": {"state": "disabled"}, "b2": {"weight": 0}}, {"10.0.0.3"}),
+        ({"b1": {"state": "drained"}, "b2": {"state": "drained"}, "b3": {"backup": True, "state": "drained"}}, set()),
+    ],
+)
+@pytest.mark.parametrize("method", ["round_robin", "random", "source_hash", "flow_hash"])
+def test_who_serves(method: str, change: Dict[str, Any], serving: Any) -> None:
+    assert set(addresses(service(3, method, **{"b3": {"backup": True}, **change}))) == serving
+
+
+def test_table_sizes_grow_seldom_and_are_prime() -> None:
+    sizes = [slots.table_size(n) for n in range(1, 600)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
+    for size in set(sizes):
+        assert all(size % divisor for divisor in range(2, int(size**0.5) + 1))
+
+
+def test_weights_that_need_too_many_slots() -> None:
+    changes = {f"b{i}": {"weight": 255 + i % 2} for i in range(1, 301)}
+    with pytest.raises(ConfigError, match="smaller weights"):
+        slots.slots(service(300, "round_robin", **changes), "ip")
