@@ -2,6 +2,8 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Make a host balance TCP, UDP and SCTP connections by NAT."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -128,7 +130,6 @@ warnings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 
@@ -144,6 +145,7 @@ ARGUMENTS = {
 
 
 def main() -> None:
+    """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         outcome = apply.balance(**module.params, check=module.check_mode)

@@ -2,6 +2,8 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Read what a NAT load balancer does now."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -88,12 +90,12 @@ services:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.info import info
 
 
 def main() -> None:
+    """Run the module."""
     module = AnsibleModule(argument_spec={"service": {"type": "str"}}, supports_check_mode=True)
     try:
         found = info(service=module.params["service"])

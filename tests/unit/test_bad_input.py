@@ -5,32 +5,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
-from _natlb.errors import ConfigErrors
+from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.model import parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BACKEND = {"address": "10.0.0.3", "port": 8080}
-SERVICE: Dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": [BACKEND]}
-EGRESS: Dict[str, Any] = {"source": "10.0.0.0/24"}
+SERVICE: dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": [BACKEND]}
+EGRESS: dict[str, Any] = {"source": "10.0.0.0/24"}
 UPLINK = {"interface": "eth1", "gateway": "203.0.113.1"}
 ABSENT = object()
 
 
-def service(**changes: Any) -> List[Dict[str, Any]]:
+def service(**changes: Any) -> list[dict[str, Any]]:
     changed = {**SERVICE, **changes}
     return [{key: value for key, value in changed.items() if value is not ABSENT}]
 
 
-def backend(**changes: Any) -> List[Dict[str, Any]]:
+def backend(**changes: Any) -> list[dict[str, Any]]:
     changed = {**BACKEND, **changes}
     return service(backends=[{key: value for key, value in changed.items() if value is not ABSENT}])
 
 
-def two(**changes: Any) -> List[Dict[str, Any]]:
+def two(**changes: Any) -> list[dict[str, Any]]:
     return [SERVICE, {**SERVICE, "name": "other", **changes}]
 
 
@@ -43,7 +43,7 @@ SERVICES = [
     ([None], "services[0]", "not a mapping"),
     ([[SERVICE]], "services[0]", "not a mapping"),
     (service(colour="red"), "services[0].colour", "no such key"),
-    (service(**{"Listen": "192.0.2.10:80"}), "services[0].Listen", "no such key"),
+    (service(Listen="192.0.2.10:80"), "services[0].Listen", "no such key"),
     # name
     (service(name=ABSENT), "services[0].name", "is missing"),
     (service(name=None), "services[0].name", "is missing"),
@@ -157,6 +157,11 @@ SERVICES = [
     ),
     (service(listen=["192.0.2.10:80", "[2001:db8::10]:80"]), "services[0].listen", "no backend has such an address"),
     # between services
+    (
+        [{**SERVICE, "interface": "eth0"}, {**SERVICE, "name": "b", "interface": "eth1", "snat": "none"}],
+        "services[1].snat",
+        "b and web (services[0]) share tcp 192.0.2.10:80",
+    ),
     (two(), "services[1].listen", "other and web (services[0]) both claim tcp 192.0.2.10:80"),
     (two(listen="192.0.2.10:70-90"), "services[1].listen", "both claim"),
     (two(listen="*:80"), "services[1].listen", "both claim"),
@@ -195,13 +200,22 @@ def refused(services: Any, egress: Any = None, mask: Any = None) -> ConfigErrors
     return caught.value
 
 
+def problems(services: Any, egress: Any, mask: Any) -> list[ConfigError]:
+    try:
+        parse_config(services, egress, mask)
+    except ConfigErrors as error:
+        return error.errors
+    return []
+
+
 def check(error: ConfigErrors, path: str, problem: str) -> None:
     first = error.errors[0]
     assert first.path == path, str(error)
     assert problem in first.problem, str(error)
     assert first.remedy, str(error)
     assert str(first) == f"{path}: {first.problem} ({first.remedy})"
-    assert len(str(first).splitlines()) == 1 and len(str(first)) < 400
+    assert len(str(first).splitlines()) == 1
+    assert len(str(first)) < 400
 
 
 @pytest.mark.parametrize(("services", "path", "problem"), SERVICES)
@@ -259,10 +273,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     VALUES,
     st.one_of(st.none(), VALUES),
 )
-def test_no_input_ends_in_a_traceback(changes: Dict[str, Any], egress: Any, mask: Optional[Any]) -> None:
+def test_no_input_ends_in_a_traceback(changes: dict[str, Any], egress: Any, mask: Any | None) -> None:
     for services in ([{**SERVICE, **changes}], [{**SERVICE, "backends": [{**BACKEND, **changes}]}], changes):
-        try:
-            parse_config(services, egress, mask)
-        except ConfigErrors as error:
-            assert error.errors
-            assert all(item.path and item.problem and item.remedy for item in error.errors)
+        errors = problems(services, egress, mask)
+        assert all(error.path and error.problem and error.remedy for error in errors)

@@ -118,7 +118,8 @@ def test_routes_of_uplinks() -> None:
     }
     assert routing.batch(wanted, wanted) == {}
     lines = routing.batch(wanted, {})["ip"].splitlines()
-    assert lines[:1] == ["rule delete pref 24600"] and lines[-1] == "route flush table 24602"
+    assert lines[0] == "rule delete pref 24600"
+    assert lines[-1] == "route flush table 24602"
 
 
 @pytest.mark.parametrize("mask", [None, "0x0ff00000"])

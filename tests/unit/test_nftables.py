@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from _natlb import nftables
@@ -16,7 +16,7 @@ BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
 
 
-def config(*services: Dict[str, Any], egress: Any = None) -> Config:
+def config(*services: dict[str, Any], egress: Any = None) -> Config:
     declared = [
         {"name": f"s{i}", "listen": f"192.0.2.{i}:80", "backends": BACKENDS, **service}
         for i, service in enumerate(services, 1)
@@ -24,11 +24,11 @@ def config(*services: Dict[str, Any], egress: Any = None) -> Config:
     return parse_config(declared, egress)
 
 
-def render(*services: Dict[str, Any], egress: Any = None, networks: Any = ()) -> Ruleset:
+def render(*services: dict[str, Any], egress: Any = None, networks: Any = ()) -> Ruleset:
     return nftables.render(config(*services, egress=egress), networks)
 
 
-def body(ruleset: Ruleset, kind: str, name: str, family: str = "ip") -> List[str]:
+def body(ruleset: Ruleset, kind: str, name: str, family: str = "ip") -> list[str]:
     return list(ruleset[(family, "natlb", kind, name)].body)
 
 
@@ -76,7 +76,7 @@ def test_other_methods_share_a_chain(method: str, chain: str, pick: str) -> None
         ({"listen": "*:30080", "interface": "eth1"}, "node_interface", '"eth1" . 6 . 30080'),
     ],
 )
-def test_frontends_without_a_single_key(change: Dict[str, Any], name: str, element: str) -> None:
+def test_frontends_without_a_single_key(change: dict[str, Any], name: str, element: str) -> None:
     ruleset = render(change)
     protocol = change.get("protocol", "tcp")
     assert body(ruleset, "map", name) == [f"{element} : goto s.s1.{protocol}"]
@@ -127,7 +127,7 @@ def test_nobody_to_serve(when_empty: str, verdict: str) -> None:
         ),
     ],
 )
-def test_source_nat(snat: Any, chain: str, rules: List[str]) -> None:
+def test_source_nat(snat: Any, chain: str, rules: list[str]) -> None:
     ruleset = render({"snat": snat})
     assert body(ruleset, "map", "source_nat") == [f"192.0.2.1 . 6 . 80 : goto {chain}"]
     assert body(ruleset, "chain", chain) == rules
@@ -153,8 +153,7 @@ def test_egress() -> None:
     rules = body(render(egress=egress), "chain", "postrouting")
     assert rules == [
         'ip saddr { 10.0.0.0/24 } ip daddr != { 10.0.0.0/24 } oifname "eth0" masquerade fully-random',
-        "ip saddr { 10.1.0.0/24 } ip daddr != { 10.1.0.0/24 } tcp dport { 80-82, 443 } "
-        "snat ip to 203.0.113.9 fully-random",
+        "ip saddr { 10.1.0.0/24 } ip daddr != { 10.1.0.0/24 } tcp dport { 80-82, 443 } snat ip to 203.0.113.9 fully-random",
     ]
 
 
@@ -163,7 +162,7 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
         {"name": f"s{i}", "listen": f"198.18.{i >> 8}.{i & 255}:80", "backends": BACKENDS} for i in range(1, 1500)
     ]
     ruleset = nftables.render(parse_config(services), [])
-    rules: Dict[str, int] = {}
+    rules: dict[str, int] = {}
     for key, section in ruleset.items():
         if key[2] == "chain" and key[3].startswith("s."):
             name = section.body[-1].rpartition("@")[2]
@@ -173,29 +172,29 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
 
 
 LISTING = """table ip natlb {
-	map slot_tcp {
-		typeof ip daddr . tcp dport . numgen random mod 65536 : ip daddr . tcp dport
-		counter
-		elements = { 192.0.2.1 . 80 . 0 counter packets 7 bytes 420 : 10.0.0.3 . 8080,
-			     192.0.2.1 . 80 . 1 counter packets 6 bytes 360 : 10.0.0.4 . 8080 }
-	}
+\tmap slot_tcp {
+\t\ttypeof ip daddr . tcp dport . numgen random mod 65536 : ip daddr . tcp dport
+\t\tcounter
+\t\telements = { 192.0.2.1 . 80 . 0 counter packets 7 bytes 420 : 10.0.0.3 . 8080,
+\t\t\t     192.0.2.1 . 80 . 1 counter packets 6 bytes 360 : 10.0.0.4 . 8080 }
+\t}
 
-	set rate.s1 {
-		typeof ip saddr
-		size 65536
-		flags dynamic,timeout
-		elements = { 198.51.100.7 limit rate over 5/second burst 5 packets expires 3s }
-	}
+\tset rate.s1 {
+\t\ttypeof ip saddr
+\t\tsize 65536
+\t\tflags dynamic,timeout
+\t\telements = { 198.51.100.7 limit rate over 5/second burst 5 packets expires 3s }
+\t}
 
-	chain prerouting {
-		type nat hook prerouting priority -100; policy accept;
-		ip daddr . meta l4proto . th dport vmap @service
-	}
+\tchain prerouting {
+\t\ttype nat hook prerouting priority -100; policy accept;
+\t\tip daddr . meta l4proto . th dport vmap @service
+\t}
 }
 table ip other {
-	chain natlb {
-		accept
-	}
+\tchain natlb {
+\t\taccept
+\t}
 }
 """
 

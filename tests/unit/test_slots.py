@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import reduce
 from math import gcd
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from _natlb import slots
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def service(backends: int = 4, method: str = "source_hash", **changes: Dict[str, Any]) -> Service:
+def service(backends: int = 4, method: str = "source_hash", **changes: dict[str, Any]) -> Service:
     """A service with backends 10.0.0.1, .2 …; `b3={…}` changes the third."""
     declared = [{"address": f"10.0.{i >> 8}.{i & 255}", "port": 80} for i in range(1, backends + 1)]
     for name, change in changes.items():
@@ -25,7 +25,7 @@ def service(backends: int = 4, method: str = "source_hash", **changes: Dict[str,
     return parse_config(listed).services[0]
 
 
-def addresses(declared: Service) -> List[str]:
+def addresses(declared: Service) -> list[str]:
     return [backend.address for backend in slots.slots(declared, "ip")]
 
 
@@ -42,30 +42,30 @@ def addresses(declared: Service) -> List[str]:
         ([2, 1], "ABA"),
     ],
 )
-def test_interleave(weights: List[int], ring: str) -> None:
+def test_interleave(weights: list[int], ring: str) -> None:
     assert "".join("ABC"[index] for index in slots.interleave(weights)) == ring
 
 
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=12))
-def test_every_turn_of_the_ring_is_exact(weights: List[int]) -> None:
+def test_every_turn_of_the_ring_is_exact(weights: list[int]) -> None:
     ring = slots.interleave(weights)
     divisor = reduce(gcd, weights)
     assert Counter(ring) == {index: weight // divisor for index, weight in enumerate(weights)}
 
 
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=12))
-def test_the_heaviest_is_evenly_spread(weights: List[int]) -> None:
+def test_the_heaviest_is_evenly_spread(weights: list[int]) -> None:
     """The gaps between two turns of the heaviest differ by one at the most, also across the ring's end."""
     ring = slots.interleave(weights)
     heaviest = weights.index(max(weights))
     places = [place for place, index in enumerate(ring) if index == heaviest]
-    gaps = {(after - before) % len(ring) for before, after in zip(places, [*places[1:], places[0]])}
+    gaps = {(after - before) % len(ring) for before, after in zip(places, [*places[1:], places[0]], strict=True)}
     assert max(gaps) - min(gaps) <= 1
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=10))
-def test_maglev_gives_every_share_within_one_turn(weights: List[int]) -> None:
+def test_maglev_gives_every_share_within_one_turn(weights: list[int]) -> None:
     size = 4093
     counts = Counter(slots.maglev([str(i) for i in range(len(weights))], weights, size))
     for index, weight in enumerate(weights):
@@ -81,7 +81,7 @@ def test_draining_moves_nobody_else(backends: int) -> None:
         for change in ({"state": "drained"}, {"state": "disabled"}):
             after = addresses(service(backends, **{f"b{number}": change}))
             assert gone not in after
-            assert all(new == old for old, new in zip(before, after) if old != gone)
+            assert all(new == old for old, new in zip(before, after, strict=True) if old != gone)
             shares = Counter(after)
             assert max(shares.values()) / min(shares.values()) < 1.02
 
@@ -96,7 +96,7 @@ def test_removing_moves_few_others(backends: int) -> None:
         less = parse_config([{"name": "web", "listen": "192.0.2.10:80", "method": "source_hash", "backends": listed}])
         after = addresses(less.services[0])
         assert len(after) == len(before)
-        others = [(old, new) for old, new in zip(before, after) if old != full.backends[gone].address]
+        others = [(old, new) for old, new in zip(before, after, strict=True) if old != full.backends[gone].address]
         moved = sum(old != new for old, new in others)
         assert moved / len(others) <= 0.025
 
@@ -119,7 +119,7 @@ def test_the_order_of_the_declaration_does_not_move_hashed_clients() -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["round_robin", "random", "source_hash", "flow_hash"])
-def test_who_serves(method: str, change: Dict[str, Any], serving: Any) -> None:
+def test_who_serves(method: str, change: dict[str, Any], serving: Any) -> None:
     assert set(addresses(service(3, method, **{"b3": {"backup": True}, **change}))) == serving
 
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable
 
 from . import boot, conntrack, engines, forwarding, kernel, routing, store
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import ConfigErrors, HostError
 from .model import EMPTY, FAMILIES, Config, parse_config
 from .ruleset import Ruleset, compare, unified
-from .store import Paths
+from .store import DEFAULT_PATHS, Paths
 
 
 @dataclass
@@ -33,8 +34,8 @@ class Outcome:
     engine: str
     transaction: str
     services: int
-    sysctls: Dict[str, str]
-    warnings: List[str]
+    sysctls: dict[str, str]
+    warnings: list[str]
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Request:
 
     config: Config
     engine: str
-    variant: Optional[str]
+    variant: str | None
     forwarding: bool
     persist: bool
     paths: Paths
@@ -70,9 +71,9 @@ class Plan:
     engine: Engine
     rendered: Ruleset
     transaction: Transaction
-    parts: List[Part]
-    cache: Dict[str, Any]
-    warnings: List[str]
+    parts: list[Part]
+    cache: dict[str, Any]
+    warnings: list[str]
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -96,8 +97,8 @@ def balance(
     state: str = "present",
     check: bool = False,
     mark_mask: Any = None,
-    paths: Paths = Paths(),
-    iptables_variant: Optional[str] = None,
+    paths: Paths = DEFAULT_PATHS,
+    iptables_variant: str | None = None,
 ) -> Outcome:
     """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
 
@@ -172,7 +173,7 @@ def _commit(plan: Plan) -> None:
     plan.transaction = plan.engine.commit(plan.transaction, plan.rendered)
 
 
-def _normal_form(engine: Engine, rendered: Ruleset, paths: Paths) -> Tuple[Ruleset, Dict[str, Any]]:
+def _normal_form(engine: Engine, rendered: Ruleset, paths: Paths) -> tuple[Ruleset, dict[str, Any]]:
     """What the kernel will list once `rendered` is loaded, and the cache that says so the next time.
 
     Where there is no namespace to ask the kernel in, the rendered form stands in for it once; the run then keeps what
@@ -180,7 +181,7 @@ def _normal_form(engine: Engine, rendered: Ruleset, paths: Paths) -> Tuple[Rules
     """
     known = store.read_json(paths.run / store.NORMAL)
     normal: Ruleset = {}
-    cache: Dict[str, Any] = {}
+    cache: dict[str, Any] = {}
     for unit, text in engine.texts(rendered).items() if rendered else ():
         key = hashlib.sha256(f"{engine.identity()}\n{text}".encode()).hexdigest()
         entry = known.get(unit)
@@ -274,17 +275,14 @@ def _files_part(plan: Plan) -> Part:
 # -- warnings --------------------------------------------------------------------------------------------------------
 
 
-def _warnings(request: Request, engine: Engine) -> List[str]:
+def _warnings(request: Request, engine: Engine) -> list[str]:
     config = request.config
     found = []
     for service in config.services:
-        for family in service.families():
-            if not service.serving(family):
-                found.append(f"service {service.name}: no backend can serve; clients get a {service.when_empty}")
+        if not all(service.serving(family) for family in service.families()):
+            found.append(f"service {service.name}: no backend can serve; clients get a {service.when_empty}")
         if service.health is not None:
-            found.append(
-                f"service {service.name}: health is declared, but no checker runs yet; its backends are taken as healthy"
-            )
+            found.append(f"service {service.name}: no health checker runs yet; its backends are taken as healthy")
     if isinstance(engine, IptablesEngine) and any(service.affinity_s for service in config.services):
         found.append(
             f"affinity on iptables remembers {kernel.recent_list_size()} clients per backend (xt_recent's ip_list_tot) "

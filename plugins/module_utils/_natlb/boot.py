@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import routing, store
 from .engines import Engine
@@ -23,12 +23,12 @@ from .store import Paths
 
 #: Every name that any engine may leave in /etc/natlb.
 NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables")
-_HEAD = "#!/bin/sh\n# Written by natlb.netfilter at each run, as the last one that succeeded; changes here are undone.\nset -eu\n"
+_HEAD = "#!/bin/sh\n# Written by natlb.netfilter, as its last successful run; changes here are undone.\nset -eu\n"
 
-Content = Tuple[str, int]
+Content = tuple[str, int]
 
 
-def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool) -> Dict[Path, Content]:
+def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool) -> dict[Path, Content]:
     """Text and mode of each file that is to be there."""
     if config.empty:
         return {}
@@ -54,7 +54,7 @@ def state_text(engine: Engine, config: Config) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def uplink_lines(config: Config) -> List[str]:
+def uplink_lines(config: Config) -> list[str]:
     """Shell lines that put rules and routes back, however often they run."""
     lines = []
     for key, section in sorted(routing.render(config).items()):
@@ -68,7 +68,7 @@ def uplink_lines(config: Config) -> List[str]:
     return lines
 
 
-def read(path: Path) -> Optional[Content]:
+def read(path: Path) -> Content | None:
     text = store.read_text(path)
     return None if text is None else (text, stat.S_IMODE(path.stat().st_mode))
 

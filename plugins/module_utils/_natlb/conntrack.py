@@ -10,22 +10,22 @@ that the next packet chooses anew. TCP and SCTP are never cut: their peers notic
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Optional, Set, Tuple
+from collections.abc import Iterable
 
 from . import kernel
 from .errors import HostError
-from .model import FAMILIES, Config, Frontend, Service
 from .kernel import Flow
+from .model import FAMILIES, Config, Frontend, Service
 
-Peer = Tuple[str, int]
+Peer = tuple[str, int]
 
 
 class Frontends:
     """Finds the service that a target address and port belong to."""
 
-    def __init__(self, config: Config, protocol: str, local: Set[str]) -> None:
-        self._exact: Dict[Tuple[str, int], Tuple[Frontend, Service]] = {}
-        self._wide: List[Tuple[Frontend, Service]] = []
+    def __init__(self, config: Config, protocol: str, local: set[str]) -> None:
+        self._exact: dict[tuple[str, int], tuple[Frontend, Service]] = {}
+        self._wide: list[tuple[Frontend, Service]] = []
         self._local = local
         for service in config.services:
             for frontend in service.frontends():
@@ -39,30 +39,30 @@ class Frontends:
     def __bool__(self) -> bool:
         return bool(self._exact or self._wide)
 
-    def find(self, family: str, target: str, port: int) -> Optional[Tuple[Frontend, Service]]:
+    def find(self, family: str, target: str, port: int) -> tuple[Frontend, Service] | None:
         exact = self._exact.get((target, port))
         if exact is not None:
             return exact
         for frontend, service in self._wide:
-            if frontend.family == family and frontend.low <= port <= frontend.high:
-                if frontend.address == target or (frontend.address is None and target in self._local):
-                    return frontend, service
+            here = frontend.address == target or (frontend.address is None and target in self._local)
+            if here and frontend.family == family and frontend.low <= port <= frontend.high:
+                return frontend, service
         return None
 
 
-def peers(service: Service, flow_port: int, states: Iterable[str]) -> Set[Peer]:
+def peers(service: Service, flow_port: int, states: Iterable[str]) -> set[Peer]:
     """Where connections to one port of a service may be answered from."""
     wanted = set(states)
     return {(b.address, b.port or flow_port) for b in service.backends if b.state in wanted}
 
 
-def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> List[Flow]:
+def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Flow]:
     """The flows that must choose anew, one of each (target, answerer).
 
     Of a service that is declared: those that nobody behind it answers, drained backends counting as behind it. Of one
     that is no longer declared: those that one of its backends answers.
     """
-    found: Dict[Tuple[str, int, str, int], Flow] = {}
+    found: dict[tuple[str, int, str, int], Flow] = {}
     for flow in flows:
         answerer = (flow.answerer, flow.answerer_port)
         now = after.find(flow.family, flow.target, flow.target_port)
@@ -77,7 +77,7 @@ def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> List[Fl
     return list(found.values())
 
 
-def forget_gone(previous: Config, config: Config) -> List[str]:
+def forget_gone(previous: Config, config: Config) -> list[str]:
     """Delete stale UDP entries. Returns warnings; that conntrack(8) is missing is one, since the rules do stand."""
     local = kernel.local_addresses()
     before, after = Frontends(previous, "udp", local), Frontends(config, "udp", local)

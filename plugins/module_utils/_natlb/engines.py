@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Union
 
 from . import iptables, iptables_count, kernel, nftables
 from .errors import HostError
@@ -31,7 +32,7 @@ class Transaction:
     """What will be loaded: `kind` is none, delta, replace or remove; `texts` go to the engine's program by unit."""
 
     kind: str
-    texts: Dict[str, str]
+    texts: dict[str, str]
 
 
 class NftablesEngine:
@@ -48,22 +49,22 @@ class NftablesEngine:
     def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
         return nftables.render(config, networks)
 
-    def texts(self, rendered: Ruleset) -> Dict[str, str]:
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {"nft": nftables.full(rendered)}
 
-    def normal(self, unit: str, text: str) -> Optional[str]:
+    def normal(self, _unit: str, text: str) -> str | None:
         return self.nft.normal(text)
 
-    def parse(self, unit: str, listing: str) -> Ruleset:
+    def parse(self, _unit: str, listing: str) -> Ruleset:
         return nftables.parse_listing(listing)
 
-    def listing(self, unit: str) -> str:
+    def listing(self, _unit: str) -> str:
         """What the kernel holds of ours now."""
         return self._listing(counters=False)
 
     def _listing(self, counters: bool) -> str:
-        families = [family for family, table in self.nft.tables() if table == nftables.TABLE and family in FAMILIES]
-        return "".join(self.nft.list_table(family, nftables.TABLE, counters) for family in families)
+        tables = [pair for pair in self.nft.tables() if pair[1] == nftables.TABLE and pair[0] in FAMILIES]
+        return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
 
     def live(self) -> Ruleset:
         return nftables.parse_listing(self._listing(counters=False))
@@ -95,12 +96,12 @@ class NftablesEngine:
         for text in transaction.texts.values():
             self.nft.load(text)
 
-    def boot(self, rendered: Ruleset, directory: str) -> Tuple[Dict[str, str], List[str]]:
+    def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
         path = f"{directory}/ruleset.nft"
         return {"ruleset.nft": nftables.full(rendered)}, [f"{self.nft.path} -f {path}"]
 
-    def counters(self, config: Config) -> Dict[Tuple[str, str], int]:
+    def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""
         return nftables.count(config, self._listing(counters=True))
 
@@ -110,7 +111,7 @@ class IptablesEngine:
 
     name = "iptables"
 
-    def __init__(self, variant: Optional[str]) -> None:
+    def __init__(self, variant: str | None) -> None:
         self.program = kernel.Iptables(variant)
 
     def identity(self) -> str:
@@ -121,10 +122,10 @@ class IptablesEngine:
     def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
         return iptables.render(config, networks)
 
-    def texts(self, rendered: Ruleset) -> Dict[str, str]:
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: iptables.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
 
-    def normal(self, unit: str, text: str) -> Optional[str]:
+    def normal(self, unit: str, text: str) -> str | None:
         return self.program.normal(unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
@@ -154,15 +155,15 @@ class IptablesEngine:
         kind = "delta" if live else "replace"
         return Transaction(kind, iptables.delta(live, normal, rendered))
 
-    def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
+    def commit(self, transaction: Transaction, _rendered: Ruleset) -> Transaction:
         for family, text in sorted(transaction.texts.items()):
             self.program.restore(family, text)
         return transaction
 
-    def boot(self, rendered: Ruleset, directory: str) -> Tuple[Dict[str, str], List[str]]:
+    def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them: chains in one step, then each jump where it is missing."""
-        files: Dict[str, str] = {}
-        lines: List[str] = []
+        files: dict[str, str] = {}
+        lines: list[str] = []
         for family in FAMILIES:
             if not _has(rendered, family):
                 continue
@@ -179,9 +180,9 @@ class IptablesEngine:
                         lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
         return files, lines
 
-    def counters(self, config: Config) -> Dict[Tuple[str, str], int]:
+    def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""
-        found: Dict[Tuple[str, str], int] = {}
+        found: dict[tuple[str, str], int] = {}
         for family in FAMILIES:
             found.update(iptables_count.count(config, family, self._listing(family, counters=True)))
         return found
@@ -194,11 +195,11 @@ def _has(rendered: Ruleset, family: str) -> bool:
     return any(key[0] == family for key in rendered)
 
 
-def linux_version() -> Tuple[int, ...]:
+def linux_version() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
-def nft_problem() -> Optional[str]:
+def nft_problem() -> str | None:
     """Why this host's nft cannot be used; None where it can."""
     path = kernel.find("nft")
     if path is None:
@@ -211,7 +212,7 @@ def nft_problem() -> Optional[str]:
     return None
 
 
-def choose(requested: str, variant: Optional[str] = None) -> Tuple[Engine, List[str]]:
+def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
     """The engine for this host, and warnings about what else lives on it.
 
     `auto` takes nftables where nft and the kernel can do it, unless rules live in iptables-legacy: two NAT engines in
@@ -236,18 +237,17 @@ def choose(requested: str, variant: Optional[str] = None) -> Tuple[Engine, List[
     return IptablesEngine(_variant(variant, legacy)), warnings
 
 
-def _variant(wanted: Optional[str], legacy: bool) -> Optional[str]:
+def _variant(wanted: str | None, legacy: bool) -> str | None:
     """Which iptables: the one asked for, else the one that holds rules, else the one that plain `iptables` is."""
     offered = kernel.iptables_variants()
     variant = wanted or ("legacy" if legacy else kernel.default_variant())
     return variant if variant in offered else None
 
 
-def leftovers(current: Engine) -> List[Tuple[Engine, Ruleset]]:
+def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
     """What an earlier run with another engine or iptables variant has left in the kernel."""
-    found: List[Tuple[Engine, Ruleset]] = []
     tables = kernel.Nft().tables() if kernel.find("nft") else []
-    others: List[Engine] = []
+    others: list[Engine] = []
     if current.name != "nftables" and any(table == nftables.TABLE for _, table in tables):
         others.append(NftablesEngine())
     held = {"legacy": any(kernel.legacy_tables(family) for family in FAMILIES)}
@@ -256,8 +256,4 @@ def leftovers(current: Engine) -> List[Tuple[Engine, Ruleset]]:
     for variant in kernel.iptables_variants():
         if variant != own and held[variant]:
             others.append(IptablesEngine(variant))
-    for engine in others:
-        live = engine.live()
-        if live:
-            found.append((engine, live))
-    return found
+    return [(engine, live) for engine in others for live in [engine.live()] if live]

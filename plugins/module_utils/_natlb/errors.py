@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 
 class NatlbError(Exception):
@@ -26,12 +26,12 @@ class ConfigError(NatlbError):
         self.remedy = remedy
 
 
-class ConfigErrors(NatlbError):
+class ConfigErrors(NatlbError):  # noqa: N818
     """Several `ConfigError`s, found in one reading."""
 
     def __init__(self, errors: Sequence[ConfigError]) -> None:
         super().__init__("\n".join(str(error) for error in errors))
-        self.errors: List[ConfigError] = list(errors)
+        self.errors: list[ConfigError] = list(errors)
 
 
 class HostError(NatlbError):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping
+from collections.abc import Mapping
 
 from . import routing
 from .model import Config
@@ -19,7 +19,7 @@ SYSCTL_FILE = "zz-natlb.conf"
 SYSCTL_DIRECTORIES = ("/usr/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d")
 
 
-def settings(config: Config) -> Dict[str, str]:
+def settings(config: Config) -> dict[str, str]:
     """Kernel settings for a configuration, by name with slashes."""
     return {**{_FORWARDING[family]: "1" for family in config.families()}, **routing.sysctls(config)}
 
@@ -28,7 +28,7 @@ def section(values: Mapping[str, str]) -> Ruleset:
     return {("", "", "sysctl", name): Section((), (value,)) for name, value in values.items()}
 
 
-def overrides(files: Mapping[str, str], names: List[str]) -> List[str]:
+def overrides(files: Mapping[str, str], names: list[str]) -> list[str]:
     """Warnings about files (path → text) that will undo a setting at the next boot.
 
     Those are the ones that sort behind ours, and `/etc/sysctl.conf`, which `sysctl --system` reads last.

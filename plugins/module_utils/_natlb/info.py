@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from . import apply, forwarding, kernel, store
 from .conntrack import Frontends
 from .errors import HostError
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
 from .slots import slots
-from .store import Paths
+from .store import DEFAULT_PATHS, Paths
 
 #: TCP states in which neither end has finished; TIME_WAIT and CLOSE linger for minutes and carry nothing.
 _TCP_ACTIVE = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK")
 
-Counts = Dict[Tuple[str, str], int]
+Counts = dict[tuple[str, str], int]
 
 
 def info(
-    *, service: Optional[str] = None, paths: Paths = Paths(), iptables_variant: Optional[str] = None
-) -> Dict[str, Any]:
+    *, service: str | None = None, paths: Paths = DEFAULT_PATHS, iptables_variant: str | None = None
+) -> dict[str, Any]:
     """State of this host's balancer, as the module `balancer_info` returns it.
 
     `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
@@ -57,7 +57,7 @@ def info(
     }
 
 
-def _active(config: Config, warnings: List[str]) -> Optional[Counts]:
+def _active(config: Config, warnings: list[str]) -> Counts | None:
     """Tracked connections by (service, backend key); None where conntrack(8) cannot say."""
     local = kernel.local_addresses()
     counts: Counts = {}
@@ -88,7 +88,7 @@ def _count(frontends: Frontends, flow: kernel.Flow, counts: Counts) -> None:
             counts[key] = counts.get(key, 0) + 1
 
 
-def _service(service: Service, new: Counts, active: Optional[Counts]) -> Dict[str, Any]:
+def _service(service: Service, new: Counts, active: Counts | None) -> dict[str, Any]:
     shares = expected_shares(service)
     return {
         "name": service.name,
@@ -113,11 +113,11 @@ def _service(service: Service, new: Counts, active: Optional[Counts]) -> Dict[st
     }
 
 
-def expected_shares(service: Service) -> Dict[str, float]:
+def expected_shares(service: Service) -> dict[str, float]:
     """Share of a family's new connections by backend key: its slots over all of the family's."""
     shares = {backend.key: 0.0 for backend in service.backends}
     for family in FAMILIES:
-        table: List[Backend] = slots(service, family)
+        table: list[Backend] = slots(service, family)
         for backend in table:
             shares[backend.key] += 1
         for backend in service.backends:

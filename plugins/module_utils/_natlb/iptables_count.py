@@ -9,7 +9,6 @@ The nat table sees the first packet of a connection only, so a rule's packets ar
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Set, Tuple
 
 from .dispatch import chain_name
 from .iptables_service import destination
@@ -18,13 +17,13 @@ from .model import Config
 _RULE = re.compile(r"\[(\d+):\d+\] -A (\S+) .*?-([jg]) (\S+)(?: --to-destination (\S+))?\s*\Z")
 
 #: (packets, target, destination) of the rules of a chain.
-_Rules = Dict[str, List[Tuple[int, str, str]]]
+_Rules = dict[str, list[tuple[int, str, str]]]
 
 
-def count(config: Config, family: str, listing: str) -> Dict[Tuple[str, str], int]:
+def count(config: Config, family: str, listing: str) -> dict[tuple[str, str], int]:
     """New connections by (service, backend key), from the output of `iptables-save --counters`."""
     rules = _rules(listing)
-    found: Dict[Tuple[str, str], int] = {}
+    found: dict[tuple[str, str], int] = {}
     for service in config.services:
         if family not in service.families():
             continue
@@ -49,11 +48,11 @@ def _rules(listing: str) -> _Rules:
     return rules
 
 
-def _translations(rules: _Rules, start: str) -> List[Tuple[int, str]]:
+def _translations(rules: _Rules, start: str) -> list[tuple[int, str]]:
     """(packets, destination) of each translating rule that is reached from a chain."""
-    found: List[Tuple[int, str]] = []
-    waiting: List[str] = [start]
-    seen: Set[str] = {start}
+    found: list[tuple[int, str]] = []
+    waiting: list[str] = [start]
+    seen: set[str] = {start}
     while waiting:
         for packets, target, to in rules.get(waiting.pop(), []):
             if target == "DNAT":

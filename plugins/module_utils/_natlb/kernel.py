@@ -17,7 +17,8 @@ import shutil
 import socket
 import struct
 import subprocess
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from .errors import HostError
 
@@ -26,7 +27,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT_S = 120.0
 
 
-def find(program: str) -> Optional[str]:
+def find(program: str) -> str | None:
     return shutil.which(program, path=_PATH)
 
 
@@ -37,7 +38,7 @@ def require(program: str, package: str) -> str:
     return path
 
 
-def run(argv: Sequence[str], text: Optional[str] = None, ok: Sequence[int] = (0,)) -> str:
+def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) -> str:
     """Run a program and return what it printed.
 
     Raises `HostError` with what it said where its exit status is not in `ok`.
@@ -94,7 +95,7 @@ class Nft:
         status = os.stat(self.path)
         return f"{self.path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
 
-    def tables(self) -> List[Tuple[str, str]]:
+    def tables(self) -> list[tuple[str, str]]:
         """(family, name) of every table."""
         lines = run([self.path, "list", "tables"]).splitlines()
         return [(words[1], words[2]) for words in map(str.split, lines) if len(words) == 3]
@@ -102,7 +103,7 @@ class Nft:
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
 
-    def normal(self, text: str) -> Optional[str]:
+    def normal(self, text: str) -> str | None:
         """How the kernel lists a ruleset that it has been given; None where no namespace is to be had to ask it in.
 
         Raises `HostError` where the kernel refuses the ruleset.
@@ -125,7 +126,7 @@ _FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}
 class Iptables:
     """iptables and ip6tables of one variant: `nft`, `legacy`, or None for the only one that the host has."""
 
-    def __init__(self, variant: Optional[str]) -> None:
+    def __init__(self, variant: str | None) -> None:
         self.variant = variant
         require(self.program("ip"), "iptables")
 
@@ -142,7 +143,7 @@ class Iptables:
     def restore(self, family: str, text: str) -> None:
         run([self.path(family, "restore"), "--noflush", "--wait", "30"], text)
 
-    def normal(self, family: str, text: str) -> Optional[str]:
+    def normal(self, family: str, text: str) -> str | None:
         """How the kernel lists the rules that it has been given; see `Nft.normal`."""
         restore, save = self.program(family, "restore"), self.program(family, "save")
         try:
@@ -154,19 +155,19 @@ class Iptables:
         return None
 
 
-def iptables_variants() -> List[str]:
+def iptables_variants() -> list[str]:
     """The variants that the host offers by name."""
     return [variant for variant in ("nft", "legacy") if find(f"iptables-{variant}-restore")]
 
 
-def default_variant() -> Optional[str]:
+def default_variant() -> str | None:
     """The variant that plain `iptables` is, or None where there is no program of that name."""
     if find("iptables") is None:
         return None
     return "nft" if "nf_tables" in run([require("iptables", "iptables"), "--version"]) else "legacy"
 
 
-def legacy_tables(family: str) -> List[str]:
+def legacy_tables(family: str) -> list[str]:
     """Tables that iptables-legacy holds here. Asking iptables-legacy-save itself would make them."""
     name = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}[family]
     return _read(f"/proc/thread-self/net/{name}").split()
@@ -197,7 +198,7 @@ def sysctl_path(name: str) -> str:
     return f"/proc/sys/{name}"
 
 
-def sysctl_get(name: str) -> Optional[str]:
+def sysctl_get(name: str) -> str | None:
     return _read(sysctl_path(name)).strip() or None
 
 
@@ -216,9 +217,9 @@ def sysctl_set(name: str, value: str) -> None:
         raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")
 
 
-def sysctl_files(directories: Sequence[str]) -> Dict[str, str]:
+def sysctl_files(directories: Sequence[str]) -> dict[str, str]:
     """The files that set sysctls at boot, path to text; one directory's file hides those of the same name before it."""
-    by_name: Dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for directory in directories:
         for path in sorted(glob.glob(f"{directory}/*.conf")):
             by_name[os.path.basename(path)] = path
@@ -226,9 +227,9 @@ def sysctl_files(directories: Sequence[str]) -> Dict[str, str]:
     return {path: text for path in paths for text in [_read(path)] if text}
 
 
-def connected_networks() -> List[str]:
-    """The networks that this host reaches without a gateway, of both families, widest duplicates and loopback left out."""
-    found: Set[str] = set()
+def connected_networks() -> list[str]:
+    """The networks that this host reaches without a gateway, of both families, loopback left out."""
+    found: set[str] = set()
     for line in _read("/proc/thread-self/net/route").splitlines()[1:]:
         fields = line.split()
         if len(fields) > 7 and fields[2] == "00000000" and fields[0] != "lo":
@@ -242,7 +243,7 @@ def connected_networks() -> List[str]:
     return sorted(found)
 
 
-def _inet6() -> Iterable[Tuple[str, int, int]]:
+def _inet6() -> Iterable[tuple[str, int, int]]:
     """(address, prefix length, scope) of each IPv6 address; scope 0 is global."""
     for line in _read("/proc/thread-self/net/if_inet6").splitlines():
         fields = line.split()
@@ -250,7 +251,7 @@ def _inet6() -> Iterable[Tuple[str, int, int]]:
             yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0]))), int(fields[2], 16), int(fields[3], 16)
 
 
-def local_addresses() -> Set[str]:
+def local_addresses() -> set[str]:
     """Every address of this host, loopback included."""
     found = {address for address, _, _ in _inet6()}
     lines = _read("/proc/thread-self/net/fib_trie").splitlines()
@@ -269,7 +270,7 @@ def recent_list_size() -> int:
 # -- routing -------------------------------------------------------------------------------------------------------
 
 
-def ip_json(family: str, *words: str) -> List[Dict[str, Any]]:
+def ip_json(family: str, *words: str) -> list[dict[str, Any]]:
     """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
     version = "-6" if family == "ip6" else "-4"
     try:
@@ -293,9 +294,9 @@ def ip_batch(family: str, text: str) -> None:
 class Flow:
     """One tracked connection, as the client sees it and as the backend answers it."""
 
-    __slots__ = ("family", "protocol", "state", "source", "target", "target_port", "answerer", "answerer_port")
+    __slots__ = ("answerer", "answerer_port", "family", "protocol", "source", "state", "target", "target_port")
 
-    def __init__(self, family: str, protocol: str, state: str, fields: Dict[str, List[str]]) -> None:
+    def __init__(self, family: str, protocol: str, state: str, fields: dict[str, list[str]]) -> None:
         self.family = family
         self.protocol = protocol
         self.state = state
@@ -306,16 +307,16 @@ class Flow:
         self.answerer_port = int(fields["sport"][1])
 
 
-def flows(family: str, protocol: str) -> List[Flow]:
+def flows(family: str, protocol: str) -> list[Flow]:
     """The tracked connections of one protocol. Raises `HostError` where conntrack(8) is missing."""
     name = "ipv6" if family == "ip6" else "ipv4"
     text = run([require("conntrack", "conntrack"), "-L", "-f", name, "-p", protocol])
     return [flow for flow in (_flow(family, line) for line in text.splitlines()) if flow is not None]
 
 
-def _flow(family: str, line: str) -> Optional[Flow]:
+def _flow(family: str, line: str) -> Flow | None:
     words = line.split()
-    fields: Dict[str, List[str]] = {}
+    fields: dict[str, list[str]] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if equals:

@@ -1,283 +1,68 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a user declares, as typed values.
+"""What a user declares, read into typed values (`entities.py`).
 
-`parse_config` is the only way in. What it returns is complete (every default filled in), normalised
-(addresses in their canonical spelling, times in seconds) and free of contradictions, so that the engines can
-render it without asking again.
+`parse_config` is the only way in. What it returns is complete (every default filled in), normalised (addresses in
+their canonical spelling, times in seconds) and free of contradictions.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from . import parse
+from .entities import (
+    DEFAULT_MARK_MASK,
+    EMPTY,
+    FAMILIES,
+    HEALTH_KEYS,
+    MAX_BACKENDS,
+    MAX_SERVICES,
+    MAX_UPLINK_WEIGHT_SUM,
+    MAX_WEIGHT,
+    METHODS,
+    PROTOCOLS,
+    STATES,
+    Backend,
+    Config,
+    Egress,
+    Frontend,
+    Health,
+    Listen,
+    Service,
+    Uplink,
+    dump,
+    family_of,
+    mark_value,
+    ports_text,
+    protocol_number,
+)
 from .errors import ConfigError, ConfigErrors
+from .overlaps import overlaps
 
-PROTOCOLS = ("tcp", "udp", "sctp")
-METHODS = ("round_robin", "random", "source_hash", "flow_hash")
-STATES = ("active", "drained", "disabled")
-FAMILIES = ("ip", "ip6")
-
-MAX_SERVICES = 65536
-MAX_BACKENDS = 4096
-MAX_WEIGHT = 256
-MAX_UPLINK_WEIGHT_SUM = 1024
-#: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
-#: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.
-DEFAULT_MARK_MASK = 0x3F000000
-
-
-def family_of(address: str) -> str:
-    """`ip` or `ip6`, of an address or a network in its canonical spelling."""
-    return "ip6" if ":" in address else "ip"
-
-
-@dataclass(frozen=True)
-class Listen:
-    """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
-
-    address: Optional[str]
-    low: int
-    high: int
-
-    def __str__(self) -> str:
-        host = "*" if self.address is None else f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{ports_text(self.low, self.high)}"
-
-
-@dataclass(frozen=True)
-class Frontend:
-    """What the kernel tells services apart by; no two services may share one."""
-
-    family: str
-    protocol: str
-    address: Optional[str]
-    low: int
-    high: int
-    interface: Optional[str]
-
-    @property
-    def exact(self) -> bool:
-        """One address, one port, any interface: the case that is a single hash look-up."""
-        return self.address is not None and self.low == self.high and self.interface is None
-
-    def __str__(self) -> str:
-        where = f" on {self.interface}" if self.interface else ""
-        return f"{self.protocol} {Listen(self.address, self.low, self.high)}{where}"
-
-
-@dataclass(frozen=True)
-class Backend:
-    """`port` is None where connections keep the port that the client asked for."""
-
-    address: str
-    port: Optional[int]
-    name: str
-    weight: int
-    state: str
-    backup: bool
-
-    @property
-    def family(self) -> str:
-        return family_of(self.address)
-
-    @property
-    def key(self) -> str:
-        """Its identity within the service: address and port, never its name."""
-        return f"{self.address} {self.port or ''}".rstrip()
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a health checker is to ask. Times in seconds; `argv` only for `command`, the HTTP fields only for `http`."""
-
-    type: str
-    port: Optional[int] = None
-    interval_s: float = 2.0
-    timeout_s: float = 1.0
-    fall: int = 3
-    rise: int = 2
-    path: str = "/"
-    host: Optional[str] = None
-    status: Tuple[int, ...] = (200,)
-    argv: Tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Service:
-    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last."""
-
-    name: str
-    listens: Tuple[Listen, ...]
-    protocols: Tuple[str, ...]
-    interface: Optional[str]
-    method: str
-    affinity_s: int
-    snat: str
-    snat_addresses: Tuple[str, ...]
-    allow_from: Tuple[str, ...]
-    max_connections_per_client: int
-    new_connections_per_second: int
-    when_empty: str
-    log: bool
-    health: Optional[Health]
-    backends: Tuple[Backend, ...]
-
-    def families(self) -> Tuple[str, ...]:
-        """The families that the service listens in. `*` means those of its backends (both while it has none)."""
-        found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
-        if any(listen.address is None for listen in self.listens):
-            found.update({backend.family for backend in self.backends} or FAMILIES)
-        return tuple(family for family in FAMILIES if family in found)
-
-    def frontends(self) -> Iterator[Frontend]:
-        for listen in self.listens:
-            families = self.families() if listen.address is None else (family_of(listen.address),)
-            for family in families:
-                for protocol in self.protocols:
-                    yield Frontend(family, protocol, listen.address, listen.low, listen.high, self.interface)
-
-    def serving(self, family: str) -> List[Backend]:
-        """The backends of a family that get new connections now; the backups where no other can."""
-        able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
-        return [b for b in able if not b.backup] or able
-
-    def snat_of(self, family: str) -> Tuple[str, ...]:
-        return tuple(address for address in self.snat_addresses if family_of(address) == family)
-
-    def seed(self) -> int:
-        """32 bits from the name alone: the same on every balancer and after every boot."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
-
-
-@dataclass(frozen=True)
-class Uplink:
-    interface: str
-    gateway: str
-    weight: int
-
-
-@dataclass(frozen=True)
-class Egress:
-    """Source NAT for networks behind the balancer. `snat` is `masquerade` or `address`."""
-
-    sources: Tuple[str, ...]
-    out_interface: Optional[str]
-    protocol: Optional[str]
-    ports: Tuple[Tuple[int, int], ...]
-    snat: str
-    snat_address: Optional[str]
-    uplinks: Tuple[Uplink, ...]
-
-    def families(self) -> Tuple[str, ...]:
-        found = {family_of(source) for source in self.sources}
-        return tuple(family for family in FAMILIES if family in found)
-
-    def sources_of(self, family: str) -> Tuple[str, ...]:
-        return tuple(source for source in self.sources if family_of(source) == family)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that one balancer is to do."""
-
-    services: Tuple[Service, ...]
-    egress: Tuple[Egress, ...]
-    mark_mask: int = DEFAULT_MARK_MASK
-
-    def families(self) -> Tuple[str, ...]:
-        """The families whose packets this host has to forward."""
-        found = {family for service in self.services for family in service.families()}
-        found.update(family for item in self.egress for family in item.families())
-        return tuple(family for family in FAMILIES if family in found)
-
-    def uplinks(self) -> List[Uplink]:
-        """Every distinct way out, in a fixed order; its position + 1 is its value in the connection mark."""
-        distinct = {(u.interface, u.gateway) for item in self.egress for u in item.uplinks}
-        return [Uplink(interface, gateway, 1) for interface, gateway in sorted(distinct)]
-
-    @property
-    def empty(self) -> bool:
-        return not self.services and not self.egress
-
-
-EMPTY = Config((), ())
-
-
-def dump(config: Config) -> Dict[str, Any]:
-    """The configuration as a user could have typed it, with every default: `parse_config(**dump(c))` is `c` again."""
-    return {
-        "services": [_dump_service(service) for service in config.services],
-        "egress": [_dump_egress(item) for item in config.egress],
-        "mark_mask": config.mark_mask,
-    }
-
-
-def _dump_service(service: Service) -> Dict[str, Any]:
-    return {
-        "name": service.name,
-        "listen": [str(listen) for listen in service.listens],
-        "protocol": list(service.protocols),
-        "interface": service.interface,
-        "method": service.method,
-        "affinity": service.affinity_s,
-        "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
-        "allow_from": list(service.allow_from),
-        "max_connections_per_client": service.max_connections_per_client,
-        "new_connections_per_second": service.new_connections_per_second,
-        "when_empty": service.when_empty,
-        "log": service.log,
-        "health": None if service.health is None else _dump_health(service.health),
-        "backends": [
-            {
-                "address": backend.address,
-                "port": backend.port,
-                "name": backend.name,
-                "weight": backend.weight,
-                "state": backend.state,
-                "backup": backend.backup,
-            }
-            for backend in service.backends
-        ],
-    }
-
-
-def _dump_health(health: Health) -> Dict[str, Any]:
-    values = {
-        "port": health.port,
-        "path": health.path,
-        "host": health.host,
-        "status": list(health.status),
-        "argv": list(health.argv),
-    }
-    found: Dict[str, Any] = {key: values[key] for key in _HEALTH_KEYS[health.type]}
-    found.update(type=health.type, interval=health.interval_s, timeout=health.timeout_s)
-    found.update(fall=health.fall, rise=health.rise)
-    return found
-
-
-def _dump_egress(egress: Egress) -> Dict[str, Any]:
-    return {
-        "source": list(egress.sources),
-        "out_interface": egress.out_interface,
-        "protocol": egress.protocol,
-        "destination_ports": [ports_text(low, high) for low, high in egress.ports],
-        "snat": egress.snat_address or egress.snat,
-        "uplinks": [
-            {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
-            for uplink in egress.uplinks
-        ],
-    }
-
-
-def ports_text(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}-{high}"
+__all__ = [
+    "EMPTY",
+    "FAMILIES",
+    "METHODS",
+    "PROTOCOLS",
+    "Backend",
+    "Config",
+    "Egress",
+    "Frontend",
+    "Health",
+    "Listen",
+    "Service",
+    "Uplink",
+    "dump",
+    "family_of",
+    "mark_value",
+    "parse_config",
+    "ports_text",
+    "protocol_number",
+]
 
 
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Config:
@@ -286,7 +71,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Co
     Raises `ConfigErrors` with every problem that was found: those within the services and egress rules first, and only
     where there are none, those between them.
     """
-    errors: List[ConfigError] = []
+    errors: list[ConfigError] = []
     parsed_services = _each(services, "services", _service, errors)
     parsed_egress = _each(egress, "egress", _egress, errors)
     if len(parsed_services) > MAX_SERVICES:
@@ -304,8 +89,8 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Co
     return Config(tuple(parsed_services), tuple(parsed_egress), mask)
 
 
-def _each(value: Any, path: str, read: Callable[[Any, str], Any], errors: List[ConfigError]) -> List[Any]:
-    found: List[Any] = []
+def _each(value: Any, path: str, read: Callable[[Any, str], Any], errors: list[ConfigError]) -> list[Any]:
+    found: list[Any] = []
     try:
         items = parse.sequence(value if value is not None else [], path)
     except ConfigError as error:
@@ -371,7 +156,7 @@ def _service(value: Any, path: str) -> Service:
     return service
 
 
-def _distinct(items: Sequence[Any]) -> List[Any]:
+def _distinct(items: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
@@ -392,14 +177,14 @@ def _listen(value: Any, path: str) -> Listen:
     return Listen(str(address), low, high)
 
 
-def _protocols(value: Any, path: str) -> Tuple[str, ...]:
+def _protocols(value: Any, path: str) -> tuple[str, ...]:
     chosen = [parse.choice(item, at, PROTOCOLS) for at, item in parse.one_or_more(value, path)]
     if not chosen:
         raise ConfigError(path, "is empty", f"choose from {', '.join(PROTOCOLS)}")
     return tuple(protocol for protocol in PROTOCOLS if protocol in chosen)
 
 
-def _snat(value: Any, path: str) -> Tuple[str, Tuple[str, ...]]:
+def _snat(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
     if value in ("masquerade", "none"):
         return str(value), ()
     addresses = _distinct([str(parse.host_address(item, at)) for at, item in parse.one_or_more(value, path)])
@@ -408,7 +193,7 @@ def _snat(value: Any, path: str) -> Tuple[str, Tuple[str, ...]]:
     return "address", tuple(addresses)
 
 
-def _networks(value: Any, path: str) -> Tuple[str, ...]:
+def _networks(value: Any, path: str) -> tuple[str, ...]:
     """Networks in their shortest equal form, so that no two of them overlap."""
     networks = [parse.network(item, at) for at, item in parse.one_or_more(value, path)]
     v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
@@ -416,22 +201,14 @@ def _networks(value: Any, path: str) -> Tuple[str, ...]:
     return tuple(str(network) for network in [*v4, *v6])
 
 
-_HEALTH_KEYS: Dict[str, Tuple[str, ...]] = {
-    "none": (),
-    "tcp": ("port",),
-    "http": ("port", "path", "host", "status"),
-    "command": ("argv",),
-}
-
-
-def _health(value: Any, path: str) -> Optional[Health]:
+def _health(value: Any, path: str) -> Health | None:
     if value is None or value == "none":
         return None
     common = ("type", "interval", "timeout", "fall", "rise")
-    every = common + ("port", "path", "host", "status", "argv")
+    every = (*common, "port", "path", "host", "status", "argv")
     given = parse.mapping(value, path, every, required=("type",))
-    kind = parse.choice(given["type"], f"{path}.type", tuple(_HEALTH_KEYS))
-    parse.mapping(given, path, common + _HEALTH_KEYS[kind])
+    kind = parse.choice(given["type"], f"{path}.type", tuple(HEALTH_KEYS))
+    parse.mapping(given, path, common + HEALTH_KEYS[kind])
     if kind == "none":
         return None
     health = Health(
@@ -463,13 +240,13 @@ def _printable(value: Any, path: str) -> str:
     raise ConfigError(path, f"{parse.shown(text)} cannot stand in a request", "use visible ASCII without spaces")
 
 
-def _backends(value: Any, path: str) -> Tuple[Backend, ...]:
+def _backends(value: Any, path: str) -> tuple[Backend, ...]:
     items = parse.sequence(value, path)
     if len(items) > MAX_BACKENDS:
         raise ConfigError(path, f"{len(items)} backends", f"at most {MAX_BACKENDS} in one service")
     backends = [_backend(item, f"{path}[{index}]") for index, item in enumerate(items)]
-    names: Dict[str, int] = {}
-    keys: Dict[str, int] = {}
+    names: dict[str, int] = {}
+    keys: dict[str, int] = {}
     for index, backend in enumerate(backends):
         if backend.key in keys:
             raise ConfigError(
@@ -523,8 +300,7 @@ def _check_service(service: Service, path: str) -> None:
                 f"{backend.address} is not of the family that the service listens in",
                 "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend",
             )
-        if any(listen.address == backend.address for listen in service.listens):
-            _check_loop(service, backend, f"{path}.backends[{index}]")
+        _check_loop(service, backend, f"{path}.backends[{index}]")
     backend_families = {backend.family for backend in service.backends}
     for family in families:
         if service.backends and family not in backend_families:
@@ -535,16 +311,11 @@ def _check_service(service: Service, path: str) -> None:
             )
         if service.snat == "address" and not service.snat_of(family):
             raise ConfigError(f"{path}.snat", f"names no {_family_name(family)} address", "the service listens in it")
-    for address in service.snat_addresses:
-        if family_of(address) not in families:
-            raise ConfigError(
-                f"{path}.snat", f"{address} is of a family that the service does not listen in", "drop it"
-            )
-    for network in service.allow_from:
-        if family_of(network) not in families:
-            raise ConfigError(
-                f"{path}.allow_from", f"{network} is of a family that the service does not listen in", "drop it"
-            )
+    for key, values in (("snat", service.snat_addresses), ("allow_from", service.allow_from)):
+        for value in values:
+            if family_of(value) not in families:
+                problem = f"{value} is of a family that the service does not listen in"
+                raise ConfigError(f"{path}.{key}", problem, "drop it")
 
 
 def _check_loop(service: Service, backend: Backend, path: str) -> None:
@@ -591,9 +362,9 @@ def _egress(value: Any, path: str) -> Egress:
     return egress
 
 
-def _merged(ranges: Sequence[Tuple[int, int]]) -> Tuple[Tuple[int, int], ...]:
+def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Port ranges sorted, with overlapping and adjoining ones made one."""
-    merged: List[Tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
@@ -602,7 +373,7 @@ def _merged(ranges: Sequence[Tuple[int, int]]) -> Tuple[Tuple[int, int], ...]:
     return tuple(merged)
 
 
-def _uplinks(value: Any, path: str) -> Tuple[Uplink, ...]:
+def _uplinks(value: Any, path: str) -> tuple[Uplink, ...]:
     uplinks = []
     for index, item in enumerate(parse.sequence(value, path)):
         at = f"{path}[{index}]"
@@ -654,12 +425,7 @@ def _mark_mask(value: Any) -> int:
     return mask
 
 
-def mark_value(mask: int, index: int) -> int:
-    """The mark of the uplink at `index` (from 0) within `mask`; 0 means none was chosen yet."""
-    return (index + 1) * (mask & -mask)
-
-
-def _uplink_count(egress: Sequence[Egress], mask: int) -> List[ConfigError]:
+def _uplink_count(egress: Sequence[Egress], mask: int) -> list[ConfigError]:
     count = len(Config((), tuple(egress), mask).uplinks())
     room = mask // (mask & -mask)
     if count <= room:
@@ -669,10 +435,10 @@ def _uplink_count(egress: Sequence[Egress], mask: int) -> List[ConfigError]:
     ]
 
 
-def _between(services: Sequence[Service]) -> List[ConfigError]:
+def _between(services: Sequence[Service]) -> list[ConfigError]:
     """What is wrong between services: two of one name, or two that claim the same packets."""
-    errors: List[ConfigError] = []
-    names: Dict[str, int] = {}
+    errors: list[ConfigError] = []
+    names: dict[str, int] = {}
     for index, service in enumerate(services):
         if service.name in names:
             errors.append(
@@ -685,16 +451,39 @@ def _between(services: Sequence[Service]) -> List[ConfigError]:
         names.setdefault(service.name, index)
     claims = [(frontend, index) for index, service in enumerate(services) for frontend in service.frontends()]
     seen = set()
-    for (first, one), (second, two) in _overlaps(claims):
+    for (first, one), (second, two) in overlaps(claims):
         low, high = sorted((one, two))
         if (low, high) not in seen:
             seen.add((low, high))
             errors.append(_overlap_error(services, (low, high), first, second))
-    return errors
+    return errors or _source_nat_conflicts(services)
+
+
+def _source_nat_conflicts(services: Sequence[Service]) -> list[ConfigError]:
+    """Behind the balancer a connection no longer shows by which interface it came; its backend tells services apart."""
+    errors: list[ConfigError] = []
+    seen: dict[tuple[object, ...], tuple[int, Service]] = {}
+    for index, service in enumerate(services):
+        if service.interface is None:
+            continue
+        for frontend in service.frontends():
+            for backend in service.backends:
+                place = (frontend.family, frontend.protocol, frontend.address, frontend.low, frontend.high, backend.key)
+                other_index, other = seen.setdefault(place, (index, service))
+                if (other.snat, other.snat_addresses) != (service.snat, service.snat_addresses):
+                    errors.append(
+                        ConfigError(
+                            f"services[{index}].snat",
+                            f"{service.name} and {other.name} (services[{other_index}]) share {frontend} up to the "
+                            f"interface and the backend {backend.address}, but not their snat",
+                            "give both the same snat",
+                        )
+                    )
+    return errors[:1]
 
 
 def _overlap_error(
-    services: Sequence[Service], pair: Tuple[int, int], first: Frontend, second: Frontend
+    services: Sequence[Service], pair: tuple[int, int], first: Frontend, second: Frontend
 ) -> ConfigError:
     low, high = pair
     if low == high:
@@ -706,39 +495,3 @@ def _overlap_error(
         f"{services[high].name} and {services[low].name} (services[{low}]) both claim {first}",
         "an address, port and protocol belong to one service; change one of the two",
     )
-
-
-Claim = Tuple[Frontend, int]
-
-
-def _overlaps(claims: Sequence[Claim]) -> Iterator[Tuple[Claim, Claim]]:
-    """Pairs of claims that one packet could match.
-
-    Grouped by address and swept over sorted ports, so ten thousand services cost no more than their sorting. `*` takes
-    part in the group of every address.
-    """
-    groups: Dict[Tuple[str, str, Optional[str]], List[Claim]] = {}
-    for claim in claims:
-        frontend = claim[0]
-        groups.setdefault((frontend.family, frontend.protocol, frontend.address), []).append(claim)
-    for (family, protocol, address), group in groups.items():
-        wild = groups.get((family, protocol, None), []) if address is not None else []
-        group_set = {id(claim) for claim in group}
-        active: List[Claim] = []
-        for claim in sorted(group + wild, key=lambda item: (item[0].low, item[0].high, item[1])):
-            active = [other for other in active if other[0].high >= claim[0].low]
-            for other in active:
-                # A pair of two wildcards is found in the wildcards' own group.
-                if (id(claim) in group_set or id(other) in group_set) and _interfaces_meet(claim[0], other[0]):
-                    yield other, claim
-            active.append(claim)
-
-
-def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
-    return one.interface is None or two.interface is None or one.interface == two.interface
-
-
-@lru_cache(maxsize=None)
-def protocol_number(protocol: str) -> int:
-    """IANA's number of a transport protocol."""
-    return {"tcp": 6, "udp": 17, "sctp": 132}[protocol]

@@ -17,15 +17,16 @@ Only plain strings leave this file; `kernel.py` loads them.
 from __future__ import annotations
 
 import ipaddress
-import re
-from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from collections.abc import Sequence
 
 from .errors import ConfigError
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
-from .ruleset import Key, Ruleset, Section
+from .nftables_text import TABLE, Lines, count, delta, full, identifier, parse_listing
+from .ruleset import Ruleset, Section
 from .slots import interleave, slots
 
-TABLE = "natlb"
+__all__ = ["TABLE", "count", "delta", "full", "parse_listing", "render"]
+
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
 SEED = 0x6E61746C
@@ -35,11 +36,9 @@ RULES_PER_MAP = 256
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
-Lines = List[str]
-
 
 def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
-    """The tables for a configuration. `networks` are the host's connected networks, in which clients need hairpin NAT."""
+    """The tables for a configuration. `networks` are those that the host is connected to: their clients need hairpin NAT."""
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
@@ -58,7 +57,7 @@ def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
 
 
 def _shards(config: Config) -> int:
-    """Over how many slot maps the services with a rule of their own are spread: a power of two, so it seldom changes."""
+    """Over how many slot maps the services with a rule of their own are spread: a power of two, which seldom changes."""
     rules = sum(len(service.protocols) for service in config.services if not _shared(service))
     shards = 1
     while rules > shards * RULES_PER_MAP:
@@ -87,16 +86,16 @@ class _Table:
         self.address = "ipv6_addr" if family == "ip6" else "ipv4_addr"
         self.config = config
         self.shards = shards
-        self.declarations: Dict[Tuple[str, str], Lines] = {}
-        self.elements: Dict[Tuple[str, str], Dict[str, str]] = {}
-        self.chains: Dict[str, Lines] = {}
-        self.headers: Dict[str, str] = {}
+        self.declarations: dict[tuple[str, str], Lines] = {}
+        self.elements: dict[tuple[str, str], dict[str, str]] = {}
+        self.chains: dict[str, Lines] = {}
+        self.headers: dict[str, str] = {}
         self.uplink_choice: Lines = []
         self.egress_snat: Lines = []
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
-    def declare(self, kind: str, name: str, *lines: str) -> Dict[str, str]:
+    def declare(self, kind: str, name: str, *lines: str) -> dict[str, str]:
         """The elements of a map or set, which is declared at its first use."""
         self.declarations.setdefault((kind, name), list(lines))
         return self.elements.setdefault((kind, name), {})
@@ -210,7 +209,7 @@ class _Table:
         return rules
 
     def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
-        """A chain that sends to one backend: for frontends that have no single key in the slot maps, and for affinity."""
+        """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
         rule = f"meta l4proto {protocol} "
         if service.affinity_s:
             name = _affinity(service, backend)
@@ -220,7 +219,7 @@ class _Table:
             rule += f"update @{name} {{ {self.family} saddr }} "
         target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
         port = f":{backend.port}" if backend.port else ""
-        name = f"b.{service.name}.{protocol}.{_identifier(backend)}"
+        name = f"b.{service.name}.{protocol}.{identifier(backend)}"
         return self.chain(name, [f"{rule}counter dnat {self.family} to {target}{port}"])
 
     # -- source NAT --------------------------------------------------------------------------------------------
@@ -266,7 +265,7 @@ class _Table:
             self.put("map", _snat_map(frontend), declaration, " . ".join([*key, *behind]), verdict)
 
     def add_hairpin(self, services: Sequence[Service], networks: Sequence[str]) -> None:
-        """Clients whose replies would not pass the balancer: those in a backend's own subnet, and the backend itself."""
+        """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
         if not any(service.snat == "none" for service in services):
             return
         elements = self.declare("set", "hairpin", f"typeof {self.family} saddr . {self.family} daddr", "flags interval")
@@ -408,13 +407,8 @@ def _slot_map(protocol: str, shard: int) -> str:
     return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"
 
 
-def _identifier(backend: Backend) -> str:
-    """The backend's identity in the letters that nft allows in a name."""
-    return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
-
-
 def _affinity(service: Service, backend: Backend) -> str:
-    return f"affinity.{service.name}.{_identifier(backend)}"
+    return f"affinity.{service.name}.{identifier(backend)}"
 
 
 def _plain(network: str) -> str:
@@ -423,188 +417,9 @@ def _plain(network: str) -> str:
     return address if length == ("128" if ":" in address else "32") else network
 
 
-def hairpin_sources(address: str, networks: Sequence[str]) -> List[str]:
+def hairpin_sources(address: str, networks: Sequence[str]) -> list[str]:
     """The networks whose clients reach a backend without passing the balancer on the way back."""
     ip = ipaddress.ip_address(address)
     around = [net for net in map(ipaddress.ip_network, networks) if net.version == ip.version and ip in net]
     widest = min(around, key=lambda net: net.prefixlen, default=None)
     return [str(widest) if widest is not None else str(ipaddress.ip_network(address))]
-
-
-# -- text ----------------------------------------------------------------------------------------------------------
-
-
-def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
-    """A ruleset as a file for `nft -f`: one transaction that puts it in the place of whatever our tables held.
-
-    `replace` names the families whose table is taken away first; one that the ruleset lacks is just removed.
-    """
-    lines: Lines = []
-    for family in replace:
-        # 1.0.6 has no `destroy`; adding what may be there already makes the deletion safe.
-        lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
-    for family in FAMILIES:
-        keys = sorted((key for key in ruleset if key[0] == family), key=_load_order)
-        if keys:
-            lines.append(f"table {family} {TABLE} {{")
-            for key in keys:
-                lines += _section_text(key, ruleset[key])
-            lines.append("}")
-    return "\n".join(lines) + "\n"
-
-
-def _load_order(key: Key) -> Tuple[int, str]:
-    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key[2]], key[3])
-
-
-def _section_text(key: Key, section: Section) -> Lines:
-    if key[2] == "table":
-        return []
-    lines = [f"  {key[2]} {key[3]} {{", *(f"    {line}" for line in section.header)]
-    if key[2] == "chain":
-        lines += [f"    {line}" for line in section.body]
-    elif section.body:
-        lines += ["    elements = {", ",\n".join(f"      {element}" for element in section.body), "    }"]
-    return [*lines, "  }"]
-
-
-def parse_listing(text: str) -> Ruleset:
-    """The output of `nft -s -nn list ruleset` or `list table`, reduced to our tables.
-
-    Elements that packets put into a set are state, not declaration, and are left out.
-    """
-    ruleset: Ruleset = {}
-    lines = iter(text.splitlines())
-    for line in lines:
-        words = line.split()
-        if len(words) == 4 and words[0] == "table" and words[2] == TABLE and words[3] == "{":
-            _parse_table(words[1], lines, ruleset)
-    return ruleset
-
-
-def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
-    own: Lines = []
-    key: Optional[Key] = None
-    block: Lines = []
-    for line in lines:
-        if line == "}":
-            break
-        stripped = line.strip()
-        if key is None and line.startswith("\t") and line.endswith(" {"):
-            kind, name = stripped.split()[:2]
-            key, block = (family, TABLE, kind, name), []
-        elif key is not None and line == "\t}":
-            ruleset[key] = _parse_section(key[2], block)
-            key = None
-        elif key is not None:
-            block.append(stripped)
-        elif stripped:
-            own.append(stripped)
-    ruleset[(family, TABLE, "table", TABLE)] = Section(tuple(own), ())
-
-
-def _parse_section(kind: str, block: Lines) -> Section:
-    if kind == "chain":
-        header = [line for line in block[:1] if line.startswith("type ")]
-        return Section(tuple(header), tuple(block[len(header) :]))
-    start = next((i for i, line in enumerate(block) if line.startswith("elements = {")), len(block))
-    header = block[:start]
-    dynamic = any(line.startswith("flags ") and "dynamic" in line for line in header)
-    inner = "".join(block[start:])[len("elements = {") : -1]
-    body = [] if dynamic else [element.strip().replace(" counter :", " :") for element in inner.split(",")]
-    return Section(tuple(header), tuple(sorted(element for element in body if element)))
-
-
-_SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packets (\d+) bytes \d+ : (\S+) \. (\d+)")
-_BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
-
-
-def count(config: Config, listing: str) -> Dict[Tuple[str, str], int]:
-    """New connections by (service, backend key), from a listing with its counters."""
-    owners = {
-        (f.protocol, str(f.address), f.low): service
-        for service in config.services
-        for f in service.frontends()
-        if f.exact
-    }
-    chains = {
-        f"b.{service.name}.{protocol}.{_identifier(backend)}": (service.name, backend.key)
-        for service in config.services
-        for protocol in service.protocols
-        for backend in service.backends
-    }
-    found: Dict[Tuple[str, str], int] = {}
-    section, name = "", ""
-    for line in listing.splitlines():
-        if line.startswith("\t") and line.endswith(" {"):
-            section, name = line.split()[:2]
-        elif section == "map" and name.startswith("slot_"):
-            _count_slot(line, name.split("_")[1], owners, found)
-        elif section == "chain" and name in chains:
-            match = _BACKEND.search(line)
-            if match:
-                found[chains[name]] = found.get(chains[name], 0) + int(match.group(1))
-    return found
-
-
-def _count_slot(
-    line: str, protocol: str, owners: Dict[Tuple[str, str, int], Service], found: Dict[Tuple[str, str], int]
-) -> None:
-    match = _SLOT.match(line)
-    service = owners.get((protocol, match.group(1), int(match.group(2)))) if match else None
-    if match is None or service is None:
-        return
-    for backend in service.backends:
-        if backend.address == match.group(4) and (backend.port or int(match.group(2))) == int(match.group(5)):
-            key = (service.name, backend.key)
-            found[key] = found.get(key, 0) + int(match.group(3))
-
-
-# -- transactions ----------------------------------------------------------------------------------------------------
-
-
-def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> Optional[str]:
-    """One transaction that turns `live` into `normal`, or None where only a replacement of the tables can.
-
-    `normal` is `rendered` as the kernel lists it. With `drop_chains` False (kernels before 6.2 cannot delete a chain in
-    the transaction that takes the last element naming it), a change that would have to is left to a replacement.
-    """
-    gone = [key for key in live if key not in normal]
-    if any(key[2] == "table" for key in [*gone, *(key for key in normal if key not in live)]):
-        return None
-    kept = [key for key in normal if key in live]
-    if any(live[key].header != normal[key].header for key in kept):
-        return None
-    if not drop_chains and any(key[2] == "chain" for key in gone):
-        return None
-    new = sorted((key for key in normal if key not in live), key=_load_order)
-    changed = [key for key in kept if live[key].body != normal[key].body]
-    lines: Lines = [_declaration(key, rendered[key]) for key in new]
-    lines += [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
-    for key in [*changed, *gone]:
-        if key[2] != "chain":
-            keep = set(normal[key].body) if key in normal else set()
-            lines += _elements("delete", key, [e for e in live[key].body if e not in keep])
-    for key in [*changed, *new]:
-        if key[2] == "chain":
-            lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
-        else:
-            had: Set[str] = set(live[key].body) if key in live else set()
-            lines += _elements("add", key, [e for e in normal[key].body if e not in had])
-    lines += [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
-    return "\n".join(lines) + "\n"
-
-
-def _where(key: Key) -> str:
-    return f"{key[0]} {TABLE} {key[3]}"
-
-
-def _declaration(key: Key, section: Section) -> str:
-    inner = "; ".join(line.rstrip(";") for line in section.header)
-    return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
-
-
-def _elements(verb: str, key: Key, elements: Sequence[str]) -> Lines:
-    if not elements:
-        return []
-    return [f"{verb} element {_where(key)} {{ {', '.join(elements)} }}"]

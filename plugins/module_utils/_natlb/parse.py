@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
 
 from .errors import ConfigError
 
@@ -35,7 +36,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> Dict[str, Any]:
+def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
     """A mapping with none but the known keys; keys whose value is null count as not given."""
     if not isinstance(value, Mapping):
         raise ConfigError(path, f"{shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}")
@@ -49,14 +50,14 @@ def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str]
     return given
 
 
-def sequence(value: Any, path: str) -> List[Any]:
+def sequence(value: Any, path: str) -> list[Any]:
     """A list; anything else is refused."""
     if isinstance(value, (list, tuple)):
         return list(value)
     raise ConfigError(path, f"{shown(value)} is not a list", "write a list")
 
 
-def one_or_more(value: Any, path: str) -> List[Tuple[str, Any]]:
+def one_or_more(value: Any, path: str) -> list[tuple[str, Any]]:
     """A list, or one value that stands for a list of one, as pairs (path, value)."""
     if isinstance(value, (list, tuple)):
         return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
@@ -99,7 +100,7 @@ def boolean(value: Any, path: str) -> bool:
 
 def integer(value: Any, path: str, low: int, high: int, what: str = "a whole number") -> int:
     """A whole number from `low` to `high`, or a text that is one."""
-    number: Optional[int] = None
+    number: int | None = None
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
@@ -113,7 +114,7 @@ def port(value: Any, path: str) -> int:
     return integer(value, path, 1, 65535, "a port")
 
 
-def port_range(value: str, path: str) -> Tuple[int, int]:
+def port_range(value: str, path: str) -> tuple[int, int]:
     """`80` or `8000-8010`, as (first, last)."""
     first, dash, last = value.partition("-")
     if not re.fullmatch(r"[0-9]{1,12}", first) or (dash and not re.fullmatch(r"[0-9]{1,12}", last)):
@@ -127,7 +128,7 @@ def port_range(value: str, path: str) -> Tuple[int, int]:
 
 def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
     """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`)."""
-    seconds: Optional[float] = None
+    seconds: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str):

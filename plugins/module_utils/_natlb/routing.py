@@ -10,7 +10,8 @@ uplink that sends the rest into a table with that uplink's gateway.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .model import FAMILIES, Config, family_of, mark_value
 from .ruleset import Key, Ruleset, Section, compare
@@ -35,7 +36,7 @@ def render(config: Config) -> Ruleset:
     return ruleset
 
 
-def sysctls(config: Config) -> Dict[str, str]:
+def sysctls(config: Config) -> dict[str, str]:
     """With the mark in the reverse path check, replies on an uplink pass `rp_filter=1` without loosening it."""
     found = {}
     for uplink in config.uplinks():
@@ -48,9 +49,9 @@ def _key(family: str, kind: str, number: int) -> Key:
     return (family, "uplinks", kind, str(number))
 
 
-def parse_rules(family: str, rules: Sequence[Dict[str, Any]]) -> Ruleset:
+def parse_rules(family: str, rules: Sequence[dict[str, Any]]) -> Ruleset:
     """Our rules from `ip -json rule show`."""
-    bodies: Dict[int, List[str]] = {}
+    bodies: dict[int, list[str]] = {}
     for rule in rules:
         preference = int(rule.get("priority", 0))
         if not BASE <= preference < BASE + COUNT:
@@ -63,7 +64,7 @@ def parse_rules(family: str, rules: Sequence[Dict[str, Any]]) -> Ruleset:
     return {_key(family, "rule", number): Section((), tuple(body)) for number, body in bodies.items()}
 
 
-def parse_routes(family: str, table: int, routes: Sequence[Dict[str, Any]]) -> Ruleset:
+def parse_routes(family: str, table: int, routes: Sequence[dict[str, Any]]) -> Ruleset:
     body = tuple(
         f"{route.get('dst')} via {route.get('gateway')} dev {route.get('dev')}"
         for route in routes
@@ -72,12 +73,12 @@ def parse_routes(family: str, table: int, routes: Sequence[Dict[str, Any]]) -> R
     return {_key(family, "route", table): Section((), body)} if body else {}
 
 
-def batch(live: Ruleset, wanted: Ruleset) -> Dict[str, str]:
+def batch(live: Ruleset, wanted: Ruleset) -> dict[str, str]:
     """Lines for `ip -batch` per family that turn `live` into `wanted`: new ways first, old ones last."""
     changes = compare(live, wanted)
     texts = {}
     for family in FAMILIES:
-        lines: List[str] = []
+        lines: list[str] = []
         for key in [*changes.added, *changes.modified]:
             if key[0] == family and key[2] == "route":
                 lines += [f"route replace {words} table {key[3]}" for words in wanted[key].body]

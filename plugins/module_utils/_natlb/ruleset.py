@@ -11,11 +11,11 @@ the same comparison.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Tuple
 
 #: (family, table, kind, name): ("ip", "natlb", "map", "slot") or ("ip6", "nat", "chain", "NATLB").
-Key = Tuple[str, str, str, str]
+Key = tuple[str, str, str, str]
 #: Kinds whose body is a set of lines rather than a sequence.
 UNORDERED = ("map", "set", "file")
 
@@ -24,20 +24,20 @@ UNORDERED = ("map", "set", "file")
 class Section:
     """`header` are the lines that declare it, `body` its rules or elements; elements are kept sorted."""
 
-    header: Tuple[str, ...]
-    body: Tuple[str, ...]
+    header: tuple[str, ...]
+    body: tuple[str, ...]
 
 
-Ruleset = Dict[Key, Section]
+Ruleset = dict[Key, Section]
 
 
 @dataclass(frozen=True)
 class Changes:
     """What separates two rulesets, by section. All lists are sorted."""
 
-    added: List[Key]
-    removed: List[Key]
-    modified: List[Key]
+    added: list[Key]
+    removed: list[Key]
+    modified: list[Key]
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.modified)
@@ -54,7 +54,7 @@ def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Chang
 def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
     """A unified diff of two rulesets, one file header per section; empty where they are equal."""
     changes = compare(live, wanted)
-    lines: List[str] = []
+    lines: list[str] = []
     for key in sorted([*changes.added, *changes.removed, *changes.modified]):
         before, after = live.get(key), wanted.get(key)
         if key[2] in UNORDERED and before is not None and after is not None:
@@ -85,5 +85,5 @@ def _without(section: Section, other: Section) -> Section:
     )
 
 
-def _lines(section: Optional[Section]) -> List[str]:
+def _lines(section: Section | None) -> list[str]:
     return [] if section is None else [*section.header, *section.body]

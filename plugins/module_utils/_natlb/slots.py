@@ -10,9 +10,9 @@ arguments, so that two balancers with the same declaration fill the same table.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import reduce
 from math import gcd
-from typing import List, Sequence, Tuple
 
 from .errors import ConfigError
 from .model import Backend, Service
@@ -27,7 +27,7 @@ SLOTS_PER_BACKEND = 250
 _PRIMES = (1021, 4093, 16381, 65521)
 
 
-def interleave(weights: Sequence[int]) -> List[int]:
+def interleave(weights: Sequence[int]) -> list[int]:
     """Slots for a counter: index i stands `weights[i] / gcd` times, spread as evenly as the others allow.
 
     The heaviest takes evenly spaced places of the whole ring, the next ones evenly spaced places of what is left:
@@ -51,7 +51,7 @@ def interleave(weights: Sequence[int]) -> List[int]:
     return ring
 
 
-def maglev(keys: Sequence[str], weights: Sequence[int], size: int) -> List[int]:
+def maglev(keys: Sequence[str], weights: Sequence[int], size: int) -> list[int]:
     """Slots for a hash: each index gets its share of `size` slots, and keeps nearly all of them when others change.
 
     `size` must be prime and not below `len(keys)`, the weights positive. Source: Eisenbud et al., "Maglev: A Fast and
@@ -62,7 +62,7 @@ def maglev(keys: Sequence[str], weights: Sequence[int], size: int) -> List[int]:
     return table
 
 
-def vacate(table: List[int], keys: Sequence[str], weights: Sequence[int], staying: Sequence[int]) -> None:
+def vacate(table: list[int], keys: Sequence[str], weights: Sequence[int], staying: Sequence[int]) -> None:
     """Give the slots of all indices but the `staying` ones to these, by weight, in place; no other slot moves."""
     kept = set(staying)
     for place, index in enumerate(table):
@@ -71,7 +71,7 @@ def vacate(table: List[int], keys: Sequence[str], weights: Sequence[int], stayin
     _fill(table, keys, weights, staying)
 
 
-def _fill(table: List[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
+def _fill(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
     """Maglev's turns over the free slots (-1).
 
     Each key has a permutation of the slots of its own, and takes its next free one in turn; a lighter one skips turns.
@@ -101,7 +101,7 @@ def _fill(table: List[int], keys: Sequence[str], weights: Sequence[int], indices
                 return
 
 
-def _permutation(key: str, size: int) -> Tuple[int, int]:
+def _permutation(key: str, size: int) -> tuple[int, int]:
     """Offset and skip of a key's permutation of `size` slots."""
     digest = hashlib.sha256(key.encode()).digest()
     offset = int.from_bytes(digest[:8], "big") % size
@@ -115,7 +115,7 @@ def table_size(backends: int) -> int:
     return next((prime for prime in _PRIMES if prime >= wanted), _PRIMES[-1])
 
 
-def slots(service: Service, family: str) -> List[Backend]:
+def slots(service: Service, family: str) -> list[Backend]:
     """The slots of a service in one family; empty where no backend serves."""
     serving = service.serving(family)
     if not serving:
@@ -132,7 +132,7 @@ def slots(service: Service, family: str) -> List[Backend]:
     return [serving[index] for index in table]
 
 
-def _hash_slots(service: Service, family: str, serving: Sequence[Backend]) -> List[Backend]:
+def _hash_slots(service: Service, family: str, serving: Sequence[Backend]) -> list[Backend]:
     """A table over all declared backends, in which those that do not serve have left their slots to the others.
 
     So the clients of the others stay where they are while a backend is drained or ill, and its own come back to it

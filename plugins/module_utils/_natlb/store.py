@@ -17,9 +17,10 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 
 from .errors import HostError
 
@@ -38,7 +39,10 @@ class Paths:
     run: Path = Path("/run/natlb")
 
 
-def read_text(path: Path) -> Optional[str]:
+DEFAULT_PATHS = Paths()
+
+
+def read_text(path: Path) -> str | None:
     """The text of a file, or None where there is none."""
     try:
         return path.read_text(encoding="utf-8")
@@ -48,7 +52,7 @@ def read_text(path: Path) -> Optional[str]:
         raise HostError(f"{path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> Dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
     text = read_text(path)
     try:
@@ -58,7 +62,7 @@ def read_json(path: Path) -> Dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def read_state(paths: Paths) -> Dict[str, Any]:
+def read_state(paths: Paths) -> dict[str, Any]:
     """What the last successful run declared."""
     return read_json(paths.etc / STATE) or read_json(paths.run / STATE)
 
@@ -114,14 +118,20 @@ def remove_directory(path: Path) -> None:
 @contextlib.contextmanager
 def lock(paths: Paths) -> Iterator[None]:
     """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies."""
-    make_directory(paths.run)
     path = paths.run / "lock"
+    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    descriptor = -1
+    while descriptor < 0:
+        make_directory(paths.run)
+        descriptor = _try_lock(path)
+        if descriptor < 0:
+            if time.monotonic() > give_up:
+                holder = (read_text(path) or "").strip() or "unknown"
+                raise HostError(
+                    f"{path}: another run (process {holder}) holds it for {LOCK_TIMEOUT_S:g} s; nothing was changed"
+                )
+            time.sleep(0.05)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostError(f"{path}: cannot be opened: {error.strerror}") from error
-    try:
-        _acquire(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -129,16 +139,21 @@ def lock(paths: Paths) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path) -> None:
-    give_up = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                holder = (read_text(path) or "").strip() or "unknown"
-                raise HostError(
-                    f"{path}: another run (process {holder}) has held it for {LOCK_TIMEOUT_S:.0f} s; nothing was changed"
-                ) from None
-            time.sleep(0.05)
+def _try_lock(path: Path) -> int:
+    """The descriptor that holds the lock, or -1 where somebody else does.
+
+    The run that takes everything away unlinks the file. Who waited for it then holds a file that nobody else will see,
+    and has to begin again.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return -1
+    except OSError as error:
+        raise HostError(f"{path}: cannot be opened: {error.strerror}") from error
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    os.close(descriptor)
+    return -1
