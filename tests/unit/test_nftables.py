@@ -148,13 +148,18 @@ def test_both_families() -> None:
 def test_egress() -> None:
     egress = [
         {"source": "10.0.0.0/24", "out_interface": "eth0"},
-        {"source": "10.1.0.0/24", "protocol": "tcp", "destination_ports": [443, "80-81", 82], "snat": "203.0.113.9"},
+        {"source": "10.1.0.0/16", "protocol": "tcp", "destination_ports": [443, 80], "snat": "192.0.2.9"},
     ]
     rules = body(render(egress=egress), "chain", "postrouting")
     assert rules == [
         'ip saddr { 10.0.0.0/24 } ip daddr != { 10.0.0.0/24 } oifname "eth0" masquerade fully-random',
-        "ip saddr { 10.1.0.0/24 } ip daddr != { 10.1.0.0/24 } tcp dport { 80-82, 443 } snat ip to 203.0.113.9 fully-random",
+        "ip saddr { 10.1.0.0/16 } ip daddr != { 10.1.0.0/16 } tcp dport { 80, 443 } snat ip to 192.0.2.9 fully-random",
     ]
+
+
+def test_egress_ports_are_merged() -> None:
+    egress = [{"source": "10.0.0.0/8", "protocol": "udp", "destination_ports": [82, "80-81", "90-99", 95]}]
+    assert "udp dport { 80-82, 90-99 }" in body(render(egress=egress), "chain", "postrouting")[0]
 
 
 def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() -> None:

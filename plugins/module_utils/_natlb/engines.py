@@ -81,7 +81,7 @@ class NftablesEngine:
         return Transaction("replace", self.texts(rendered))
 
     def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
-        """Load it. What a delta did not foresee, a replacement of our tables still puts right, in one transaction too."""
+        """Load it. What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
         try:
             self._load(transaction)
             return transaction
@@ -253,7 +253,5 @@ def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
     held = {"legacy": any(kernel.legacy_tables(family) for family in FAMILIES)}
     held["nft"] = any(table in ("nat", "filter", "mangle") for _, table in tables)
     own = current.program.variant if isinstance(current, IptablesEngine) else ""
-    for variant in kernel.iptables_variants():
-        if variant != own and held[variant]:
-            others.append(IptablesEngine(variant))
+    others += [IptablesEngine(variant) for variant in kernel.iptables_variants() if variant != own and held[variant]]
     return [(engine, live) for engine in others for live in [engine.live()] if live]

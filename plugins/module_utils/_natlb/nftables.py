@@ -38,7 +38,7 @@ CLIENTS = 65536
 
 
 def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
-    """The tables for a configuration. `networks` are those that the host is connected to: their clients need hairpin NAT."""
+    """The tables for a configuration. In the connected `networks` clients need hairpin NAT."""
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
@@ -57,7 +57,7 @@ def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
 
 
 def _shards(config: Config) -> int:
-    """Over how many slot maps the services with a rule of their own are spread: a power of two, which seldom changes."""
+    """Over how many slot maps the services with their own rule are spread: a power of two, so it seldom changes."""
     rules = sum(len(service.protocols) for service in config.services if not _shared(service))
     shards = 1
     while rules > shards * RULES_PER_MAP:
@@ -280,13 +280,13 @@ class _Table:
         keys = {
             "source_nat": "{original} . meta l4proto . ct original proto-dst",
             "source_nat_range": "{original} . meta l4proto . ct original proto-dst",
-            "source_nat_interface": "{original} . meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport",
-            "source_nat_node": "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport",
+            "source_nat_interface": "{original} . meta l4proto . ct original proto-dst . {behind}",
+            "source_nat_node": "meta l4proto . ct original proto-dst . {behind}",
         }
         used = {f.protocol for service in self.config.services for f in service.frontends() if f.family == self.family}
         return [
             f"meta l4proto {protocol} "
-            + key.format(original=original, family=self.family, protocol=protocol)
+            + key.format(original=original, behind=f"{self.family} daddr . {protocol} dport")
             + f" vmap @{name}"
             for name, key in keys.items()
             if ("map", name) in self.declarations
