@@ -39,7 +39,9 @@ def record(name: str) -> dict[str, Any]:
 
 def diffs(name: str) -> list[dict[str, Any]]:
     """What a run showed as its diff. Changes without any are left out: not all modules of Ansible's have one."""
-    return [change for change in record(name)["changes"] if change["diff"]]
+    changes = [change for change in record(name)["changes"] if change["diff"]]
+    # Each host's in the order of its tasks; among hosts the order is that of their answers.
+    return sorted(changes, key=lambda change: change["host"])
 
 
 def test_check_mode_shows_what_the_run_does() -> None:

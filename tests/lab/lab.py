@@ -194,7 +194,7 @@ def build_from_packages() -> None:
 
 def build_from_base(base: str) -> None:
     run(
-        "podman", "build", f"--file={LAB_DIR}/Containerfile", f"--tag={IMAGE}", f"--label={RECIPE_LABEL}={recipe()}",
+        "podman", "build", "--network=host", f"--file={LAB_DIR}/Containerfile", f"--tag={IMAGE}", f"--label={RECIPE_LABEL}={recipe()}",
         f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={' '.join(PACKAGES)}", str(LAB_DIR),
     )  # fmt: skip
 
