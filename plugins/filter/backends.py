@@ -11,9 +11,9 @@ short_description: Make the hosts of an inventory group the backends of a servic
 version_added: 0.1.0
 description:
   - Makes one backend of every host, in the order of the group. Its name is the host's name in the inventory.
-  - 'Its address is the first of these that is there and is an IP address of the family that is asked for:
+  - "Its address is the first of these that is there and is an IP address of the family that is asked for:
     the host variables C(natlb_address) and C(ansible_host), the address of the default route in the facts
-    (C(ansible_facts.default_ipv4.address) before C(ansible_facts.default_ipv6.address)), and the host's own name.'
+    (C(ansible_facts.default_ipv4.address) before C(ansible_facts.default_ipv6.address)), and the host's own name."
   - C(natlb_address) may be one address or a list of them. One that is there but is no IP address is an error.
   - The host variables C(natlb_weight), C(natlb_state) and C(natlb_backup) become its weight, state and backup.
   - A host without a usable address is an error that names it. Only hosts whose facts were gathered have facts.

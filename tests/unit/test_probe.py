@@ -10,8 +10,8 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from _natlb import probe

@@ -1,0 +1,182 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filters behind the playbooks status and verify."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.filter import probes as probes_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import status_table as table_plugin
+
+status_table = table_plugin.FilterModule().filters()["status_table"]
+probes = probes_plugin.FilterModule().filters()["probes"]
+
+
+def backend(name: str, address: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "address": address,
+        "port": 8080,
+        "weight": 1,
+        "state": "active",
+        "backup": False,
+        "health": "unchecked",
+        "expected_share": 0.5,
+        "new_connections": 0,
+        "active_connections": 0,
+        **more,
+    }
+
+
+def service(name: str = "web", **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "listen": ["192.0.2.10:80"],
+        "protocol": ["tcp"],
+        "method": "round_robin",
+        "backends": [backend("web1", "10.0.0.3", weight=3), backend("web2", "10.0.0.4")],
+        **more,
+    }
+
+
+def info(*services: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"engine": "nftables", "forwarding": True, "drift": False, "warnings": [], "services": services, **more}
+
+
+TABLE = """\
+BALANCER  SERVICE  LISTEN             METHOD       BACKEND  ADDRESS        WEIGHT  STATE    HEALTH   SHARE   NEW  ACTIVE
+lb1       web      192.0.2.1:80 (+1)  round_robin  web1     10.0.0.3:8080       3  active   -       75.0 %  1234       7
+                                                   web2     10.0.0.4            1  drained  down     0.0 %   411       -
+          dns      [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
+lb2       dns      [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
+"""
+
+
+def test_a_table_that_a_person_can_read() -> None:
+    web1 = backend("web1", "10.0.0.3", weight=3, expected_share=0.75, new_connections=1234, active_connections=7)
+    web2 = backend(
+        "web2", "10.0.0.4", port=None, state="drained", expected_share=0.0, new_connections=411, health="down"
+    )
+    web2["active_connections"] = None
+    web = service(listen=["192.0.2.1:80", "192.0.2.1:443"], backends=[web1, web2])
+    dns = service(
+        "dns", listen=["[2001:db8::1]:53"], method="source_hash", backends=[backend("ns1", "2001::3", port=53)]
+    )
+    assert status_table({"lb1": info(web, dns), "lb2": info(dns)}) == TABLE.splitlines()
+
+
+def test_a_backup_is_marked() -> None:
+    assert (
+        "active (backup)" in status_table({"lb1": info(service(backends=[backend("b", "10.0.0.5", backup=True)]))})[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lines"),
+    [
+        ({"lb1": info()}, ["lb1: no services"]),
+        ({"lb1": {"msg": "unreachable"}}, ["lb1: no services"]),
+        (
+            {"lb1": info(drift=True, forwarding=False, warnings=["one", "two"])},
+            [
+                "lb1: no services",
+                "lb1: the kernel does not forward packets; run natlb.netfilter.deploy",
+                "lb1: differs from what was declared last; run natlb.netfilter.deploy",
+                "lb1: one",
+                "lb1: two",
+            ],
+        ),
+        ({}, []),
+    ],
+)
+def test_what_a_table_cannot_hold_stands_below(hosts: dict[str, Any], lines: list[str]) -> None:
+    header, *rest = status_table(hosts)
+    assert header.split() == list(table_plugin.HEADER)
+    assert rest == lines
+
+
+def test_a_service_without_backends_is_shown() -> None:
+    lines = status_table({"lb1": info(service(backends=[]))})
+    assert lines[1].split() == ["lb1", "web", "192.0.2.10:80", "round_robin", "none"]
+
+
+def test_services_that_look_alike_are_all_shown_in_full() -> None:
+    lines = status_table({"lb1": info(service("a"), service("b"))})
+    assert [line.split()[0] for line in lines[1:]] == ["lb1", "web2", "b", "web2"]
+    assert "192.0.2.10:80" in lines[3]
+
+
+@pytest.mark.parametrize("value", [None, [], "lb1", [info()]])
+def test_the_table_refuses_what_is_not_a_mapping(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="not a mapping of hosts"):
+        status_table(value)
+
+
+EXPECTED = {"web1": 3, "web2": 1}
+V6 = [backend("web6", "2001:db8:2::3")]
+
+
+@pytest.mark.parametrize(
+    ("found", "arguments", "result"),
+    [
+        (service(), {}, [("192.0.2.10:80", "http", EXPECTED)]),
+        (service(listen=["192.0.2.10:9000"]), {}, [("192.0.2.10:9000", "tcp", EXPECTED)]),
+        (
+            service(listen=["192.0.2.10:9000"]),
+            {"declared": [{"name": "web", "health": {"type": "http"}}]},
+            [("192.0.2.10:9000", "http", EXPECTED)],
+        ),
+        (service(listen=["192.0.2.10:8000-8010"]), {}, [("192.0.2.10:8000", "tcp", EXPECTED)]),
+        (
+            service(listen=["192.0.2.10:53"], protocol=["tcp", "udp", "sctp"]),
+            {},
+            [("192.0.2.10:53", "tcp", EXPECTED), ("192.0.2.10:53", "udp", EXPECTED)],
+        ),
+        (service(listen=["*:30080"]), {"address": "192.0.2.2"}, [("192.0.2.2:30080", "tcp", EXPECTED)]),
+        (
+            service(listen=["*:30080"], backends=V6),
+            {"address": "2001:db8::2"},
+            [("[2001:db8::2]:30080", "tcp", {"web6": 1})],
+        ),
+        (
+            service(listen=["192.0.2.10:9", "[2001:db8::10]:9"], backends=[backend("web1", "10.0.0.3"), *V6]),
+            {},
+            [("192.0.2.10:9", "tcp", {"web1": 1}), ("[2001:db8::10]:9", "tcp", {"web6": 1})],
+        ),
+        (service(method="source_hash"), {}, [("192.0.2.10:80", "http", None)]),
+        (service(), {"declared": [{"name": "web", "affinity": "3h"}]}, [("192.0.2.10:80", "http", None)]),
+        (service(), {"declared": [{"name": "web", "affinity": 0}]}, [("192.0.2.10:80", "http", EXPECTED)]),
+        (service(backends=[backend("web1", "10.0.0.3", expected_share=0.0)]), {}, []),
+        (service(backends=[]), {}, []),
+        (
+            service(backends=[backend("web1", "10.0.0.3"), backend("out", "10.0.0.9", expected_share=0.0)]),
+            {"overrides": {"web": {"protocol": "tcp"}}},
+            [("192.0.2.10:80", "tcp", {"web1": 1})],
+        ),
+    ],
+)
+def test_what_is_probed(found: dict[str, Any], arguments: dict[str, Any], result: list[Any]) -> None:
+    made = probes([found], **arguments)
+    assert [(probe["target"], probe["protocol"], probe.get("expected")) for probe in made] == result
+
+
+def test_those_who_may_answer_are_named_even_if_no_spread_is_expected() -> None:
+    (probe,) = probes([service(method="source_hash")])
+    assert (probe["service"], probe["names"]) == ("web", ["web1", "web2"])
+
+
+@pytest.mark.parametrize(
+    ("found", "arguments", "message"),
+    [
+        (service(listen=["*:30080"]), {}, "web listens on every address"),
+        (service(listen=["somewhere"]), {}, "web listens on 'somewhere', which is not understood"),
+        (service(), {"overrides": {"wbe": {}}}, "there are options for wbe, but no such service"),
+    ],
+)
+def test_probes_refuses(found: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message.replace("*", r"\*")):
+        probes([found], **arguments)
