@@ -173,10 +173,14 @@ def build_image() -> None:
     if not image_is_current():
         base = os.environ.get("NATLB_IMAGE", "")
         say(f"building the image {IMAGE}" + (f" from {base}" if base else " from Debian's packages (about 40 s)"))
+        superseded = run("podman", "image", "inspect", "--format={{.Id}}", IMAGE, check=False).stdout.strip()
         if base:
             build_from_base(base)
         else:
             build_from_packages()
+        if superseded:
+            # Not forced: containers that still run from it keep it.
+            run("podman", "image", "rm", superseded, check=False)
     choose_podman_settings()
 
 
@@ -193,10 +197,10 @@ def build_from_packages() -> None:
 
 
 def build_from_base(base: str) -> None:
-    run(
-        "podman", "build", "--network=host", f"--file={LAB_DIR}/Containerfile", f"--tag={IMAGE}", f"--label={RECIPE_LABEL}={recipe()}",
-        f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={' '.join(PACKAGES)}", str(LAB_DIR),
-    )  # fmt: skip
+    """Add the packages to an image that the user named."""
+    tags = [f"--tag={IMAGE}", f"--label={RECIPE_LABEL}={recipe()}"]
+    arguments = [f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={' '.join(PACKAGES)}"]
+    run("podman", "build", "--network=host", f"--file={LAB_DIR}/Containerfile", *tags, *arguments, str(LAB_DIR))
 
 
 def choose_podman_settings() -> None:
