@@ -45,21 +45,9 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-HEADER = tuple(
-    [
-        "BALANCER",
-        "SERVICE",
-        "LISTEN",
-        "METHOD",
-        "BACKEND",
-        "ADDRESS",
-        "WEIGHT",
-        "STATE",
-        "HEALTH",
-        "SHARE",
-        "NEW",
-        "ACTIVE",
-    ]
+HEADER = (
+    *("BALANCER", "SERVICE", "LISTEN", "METHOD"),
+    *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE"),
 )
 _NUMBERS = ("WEIGHT", "SHARE", "NEW", "ACTIVE")
 # A cell that would only repeat the one above it is left empty.

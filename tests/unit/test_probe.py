@@ -269,7 +269,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(handler: Handler = lambda _: None, udp: bool = False, address: str = "127.0.0.1") -> Iterator[Server]:
+def served(handler: Handler = lambda _connection: None, udp: bool = False, address: str = "127.0.0.1") -> Iterator[Server]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
         sock.bind((address, 0))

@@ -60,7 +60,7 @@ def test_fair_dice_pass_as_often_as_they_should() -> None:
     rng = random.Random(7)
     expected = {"a": 5.0, "b": 3.0, "c": 2.0}
     low = 0
-    for _ in range(1000):
+    for _round in range(1000):
         picked = rng.choices(list(expected), list(expected.values()), k=300)
         low += spread.spread_p({name: picked.count(name) for name in expected}, expected) < 0.05
     assert 25 <= low <= 80

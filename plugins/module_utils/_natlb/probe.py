@@ -448,7 +448,7 @@ class _Prober:
         self.gave_up = False
 
     async def run(self) -> None:
-        await asyncio.gather(*(self._worker() for _ in range(min(self.settings.concurrency, self.left))))
+        await asyncio.gather(*(self._worker() for _worker in range(min(self.settings.concurrency, self.left))))
 
     async def _worker(self) -> None:
         # A target that never answers would cost a time-out for every connection that was asked for.
