@@ -268,8 +268,12 @@ class Server:
                     self.sock.sendto(b"udp1 " + data, peer)
 
 
+def say_nothing(_connection: socket.socket) -> None:
+    return
+
+
 @contextlib.contextmanager
-def served(handler: Handler = lambda _connection: None, udp: bool = False, address: str = "127.0.0.1") -> Iterator[Server]:
+def served(handler: Handler = say_nothing, udp: bool = False, address: str = "127.0.0.1") -> Iterator[Server]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
         sock.bind((address, 0))
@@ -397,10 +401,6 @@ def test_what_the_host_cannot_do_is_said_before_anything_is_sent(params: dict, m
 
 def hold_open(connection: socket.socket) -> None:
     connection.recv(1)
-
-
-def say_nothing(_connection: socket.socket) -> None:
-    return
 
 
 @pytest.mark.parametrize(
