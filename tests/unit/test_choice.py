@@ -1,0 +1,224 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from ipaddress import IPv6Address
+
+import pytest
+from _natlb.choice import Chains, Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
+from _natlb.slots import interleave
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def targets(count: int) -> list[Target]:
+    return [Target("", f"-j B{i}") for i in range(count)]
+
+
+class Counters:
+    """`statistic --mode nth` as net/netfilter/xt_statistic.c has it: each rule counts what comes to it."""
+
+    def __init__(self, chains: Chains) -> None:
+        self.chains = chains
+        self.seen: Counter[tuple[str, int]] = Counter()
+
+    def send(self, chain: str) -> str:
+        for number, rule in enumerate(self.chains[chain]):
+            every = re.search(r"--every (\d+)", rule)
+            self.seen[chain, number] += 1
+            if every and (self.seen[chain, number] - 1) % int(every.group(1)):
+                continue
+            target = rule.split()[-1]
+            return self.send(target) if target in self.chains else target
+        raise AssertionError(f"{chain} let a packet through")
+
+
+@pytest.mark.parametrize(
+    "weights", [[1], [7], [1, 1, 1], [5, 3, 2], [1] * 18, [1] * 36, [20, 1], [256, 255], [13, 6]], ids=str
+)
+def test_turns_are_exact(weights: list[int]) -> None:
+    ring = interleave(weights)
+    chosen = [targets(len(weights))[index] for index in ring]
+    kernel = Counters(by_turn("NATLB.web.tcp", chosen))
+    assert [kernel.send("NATLB.web.tcp") for _ in range(3 * len(ring))] == [target.action[3:] for target in chosen] * 3
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_turns_are_exact(weights: list[int]) -> None:
+    chosen = [targets(len(weights))[index] for index in interleave(weights)]
+    kernel = Counters(by_turn("NATLB.web.tcp", chosen))
+    assert [kernel.send("NATLB.web.tcp") for _ in chosen * 2] == [target.action[3:] for target in chosen * 2]
+
+
+def test_a_rule_per_turn_with_what_is_left() -> None:
+    assert by_turn(
+        "NATLB.web.tcp", [Target("-p tcp", f"-j DNAT --to-destination 10.0.0.{i}:80") for i in (3, 4, 5)]
+    ) == {
+        "NATLB.web.tcp": [
+            "-p tcp -m statistic --mode nth --every 3 --packet 0 -j DNAT --to-destination 10.0.0.3:80",
+            "-p tcp -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.0.4:80",
+            "-p tcp -j DNAT --to-destination 10.0.0.5:80",
+        ]
+    }
+
+
+def chances(chains: Chains, chain: str) -> dict[str, float]:
+    """The chance of each target, rule by rule."""
+    left, found = 1.0, Counter[str]()
+    for rule in chains[chain]:
+        probability = re.search(r"--probability ([0-9.]+)", rule)
+        here = left * (float(probability.group(1)) if probability else 1.0)
+        left -= here
+        target = rule.split()[-1]
+        inner = chances(chains, target) if target in chains else {target: 1.0}
+        for name, share in inner.items():
+            found[name] += here * share
+    assert left == 0
+    return found
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_chances_are_as_the_weights(weights: list[int]) -> None:
+    found = chances(by_chance("NATLB.web.tcp", list(zip(targets(len(weights)), weights, strict=True))), "NATLB.web.tcp")
+    for index, weight in enumerate(weights):
+        assert found[f"B{index}"] == pytest.approx(weight / sum(weights), rel=1e-6)
+
+
+def shares(weights: list[int], staying: list[int] | None = None) -> list[int]:
+    keys = [f"10.0.0.{i} 80" for i in range(len(weights))]
+    everyone = list(range(len(weights)))
+    return hash_slots(keys, weights, everyone, everyone if staying is None else staying)
+
+
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 1, 1], [5, 3, 2], [1] * 10, [1] * 40, [256, 1], list(range(1, 30))], ids=str
+)
+def test_hash_slots_are_as_the_weights(weights: list[int]) -> None:
+    table = shares(weights)
+    counted = Counter(table)
+    for index, weight in enumerate(weights):
+        assert abs(counted[index] - len(table) * weight / sum(weights)) <= 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 10, 17])
+def test_a_backend_on_leave_moves_nobody_else(count: int) -> None:
+    full = shares([1] * count)
+    for gone in range(count):
+        table = shares([1] * count, [index for index in range(count) if index != gone])
+        assert all(was in (now, gone) for was, now in zip(full, table, strict=True))
+        got = Counter(now for was, now in zip(full, table, strict=True) if was == gone)
+        assert max(got.values()) - min(got[index] for index in range(count) if index != gone) <= 1
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_a_new_declaration_moves_few_others(count: int) -> None:
+    keys = [f"10.0.0.{i} 80" for i in range(count)]
+    everyone, fewer = list(range(count)), list(range(count - 1))
+    before = hash_slots(keys, [1] * count, everyone, everyone)
+    after = hash_slots(keys[:-1], [1] * (count - 1), fewer, fewer)
+    moved = sum(was not in (now, count - 1) for was, now in zip(before, after, strict=True))
+    print(f"{count} backends, one less: {moved / len(before):.1%} of the slots move although their backend stays")
+    assert moved / len(before) < 0.25
+
+
+def test_backups_get_all_slots_only_when_they_stay() -> None:
+    keys = ["a", "b", "c"]
+    assert set(hash_slots(keys, [1, 1, 1], [0, 1], [0, 1])) == {0, 1}
+    assert set(hash_slots(keys, [1, 1, 1], [0, 1], [2])) == {2}
+    assert set(hash_slots(keys, [1, 1, 1], [], [0, 1, 2])) == {0, 1, 2}
+
+
+def test_a_hash_tree_has_every_slot_in_its_place() -> None:
+    table = shares([5, 3, 2])
+    chains = by_hash("NATLB.web.tcp", [targets(3)[index] for index in table], 7, lambda seed, mask: f"{seed} {mask}")
+    assert sum(map(len, chains.values())) < 120
+    seeds = []
+    for slot, index in enumerate(table):
+        chain, size, at = "NATLB.web.tcp", len(table), slot
+        seeds = []
+        while chain in chains:
+            size //= 4
+            node, at = divmod(at, size)
+            for rule in chains[chain]:
+                words = rule.split()
+                if len(words) == 2 or int(words[1]) >> node & 1:
+                    seeds += words[:1] if len(words) == 4 else []
+                    chain = words[-1]
+                    break
+        assert chain == f"B{index}"
+    assert len(set(seeds)) == len(seeds), "each level asks a hash of its own"
+
+
+def test_masks_are_small_enough_for_iptables_to_read_back() -> None:
+    """1.8.9 refuses a --cluster-local-nodemask over 32."""
+    assert cluster_match(0xDEADBEEF, 9) == (
+        "-m cluster --cluster-local-nodemask 0x00000009 --cluster-total-nodes 4 --cluster-hash-seed 0xdeadbeef"
+    )
+
+
+def run_bpf(text: str, packet: bytes) -> int:
+    """A classic BPF program, as far as `bpf_match` uses the language."""
+    accumulator = index = 0
+    memory = [0] * 16
+    for step in text.split(",")[1:]:
+        code, _, _, operand = map(int, step.split())
+        if code == 0x00:
+            accumulator = operand
+        elif code == 0x20:
+            accumulator = int.from_bytes(packet[operand : operand + 4], "big")
+        elif code == 0x61:
+            index = memory[operand]
+        elif code == 0x02:
+            memory[operand] = accumulator
+        elif code == 0x07:
+            index = accumulator
+        elif code == 0x16:
+            return accumulator
+        else:
+            accumulator = _calculated(code, accumulator, index, operand)
+    raise AssertionError("it never returned")
+
+
+def _calculated(code: int, accumulator: int, index: int, operand: int) -> int:
+    results = {
+        0x24: accumulator * operand,
+        0x74: accumulator >> operand,
+        0x54: accumulator & operand,
+        0xAC: accumulator ^ index,
+        0x6C: accumulator << (index & 31),
+    }
+    return results[code] % 2**32
+
+
+def _bits(seed: int, address: IPv6Address) -> int:
+    packet = bytes(8) + address.packed + bytes(16)
+    programs = [bpf_match(seed, 1 << node).split('"')[1] for node in range(4)]
+    (found,) = [node for node in range(4) if run_bpf(programs[node], packet)]
+    return found
+
+
+def test_a_bpf_program_is_short_enough() -> None:
+    """XT_BPF_MAX_NUM_INSTR is 64."""
+    program = bpf_match(0xFFFFFFFF, 15).split('"')[1]
+    assert int(program.split(",")[0]) == len(program.split(",")) - 1 <= 64
+
+
+@pytest.mark.parametrize("step", [1, 2**16, 2**32, 2**64, 2**80], ids=hex)
+def test_ipv6_clients_spread_whatever_part_of_the_address_tells_them(step: int) -> None:
+    first = int(IPv6Address("2001:db8::1"))
+    seen = Counter((_bits(1, a), _bits(1015568748, a)) for i in range(1600) for a in [IPv6Address(first + i * step)])
+    # 16 cells of 100; a chi-square of 15 degrees of freedom is below 37.7 with p = 0.001.
+    assert sum((seen[i, j] - 100) ** 2 / 100 for i in range(4) for j in range(4)) < 37.7
+
+
+def test_seeds_matter() -> None:
+    rng = random.Random(1)
+    addresses = [IPv6Address(rng.getrandbits(128)) for _ in range(200)]
+    same = sum(_bits(1, address) == _bits(2, address) for address in addresses)
+    assert 25 < same < 75

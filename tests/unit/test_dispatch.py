@@ -1,0 +1,154 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+
+import pytest
+from _natlb.dispatch import MAX_NAME, Item, Tree, build, chain_name, cidr, cut, number_range
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TREE = Tree(("", "d", "tcp"), 32, "--dport {}".format, "-d {}".format)
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("pre",), "NATLB.pre"),
+        (("web", "tcp"), "NATLB.web.tcp"),
+        (("", "d", "tcp"), "NATLB..d.tcp"),
+        (("", "d", "tcp", "32768-40959"), "NATLB..d.tcp.32768-40959"),
+        (("w" * 18, "tcp"), "NATLB." + "w" * 18 + ".tcp"),
+        (("w" * 19, "tcp"), "NATLB.wwwwwwwwwww/q4gvwvaopt"),
+    ],
+)
+def test_chain_name(parts: tuple[str, ...], name: str) -> None:
+    assert len(name) <= MAX_NAME
+    if "/" in name:
+        assert re.fullmatch(r"NATLB\.w{11}/[a-z2-7]{10}", chain_name(*parts))
+    else:
+        assert chain_name(*parts) == name
+
+
+def test_names_that_are_cut_differ() -> None:
+    names = {chain_name(f"{'long-' * 10}{number}", protocol) for number in range(5000) for protocol in ("tcp", "udp")}
+    assert len(names) == 10000
+    assert max(map(len, names)) == MAX_NAME
+
+
+@given(st.text("abcdef.", min_size=1, max_size=60))
+def test_cut_is_stable(name: str) -> None:
+    assert len(cut(name)) <= MAX_NAME
+    assert cut(cut(name)) == cut(name)
+
+
+@pytest.mark.parametrize(
+    "network", ["0.0.0.0/0", "10.0.0.0/9", "192.0.2.10/32", "::/0", "2001:db8::/33", "2001:db8::1/128"]
+)
+def test_cidr_is_the_inverse_of_number_range(network: str) -> None:
+    assert cidr(number_range(network), 128 if ":" in network else 32) == network
+
+
+def found(chains: dict[str, list[str]], address: int, port: int) -> list[str]:
+    """The items that a packet meets, as the kernel walks: -g never comes back to the chain it left."""
+    met: list[str] = []
+    chain: str | None = TREE.root
+    while chain is not None:
+        rules, chain = chains[chain], None
+        for rule in rules:
+            match, target = re.fullmatch(r"(?:(\S+ \S+) -g )?(\S+)", rule).groups()  # type: ignore[union-attr]
+            if match is None:
+                met.append(target)
+            elif _matches(match, address, port):
+                chain = target
+                break
+    return met
+
+
+def _matches(match: str, address: int, port: int) -> bool:
+    what, value = match.split()
+    if what == "-d":
+        return ip_address(address) in ip_network(value)
+    low, _, high = value.partition(":")
+    return int(low) <= port <= int(high or low)
+
+
+PORTS = st.one_of(
+    st.integers(1, 65535).map(lambda port: (port, port)),
+    st.sampled_from([(80, 80), (443, 443)]),
+    st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda pair: (min(pair), max(pair))),
+)
+ADDRESSES = st.one_of(
+    st.integers(0, 2**32 - 1), st.integers(0xC0000200, 0xC00002FF), st.sampled_from([0xC000020A, 0xC000020B])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(PORTS, ADDRESSES), max_size=120), st.data())
+def test_a_tree_finds_what_a_list_finds(wanted: list[tuple[tuple[int, int], int]], data: st.DataObject) -> None:
+    items = [Item(ports, (address, address), (f"item{i}",)) for i, (ports, address) in enumerate(wanted)]
+    chains = build(TREE, items)
+    assert all(len(name) <= MAX_NAME for name in chains)
+    packets = [(address, port) for (ports, address) in wanted for port in ports]
+    packets.append((data.draw(ADDRESSES), data.draw(st.integers(0, 65535))))
+    for address, port in packets:
+        met = set(found(chains, address, port))
+        for item in items:
+            if item.addresses[0] == address and item.ports[0] <= port <= item.ports[1]:
+                assert item.rules[0] in met
+
+
+def test_a_leaf_is_a_list() -> None:
+    items = [Item((80, 80), (i, i), (f"item{i}",)) for i in range(8)]
+    assert build(TREE, items) == {"NATLB..d.tcp": [f"item{i}" for i in range(8)]}
+
+
+def depth_of(items: list[Item]) -> int:
+    """The most rules that a packet to one of the items is led past."""
+    chains = build(TREE, items)
+    return max(_steps(chains, item.addresses[0], item.ports[0]) for item in items)
+
+
+def _steps(chains: dict[str, list[str]], address: int, port: int) -> int:
+    steps, chain = 0, TREE.root
+    while True:
+        following = None
+        for rule in chains[chain]:
+            steps += 1
+            match, _, target = rule.rpartition(" -g ")
+            if match and _matches(match, address, port):
+                following = target
+                break
+        if following is None:
+            return steps
+        chain = following
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [Item((1000 + 6 * i,) * 2, (1, 1), (f"i{i}",)) for i in range(10000)],
+        [Item((80, 80), (0x0A000000 + 250 * i,) * 2, (f"i{i}",)) for i in range(10000)],
+        [Item((1000 + i % 100,) * 2, (0x0A000000 + i // 100,) * 2, (f"i{i}",)) for i in range(10000)],
+        [Item((1024, 65535), (0x0A000000 + i,) * 2, (f"i{i}",)) for i in range(10000)],
+        [Item((1 << (i % 16),) * 2, (1 << (i // 16),) * 2, (f"i{i}",)) for i in range(32 * 16)],
+    ],
+    ids=["ports", "addresses", "both", "ranges on many addresses", "powers of two"],
+)
+def test_ten_thousand_are_found_in_few_steps(items: list[Item]) -> None:
+    assert depth_of(items) <= 64
+
+
+def test_one_more_changes_few_chains() -> None:
+    items = [Item((1000 + 6 * i,) * 2, (1, 1), (f"i{i}",)) for i in range(5000)]
+    before, after = build(TREE, items), build(TREE, [*items, Item((20001, 20001), (1, 1), ("new",))])
+    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    assert len(changed) <= 3
+
+
+def test_what_cannot_be_told_apart_stays_a_list() -> None:
+    items = [Item((80, 80), (1, 1), (f"-i eth{i}",)) for i in range(50)]
+    assert build(TREE, items) == {"NATLB..d.tcp": [f"-i eth{i}" for i in range(50)]}

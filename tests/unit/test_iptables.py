@@ -1,0 +1,444 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from _natlb import iptables, model
+from _natlb.dispatch import MAX_NAME
+from _natlb.errors import ConfigError
+from _natlb.iptables_restore import touched
+from _natlb.ruleset import Ruleset, Section
+
+BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
+BACKENDS6 = [{"address": "2001:db8:2::3", "port": 8080}]
+WEB: dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": BACKENDS}
+NETWORKS = ["10.0.0.0/24", "192.0.2.0/24", "2001:db8:2::/64"]
+
+
+def render(*services: dict[str, Any], egress: Any = None) -> Ruleset:
+    return iptables.render(model.parse_config(list(services), egress), NETWORKS)
+
+
+def body(ruleset: Ruleset, chain: str, table: str = "nat", family: str = "ip") -> list[str]:
+    """A chain's rules without `-A CHAIN`, a jump section's with it."""
+    kind = "chain" if chain.startswith("NATLB") else "jump"
+    lines = ruleset[family, table, kind, chain].body
+    return [line.removeprefix(f"-A {chain} ") for line in lines] if kind == "chain" else list(lines)
+
+
+def test_a_plain_service() -> None:
+    ruleset = render(WEB)
+    assert {
+        key[1:]: [line.removeprefix(f"-A {key[3]} ") for line in section.body] for key, section in ruleset.items()
+    } == {
+        ("nat", "jump", "PREROUTING"): ["-j NATLB.pre"],
+        ("nat", "jump", "OUTPUT"): ["-j NATLB.out"],
+        ("nat", "jump", "POSTROUTING"): ["-j NATLB.post"],
+        ("nat", "chain", "NATLB.pre"): ["-p tcp -j NATLB..d.tcp"],
+        ("nat", "chain", "NATLB.out"): ["-p tcp -j NATLB..d.tcp"],
+        ("nat", "chain", "NATLB.post"): ["-p tcp -m conntrack --ctstate DNAT -j NATLB..s.tcp"],
+        ("nat", "chain", "NATLB..d.tcp"): ["-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp"],
+        ("nat", "chain", "NATLB..s.tcp"): [
+            "-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE --random-fully"
+        ],
+        ("nat", "chain", "NATLB.web.tcp"): [
+            "-p tcp -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.0.3:8080",
+            "-p tcp -j DNAT --to-destination 10.0.0.4:8080",
+        ],
+    }
+
+
+def test_nothing_is_nothing() -> None:
+    assert render() == {}
+    assert iptables.full({}, "ip") == ""
+
+
+#: What a service says beyond WEB, a chain, and its rules.
+SERVICES: list[tuple[dict[str, Any], str, list[str]]] = [
+    (
+        {"listen": ["192.0.2.10:8000-8010", "192.0.2.11:81"], "interface": "eth0"},
+        "NATLB..d.tcp",
+        [
+            "-d 192.0.2.10/32 -i eth0 -p tcp -m tcp --dport 8000:8010 -j NATLB.web.tcp",
+            "-d 192.0.2.11/32 -i eth0 -p tcp -m tcp --dport 81 -j NATLB.web.tcp",
+        ],
+    ),
+    (
+        {"interface": "eth0"},
+        "NATLB..s.tcp",
+        ["-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j NATLB.web.tcp.out.80"],
+    ),
+    (
+        {"interface": "eth0"},
+        "NATLB.web.tcp.out.80",
+        [
+            "-d 10.0.0.3/32 -p tcp -m tcp --dport 8080 -j MASQUERADE --random-fully",
+            "-d 10.0.0.4/32 -p tcp -m tcp --dport 8080 -j MASQUERADE --random-fully",
+        ],
+    ),
+    (
+        {"listen": "*:30080"},
+        "NATLB.pre",
+        ["! -d 127.0.0.0/8 -p tcp -m addrtype --dst-type LOCAL -j NATLB..dw.tcp"],
+    ),
+    ({"listen": "*:30080"}, "NATLB..dw.tcp", ["-p tcp -m tcp --dport 30080 -j NATLB.web.tcp"]),
+    ({"listen": "*:30080"}, "NATLB..sw.tcp", ["-m conntrack --ctorigdstport 30080 -j NATLB.web.tcp.out.30080"]),
+    (
+        {"listen": "192.0.2.10:80-89", "backends": [{"address": "10.0.0.3"}], "protocol": "sctp"},
+        "NATLB.web.sctp",
+        ["-p sctp -j DNAT --to-destination 10.0.0.3"],
+    ),
+    (
+        {"method": "random", "backends": [{**BACKENDS[0], "weight": 3}, {**BACKENDS[1], "weight": 1}]},
+        "NATLB.web.tcp",
+        [
+            "-p tcp -m statistic --mode random --probability 0.75000000000 -j DNAT --to-destination 10.0.0.3:8080",
+            "-p tcp -j DNAT --to-destination 10.0.0.4:8080",
+        ],
+    ),
+    (
+        {"backends": [BACKENDS[0], {**BACKENDS[1], "state": "drained"}]},
+        "NATLB.web.tcp",
+        ["-p tcp -j DNAT --to-destination 10.0.0.3:8080"],
+    ),
+    (
+        {"backends": [BACKENDS[0], {**BACKENDS[1], "backup": True}]},
+        "NATLB.web.tcp",
+        ["-p tcp -j DNAT --to-destination 10.0.0.3:8080"],
+    ),
+    ({"backends": []}, "NATLB..d.tcp", ["-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j ACCEPT"]),
+    (
+        {"snat": "192.0.2.1"},
+        "NATLB..s.tcp",
+        ["-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j SNAT --to-source 192.0.2.1 --random-fully"],
+    ),
+    (
+        {"snat": ["192.0.2.1", "192.0.2.2"]},
+        "NATLB.web.snat",
+        [
+            "-m statistic --mode random --probability 0.50000000000 -j SNAT --to-source 192.0.2.1 --random-fully",
+            "-j SNAT --to-source 192.0.2.2 --random-fully",
+        ],
+    ),
+    (
+        {"snat": "none", "backends": [*BACKENDS, {"address": "172.16.0.1", "port": 80}]},
+        "NATLB.web.snat",
+        [
+            "-s 10.0.0.0/24 -d 10.0.0.0/24 -j MASQUERADE --random-fully",
+            "-s 172.16.0.1/32 -d 172.16.0.1/32 -j MASQUERADE --random-fully",
+            "-m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
+            "-j ACCEPT",
+        ],
+    ),
+    ({"allow_from": "198.51.100.0/24"}, "NATLB.web.guard", ["! -s 198.51.100.0/24 -j ACCEPT"]),
+    (
+        {"allow_from": ["198.51.100.0/24", "203.0.113.7"]},
+        "NATLB.web.guard",
+        ["-s 198.51.100.0/24 -j RETURN", "-s 203.0.113.7/32 -j RETURN", "-j ACCEPT"],
+    ),
+    (
+        {"allow_from": ["198.51.100.0/24", "203.0.113.7"], "max_connections_per_client": 5},
+        "NATLB.web.limits",
+        ["-m connlimit --connlimit-above 5 --connlimit-mask 32 --connlimit-saddr -j ACCEPT"],
+    ),
+    ({"log": True}, "NATLB.web.guard", ['-m limit --limit 10/sec --limit-burst 20 -j LOG --log-prefix "natlb web "']),
+    (
+        {"affinity": 60, "backends": BACKENDS[:1]},
+        "NATLB.web.tcp",
+        [
+            (
+                "-m recent --rcheck --seconds 60 --reap --name natlb-web-0123456789 --mask 255.255.255.255 --rsource "
+                "-j NATLB.web.tcp.10.0.0.3/8080"
+            ),
+            "-j NATLB.web.tcp.10.0.0.3/8080",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "chain", "rules"), SERVICES, ids=lambda value: str(value)[:60])
+def test_service(keys: dict[str, Any], chain: str, rules: list[str]) -> None:
+    found = body(render({**WEB, **keys}), chain)
+    hidden = [re.sub(r"natlb-web-\w{10}", "natlb-web-LIST", line) for line in found]
+    assert hidden == [re.sub(r"natlb-web-\w{10}", "natlb-web-LIST", line) for line in rules]
+
+
+def test_ipv6() -> None:
+    ruleset = render({**WEB, "listen": "[2001:db8::10]:80", "backends": BACKENDS6, "allow_from": "2001:db8:9::/48"})
+    assert {key[0] for key in ruleset} == {"ip6"}
+    assert body(ruleset, "NATLB.web.tcp", family="ip6") == [
+        "-j NATLB.web.guard",
+        "-p tcp -j DNAT --to-destination [2001:db8:2::3]:8080",
+    ]
+    assert body(ruleset, "NATLB..d.tcp", "filter", "ip6") == [
+        "-d 2001:db8::10/128 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+    ]
+
+
+def test_a_list_of_one_family_shuts_the_other_out() -> None:
+    both = {**WEB, "listen": ["192.0.2.10:80", "[2001:db8::10]:80"], "backends": [*BACKENDS, *BACKENDS6]}
+    ruleset = render({**both, "allow_from": "198.51.100.0/24"})
+    assert body(ruleset, "NATLB.web.guard", family="ip6") == ["-j ACCEPT"]
+
+
+DRAINED = [{**backend, "state": "drained"} for backend in BACKENDS]
+#: What a service says beyond WEB, and how the filter table answers over tcp and udp.
+REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, []),
+    ({"backends": []}, ["REJECT --reject-with tcp-reset", "REJECT --reject-with icmp-port-unreachable"]),
+    ({"backends": DRAINED, "when_empty": "drop"}, ["DROP", "DROP"]),
+    (
+        {"allow_from": "198.51.100.0/24"},
+        ["REJECT --reject-with tcp-reset", "REJECT --reject-with icmp-port-unreachable"],
+    ),
+    (
+        {"max_connections_per_client": 1, "when_empty": "drop"},
+        ["REJECT --reject-with tcp-reset", "REJECT --reject-with icmp-port-unreachable"],
+    ),
+    (
+        {"new_connections_per_second": 1},
+        ["REJECT --reject-with tcp-reset", "REJECT --reject-with icmp-port-unreachable"],
+    ),
+    ({"log": True, "affinity": 5}, []),
+]
+
+
+@pytest.mark.parametrize(("keys", "answers"), REFUSALS, ids=str)
+def test_refusals(keys: dict[str, Any], answers: list[str]) -> None:
+    ruleset = render({**WEB, "protocol": ["tcp", "udp"], **keys})
+    assert any(key[1] == "filter" for key in ruleset) == bool(answers)
+    if not answers:
+        return
+    for builtin in ("INPUT", "FORWARD", "OUTPUT"):
+        assert body(ruleset, builtin, "filter") == [f"-A {builtin} -j NATLB.refuse"]
+    assert body(ruleset, "NATLB.refuse", "filter") == [
+        "-m conntrack ! --ctstate NEW -j RETURN",
+        "-m conntrack --ctstate DNAT -j RETURN",
+        "-p tcp -j NATLB..d.tcp",
+        "-p udp -j NATLB..d.udp",
+    ]
+    for protocol, answer in zip(("tcp", "udp"), answers, strict=True):
+        assert body(ruleset, f"NATLB..d.{protocol}", "filter") == [
+            f"-d 192.0.2.10/32 -p {protocol} -m {protocol} --dport 80 -j {answer}"
+        ]
+
+
+UPLINKS = [
+    {"interface": "up1", "gateway": "203.0.113.1", "weight": 2},
+    {"interface": "up2", "gateway": "198.51.100.1", "weight": 1},
+]
+NET = "10.0.0.0/24"
+EGRESS: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"source": NET}, "NATLB.post", [f"-s {NET} ! -d {NET} -j MASQUERADE --random-fully"]),
+    (
+        {"source": NET, "out_interface": "eth0", "snat": "192.0.2.1", "protocol": "tcp"},
+        "NATLB.post",
+        [f"-s {NET} ! -d {NET} -o eth0 -p tcp -j SNAT --to-source 192.0.2.1 --random-fully"],
+    ),
+    (
+        {"source": NET, "protocol": "udp", "destination_ports": [53, "100-200"]},
+        "NATLB.post",
+        [f"-s {NET} ! -d {NET} -p udp -m multiport --dports 53,100:200 -j MASQUERADE --random-fully"],
+    ),
+    (
+        {"source": NET, "uplinks": UPLINKS},
+        "NATLB.post",
+        [
+            f"-s {NET} ! -d {NET} -o up1 -j MASQUERADE --random-fully",
+            f"-s {NET} ! -d {NET} -o up2 -j MASQUERADE --random-fully",
+        ],
+    ),
+    ({"source": NET, "uplinks": UPLINKS}, "NATLB.pre", ["-m addrtype ! --dst-type LOCAL -j NATLB..uplinks"]),
+    (
+        {"source": NET, "uplinks": UPLINKS},
+        "NATLB..uplink.0x1000000",
+        ["-j CONNMARK --set-xmark 0x1000000/0x3f000000", "-j MARK --set-xmark 0x1000000/0x3f000000"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("item", "chain", "rules"), EGRESS, ids=lambda value: str(value)[:60])
+def test_egress(item: dict[str, Any], chain: str, rules: list[str]) -> None:
+    assert body(render(egress=[item]), chain) == rules
+
+
+def test_the_mark_comes_back_on_every_packet() -> None:
+    assert body(render(egress=[{"source": NET, "uplinks": UPLINKS}]), "NATLB.mark", "mangle") == [
+        "-m connmark ! --mark 0x0/0x3f000000 -j CONNMARK --restore-mark --nfmask 0x3f000000 --ctmask 0x3f000000"
+    ]
+
+
+def test_fifteen_ports_to_a_rule() -> None:
+    ports = [*range(1, 29, 2), "100-200", "300-400"]
+    rules = body(render(egress=[{"source": NET, "protocol": "tcp", "destination_ports": ports}]), "NATLB.post")
+    assert [re.findall(r"--dports (\S+)", rule)[0] for rule in rules] == [
+        "1,3,5,7,9,11,13,15,17,19,21,23,25,27",
+        "100:200,300:400",
+    ]
+
+
+def test_several_sources_leave_each_other_alone() -> None:
+    ruleset = render(egress=[{"source": [NET, "10.0.2.0/24"]}])
+    (jump,) = body(ruleset, "NATLB.post")
+    assert body(ruleset, jump.removeprefix("-j ")) == [
+        f"-d {NET} -j RETURN",
+        "-d 10.0.2.0/24 -j RETURN",
+        f"-s {NET} -j MASQUERADE --random-fully",
+        "-s 10.0.2.0/24 -j MASQUERADE --random-fully",
+    ]
+
+
+def test_services_come_before_egress_and_uplinks() -> None:
+    ruleset = render(WEB, egress=[{"source": NET, "uplinks": UPLINKS}])
+    assert [rule.split()[-1] for rule in body(ruleset, "NATLB.pre")] == ["NATLB..d.tcp", "NATLB..uplinks"]
+    assert body(ruleset, "NATLB.post")[0].endswith("-j NATLB..s.tcp")
+    assert body(ruleset, "NATLB.out") == ["-p tcp -j NATLB..d.tcp"]
+
+
+def test_flow_hash_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        render({**WEB, "method": "flow_hash"})
+    assert caught.value.path == "service web"
+    assert "engine: nftables" in caught.value.remedy
+
+
+def test_names_fit_the_kernel() -> None:
+    name = "a-name-as-long-as-a-name-may-be-" * 2
+    keys = {"affinity": 60, "log": True, "new_connections_per_second": 5, "max_connections_per_client": 1}
+    ruleset = render(
+        {**WEB, **keys, "name": name[:63], "interface": "eth0", "snat": "none", "protocol": ["tcp", "udp"]}
+    )
+    text = iptables.full(ruleset, "ip")
+    assert all(len(key[3]) <= MAX_NAME for key in ruleset)
+    assert all(len(prefix) <= 29 and prefix.endswith(" ") for prefix in re.findall(r'--log-prefix "([^"]*)"', text))
+    assert all(len(found) <= 15 for found in re.findall(r"--hashlimit-name (\S+)", text))
+    assert all("/" not in found and len(found) < 200 for found in re.findall(r"--name (\S+)", text))
+
+
+def test_another_rate_is_another_list() -> None:
+    """xt_hashlimit keeps what a list was made with for as long as any rule names it."""
+    names = {
+        re.findall(r"--hashlimit-name (\S+)", iptables.full(render({**WEB, "new_connections_per_second": rate}), "ip"))[
+            0
+        ]
+        for rate in (5, 6)
+    }
+    assert len(names) == 2
+
+
+def test_every_chain_that_a_rule_names_is_there() -> None:
+    services = [
+        {**WEB, "name": f"s{i}", "listen": f"192.0.2.{i % 50}:{1000 + i}", "affinity": i % 2}
+        for i in range(1, 200)
+        if i % 50
+    ]
+    ruleset = render(*services, egress=[{"source": [NET, "10.0.2.0/24"], "uplinks": UPLINKS}])
+    for key, section in ruleset.items():
+        for rule in section.body:
+            for target in re.findall(r"-[jg] (NATLB\S+)", rule):
+                assert (key[0], key[1], "chain", target) in ruleset
+    named = {
+        re.findall(r"-[jg] (NATLB\S+)", rule)[-1]
+        for s in ruleset.values()
+        for rule in s.body
+        if "NATLB" in rule.split()[-1]
+    }
+    assert named == {key[3] for key in ruleset if key[2] == "chain"}, "none is there for nothing"
+
+
+# -- reading and writing -------------------------------------------------------------------------------------------
+
+SAVED = """# Generated by iptables-save v1.8.9 (nf_tables) on Fri Nov 20 16:00:08 2026
+# Warning: iptables-legacy tables present, use iptables-legacy-save to see them
+*nat
+:PREROUTING ACCEPT [12:720]
+:DOCKER - [0:0]
+:NATLB.pre - [0:0]
+:NATLB.web.tcp - [0:0]
+:NATLBX - [0:0]
+[3:180] -A PREROUTING -j NATLB.pre
+[0:0] -A PREROUTING -m comment --comment "see -j NATLB.pre" -j DOCKER
+[0:0] -A PREROUTING -m comment --comment "not \\"closed" -g NATLB.pre
+-A DOCKER -s 10.0.0.0/8 -j NATLB.web.tcp
+-A DOCKER -j NATLBX
+[3:180] -A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:80
+COMMIT
+"""
+
+
+def test_parse_save() -> None:
+    assert iptables.parse_save("ip", SAVED) == {
+        ("ip", "nat", "chain", "NATLB.pre"): Section((), ()),
+        ("ip", "nat", "chain", "NATLB.web.tcp"): Section(
+            (), ("-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:80",)
+        ),
+        ("ip", "nat", "jump", "PREROUTING"): Section(
+            (),
+            (
+                "-A PREROUTING -j NATLB.pre",
+                '-A PREROUTING -m comment --comment "not \\"closed" -g NATLB.pre',
+            ),
+        ),
+        ("ip", "nat", "jump", "DOCKER"): Section((), ("-A DOCKER -s 10.0.0.0/8 -j NATLB.web.tcp",)),
+    }
+
+
+def test_full() -> None:
+    text = iptables.full(render({**WEB, "backends": BACKENDS[:1]}), "ip")
+    assert text.startswith("*nat\n:NATLB..d.tcp - [0:0]\n")
+    assert text.endswith(
+        "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
+        "-I OUTPUT 1 -j NATLB.out\n-I POSTROUTING 1 -j NATLB.post\n-I PREROUTING 1 -j NATLB.pre\nCOMMIT\n"
+    )
+
+
+def test_delta_names_what_differs_only() -> None:
+    before = render(WEB, {**WEB, "name": "other", "listen": "192.0.2.11:80"})
+    after = render({**WEB, "backends": BACKENDS[:1]})
+    assert iptables.delta(before, after, after) == {
+        "ip": "*nat\n"
+        ":NATLB..d.tcp - [0:0]\n"
+        ":NATLB..s.tcp - [0:0]\n"
+        ":NATLB.web.tcp - [0:0]\n"
+        "-F NATLB.other.tcp\n"
+        "-A NATLB..d.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp\n"
+        "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE --random-fully\n"
+        "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
+        "-X NATLB.other.tcp\n"
+        "COMMIT\n"
+    }
+    assert iptables.delta(after, after, after) == {}
+
+
+def test_delta_compares_with_the_normal_form_and_loads_the_rendered_one() -> None:
+    key = ("ip", "nat", "chain", "NATLB.web.tcp")
+    rendered = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.3 -j RETURN",))}
+    normal = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.29999999981 -j RETURN",))}
+    assert iptables.delta(normal, normal, rendered) == {}
+    assert "--probability 0.3 -j" in iptables.delta({}, normal, rendered)["ip"]
+
+
+def test_jumps_are_put_back_in_front() -> None:
+    wanted = render(WEB)
+    key = ("ip", "nat", "jump", "PREROUTING")
+    live = {**wanted, key: Section((), ("-A PREROUTING -j NATLB.pre", "-A PREROUTING -i lo -j NATLB.pre"))}
+    assert iptables.delta(live, wanted, wanted) == {
+        "ip": "*nat\n-D PREROUTING -j NATLB.pre\n-D PREROUTING -i lo -j NATLB.pre\n"
+        "-I PREROUTING 1 -j NATLB.pre\nCOMMIT\n"
+    }
+
+
+def test_remove_and_what_it_touches() -> None:
+    live = render({**WEB, "backends": []})
+    texts = iptables.remove(live)
+    assert list(touched(texts)) == [("ip", "filter"), ("ip", "nat")]
+    lines = texts["ip"].splitlines()
+    assert not [line for line in lines if line.startswith(("-A", "-I", ":"))]
+    assert sorted(line[3:] for line in lines if line.startswith("-X")) == sorted(
+        key[3] for key in live if key[2] == "chain"
+    )
+    assert sum(line.startswith("-D") for line in lines) == 6
