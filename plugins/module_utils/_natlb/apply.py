@@ -68,6 +68,7 @@ class Plan:
     """Everything that a run will do, in order."""
 
     request: Request
+    previous: Config
     engine: Engine
     rendered: Ruleset
     transaction: Transaction
@@ -114,25 +115,33 @@ def balance(
     with store.lock(paths):
         plan = make_plan(request)
         outcome = plan.outcome()
-        previous = declared(paths)
         for part in plan.parts:
             if part.differs:
                 part.commit()
         outcome.transaction = plan.transaction.kind
-        outcome.warnings += conntrack.forget_gone(previous, request.config)
+        outcome.warnings += conntrack.forget_gone(plan.previous, request.config)
         _keep_normal_form(plan)
         if request.config.empty:
             _remove_directories(paths)
     return outcome
 
 
-def declared(paths: Paths) -> Config:
+def declared(state: Mapping[str, Any]) -> Config:
     """What the last run declared, as far as this version can read it."""
-    state = store.read_state(paths)
     try:
         return parse_config(state.get("services"), state.get("egress"), state.get("mark_mask"))
     except ConfigErrors:
         return EMPTY
+
+
+def _previous(paths: Paths) -> Config:
+    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks.
+
+    Ten thousand services take half a second to parse, so the others are left out.
+    """
+    state = store.read_state(paths)
+    services = [item for item in state.get("services", []) if "udp" in item.get("protocol", [])]
+    return declared({**state, "services": services})
 
 
 def _remove_directories(paths: Paths) -> None:
@@ -158,10 +167,11 @@ def make_plan(request: Request) -> Plan:
     rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
     normal, cache = _normal_form(engine, rendered, request.paths)
     live = engine.live()
-    plan = Plan(request, engine, rendered, engine.plan(live, normal, rendered), [], cache, warnings)
+    previous = _previous(request.paths)
+    plan = Plan(request, previous, engine, rendered, engine.plan(live, normal, rendered), [], cache, warnings)
     if request.forwarding:
         plan.parts.append(_sysctl_part(forwarding.settings(config)))
-    plan.parts.append(_routing_part(config, declared(request.paths)))
+    plan.parts.append(_routing_part(config, previous))
     plan.parts.append(Part(live, normal, lambda: _commit(plan)))
     plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
     plan.parts.append(_files_part(plan))

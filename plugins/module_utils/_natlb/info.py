@@ -29,7 +29,7 @@ def info(
     cannot be read, or where no service has the name that is asked for.
     """
     state = store.read_state(paths)
-    config = apply.declared(paths)
+    config = apply.declared(state)
     if service is not None and service not in {item.name for item in config.services}:
         known = ", ".join(item.name for item in config.services) or "none"
         raise HostError(f"service {service}: not declared on this host (declared: {known})")

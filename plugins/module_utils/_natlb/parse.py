@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Union
 
 from .errors import ConfigError
@@ -142,15 +143,21 @@ def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
     return seconds
 
 
+@lru_cache(maxsize=65536)
+def _address(value: str) -> Address | None:
+    """The parsed address; of ten thousand services many share their backends."""
+    try:
+        parsed = ipaddress.ip_address(value)
+    except ValueError:
+        return None
+    return parsed if getattr(parsed, "scope_id", None) is None else None
+
+
 def address(value: Any, path: str) -> Address:
     """An IPv4 or IPv6 address without a zone, in any spelling."""
-    try:
-        if isinstance(value, str):
-            parsed = ipaddress.ip_address(value)
-            if getattr(parsed, "scope_id", None) is None:
-                return parsed
-    except ValueError:
-        pass
+    parsed = _address(value) if isinstance(value, str) else None
+    if parsed is not None:
+        return parsed
     raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
 
 
