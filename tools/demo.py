@@ -60,8 +60,8 @@ def report(answers: Mapping[str, int], weights: Mapping[str, int]) -> Iterator[s
     for name in names:
         answered = answers.get(name, 0)
         expected = total * weights.get(name, 0) / total_weight
-        bar = "█" * round(BAR_WIDTH * answered / most)
-        yield f"{name:<{width}}  {weights.get(name, 0):>6}  {expected:>8.4g}  {answered:>8}  {bar}"
+        blocks = "█" * round(BAR_WIDTH * answered / most)
+        yield f"{name:<{width}}  {weights.get(name, 0):>6}  {expected:>8.4g}  {answered:>8}  {blocks}"
     yield f"{'total':<{width}}  {total_weight:>6}  {total:>8}  {total:>8}"
 
 
