@@ -13,7 +13,8 @@ description:
   - From what M(natlb.netfilter.balancer_info) returned, makes one set of options for M(natlb.netfilter.probe) of every
     address and protocol that a service listens on.
   - A range of ports is probed at its first one. Services that no backend serves, and SCTP, are left out.
-  - A TCP service is probed with HTTP where its port is 80 or 8080, or where its health is checked with HTTP.
+  - A TCP service is probed with HTTP where its port or that of its backends is 80 or 8080, or where it has a health check
+    of the type C(http).
   - With the method C(source_hash) or an affinity one client meets one backend. So no spread is expected then.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
@@ -34,7 +35,9 @@ options:
     description: Where to reach the services that listen on every address of the balancer.
     type: str
   overrides:
-    description: Options of M(natlb.netfilter.probe) by name of service, which are taken instead.
+    description:
+      - Options of M(natlb.netfilter.probe) by name of service, which are taken instead.
+      - Beside them C(names), which tells by name of backend what it calls itself in its answers.
     type: dict
     default: {}
 seealso:
@@ -92,10 +95,19 @@ def probes(services: Any, declared: Any = None, address: Any = None, overrides: 
                 f"natlb.netfilter.probes: there are options for {name}, but no such service (check its spelling)"
             )
     return [
-        {**probe, **chosen.get(service["name"], {})}
+        _renamed(probe, chosen.get(service["name"], {}))
         for service in services
         for probe in _of_service(service, by_name.get(service["name"], {}), address)
     ]
+
+
+def _renamed(probe: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The probe with what was chosen instead, and backends called what they call themselves."""
+    called = chosen.get("names", {})
+    if "expected" in probe:
+        probe["expected"] = {called.get(name, name): weight for name, weight in probe["expected"].items()}
+    names = [called.get(name, name) for name in probe["names"]]
+    return {**probe, **chosen, "names": names}
 
 
 def _of_service(service: Mapping[str, Any], declared: Mapping[str, Any], address: Any) -> Iterator[dict[str, Any]]:
@@ -113,7 +125,7 @@ def _of_service(service: Mapping[str, Any], declared: Mapping[str, Any], address
                 "service": service["name"],
                 "names": [backend["name"] for backend in serving],
                 "target": f"{host}:{port}",
-                "protocol": "http" if protocol == "tcp" and _speaks_http(port, declared) else protocol,
+                "protocol": "http" if protocol == "tcp" and _speaks_http(port, serving, declared) else protocol,
             }
             if service["method"] != "source_hash" and declared.get("affinity", 0) in (0, "0", "0s", None):
                 probe["expected"] = {backend["name"]: backend["weight"] for backend in serving}
@@ -135,9 +147,10 @@ def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
     return host, int(match.group("port"))
 
 
-def _speaks_http(port: int, declared: Mapping[str, Any]) -> bool:
+def _speaks_http(port: int, serving: list[Mapping[str, Any]], declared: Mapping[str, Any]) -> bool:
     health = declared.get("health")
-    return port in HTTP_PORTS or (isinstance(health, Mapping) and health.get("type") == "http")
+    ports = {port, *(backend.get("port") for backend in serving)}
+    return not ports.isdisjoint(HTTP_PORTS) or (isinstance(health, Mapping) and health.get("type") == "http")
 
 
 class FilterModule:

@@ -44,7 +44,7 @@ def test_turns_are_exact(weights: list[int]) -> None:
     ring = interleave(weights)
     chosen = [targets(len(weights))[index] for index in ring]
     kernel = Counters(by_turn("NATLB.web.tcp", chosen))
-    assert [kernel.send("NATLB.web.tcp") for _ in range(3 * len(ring))] == [target.action[3:] for target in chosen] * 3
+    assert [kernel.send("NATLB.web.tcp") for _unused in range(3 * len(ring))] == [target.action[3:] for target in chosen] * 3
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
@@ -52,7 +52,7 @@ def test_turns_are_exact(weights: list[int]) -> None:
 def test_any_turns_are_exact(weights: list[int]) -> None:
     chosen = [targets(len(weights))[index] for index in interleave(weights)]
     kernel = Counters(by_turn("NATLB.web.tcp", chosen))
-    assert [kernel.send("NATLB.web.tcp") for _ in chosen * 2] == [target.action[3:] for target in chosen * 2]
+    assert [kernel.send("NATLB.web.tcp") for _unused in chosen * 2] == [target.action[3:] for target in chosen * 2]
 
 
 def test_a_rule_per_turn_with_what_is_left() -> None:
@@ -167,7 +167,7 @@ def run_bpf(text: str, packet: bytes) -> int:
     accumulator = index = 0
     memory = [0] * 16
     for step in text.split(",")[1:]:
-        code, _, _, operand = map(int, step.split())
+        code, _unused, _unused, operand = map(int, step.split())
         if code == 0x00:
             accumulator = operand
         elif code == 0x20:
@@ -219,6 +219,6 @@ def test_ipv6_clients_spread_whatever_part_of_the_address_tells_them(step: int) 
 
 def test_seeds_matter() -> None:
     rng = random.Random(1)
-    addresses = [IPv6Address(rng.getrandbits(128)) for _ in range(200)]
+    addresses = [IPv6Address(rng.getrandbits(128)) for _unused in range(200)]
     same = sum(_bits(1, address) == _bits(2, address) for address in addresses)
     assert 25 < same < 75

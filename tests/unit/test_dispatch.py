@@ -72,7 +72,7 @@ def _matches(match: str, address: int, port: int) -> bool:
     what, value = match.split()
     if what == "-d":
         return ip_address(address) in ip_network(value)
-    low, _, high = value.partition(":")
+    low, _unused, high = value.partition(":")
     return int(low) <= port <= int(high or low)
 
 
@@ -118,7 +118,7 @@ def _steps(chains: dict[str, list[str]], address: int, port: int) -> int:
         following = None
         for rule in chains[chain]:
             steps += 1
-            match, _, target = rule.rpartition(" -g ")
+            match, _unused, target = rule.rpartition(" -g ")
             if match and _matches(match, address, port):
                 following = target
                 break

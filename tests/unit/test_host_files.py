@@ -41,7 +41,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "state.json"
     store.write_text(path, "old")
 
-    def full(_: int) -> None:
+    def full(_unused: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", full)

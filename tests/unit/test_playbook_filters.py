@@ -20,7 +20,7 @@ def backend(name: str, address: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "address": address,
-        "port": 8080,
+        "port": 9000,
         "weight": 1,
         "state": "active",
         "backup": False,
@@ -49,7 +49,7 @@ def info(*services: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 TABLE = """\
 BALANCER  SERVICE  LISTEN             METHOD       BACKEND  ADDRESS        WEIGHT  STATE    HEALTH   SHARE   NEW  ACTIVE
-lb1       web      192.0.2.1:80 (+1)  round_robin  web1     10.0.0.3:8080       3  active   -       75.0 %  1234       7
+lb1       web      192.0.2.1:80 (+1)  round_robin  web1     10.0.0.3:9000       3  active   -       75.0 %  1234       7
                                                    web2     10.0.0.4            1  drained  down     0.0 %   411       -
           dns      [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
 lb2       dns      [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
@@ -129,6 +129,16 @@ V6 = [backend("web6", "2001:db8:2::3")]
             service(listen=["192.0.2.10:9000"]),
             {"declared": [{"name": "web", "health": {"type": "http"}}]},
             [("192.0.2.10:9000", "http", EXPECTED)],
+        ),
+        (
+            service(listen=["192.0.2.10:81"], backends=[backend("web1", "10.0.0.3", port=8080)]),
+            {},
+            [("192.0.2.10:81", "http", {"web1": 1})],
+        ),
+        (
+            service(),
+            {"overrides": {"web": {"names": {"web1": "alpha"}}}},
+            [("192.0.2.10:80", "http", {"alpha": 3, "web2": 1})],
         ),
         (service(listen=["192.0.2.10:8000-8010"]), {}, [("192.0.2.10:8000", "tcp", EXPECTED)]),
         (

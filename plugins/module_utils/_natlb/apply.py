@@ -262,7 +262,7 @@ def _removal_part(engine: Engine, live: Ruleset) -> Part:
     return Part(live, {}, lambda: _ignore(engine.commit(transaction, {})))
 
 
-def _ignore(_: object) -> None:
+def _ignore(_unused: object) -> None:
     return None
 
 

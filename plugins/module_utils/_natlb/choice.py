@@ -71,7 +71,7 @@ def by_chance(name: str, targets: Sequence[tuple[Target, int]]) -> Chains:
     """
     if len(targets) > _FLAT:
         return _by_chance_in_parts(name, targets)
-    left = sum(weight for _, weight in targets)
+    left = sum(weight for _unused, weight in targets)
     rules = []
     for target, weight in targets:
         chance = f"-m statistic --mode random --probability {weight / left:.11f}" if weight < left else ""
@@ -87,7 +87,7 @@ def _by_chance_in_parts(name: str, targets: Sequence[tuple[Target, int]]) -> Cha
     for start in range(0, len(targets), size):
         part = targets[start : start + size]
         child = cut(f"{name}.p{start}")
-        parts.append((Target("", f"-g {child}"), sum(weight for _, weight in part)))
+        parts.append((Target("", f"-g {child}"), sum(weight for _unused, weight in part)))
         below.update(by_chance(child, part))
     return {**by_chance(name, parts), **below}
 
@@ -114,7 +114,7 @@ def by_hash(name: str, slots: Sequence[Target], seed: int, in_nodes: Callable[[i
         nodes.append(Target("", f"-g {child}"))
         chains.update(by_hash(child, part, _next_seed(seed), in_nodes))
     ranked = sorted(Counter(nodes).items(), key=lambda entry: (entry[1], nodes.index(entry[0])))
-    for target, _ in ranked[:-1]:
+    for target, _unused in ranked[:-1]:
         mask = sum(1 << node for node in range(_NODES) if nodes[node] == target)
         chains[name].append(target.when(in_nodes(seed, mask)))
     chains[name].append(ranked[-1][0].when())
@@ -227,6 +227,6 @@ def _turns(free: set[int], size: int, keys: Sequence[str], wanted: dict[int, int
 def _steps(key: str, size: int) -> Iterator[int]:
     number = hashlib.sha256(f"{key} {size}".encode()).digest()
     place, stride = int.from_bytes(number[:8], "big"), int.from_bytes(number[8:16], "big") | 1
-    for _ in range(size):
+    for _unused in range(size):
         yield place % size
         place += stride

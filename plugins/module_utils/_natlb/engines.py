@@ -248,10 +248,10 @@ def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
     """What an earlier run with another engine or iptables variant has left in the kernel."""
     tables = kernel.Nft().tables() if kernel.find("nft") else []
     others: list[Engine] = []
-    if current.name != "nftables" and any(table == nftables.TABLE for _, table in tables):
+    if current.name != "nftables" and any(table == nftables.TABLE for _unused, table in tables):
         others.append(NftablesEngine())
     held = {"legacy": any(kernel.legacy_tables(family) for family in FAMILIES)}
-    held["nft"] = any(table in ("nat", "filter", "mangle") for _, table in tables)
+    held["nft"] = any(table in ("nat", "filter", "mangle") for _unused, table in tables)
     own = current.program.variant if isinstance(current, IptablesEngine) else ""
     others += [IptablesEngine(variant) for variant in kernel.iptables_variants() if variant != own and held[variant]]
     return [(engine, live) for engine in others for live in [engine.live()] if live]

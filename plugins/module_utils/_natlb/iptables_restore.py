@@ -127,7 +127,7 @@ def _of(ruleset: Mapping[Key, Section], place: tuple[str, str], kind: str) -> Ru
 
 def _inserted(rule: str) -> str:
     """An `-A CHAIN …` as `-I CHAIN 1 …`: in front, for a foreign rule before it could take our connections."""
-    _, chain, rest = rule.split(" ", 2)
+    _unused, chain, rest = rule.split(" ", 2)
     return f"-I {chain} 1 {rest}"
 
 

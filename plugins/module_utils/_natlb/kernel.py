@@ -270,7 +270,7 @@ def _inet6() -> Iterable[tuple[str, int, int]]:
 
 def local_addresses() -> set[str]:
     """Every address of this host, loopback included."""
-    found = {address for address, _, _ in _inet6()}
+    found = {address for address, _unused, _unused in _inet6()}
     lines = _read("/proc/thread-self/net/fib_trie").splitlines()
     for line, after in zip(lines, lines[1:]):
         if "|-- " in line and after.strip().startswith("/32 host LOCAL"):

@@ -413,7 +413,7 @@ def _affinity(service: Service, backend: Backend) -> str:
 
 def _plain(network: str) -> str:
     """A network of one address as nft prints it: the address alone."""
-    address, _, length = network.partition("/")
+    address, _unused, length = network.partition("/")
     return address if length == ("128" if ":" in address else "32") else network
 
 

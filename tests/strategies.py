@@ -1,0 +1,150 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declarations that are valid by construction, for hypothesis.
+
+Each service of a list has addresses and ports of its own, so that no two of them claim the same frontend; within a
+service everything is drawn.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from hypothesis import strategies as st
+
+Declared = dict[str, Any]
+
+METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+PROTOCOLS = ("tcp", "udp", "sctp")
+#: Interfaces that a host need not have: rules may name them all the same.
+INTERFACES = ("front", "back", "eth0.100", "wg-1", "br_lan@if7")
+UPLINKS = ({"interface": "up1", "gateway": "100.64.1.1"}, {"interface": "up2", "gateway": "100.64.2.1"})
+
+_names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True) | st.from_regex(
+    r"[a-z][a-z0-9_-]{62}", fullmatch=True
+)
+_weights = st.sampled_from((1, 1, 1, 1, 2, 3, 5, 10, 0)) | st.integers(0, 256)
+_ports = st.integers(1, 65535)
+_durations = st.sampled_from((0, 0, 5, "90s", "3h"))
+_limits = st.just(0) | st.integers(1, 5000)
+_v4_networks = st.builds(lambda b, n: _network(f"198.{18 + b % 2}.{b}.0", n), st.integers(0, 255), st.integers(15, 32))
+_v6_networks = st.builds(lambda b, n: _network(f"2001:db8:{b:x}::", n), st.integers(1, 0xFFFF), st.integers(33, 128))
+
+
+def _network(address: str, length: int) -> str:
+    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+
+
+@st.composite
+def services(draw: st.DrawFn, most: int = 6, methods: tuple[str, ...] = METHODS) -> list[Declared]:
+    """A list of up to `most` services that `parse_config` takes."""
+    names = draw(st.lists(_names, unique=True, max_size=most))
+    return [draw(service(name, index, methods)) for index, name in enumerate(names)]
+
+
+@st.composite
+def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = METHODS) -> Declared:
+    """One service; `index` tells its addresses and ports from those of the others."""
+    families = draw(st.sampled_from((("ip",), ("ip",), ("ip6",), ("ip", "ip6"))))
+    declared: Declared = {
+        "name": name,
+        "listen": draw(_listens(index, families)),
+        "protocol": draw(st.lists(st.sampled_from(PROTOCOLS), min_size=1, max_size=3, unique=True)),
+        "method": draw(st.sampled_from(methods)),
+        "backends": draw(_backends(families)),
+        "snat": draw(_snat(families)),
+        "affinity": draw(_durations),
+        "allow_from": draw(_allowed(families)),
+        "max_connections_per_client": draw(_limits),
+        "new_connections_per_second": draw(_limits),
+        "when_empty": draw(st.sampled_from(("reject", "drop"))),
+        "log": draw(st.booleans()),
+        "interface": draw(st.none() | st.sampled_from(INTERFACES)),
+    }
+    if not declared["backends"] and any(listen.startswith("*") for listen in declared["listen"]):
+        declared["snat"] = "masquerade"  # With no backend to tell the family, `*` means both.
+    kept = draw(st.sets(st.sampled_from(sorted(declared))))
+    return {key: declared[key] for key in declared if key in kept or key in ("name", "listen", "backends", "snat")}
+
+
+@st.composite
+def _listens(draw: st.DrawFn, index: int, families: tuple[str, ...]) -> list[str]:
+    hosts = {"ip": f"192.0.2.{10 + index}", "ip6": f"[2001:db8:1::{10 + index:x}]"}
+    found = []
+    for family in families:
+        low = draw(st.integers(1, 9000))
+        last = draw(st.just(low) | st.integers(low, low + 500))
+        found.append(f"{hosts[family]}:{low}" + (f"-{last}" if last != low else ""))
+        if draw(st.booleans()):
+            found.append(f"{hosts[family]}:{draw(st.integers(9600, 20000))}")
+    if draw(st.integers(0, 4)) == 0:
+        # Above all other ports, so that it overlaps with no address of another service.
+        low = 30000 + 100 * index
+        found.append(f"*:{low}" + draw(st.sampled_from(("", f"-{low + 99}"))))
+    return found
+
+
+@st.composite
+def _backends(draw: st.DrawFn, families: tuple[str, ...]) -> list[Declared]:
+    """None at all, or at least one of each family; never the same address twice, never all weights 0."""
+    if draw(st.integers(0, 7)) == 0:
+        return []
+    found = []
+    for family in families:
+        for number in draw(st.lists(st.integers(1, 999), unique=True, min_size=1, max_size=5)):
+            address = f"10.0.{number // 250}.{number % 250 + 1}" if family == "ip" else f"2001:db8:2::{number:x}"
+            found.append({"address": address, **draw(_backend_keys())})
+    if not any(backend.get("weight", 1) for backend in found):
+        found[0]["weight"] = 1
+    return found
+
+
+def _backend_keys() -> st.SearchStrategy[Declared]:
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "port": _ports,
+            "weight": _weights,
+            "state": st.sampled_from(("active", "active", "drained", "disabled")),
+            "backup": st.booleans(),
+        },
+    )
+
+
+def _snat(families: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    pools = {"ip": ("10.0.0.200", "10.0.0.201", "10.0.0.202"), "ip6": ("2001:db8:2::200", "2001:db8:2::201")}
+    each = [st.lists(st.sampled_from(pools[family]), unique=True, min_size=1) for family in families]
+    addresses = st.tuples(*each).map(lambda lists: [address for part in lists for address in part])
+    return st.sampled_from(("masquerade", "masquerade", "none")) | addresses
+
+
+def _allowed(families: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
+    networks = st.one_of([_v4_networks if family == "ip" else _v6_networks for family in families])
+    return st.just([]) | st.lists(networks, max_size=6)
+
+
+@st.composite
+def egress(draw: st.DrawFn, most: int = 3, uplinks: bool = True) -> list[Declared]:
+    """Up to `most` egress rules; with `uplinks` some go out by `UPLINKS`, whose interfaces a host must have."""
+    return [draw(_egress(uplinks)) for _unused in range(draw(st.integers(0, most)))]
+
+
+@st.composite
+def _egress(draw: st.DrawFn, uplinks: bool) -> Declared:
+    six = draw(st.booleans())
+    networks = [f"2001:db8:{i}::/64" for i in (2, 3)] if six else ["10.0.0.0/24", "10.1.0.0/16", "10.2.3.4"]
+    declared: Declared = {"source": draw(st.lists(st.sampled_from(networks), unique=True, min_size=1))}
+    if draw(st.booleans()):
+        declared["protocol"] = draw(st.sampled_from(PROTOCOLS))
+        declared["destination_ports"] = draw(st.lists(_ports, max_size=4))
+    way = draw(st.sampled_from(("any", "interface", "address", "uplinks")))
+    if way == "interface":
+        declared["out_interface"] = draw(st.sampled_from(INTERFACES))
+    elif way == "address":
+        declared["snat"] = "2001:db8:1::2" if six else "192.0.2.2"
+    elif way == "uplinks" and uplinks and not six:
+        chosen = draw(st.lists(st.sampled_from(range(len(UPLINKS))), unique=True, min_size=1))
+        declared["uplinks"] = [{**UPLINKS[i], "weight": draw(st.integers(1, 5))} for i in chosen]
+    return declared
