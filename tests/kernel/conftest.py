@@ -18,9 +18,9 @@ for folder in (HERE.parents[1] / "plugins" / "module_utils", HERE.parent, HERE):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from kernel_lab.balancer import ENGINES, Balancer
-from kernel_lab.host import Host
-from kernel_lab.topology import Lab
+from kernel_lab.balancer import ENGINES, Balancer  # noqa: E402
+from kernel_lab.host import Host  # noqa: E402
+from kernel_lab.topology import Lab  # noqa: E402
 
 PROGRAMS = ("ip", "nft", "iptables-nft", "iptables-legacy", "conntrack")
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
@@ -80,7 +78,7 @@ def test_drop_says_nothing(balancer: Balancer, local: bool) -> None:
 
 @pytest.mark.parametrize(("when_empty", "error"), [("reject", "ConnectionRefusedError"), ("drop", "TimeoutError")])
 def test_ipv6_and_the_balancer_itself(balancer: Balancer, when_empty: str, error: str) -> None:
-    both = {"listen": [f"{VIP}:80", f"[{VIP6}]:80"], "backends": []}  # type: dict[str, Any]
+    both: Mapping = {"listen": [f"{VIP}:80", f"[{VIP6}]:80"], "backends": []}
     balancer.apply([service(protocol=["tcp", "udp"], when_empty=when_empty, **both)])
     for protocol in ("tcp", "udp"):
         assert balancer.tally(f"[{VIP6}]:80", protocol=protocol, timeout_s=PATIENCE_S) == {error: 1}

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, Mapping, service
-from kernel_lab.topology import BACK, CLIENT, CLIENT6, FRONT, FRONT6, INTERNET, NAMES, UPLINKS, VIP, WEB, WEB6
+from kernel_lab.topology import BACK, CLIENT, CLIENT6, FRONT, FRONT6, INTERNET, NAMES, UPLINKS, VIP, WEB
 
 INSIDE, INSIDE6 = "10.0.0.0/24", "2001:db8:2::/64"
 PUBLIC = "192.0.2.12"
@@ -155,8 +155,6 @@ SEEN = 'type filter hook postrouting priority 150; oifname "up*" meta mark & 0xf
 
 def test_everything_is_undone(balancer: Balancer) -> None:
     balancer.lab.uplinks()
-    # Settings stay on, and with them the anycast addresses of a router.
-    balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
     before = balancer.snapshot()
     declared = [by_weight(2, 1), {"source": INSIDE6}]
     assert balancer.apply([], declared).changed
@@ -177,11 +175,13 @@ def test_a_lost_route_or_rule_is_put_back(balancer: Balancer) -> None:
     assert len(own) == 3, "one for the networks inside and one per uplink"
     balancer.host.ip(f"rule delete priority {own[1].split(':')[0]}")
     outcome = balancer.apply([], [by_weight(2, 1)])
-    assert outcome.changed and outcome.diff
+    assert outcome.changed
+    assert outcome.diff
     assert balancer.snapshot()["rules-4"] == good["rules-4"]
     table = own[2].split("lookup")[1].split()[0]
     balancer.host.ip(f"route flush table {table}")
     outcome = balancer.apply([], [by_weight(2, 1)])
-    assert outcome.changed and outcome.diff
+    assert outcome.changed
+    assert outcome.diff
     assert balancer.snapshot()["routes-4"] == good["routes-4"]
     assert ways(out(balancer, f"{INTERNET}:80", 6)) == {"isp1": 4, "isp2": 2}

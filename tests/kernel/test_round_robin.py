@@ -58,10 +58,10 @@ def test_udp_is_counted_by_flow(balancer: Balancer) -> None:
 
 def test_both_protocols_of_a_service_are_exact(balancer: Balancer) -> None:
     balancer.apply([service(protocol=["tcp", "udp"])])
-    seen = {protocol: [] for protocol in ("tcp", "udp")}  # type: dict[str, list[traffic.Answer]]
+    seen: dict[str, list[traffic.Answer]] = {"tcp": [], "udp": []}
     for _ in range(20):
-        for protocol, answers in seen.items():
-            answers += balancer.ask(protocol=protocol)
+        for protocol in seen:
+            seen[protocol] += balancer.ask(protocol=protocol)
     for answers in seen.values():
         assert traffic.tally(answers) == dict.fromkeys(NAMES, 5)
 

@@ -43,7 +43,13 @@ class Balancer:
         return self.apply([], state="absent", **options)
 
     def info(self, service: str | None = None) -> Any:
-        return self.host.call(drive.info, self._root, service)
+        return self.host.call(drive.info, self._root, service, self.variant or None)
+
+    def serving(self) -> set[tuple[str, str]]:
+        return set(self.host.call(drive.serving, self._root, self.variant or None))
+
+    def declared(self) -> Any:
+        return self.host.call(drive.declared, self._root)
 
     def snapshot(self) -> dict[str, str]:
         return dict(self.host.call(drive.snapshot))

@@ -10,10 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from _natlb import apply, store
+from _natlb import apply, engines, store
+from _natlb import info as balancer_info
 
 SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
-OURS = ("ip natlb", "ip6 natlb", "inet natlb")
+OURS = ("ip natlb", "ip6 natlb")
 
 
 def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any:
@@ -21,8 +22,21 @@ def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any
     return apply.balance(services, egress, paths=_paths(root), **options)
 
 
-def info(root: str, service: str | None = None) -> Any:
-    return apply.info(paths=_paths(root), service=service)
+def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
+    return balancer_info.info(paths=_paths(root), service=service, iptables_variant=variant)
+
+
+def serving(root: str, variant: str | None) -> set[tuple[str, str]]:
+    """(service, backend) of every way that the live rules offer to a new connection, read back from the kernel."""
+    state = store.read_state(_paths(root))
+    config = apply.declared(state)
+    engine, _warnings = engines.choose(str(state["engine"]), variant) if state else (None, [])
+    return set(engine.counters(config)) if engine else set()
+
+
+def declared(root: str) -> Any:
+    """What the host remembers of the last run."""
+    return apply.declared(store.read_state(_paths(root)))
 
 
 def _paths(root: str) -> Any:
@@ -34,17 +48,17 @@ def snapshot() -> dict[str, str]:
     seen = {"nft": _shown("nft", "-s", "list", "ruleset")}
     seen.update({program: _without_comments(_shown(program)) for program in SAVES if "legacy" in program})
     seen.update({f"rules{flag}": _shown("ip", flag, "rule") for flag in ("-4", "-6")})
-    seen.update({f"routes{flag}": _shown("ip", flag, "route", "show", "table", "all") for flag in ("-4", "-6")})
+    seen.update({f"routes{flag}": _routes(flag) for flag in ("-4", "-6")})
     for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         seen[key] = Path("/proc/sys/net", key).read_text()
     return seen
 
 
 def foreign() -> dict[str, str]:
-    """What is not ours of all firewall rules, as the programs print it."""
-    seen = {"nft": foreign_nft(_shown("nft", "-s", "list", "ruleset"))}
+    """What is not ours of all firewall rules, as the programs print it, with the counters of every rule."""
+    seen = {"nft": foreign_nft(_shown("nft", "list", "ruleset"))}
     for program in SAVES:
-        seen[program] = foreign_save(_without_comments(_shown(program)))
+        seen[program] = foreign_save(_shown(program, "--counters"))
     return seen
 
 
@@ -56,20 +70,27 @@ def foreign_nft(text: str) -> str:
         if table:
             skipping = table[1] in OURS or _of_iptables(table[1])
         if not skipping and not line.startswith("#"):
-            kept.append(line)
+            kept.append(re.sub(r" expires \S+", "", line))
     return "\n".join(kept)
 
 
 def _of_iptables(table: str) -> bool:
-    return table.split()[0] in ("ip", "ip6") and table.split()[1] in ("filter", "nat", "mangle", "raw", "security")
+    family, name = table.split()
+    return family in ("ip", "ip6") and name in ("filter", "nat", "mangle", "raw", "security")
 
 
 def foreign_save(text: str) -> str:
-    """iptables-save output without our chains, the jumps to them, and tables that are empty but for those."""
+    """iptables-save output without our chains, the jumps to them, and tables that are empty but for those.
+
+    Packets that reached a built-in chain's end count for its policy, whoever sent them: those numbers are left out.
+    """
     tables = []
     for block in re.findall(r"^\*.*?^COMMIT$", text, re.MULTILINE | re.DOTALL):
-        lines = [line for line in block.splitlines() if not re.match(r":NATLB|-A NATLB|-A .* -[jg] NATLB", line)]
-        if any(line.startswith("-A") or re.match(r":\S+ (-|DROP)", line) for line in lines):
+        lines = [
+            line for line in block.splitlines() if not re.match(r":NATLB|\S+ -A NATLB|\S+ -A .* -[jg] NATLB", line)
+        ]
+        lines = [re.sub(r"^(:.*) \[.*", r"\1", line) for line in lines]
+        if any(line.startswith("[") or re.match(r":\S+ (-|DROP)", line) for line in lines):
             tables.append("\n".join(lines))
     return "\n".join(sorted(tables))
 
@@ -126,6 +147,12 @@ def _nft_blocks(text: str) -> Contents:
             lines[:] = sorted(re.sub(r"elements = \{|[,}]", "", line).strip() for line in lines)
     bare = ("type ", "policy ")
     return {key: lines for key, lines in found.items() if "natlb" in key[0] or not lines[-1].startswith(bare)}
+
+
+def _routes(flag: str) -> str:
+    """All but those that the kernel itself adds in its own time, as links and addresses come up."""
+    lines = _shown("ip", flag, "route", "show", "table", "all").splitlines()
+    return "\n".join(line for line in lines if "proto kernel" not in line)
 
 
 def _without_comments(text: str) -> str:

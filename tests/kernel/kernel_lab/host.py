@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -74,10 +75,8 @@ class Host:
         self.ip("link set lo up")
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # It may have ended by itself.
             self._send(worker.END)
-        except OSError:
-            pass  # It has ended by itself.
         try:
             self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:

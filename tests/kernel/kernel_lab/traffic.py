@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 TIMEOUT_S = 3.0
+#: Between two rounds of `hammer`: some hundred connections per second, and the balancer still gets a processor.
+BREATH_S = 0.004
 
 _open: dict[int, socket.socket] = {}
 _handles = itertools.count(1)
@@ -157,6 +159,7 @@ def hammer(targets: Sequence[str], *, keep: int = 10, limit_s: float = 60.0) -> 
             messages += 1
             if answer.name != before[handle]:
                 cut[answer.who] += 1
+        time.sleep(BREATH_S)
     _halt.clear()
     _under_way.clear()
     release()

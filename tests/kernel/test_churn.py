@@ -1,0 +1,59 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes under load: while one run follows the other, no new connection fails and no old one is cut."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from kernel_lab import traffic
+from kernel_lab.balancer import Balancer, Mapping, service, webs, weighted
+from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB6
+
+APPLIES = 200
+LIMIT_S = 120
+METHODS = ("round_robin", "random", "source_hash")
+
+
+def declaration(chance: random.Random) -> list[Mapping]:
+    """Two services that stay, with changing backends, weights and methods, among others that come and go."""
+    weights = {name: chance.choice((0, 1, 1, 2, 5)) for name in NAMES} | {chance.choice(NAMES): 1}
+    staying = chance.sample(NAMES, chance.randint(1, 4))
+    others = [
+        service("limited", listen=f"{VIP}:81", max_connections_per_client=3, allow_from=["198.18.0.0/16"]),
+        service("sticky", listen=f"{VIP}:82", affinity=60),
+        service("six", listen=f"[{VIP6}]:80", backends=[{"address": address} for address in WEB6.values()]),
+        service("range", listen=f"{VIP}:9000-9003", protocol=["tcp", "udp"]),
+        service("empty", listen=f"{VIP}:83", backends=[]),
+    ]
+    steady = [
+        service(method=chance.choice(METHODS), backends=weighted(**weights)),
+        service("other", listen=f"{OTHER_VIP}:80", snat="none", backends=webs(*staying)),
+    ]
+    return steady + chance.sample(others, chance.randint(0, len(others)))
+
+
+def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
+    chance = random.Random(7)
+    balancer.apply([service(), service("other", listen=f"{OTHER_VIP}:80", snat="none")])
+    load = balancer.client.begin(traffic.hammer, [f"{VIP}:80", f"{OTHER_VIP}:80"], limit_s=LIMIT_S)
+    balancer.client.call(traffic.hammering)
+    began = time.monotonic()
+    outcomes = [balancer.apply(declaration(chance)) for _ in range(APPLIES)]
+    took_s = time.monotonic() - began
+    balancer.client.call(traffic.halt)
+    seen = traffic.Hammered(*load.result(LIMIT_S))
+    changed = sum(outcome.changed for outcome in outcomes)
+    failed = {who: count for who, count in seen.answers.items() if who not in NAMES}
+    print(
+        f"{balancer.engine} {balancer.variant}: {APPLIES} applies ({changed} changes) in {took_s:.1f} s; "
+        f"{sum(seen.answers.values())} connections, {sum(failed.values())} failed; "
+        f"{seen.kept} kept open, {seen.messages} messages on them, {sum(seen.cut.values())} cut"
+    )
+    assert changed > APPLIES * 0.9
+    assert not failed
+    assert not seen.cut
+    assert sum(seen.answers.values()) > APPLIES
+    assert seen.messages > seen.kept * 5, "every one of them was used again and again"
