@@ -13,7 +13,7 @@ description:
   - From what M(natlb.netfilter.balancer_info) returned, makes one set of options for M(natlb.netfilter.probe) of every
     address and protocol that a service listens on.
   - A range of ports is probed at its first one. Services that no backend serves, and SCTP, are left out.
-  - A TCP service is probed with HTTP where its port or that of its backends is 80 or 8080, or where it has a health check
+  - A TCP service is probed with HTTP where its port or that of its backends is 80 or 8080, or where its health check is
     of the type C(http).
   - With the method C(source_hash) or an affinity one client meets one backend. So no spread is expected then.
   - The playbook C(natlb.netfilter.verify) uses it.
