@@ -55,6 +55,18 @@ options:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
       - Only used where O(egress) names uplinks. V(0x3f000000) unless given.
     type: raw
+  rollback_after:
+    description:
+      - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches it
+        over a new connection after the change and confirms. V(0) changes the rules for good at once.
+    type: int
+    default: 0
+  allow_management_port:
+    description:
+      - Let a service take over the address and port by which this run manages the host. Refused otherwise.
+      - Only ssh connections are known.
+    type: bool
+    default: false
   state:
     description: V(absent) takes away everything that this module has ever made on the host.
     type: str
@@ -107,6 +119,10 @@ engine:
   returned: success
   type: str
   sample: nftables
+confirmed:
+  description: Whether the controller has reached the host over a new connection after the change.
+  returned: when O(rollback_after) is not V(0) and something was changed
+  type: bool
 transaction:
   description: What was loaded into the kernel. V(none), V(delta), V(replace) or V(remove).
   returned: success
@@ -130,7 +146,7 @@ warnings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply, rollback, store
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 
 ARGUMENTS = {
@@ -140,6 +156,9 @@ ARGUMENTS = {
     "forwarding": {"type": "bool", "default": True},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
+    "rollback_after": {"type": "int", "default": 0},
+    "allow_management_port": {"type": "bool", "default": False},
+    "_confirm": {"type": "str", "no_log": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -147,7 +166,12 @@ ARGUMENTS = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    # The action plugin of this module comes back with the token of a change that waits for its confirmation.
+    token = module.params.pop("_confirm")
     try:
+        if token:
+            rollback.confirm(store.DEFAULT_PATHS, token)
+            module.exit_json(changed=False)
         outcome = apply.balance(**module.params, check=module.check_mode)
     except NatlbError as error:
         module.fail_json(msg=str(error))
@@ -159,6 +183,7 @@ def main() -> None:
         engine=outcome.engine,
         transaction=outcome.transaction,
         services=outcome.services,
+        _token=outcome.token,
         sysctls={name.replace("/", "."): value for name, value in outcome.sysctls.items()},
     )
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 
-from . import boot, conntrack, engines, forwarding, kernel, routing, store
+from . import boot, conntrack, engines, forwarding, guard, kernel, parse, rollback, routing, store
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import ConfigErrors, HostError
 from .model import EMPTY, FAMILIES, Config, parse_config
 from .ruleset import Ruleset, compare, unified
-from .store import DEFAULT_PATHS, Paths
+from .store import DEFAULT_PATHS, Content, Paths
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Outcome:
     services: int
     sysctls: dict[str, str]
     warnings: list[str]
+    #: What `rollback.confirm` takes, where the change is undone unless it is confirmed.
+    token: str = ""
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Part:
     live: Ruleset
     wanted: Ruleset
     commit: Callable[[], None]
+    undo: Callable[[], list[rollback.Command]]
 
     @property
     def differs(self) -> bool:
@@ -61,6 +66,7 @@ class Request:
     forwarding: bool
     persist: bool
     paths: Paths
+    rollback_after_s: int = 0
 
 
 @dataclass
@@ -73,6 +79,8 @@ class Plan:
     rendered: Ruleset
     transaction: Transaction
     parts: list[Part]
+    #: Files to write, or to remove where None, once the rest stands.
+    staged: dict[Path, Content | None]
     cache: dict[str, Any]
     warnings: list[str]
 
@@ -98,32 +106,56 @@ def balance(
     state: str = "present",
     check: bool = False,
     mark_mask: Any = None,
+    rollback_after: int = 0,
+    allow_management_port: bool = False,
     paths: Paths = DEFAULT_PATHS,
     iptables_variant: str | None = None,
 ) -> Outcome:
     """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
 
-    Raises `ConfigErrors` for a declaration that cannot be carried out, before anything is touched, and `HostError`
-    where the host cannot do it; the kernel then holds the old rules or the new ones, never a mix.
+    With `rollback_after` the host goes back by itself after so many seconds, unless `rollback.confirm` is called with
+    the token of the outcome. Raises `ConfigErrors` for a declaration that cannot be carried out, before anything is
+    touched, and `HostError` where the host cannot do it; the kernel then holds the old rules or the new ones, never a
+    mix.
     """
     config = parse_config(services, egress, mark_mask)
-    request = Request(EMPTY if state == "absent" else config, engine, iptables_variant, forwarding, persist, paths)
+    rollback_after = parse.integer(rollback_after, "rollback_after", 0, rollback.LONGEST_S, "a number of seconds")
+    if state == "absent":
+        config = EMPTY
+    if not allow_management_port:
+        guard.check(config, guard.endpoints(kernel.parent_environments()))
+    request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
         return make_plan(request).outcome()
-    with store.lock(paths):
+    with rollback.settled(paths):
         plan = make_plan(request)
         outcome = plan.outcome()
-        for part in plan.parts:
-            if part.differs:
-                part.commit()
+        outcome.token = _commit_parts(plan)
         outcome.transaction = plan.transaction.kind
         outcome.warnings += conntrack.forget_gone(plan.previous, request.config)
         _keep_normal_form(plan)
-        if request.config.empty:
-            _remove_directories(paths)
+        if not outcome.token:
+            store.remove_if_unused(paths)
     return outcome
+
+
+def _commit_parts(plan: Plan) -> str:
+    """Carry the plan out. Returns the token to confirm it with, if it has to be confirmed.
+
+    The files for the next boot wait for the confirmation: a reboot before it comes up with the former rules.
+    """
+    request = plan.request
+    parts = [part for part in plan.parts if part.differs]
+    token = ""
+    if parts and request.rollback_after_s:
+        parts = [part for part in parts if part is not plan.parts[-1]]
+        commands = [command for part in reversed(parts) for command in part.undo()]
+        token = rollback.arm(request.paths, request.rollback_after_s, commands, plan.staged)
+    for part in parts:
+        part.commit()
+    return token
 
 
 def declared(state: Mapping[str, Any]) -> Config:
@@ -144,14 +176,6 @@ def _previous(paths: Paths) -> Config:
     return declared({**state, "services": services})
 
 
-def _remove_directories(paths: Paths) -> None:
-    """The lock goes last. Who still waits for it gets an unlinked file, under which there is nothing left to remove."""
-    for name in (store.NORMAL, "lock"):
-        store.remove(paths.run / name)
-    store.remove_directory(paths.etc)
-    store.remove_directory(paths.run)
-
-
 # -- the plan --------------------------------------------------------------------------------------------------------
 
 
@@ -168,11 +192,11 @@ def make_plan(request: Request) -> Plan:
     normal, cache = _normal_form(engine, rendered, request.paths)
     live = engine.live()
     previous = _previous(request.paths)
-    plan = Plan(request, previous, engine, rendered, engine.plan(live, normal, rendered), [], cache, warnings)
+    plan = Plan(request, previous, engine, rendered, engine.plan(live, normal, rendered), [], {}, cache, warnings)
     if request.forwarding:
         plan.parts.append(_sysctl_part(forwarding.settings(config)))
     plan.parts.append(_routing_part(config, previous))
-    plan.parts.append(Part(live, normal, lambda: _commit(plan)))
+    plan.parts.append(Part(live, normal, lambda: _commit(plan), lambda: engine.undo(live, normal)))
     plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
     plan.parts.append(_files_part(plan))
     warnings += _warnings(request, engine)
@@ -233,7 +257,10 @@ def _sysctl_part(settings: Mapping[str, str]) -> Part:
         for name, value in missing.items():
             kernel.sysctl_set(name, value)
 
-    return Part(forwarding.section(live), forwarding.section(settings), commit)
+    def undo() -> list[rollback.Command]:
+        return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
+
+    return Part(forwarding.section(live), forwarding.section(settings), commit, undo)
 
 
 def _routing_part(config: Config, previous: Config) -> Part:
@@ -254,12 +281,16 @@ def _routing_part(config: Config, previous: Config) -> Part:
         for family, text in routing.batch(live, wanted).items():
             kernel.ip_batch(family, text)
 
-    return Part(live, wanted, commit)
+    def undo() -> list[rollback.Command]:
+        texts = routing.batch(wanted, live)
+        return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]
+
+    return Part(live, wanted, commit, undo)
 
 
 def _removal_part(engine: Engine, live: Ruleset) -> Part:
     transaction = engine.plan(live, {}, {})
-    return Part(live, {}, lambda: _ignore(engine.commit(transaction, {})))
+    return Part(live, {}, lambda: _ignore(engine.commit(transaction, {})), lambda: engine.undo(live, {}))
 
 
 def _ignore(_unused: object) -> None:
@@ -272,14 +303,8 @@ def _files_part(plan: Plan) -> Part:
     wanted = boot.files(plan.engine, request.config, plan.rendered, request.paths, request.persist)
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
 
-    def commit() -> None:
-        for path, (text, mode) in wanted.items():
-            if live.get(path) != (text, mode):
-                store.write_text(path, text, mode)
-        for path in live.keys() - wanted.keys():
-            store.remove(path)
-
-    return Part(boot.sections(live), boot.sections(wanted), commit)
+    plan.staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
+    return Part(boot.sections(live), boot.sections(wanted), lambda: store.write_all(plan.staged), list)
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

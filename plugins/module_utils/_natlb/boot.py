@@ -19,13 +19,11 @@ from . import routing, store
 from .engines import Engine
 from .model import Config, dump
 from .ruleset import Ruleset, Section
-from .store import Paths
+from .store import Content, Paths
 
 #: Every name that any engine may leave in /etc/natlb.
 NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables")
 _HEAD = "#!/bin/sh\n# Written by natlb.netfilter, as its last successful run; changes here are undone.\nset -eu\n"
-
-Content = tuple[str, int]
 
 
 def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool) -> dict[Path, Content]:

@@ -101,6 +101,11 @@ class NftablesEngine:
         path = f"{directory}/ruleset.nft"
         return {"ruleset.nft": nftables.full(rendered)}, [f"{self.nft.path} -f {path}"]
 
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[tuple[str, str]]:
+        """Command lines, with the text that they read, that turn what a run wants into what is live before it."""
+        families = sorted({key[0] for key in [*live, *wanted]})
+        return [(f"{self.nft.path} -f -", nftables.full(live, families))]
+
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""
         return nftables.count(config, self._listing(counters=True))
@@ -179,6 +184,11 @@ class IptablesEngine:
                         check = f"{program} -t {key[1]} -C {key[3]} {words} 2>/dev/null"
                         lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
         return files, lines
+
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[tuple[str, str]]:
+        """Command lines, with the text that they read, that turn what a run wants into what is live before it."""
+        texts = iptables.delta(wanted, live, live)
+        return [(f"{self.program.path(family, 'restore')} --noflush --wait 30", text) for family, text in texts.items()]
 
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""

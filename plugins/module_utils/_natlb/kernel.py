@@ -284,6 +284,18 @@ def recent_list_size() -> int:
     return int(text) if text.isdigit() else 100
 
 
+def parent_environments() -> list[str]:
+    """The environments of this process and its parents, NUL-separated; of those that may be read."""
+    found = []
+    pid = os.getpid()
+    while pid > 1:
+        found.append(_read(f"/proc/{pid}/environ"))
+        # The program's name stands in brackets and may hold anything; the parent's id is the second field behind it.
+        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        pid = int(fields[1]) if len(fields) > 1 else 0
+    return found
+
+
 # -- routing -------------------------------------------------------------------------------------------------------
 
 

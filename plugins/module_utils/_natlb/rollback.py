@@ -12,22 +12,26 @@ The script and the confirmation race for one file, `pending`: whoever renames it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from . import kernel, store
 from .errors import HostError
-from .store import Paths
+from .store import Content, Paths
 
 UNIT = "natlb-rollback"
-DIRECTORY = "rollback"
+#: The longest time, in seconds, that a change may wait for its confirmation.
+LONGEST_S = 300
+SETTLE_TIMEOUT_S = LONGEST_S + 30.0
+#: One per change, named by its token: a timer that comes too late finds nothing, never the script of a later change.
+DIRECTORY = "rollback.{token}"
 UNDONE = "undone"
 _PENDING, _CONFIRMED, _STAGED, _SCRIPT = "pending", "confirmed", "staged.json", "undo"
 
@@ -38,45 +42,52 @@ cd {directory} || exit 0
 exec 9>>{lock}
 flock --timeout 30 9 || true
 mv {pending} undoing 2>/dev/null || exit 0
-status=0
+exec 2>complaints
 """
 _TAIL = """
 date --utc +'%Y-%m-%d %H:%M:%S UTC' > {undone}
-[ "$status" = 0 ] || echo 'not all of it: see the journal' >> {undone}
+[ -s complaints ] && {{ echo 'but not in everything:'; cat complaints; }} >> {undone}
 cd / && rm -rf {directory}
-exit "$status"
 """
 
 
-def arm(paths: Paths, after_s: int, commands: Mapping[str, str], staged: Mapping[Path, tuple[str, int] | None]) -> str:
+#: A command line and the text that it reads.
+Command = tuple[str, str]
+
+
+def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping[Path, Content | None]) -> str:
     """Leave the script and its timer on the host. Returns the token that `confirm` takes.
 
-    `commands` are the command lines that undo the change, in order, each with the text that it reads; `staged` are the
-    files to write (text and mode) or to remove (None) at the confirmation.
+    `commands` undo the change, in order; `staged` are the files to write (text and mode) or to remove (None) once it is
+    confirmed.
     """
-    directory = paths.run / DIRECTORY
     disarm(paths)
+    token = os.urandom(8).hex()
+    directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "undone": paths.run / UNDONE}
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     lines = [_HEAD.format(**quoted)]
-    for number, (command, text) in enumerate(commands.items()):
+    for number, (command, text) in enumerate(commands):
         store.write_text(directory / f"undo.{number}", text)
-        lines.append(f"{command} < undo.{number} || status=1\n")
+        lines.append(f"{command} < undo.{number}\n")
     store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted), 0o700)
     kept = {str(path): content for path, content in staged.items()}
     store.write_text(directory / _STAGED, json.dumps(kept))
-    token = os.urandom(8).hex()
-    store.write_text(directory / _PENDING, token)
+    store.write_text(directory / _PENDING, "")
     store.remove(paths.run / UNDONE)
-    _start_timer(directory / _SCRIPT, after_s)
+    _start_timer(directory / _SCRIPT, after_s, f"{UNIT}-{token}")
     return token
 
 
-def _start_timer(script: Path, after_s: int) -> None:
+def _directory(paths: Paths, token: str) -> Path:
+    return paths.run / DIRECTORY.format(token=token)
+
+
+def _start_timer(script: Path, after_s: int, unit: str) -> None:
     """With systemd a timer of its own, which outlives this process, its session and its container's exec."""
     if os.path.isdir("/run/systemd/system") and kernel.find("systemd-run"):
-        argv = [kernel.require("systemd-run", "systemd"), "--quiet", "--collect", f"--unit={UNIT}"]
+        argv = [kernel.require("systemd-run", "systemd"), "--quiet", "--collect", f"--unit={unit}"]
         argv += [f"--on-active={after_s}", "--timer-property=AccuracySec=100ms", str(script)]
         kernel.run(argv)
         return
@@ -97,20 +108,18 @@ def confirm(paths: Paths, token: str) -> None:
 
     Raises `HostError` where the host has gone back already, or where another run has made a change of its own.
     """
-    directory = paths.run / DIRECTORY
+    if not token.isalnum():
+        raise HostError(f"{token!r} is not a token")
+    directory = _directory(paths, token)
     with store.lock(paths):
-        if store.read_text(directory / _PENDING) != token:
-            raise HostError(_too_late(paths))
         try:
             os.rename(directory / _PENDING, directory / _CONFIRMED)
         except FileNotFoundError:
             raise HostError(_too_late(paths)) from None
-        for name, content in store.read_json(directory / _STAGED).items():
-            if content is None:
-                store.remove(Path(name))
-            else:
-                store.write_text(Path(name), content[0], content[1])
+        staged = store.read_json(directory / _STAGED)
+        store.write_all({Path(name): content and (content[0], content[1]) for name, content in staged.items()})
         disarm(paths)
+        store.remove_if_unused(paths)
 
 
 def _too_late(paths: Paths) -> str:
@@ -123,28 +132,36 @@ def _too_late(paths: Paths) -> str:
 
 def disarm(paths: Paths) -> None:
     """Forget a change that waits for its confirmation, without undoing it."""
-    directory = paths.run / DIRECTORY
-    if not directory.exists():
-        return
-    store.remove(directory / _PENDING)
-    if os.path.isdir("/run/systemd/system") and kernel.find("systemctl"):
-        kernel.run([kernel.require("systemctl", "systemd"), "stop", f"{UNIT}.timer"], ok=(0, 1, 5))
-    shutil.rmtree(directory, ignore_errors=True)
+    for directory in _directories(paths):
+        store.remove(directory / _PENDING)
+        if os.path.isdir("/run/systemd/system") and kernel.find("systemctl"):
+            timer = f"{UNIT}-{directory.name.partition('.')[2]}.timer"
+            # 5: there is no such unit any more.
+            kernel.run([kernel.require("systemctl", "systemd"), "stop", timer], ok=(0, 5))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directories(paths: Paths) -> list[Path]:
+    return sorted(paths.run.glob(DIRECTORY.format(token="*")))
 
 
 def pending(paths: Paths) -> bool:
     """Whether a change waits for its confirmation."""
-    return (paths.run / DIRECTORY / _PENDING).exists()
+    return any((directory / _PENDING).exists() for directory in _directories(paths))
 
 
-def wait_until_settled(paths: Paths, timeout_s: float) -> bool:
-    """Wait while a change of another run waits for its confirmation; False where it still does."""
-    give_up = time.monotonic() + timeout_s
-    while pending(paths):
+@contextlib.contextmanager
+def settled(paths: Paths) -> Iterator[None]:
+    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
+    give_up = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        with store.lock(paths):
+            if not pending(paths):
+                yield
+                return
         if time.monotonic() > give_up:
-            return False
+            raise HostError(
+                f"{paths.run}: a change of another run has been waiting to be confirmed for "
+                f"{SETTLE_TIMEOUT_S:g} s; nothing was changed"
+            )
         time.sleep(0.1)
-    return True
-
-
-Staged = dict[Path, Any]

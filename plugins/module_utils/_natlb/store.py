@@ -17,7 +17,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class Paths:
 
 
 DEFAULT_PATHS = Paths()
+
+#: Text and mode of a file.
+Content = tuple[str, int]
 
 
 def read_text(path: Path) -> str | None:
@@ -95,6 +98,15 @@ def write_text(path: Path, text: str, mode: int = 0o600) -> None:
         raise HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
 
 
+def write_all(contents: Mapping[Path, Content | None]) -> None:
+    """Write each file, or remove it where there is None."""
+    for path, content in sorted(contents.items()):
+        if content is None:
+            remove(path)
+        else:
+            write_text(path, *content)
+
+
 def remove(path: Path) -> None:
     try:
         path.unlink()
@@ -113,6 +125,19 @@ def remove_directory(path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
             raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def remove_if_unused(paths: Paths) -> None:
+    """Leave nothing behind where nothing is declared any more. To be called with the lock held; it goes as well.
+
+    Who waits for it holds an unlinked file then, and begins again.
+    """
+    if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
+        return
+    for name in (NORMAL, "lock"):
+        remove(paths.run / name)
+    remove_directory(paths.etc)
+    remove_directory(paths.run)
 
 
 @contextlib.contextmanager

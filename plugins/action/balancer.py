@@ -1,0 +1,70 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's half of the module balancer: to come back over a new connection and confirm the change."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+MODULE = "natlb.netfilter.balancer"
+#: How long to go on asking after the host should have gone back by itself, to learn that it did.
+AFTERWARDS_S = 15.0
+PAUSE_S = 0.5
+
+
+class ActionModule(ActionBase):
+    """Runs the module; where the change waits for its confirmation, opens a new connection and confirms it."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What the module returns, and `confirmed` where the change had to be."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        try:
+            started = time.monotonic()
+            result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            token = result.pop("_token", "")
+            if token:
+                after_s = int(result["invocation"]["module_args"]["rollback_after"])
+                self._confirm(result, token, task_vars, started, after_s)
+            return result
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _confirm(
+        self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, started: float, after_s: int
+    ) -> None:
+        """Ask until the host answers. A host that answers too late says so itself, with the time it went back."""
+        answer: dict[str, Any] = {"msg": "no answer"}
+        while time.monotonic() < started + after_s + AFTERWARDS_S:
+            answer = self._ask(token, task_vars)
+            if not answer.get("unreachable"):
+                break
+            time.sleep(PAUSE_S)
+        result["confirmed"] = not (answer.get("failed") or answer.get("unreachable"))
+        if not result["confirmed"]:
+            result["failed"] = True
+            result["msg"] = (
+                f"the change was not confirmed over a new connection within {after_s} s, "
+                f"and the host goes back by itself: {answer.get('msg')}"
+            )
+
+    def _ask(self, token: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """One attempt, over a connection that did not exist before the change: an old one passes rules that a new one
+        does not."""
+        try:
+            self._connection.reset()
+            # The folder that the module ran in belongs to the connection that is gone, and may have gone with it.
+            self._connection._shell.tmpdir = None
+            answer: dict[str, Any] = self._execute_module(
+                module_name=MODULE, module_args={"_confirm": token}, task_vars=task_vars
+            )
+        except AnsibleError as error:
+            return {"unreachable": True, "msg": str(error)}
+        return answer
