@@ -55,6 +55,14 @@ options:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
       - Only used where O(egress) names uplinks. V(0x3f000000) unless given.
     type: raw
+  conntrack:
+    description:
+      - The connection tracking table, as a mapping with V(max), V(buckets) and V(timeouts).
+      - V(max) is a number of entries, or V(auto) for one per 16 KiB of memory, which never makes the table smaller.
+      - V(timeouts) is a mapping with any of V(tcp_established), V(tcp_time_wait), V(udp), V(udp_stream) and
+        V(sctp_established), in seconds or such as V(1h).
+      - Left as it is where this is not given.
+    type: dict
   rollback_after:
     description:
       - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches it
@@ -156,6 +164,7 @@ ARGUMENTS = {
     "forwarding": {"type": "bool", "default": True},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
+    "conntrack": {"type": "dict"},
     "rollback_after": {"type": "int", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
     "_confirm": {"type": "str", "no_log": False},

@@ -61,6 +61,13 @@ warnings:
   returned: success
   type: list
   elements: str
+conntrack:
+  description:
+    - The connection tracking table. V(count) entries of V(max), and what was lost since the kernel started, V(drop) (no
+      room), V(early_drop) (another entry was thrown out to make room) and V(insert_failed) (no free source port).
+  returned: success
+  type: dict
+  sample: {"count": 812, "max": 262144, "drop": 0, "early_drop": 0, "insert_failed": 0}
 services:
   description: The declared services.
   returned: success

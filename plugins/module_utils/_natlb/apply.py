@@ -14,16 +14,18 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from . import boot, conntrack, engines, forwarding, guard, kernel, parse, rollback, routing, store
+from . import addresses, boot, engines, forwarding, guard, kernel, parse, rollback, routing, store, tracking
+from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import ConfigErrors, HostError
 from .model import EMPTY, FAMILIES, Config, parse_config
 from .ruleset import Ruleset, compare, unified
 from .store import DEFAULT_PATHS, Content, Paths
+from .tracking import Tracking, parse_tracking
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Request:
     persist: bool
     paths: Paths
     rollback_after_s: int = 0
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Plan:
             engine=self.engine.name,
             transaction=self.transaction.kind,
             services=len(self.request.config.services),
-            sysctls=forwarding.settings(self.request.config),
+            sysctls=_sysctls(self.request),
             warnings=self.warnings,
         )
 
@@ -106,6 +109,7 @@ def balance(
     state: str = "present",
     check: bool = False,
     mark_mask: Any = None,
+    conntrack: Any = None,
     rollback_after: int = 0,
     allow_management_port: bool = False,
     paths: Paths = DEFAULT_PATHS,
@@ -125,6 +129,7 @@ def balance(
     if not allow_management_port:
         guard.check(config, guard.endpoints(kernel.parent_environments()))
     request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
+    request.tracking = parse_tracking(conntrack) if state == "present" else Tracking()
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
@@ -134,7 +139,7 @@ def balance(
         outcome = plan.outcome()
         outcome.token = _commit_parts(plan)
         outcome.transaction = plan.transaction.kind
-        outcome.warnings += conntrack.forget_gone(plan.previous, request.config)
+        outcome.warnings += forget_gone(plan.previous, request.config)
         _keep_normal_form(plan)
         if not outcome.token:
             store.remove_if_unused(paths)
@@ -193,8 +198,7 @@ def make_plan(request: Request) -> Plan:
     live = engine.live()
     previous = _previous(request.paths)
     plan = Plan(request, previous, engine, rendered, engine.plan(live, normal, rendered), [], {}, cache, warnings)
-    if request.forwarding:
-        plan.parts.append(_sysctl_part(forwarding.settings(config)))
+    plan.parts.append(_sysctl_part(_sysctls(request)))
     plan.parts.append(_routing_part(config, previous))
     plan.parts.append(Part(live, normal, lambda: _commit(plan), lambda: engine.undo(live, normal)))
     plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
@@ -238,6 +242,17 @@ def _keep_normal_form(plan: Plan) -> None:
     text = json.dumps(plan.cache)
     if store.read_text(path) != text:
         store.write_text(path, text)
+
+
+def _sysctls(request: Request) -> dict[str, str]:
+    """The kernel settings that the run is to see to. The size of a table that only the machine itself can set, as from
+    within a container, is not asked for unless the user does."""
+    found = forwarding.settings(request.config) if request.forwarding else {}
+    current = {name: kernel.sysctl_number(name) for name in tracking.names()}
+    sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
+    if request.tracking.entries == 0 and not all(kernel.sysctl_writable(name) for name in sizes):
+        sizes = {name: value for name, value in sizes.items() if name not in tracking.names()}
+    return {**found, **sizes}
 
 
 def _sysctl_part(settings: Mapping[str, str]) -> Part:
@@ -323,6 +338,9 @@ def _warnings(request: Request, engine: Engine) -> list[str]:
             f"affinity on iptables remembers {kernel.recent_list_size()} clients per backend (xt_recent's ip_list_tot) "
             f"and forgets the oldest beyond that; the nftables engine remembers 65536"
         )
+    listens = {str(listen.address): s.name for s in config.services for listen in s.listens if listen.address}
+    if listens:
+        found += addresses.address_warnings(listens, kernel.local_addresses(), kernel.connected_networks())
     if request.forwarding and request.persist:
         names = list(forwarding.settings(config))
         found += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)

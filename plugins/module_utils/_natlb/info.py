@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import apply, forwarding, kernel, store
+from . import apply, forwarding, kernel, store, tracking
 from .conntrack import Frontends
 from .errors import HostError
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
@@ -46,15 +46,27 @@ def info(
     warnings = list(outcome.warnings)
     new = plan.engine.counters(config)
     active = _active(config, warnings)
+    usage = _conntrack(warnings)
     return {
         "engine": plan.engine.name,
         "forwarding": all(kernel.sysctl_get(name) == value for name, value in forwarding.settings(config).items()),
         "drift": outcome.changed,
         "warnings": warnings,
+        "conntrack": usage,
         "services": [
             _service(item, new, active) for item in config.services if service is None or item.name == service
         ],
     }
+
+
+def _conntrack(warnings: list[str]) -> dict[str, int]:
+    """How full the table is, and what was lost since the kernel started."""
+    count = kernel.sysctl_number("net/netfilter/nf_conntrack_count")
+    most = kernel.sysctl_number("net/netfilter/nf_conntrack_max")
+    warning = tracking.fill_warning(count, most)
+    if warning:
+        warnings.append(warning)
+    return {"count": count, "max": most, **tracking.statistics(kernel.conntrack_statistics())}
 
 
 def _active(config: Config, warnings: list[str]) -> Counts | None:

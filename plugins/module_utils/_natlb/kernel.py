@@ -244,6 +244,24 @@ def sysctl_files(directories: Sequence[str]) -> dict[str, str]:
     return {path: text for path in paths for text in [_read(path)] if text}
 
 
+def memory_bytes() -> int:
+    """All of the host's memory, or 0 where it cannot be told."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def sysctl_number(name: str) -> int:
+    """A setting as a number; 0 where there is none."""
+    text = sysctl_get(name) or ""
+    return int(text) if text.isdigit() else 0
+
+
+def conntrack_statistics() -> str:
+    return _read("/proc/thread-self/net/stat/nf_conntrack")
+
+
 def connected_networks() -> list[str]:
     """The networks that this host reaches without a gateway, of both families, loopback left out."""
     found: set[str] = set()

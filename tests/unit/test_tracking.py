@@ -1,0 +1,87 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The size of the connection tracking table, how full it is, and addresses that no packet comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from _natlb import addresses, tracking
+from _natlb.errors import ConfigError
+
+GIB = 1 << 30
+MAX, BUCKETS = "net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_buckets"
+
+
+@pytest.mark.parametrize(
+    ("declared", "memory", "current", "wanted"),
+    [
+        (None, GIB, {}, {}),
+        ({}, GIB, {}, {}),
+        ({"max": "auto"}, 8 * GIB, {MAX: 262144, BUCKETS: 262144}, {MAX: "524288", BUCKETS: "524288"}),
+        # Nothing is ever made smaller, and what was enlarged stays in the file for the next boot.
+        ({"max": "auto"}, GIB, {MAX: 262144, BUCKETS: 65536}, {MAX: "262144", BUCKETS: "262144"}),
+        ({"max": "auto"}, 1024 * GIB, {}, {MAX: "4194304", BUCKETS: "4194304"}),
+        ({"max": 100000}, GIB, {MAX: 262144, BUCKETS: 4096}, {MAX: "100000", BUCKETS: "100352"}),
+        ({"max": "100000", "buckets": 2000}, GIB, {}, {MAX: "100000", BUCKETS: "2048"}),
+        ({"buckets": 1024}, GIB, {MAX: 5, BUCKETS: 7}, {BUCKETS: "1024"}),
+        (
+            {"timeouts": {"tcp_established": "1h", "udp": 20}},
+            GIB,
+            {},
+            {
+                "net/netfilter/nf_conntrack_tcp_timeout_established": "3600",
+                "net/netfilter/nf_conntrack_udp_timeout": "20",
+            },
+        ),
+    ],
+)
+def test_settings(declared: Any, memory: int, current: dict[str, int], wanted: dict[str, str]) -> None:
+    assert tracking.settings(tracking.parse_tracking(declared), memory, current) == wanted
+
+
+@pytest.mark.parametrize(
+    ("declared", "path"),
+    [
+        ([], "conntrack"),
+        ({"size": 5}, "conntrack.size"),
+        ({"max": 0}, "conntrack.max"),
+        ({"max": "all"}, "conntrack.max"),
+        ({"max": "auto", "buckets": 4096}, "conntrack.buckets"),
+        ({"buckets": 5}, "conntrack.buckets"),
+        ({"timeouts": {"icmp": 5}}, "conntrack.timeouts.icmp"),
+        ({"timeouts": {"udp": "never"}}, "conntrack.timeouts.udp"),
+    ],
+)
+def test_bad_input(declared: Any, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tracking.parse_tracking(declared)
+    assert caught.value.path == path
+
+
+def test_losses_of_all_processors_are_added_up() -> None:
+    text = "entries  searched insert_failed drop early_drop\n0000000a 00 01 02 00\n0000000a 00 0f 00 10\n"
+    assert tracking.statistics(text) == {"drop": 2, "early_drop": 16, "insert_failed": 16}
+    assert tracking.statistics("") == {"drop": 0, "early_drop": 0, "insert_failed": 0}
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "warned"), [(79, 100, False), (80, 100, True), (100, 100, True), (5, 0, False)]
+)
+def test_a_table_that_is_nearly_full(count: int, most: int, warned: bool) -> None:
+    warning = tracking.fill_warning(count, most)
+    assert (warning is not None) == warned
+    assert warning is None or f"{count} % full ({count} of {most})" in warning
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [("192.0.2.2", False), ("192.0.2.10", True), ("198.51.100.1", False), ("2001:db8:1::10", True)],
+)
+def test_addresses_that_nobody_answers_for(address: str, warned: bool) -> None:
+    connected = ["10.0.0.0/24", "192.0.2.0/24", "2001:db8:1::/64"]
+    warnings = addresses.address_warnings({address: "web"}, {"192.0.2.2", "10.0.0.1"}, connected)
+    assert bool(warnings) == warned
+    assert all(f"service web: {address} is in the connected network" in warning for warning in warnings)
