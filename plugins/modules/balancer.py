@@ -65,8 +65,8 @@ options:
     type: dict
   rollback_after:
     description:
-      - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches it
-        over a new connection after the change and confirms. V(0) changes the rules for good at once.
+      - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches
+        it over a new connection after the change and confirms. V(0) changes the rules for good at once.
     type: int
     default: 0
   allow_management_port:
