@@ -120,6 +120,8 @@ notes:
   - Takes O(timeout) times O(connections) divided by O(concurrency) at the most.
   - A service with the method C(source_hash) or with an affinity answers one client with one backend, which is right.
     Leave O(expected) out then, or name that backend alone.
+  - With masquerade a connection may get a source port that the backend still remembers of another client. TCP then
+    begins it anew, the balancer chooses once more, and an exact count is off by one. No connection is lost by it.
 seealso:
   - module: natlb.netfilter.balancer
   - module: natlb.netfilter.balancer_info
