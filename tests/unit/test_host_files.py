@@ -51,6 +51,32 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     assert [item.name for item in tmp_path.iterdir()] == ["state.json"]
 
 
+def test_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up at the second file: the first one is not put in its place either."""
+    names = [tmp_path / name for name in ("a", "b", "c")]
+    store.write_all(dict.fromkeys(names, ("old", 0o600)))
+    calls: list[int] = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(HostError, match=r"/b: cannot be written: No space left on device"):
+        store.write_all({names[0]: ("new", 0o600), names[1]: ("new", 0o600), names[2]: None})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old", "c": "old"}
+
+
+def test_what_a_killed_run_was_writing_goes(tmp_path: Path) -> None:
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    store.write_text(paths.etc / "boot", "kept")
+    (paths.etc / ".natlb-abcdefgh").write_text("half")
+    (paths.etc / ".hidden").write_text("somebody else's")
+    store.remove_interrupted(paths)
+    assert sorted(path.name for path in paths.etc.iterdir()) == [".hidden", "boot"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00"])
 def test_a_state_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)

@@ -153,14 +153,31 @@ def _commit_parts(plan: Plan) -> str:
     """
     request = plan.request
     parts = [part for part in plan.parts if part.differs]
-    token = ""
-    if parts and request.rollback_after_s:
-        parts = [part for part in parts if part is not plan.parts[-1]]
-        commands = [command for part in reversed(parts) for command in part.undo()]
-        token = rollback.arm(request.paths, request.rollback_after_s, commands, plan.staged)
-    for part in parts:
-        part.commit()
+    waits = bool(parts and request.rollback_after_s)
+    # Prepared first: a disk that is full must not be found out about when the rules are new already.
+    with store.prepared({} if waits else plan.staged) as put:
+        token = rollback.arm(request.paths, request.rollback_after_s, _way_back(parts), plan.staged) if waits else ""
+        try:
+            for part in parts:
+                part.commit()
+            put()
+        except HostError as error:
+            raise HostError(f"{error} ({rollback.put_back(request.paths, _undo(parts))})") from error
     return token
+
+
+def _way_back(parts: list[Part]) -> list[rollback.Command]:
+    try:
+        return _undo(parts)
+    except HostError as error:
+        raise HostError(
+            f"the former rules could not be put back again, so nothing was changed: {error} "
+            f"(rollback_after: 0 changes them with no way back)"
+        ) from error
+
+
+def _undo(parts: list[Part]) -> list[rollback.Command]:
+    return [command for part in reversed(parts) for command in part.undo()]
 
 
 def declared(state: Mapping[str, Any]) -> Config:
@@ -319,7 +336,7 @@ def _files_part(plan: Plan) -> Part:
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
 
     plan.staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(boot.sections(live), boot.sections(wanted), lambda: store.write_all(plan.staged), list)
+    return Part(boot.sections(live), boot.sections(wanted), lambda: None, list)
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

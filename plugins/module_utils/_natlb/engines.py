@@ -102,9 +102,13 @@ class NftablesEngine:
         return {"ruleset.nft": nftables.full(rendered)}, [f"{self.nft.path} -f {path}"]
 
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[tuple[str, str]]:
-        """Command lines, with the text that they read, that turn what a run wants into what is live before it."""
-        families = sorted({key[0] for key in [*live, *wanted]})
-        return [(f"{self.nft.path} -f -", nftables.full(live, families))]
+        """Command lines, with the text that they read, that turn what a run wants into what is live before it.
+
+        Raises `HostError` where nft would not take back what it lists.
+        """
+        text = nftables.full(nftables.loadable(live), sorted({key[0] for key in [*live, *wanted]}))
+        self.nft.check(text)
+        return [(f"{self.nft.path} -f -", text)]
 
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""

@@ -25,17 +25,20 @@ def endpoints(environments: Sequence[str]) -> list[Endpoint]:
         for entry in environment.split("\0"):
             name, _unused, value = entry.partition("=")
             words = value.split()
-            if name == "SSH_CONNECTION" and len(words) == 4 and words[3].isdigit():
-                found.append((_plain(words[2]), int(words[3])))
+            if name == "SSH_CONNECTION" and len(words) == 4 and words[3].isascii() and words[3].isdigit():
+                address = _plain(words[2])
+                if address is not None:
+                    found.append((address, int(words[3])))
     return list(dict.fromkeys(found))
 
 
-def _plain(address: str) -> str:
-    """An address without zone; one that sshd shows as IPv4 in IPv6 is IPv4 on the wire."""
+def _plain(address: str) -> str | None:
+    """An address without zone; one that sshd shows as IPv4 in IPv6 is IPv4 on the wire. None for no address: sshd
+    says UNKNOWN where its input is not a socket."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return None
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped or parsed)
 

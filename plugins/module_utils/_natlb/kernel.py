@@ -23,13 +23,13 @@ from typing import Any, BinaryIO
 
 from .errors import HostError
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: No program here takes longer than a few seconds even for ten thousand services.
 TIMEOUT_S = 120.0
 
 
 def find(program: str) -> str | None:
-    return shutil.which(program, path=_PATH)
+    return shutil.which(program, path=PATH)
 
 
 def require(program: str, package: str) -> str:
@@ -53,7 +53,7 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
                 stdout=stdout,
                 stderr=stderr,
                 timeout=TIMEOUT_S,
-                env={"PATH": _PATH, "LC_ALL": "C"},
+                env={"PATH": PATH, "LC_ALL": "C"},
                 check=False,
             )
             printed, complained = _content(stdout), _content(stderr)
@@ -130,8 +130,11 @@ class Nft:
         except HostError as error:
             if not _no_namespace(error):
                 raise
-        run([self.path, "--check", "-f", "-"], text)
+        self.check(text)
         return None
+
+    def check(self, text: str) -> None:
+        run([self.path, "--check", "-f", "-"], text)
 
     def load(self, text: str) -> None:
         run([self.path, "-f", "-"], text)

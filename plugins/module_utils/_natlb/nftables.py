@@ -21,11 +21,11 @@ from collections.abc import Sequence
 
 from .errors import ConfigError
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
-from .nftables_text import TABLE, Lines, count, delta, full, identifier, parse_listing
+from .nftables_text import TABLE, Lines, count, delta, full, identifier, loadable, parse_listing
 from .ruleset import Ruleset, Section
 from .slots import interleave, slots
 
-__all__ = ["TABLE", "count", "delta", "full", "parse_listing", "render"]
+__all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "render"]
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.

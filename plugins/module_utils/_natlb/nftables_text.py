@@ -102,6 +102,28 @@ def _parse_section(kind: str, block: Lines) -> Section:
     return Section(tuple(header), tuple(sorted(element for element in body if element)))
 
 
+_PROTOCOL = re.compile(r"\b(tcp|udp|sctp) [sd]port\b")
+
+
+def loadable(live: Ruleset) -> Ruleset:
+    """What `parse_listing` gave, as nft takes it back.
+
+    nft lists a rule without the `meta l4proto` that its port match implies, and then cannot tell the type of a
+    `ct original proto-dst` that stands before the port (1.0.6: variable sized data types).
+    """
+    return {
+        key: Section(section.header, tuple(map(_with_protocol, section.body))) if key[2] == "chain" else section
+        for key, section in live.items()
+    }
+
+
+def _with_protocol(rule: str) -> str:
+    match = _PROTOCOL.search(rule)
+    if match is None or "ct original proto-dst" not in rule or re.match(r"meta l4proto \w", rule):
+        return rule
+    return f"meta l4proto {match[1]} {rule}"
+
+
 _SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packets (\d+) bytes \d+ : (\S+) \. (\d+)")
 _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
 

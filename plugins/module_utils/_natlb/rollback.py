@@ -30,6 +30,8 @@ UNIT = "natlb-rollback"
 #: The longest time, in seconds, that a change may wait for its confirmation.
 LONGEST_S = 300
 SETTLE_TIMEOUT_S = LONGEST_S + 30.0
+#: How long a timer may be late before the next run does its work.
+GRACE_S = 3.0
 #: One per change, named by its token: a timer that comes too late finds nothing, never the script of a later change.
 DIRECTORY = "rollback.{token}"
 UNDONE = "undone"
@@ -38,6 +40,8 @@ _PENDING, _CONFIRMED, _STAGED, _SCRIPT = "pending", "confirmed", "staged.json", 
 #: The lock keeps a run that begins at this very moment from planning with rules that are about to go.
 _HEAD = """#!/bin/sh
 # Written by natlb.netfilter: puts the rules of before an unconfirmed change back.
+export PATH={path}
+umask 077
 cd {directory} || exit 0
 exec 9>>{lock}
 flock --timeout 30 9 || true
@@ -66,6 +70,7 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
     directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "undone": paths.run / UNDONE}
+    names["path"] = kernel.PATH
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     lines = [_HEAD.format(**quoted)]
     for number, (command, text) in enumerate(commands):
@@ -74,9 +79,13 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
     store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted), 0o700)
     kept = {str(path): content for path, content in staged.items()}
     store.write_text(directory / _STAGED, json.dumps(kept))
-    store.write_text(directory / _PENDING, "")
+    store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
     store.remove(paths.run / UNDONE)
-    _start_timer(directory / _SCRIPT, after_s, f"{UNIT}-{token}")
+    try:
+        _start_timer(directory / _SCRIPT, after_s, f"{UNIT}-{token}")
+    except HostError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return token
 
 
@@ -106,7 +115,8 @@ def _start_timer(script: Path, after_s: int, unit: str) -> None:
 def confirm(paths: Paths, token: str) -> None:
     """Keep the change: stop the timer and write the files for the next boot.
 
-    Raises `HostError` where the host has gone back already, or where another run has made a change of its own.
+    Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
+    the files cannot be written: the timer then does its work.
     """
     if not token.isalnum():
         raise HostError(f"{token!r} is not a token")
@@ -117,7 +127,11 @@ def confirm(paths: Paths, token: str) -> None:
         except FileNotFoundError:
             raise HostError(_too_late(paths)) from None
         staged = store.read_json(directory / _STAGED)
-        store.write_all({Path(name): content and (content[0], content[1]) for name, content in staged.items()})
+        try:
+            store.write_all({Path(name): content and (content[0], content[1]) for name, content in staged.items()})
+        except HostError:
+            os.rename(directory / _CONFIRMED, directory / _PENDING)
+            raise
         disarm(paths)
         store.remove_if_unused(paths)
 
@@ -145,9 +159,30 @@ def _directories(paths: Paths) -> list[Path]:
     return sorted(paths.run.glob(DIRECTORY.format(token="*")))
 
 
-def pending(paths: Paths) -> bool:
-    """Whether a change waits for its confirmation."""
-    return any((directory / _PENDING).exists() for directory in _directories(paths))
+def pending(paths: Paths) -> list[Path]:
+    """The folders of changes that wait for their confirmation: one at most."""
+    return [directory for directory in _directories(paths) if (directory / _PENDING).exists()]
+
+
+def _overdue(directory: Path) -> bool:
+    """Whether the timer should have gone off long ago: it was killed, or its run before it could start one."""
+    text = store.read_text(directory / _PENDING)
+    try:
+        return text is not None and time.monotonic() > float(text) + GRACE_S
+    except ValueError:
+        return True
+
+
+def put_back(paths: Paths, commands: Sequence[Command]) -> str:
+    """Undo at once what a run could not carry through, and say how that went. To be called with the lock held."""
+    complaints = []
+    for command, text in commands:
+        try:
+            kernel.run(["/bin/sh", "-c", command], text)
+        except HostError as error:
+            complaints.append(str(error))
+    disarm(paths)
+    return " / ".join(["the host was put back to what it was", *complaints])
 
 
 @contextlib.contextmanager
@@ -156,9 +191,14 @@ def settled(paths: Paths) -> Iterator[None]:
     give_up = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
         with store.lock(paths):
-            if not pending(paths):
+            waiting = pending(paths)
+            if not waiting:
+                store.remove_interrupted(paths)
                 yield
                 return
+        for directory in filter(_overdue, waiting):
+            # It takes the lock itself.
+            kernel.run(["/bin/sh", str(directory / _SCRIPT)])
         if time.monotonic() > give_up:
             raise HostError(
                 f"{paths.run}: a change of another run has been waiting to be confirmed for "

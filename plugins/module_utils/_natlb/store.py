@@ -20,13 +20,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .errors import HostError
 
 STATE = "state.json"
 NORMAL = "normal.json"
 BOOT = "boot"
+_TEMPORARY = ".natlb-"
 #: A run takes seconds; one that holds the lock longer hangs, and waiting for it would hang every later one too.
 LOCK_TIMEOUT_S = 30.0
 
@@ -81,30 +82,79 @@ def make_directory(path: Path) -> None:
 
 def write_text(path: Path, text: str, mode: int = 0o600) -> None:
     """Put a file in the place of another in one step."""
+    write_all({path: (text, mode)})
+
+
+def write_all(contents: Mapping[Path, Content | None]) -> None:
+    """Write each file, or remove it where there is None: all of them, or none where they cannot all be made."""
+    with prepared(contents) as put:
+        put()
+
+
+@contextlib.contextmanager
+def prepared(contents: Mapping[Path, Content | None]) -> Iterator[Callable[[], None]]:
+    """Make every file complete beside the old one; the function that comes out puts all of them in place.
+
+    What can fail (a full disk, a file system that is read-only) fails before the body runs. To be called with the lock
+    held.
+    """
+    made: dict[Path, str] = {}
+    try:
+        for path, content in sorted(contents.items()):
+            if content is not None:
+                made[path] = _complete(path, *content)
+            elif path.exists() and not os.access(path.parent, os.W_OK):
+                raise HostError(f"{path}: cannot be removed: {path.parent} cannot be written to")
+
+        def put() -> None:
+            for path in sorted(contents):
+                if path in made:
+                    _replace(made.pop(path), path)
+                else:
+                    remove(path)
+
+        yield put
+    finally:
+        for temporary in made.values():
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _complete(path: Path, text: str, mode: int) -> str:
+    """The name of a new file beside `path` that holds `text`, safely on the disk."""
     make_directory(path.parent)
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
+        raise _unwritten(path, error) from error
+    return temporary
 
 
-def write_all(contents: Mapping[Path, Content | None]) -> None:
-    """Write each file, or remove it where there is None."""
-    for path, content in sorted(contents.items()):
-        if content is None:
+def _replace(temporary: str, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged")
+
+
+def remove_interrupted(paths: Paths) -> None:
+    """Remove what a killed run was about to write. To be called with the lock held."""
+    for directory in (paths.etc, paths.run):
+        for path in directory.glob(f"{_TEMPORARY}*"):
             remove(path)
-        else:
-            write_text(path, *content)
 
 
 def remove(path: Path) -> None:

@@ -27,6 +27,7 @@ class Balancer:
         self.lab, self.host, self.client = lab, lab.balancer, lab.client
         self.engine, _dash, self.variant = engine.partition("-")
         self._root = str(root)
+        self.etc = root / "etc"
 
     @property
     def nftables(self) -> bool:

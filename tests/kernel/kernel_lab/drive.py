@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from _natlb import apply, engines, store
+from _natlb import apply, engines, rollback, store
 from _natlb import info as balancer_info
+
+from . import run_once
 
 SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
 OURS = ("ip natlb", "ip6 natlb")
@@ -37,6 +41,24 @@ def serving(root: str, variant: str | None) -> set[tuple[str, str]]:
 def declared(root: str) -> Any:
     """What the host remembers of the last run."""
     return apply.declared(store.read_state(_paths(root)))
+
+
+def confirm(root: str, token: str) -> None:
+    """What the controller does over its new connection."""
+    rollback.confirm(_paths(root), token)
+
+
+def put_off_the_timer(root: str) -> None:
+    """As if the timer of the change that waits had been killed, long ago."""
+    for path in Path(root, "run").glob("rollback.*/pending"):
+        path.write_text("0")
+
+
+def die(root: str, after: str, services: Any, egress: Any = None, **options: Any) -> int:
+    """A run in a process of its own that is killed the moment the function `after` has returned. Its exit status."""
+    request = {"services": services, "egress": egress, "options": options, "die": after}
+    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[1]), root]
+    return subprocess.run(argv, input=json.dumps(request), text=True, timeout=60, check=False).returncode
 
 
 def _paths(root: str) -> Any:

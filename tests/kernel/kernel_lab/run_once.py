@@ -1,0 +1,57 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run as a process of its own, as Ansible starts it: it can be killed, or kill itself at a given point.
+
+Run as `python run_once.py MODULE_UTILS ROOT`; standard input is `{"services": …, "egress": …, "options": …}`, and with
+`"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`rollback.arm`) has returned.
+Prints a line of JSON: `{"transaction": …, "token": …}` or `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def die_after(name: str) -> None:
+    module_name, _dot, function_name = name.partition(".")
+    module = importlib.import_module(f"_natlb.{module_name}")
+    function = getattr(module, function_name)
+
+    def deadly(*args: Any, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(module, function_name, deadly)
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
+    from _natlb import apply, store  # noqa: PLC0415
+    from _natlb.errors import NatlbError  # noqa: PLC0415
+
+    request = json.load(sys.stdin)
+    root = Path(sys.argv[2])
+    if "die" in request:
+        die_after(request["die"])
+    try:
+        outcome = apply.balance(
+            request["services"],
+            request.get("egress"),
+            paths=store.Paths(etc=root / "etc", run=root / "run"),
+            **request.get("options", {}),
+        )
+    except NatlbError as error:
+        print(json.dumps({"error": str(error)}))
+    else:
+        print(json.dumps({"transaction": outcome.transaction, "token": outcome.token}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change that nobody confirms undoes itself; one that is confirmed stays, now and at boot."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb.errors import HostError
+from kernel_lab import drive
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.drive import Contents, contents
+from kernel_lab.topology import NAMES, VIP, VIP6
+from shapes import ALL, BOTH, CHANGED, EGRESS
+from test_egress import by_weight
+from test_foreign import settle
+
+AFTER_S = 1
+#: Between the timer and the last rule: a process has to start on a busy machine.
+MARGIN_S = 3.0
+DUAL = [service(), service("dual", listen=[f"{VIP}:81", f"[{VIP6}]:81"], backends=BOTH)]
+OTHER = [service(backends=webs("web2")), service("late", listen=[f"{VIP}:94", f"[{VIP6}]:94"], backends=BOTH)]
+
+
+@dataclass
+class Seen:
+    """All of a host that a run may change: rules (whatever order chains were made in), and files that boot."""
+
+    rules: Contents
+    foreign: dict[str, str]
+    files: dict[str, tuple[bytes, int]]
+
+
+def look(balancer: Balancer) -> Seen:
+    files = {
+        str(path.relative_to(balancer.etc)): (path.read_bytes(), path.stat().st_mode)
+        for path in sorted(balancer.etc.rglob("*"))
+    }
+    return Seen(contents(balancer.snapshot()), balancer.foreign(), files)
+
+
+def root(balancer: Balancer) -> Path:
+    return balancer.etc.parent
+
+
+def confirm(balancer: Balancer, token: str) -> None:
+    balancer.host.call(drive.confirm, str(root(balancer)), token)
+
+
+def waiting(balancer: Balancer) -> bool:
+    return any(root(balancer).glob("run/rollback.*"))
+
+
+def undone(balancer: Balancer, within_s: float = AFTER_S + MARGIN_S) -> None:
+    """Wait until the host has gone back; fails where it does not in time."""
+    deadline = time.monotonic() + within_s
+    while waiting(balancer):
+        assert time.monotonic() < deadline, f"still waiting after {within_s} s"
+        time.sleep(0.02)
+    assert "UTC" in (root(balancer) / "run" / "undone").read_text()
+
+
+def complaints(balancer: Balancer) -> list[str]:
+    return (root(balancer) / "run" / "undone").read_text().splitlines()[1:]
+
+
+def try_out(balancer: Balancer, services: list[Mapping], egress: Any = (), **options: Any) -> Any:
+    outcome = balancer.apply(services, egress, rollback_after=AFTER_S, **options)
+    assert outcome.changed
+    assert outcome.token
+    return outcome
+
+
+CHANGES: dict[str, tuple[list[Mapping], list[Mapping]]] = {
+    "one service": (DUAL, []),
+    "another": (OTHER, []),
+    "all": (ALL, EGRESS),
+    "changed": (CHANGED, EGRESS[:1]),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nothing", "all"),
+        ("all", "changed"),
+        ("changed", "all"),
+        ("one service", "another"),
+        ("all", "nothing"),
+    ],
+)
+def test_nobody_confirms(balancer: Balancer, before: str, after: str) -> None:
+    for place in ("nft", "iptables-nft", "iptables-legacy"):
+        settle(balancer, place)
+    if before != "nothing":
+        balancer.apply(*CHANGES[before])
+    was = look(balancer)
+    started = time.monotonic()
+    options = {"state": "absent"} if after == "nothing" else {}
+    try_out(balancer, *CHANGES[after], **options)
+    now = look(balancer)
+    assert now.rules != was.rules
+    assert now.files == was.files, "the next boot must not know of what is not confirmed"
+    undone(balancer, AFTER_S + MARGIN_S - (time.monotonic() - started))
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+    if before != "nothing":
+        again = balancer.apply(*CHANGES[before])
+        assert (again.changed, again.transaction) == (False, "none")
+
+
+def test_confirmed(balancer: Balancer) -> None:
+    balancer.apply(DUAL)
+    before = look(balancer)
+    outcome = try_out(balancer, OTHER)
+    assert look(balancer).files == before.files
+    confirm(balancer, outcome.token)
+    kept = look(balancer)
+    assert kept.files != before.files
+    time.sleep(AFTER_S + 0.5)
+    assert look(balancer) == kept
+    assert not waiting(balancer)
+    again = balancer.apply(OTHER, rollback_after=AFTER_S)
+    assert (again.changed, again.token) == (False, "")
+    assert balancer.tally(count=4) == {"web2": 4}
+
+
+def test_a_confirmed_removal_leaves_nothing(balancer: Balancer) -> None:
+    balancer.apply(DUAL)
+    outcome = balancer.remove(rollback_after=AFTER_S)
+    assert balancer.etc.exists()
+    confirm(balancer, outcome.token)
+    assert list(root(balancer).iterdir()) == []
+    assert balancer.ours_left() == []
+
+
+def test_confirmed_too_late(balancer: Balancer) -> None:
+    outcome = try_out(balancer, DUAL)
+    undone(balancer)
+    with pytest.raises(HostError, match=r"nobody confirmed the change in time.*former rules \(20..-.*UTC\)"):
+        confirm(balancer, outcome.token)
+
+
+@pytest.mark.parametrize("token", ["0123456789abcdef", "../../etc", "", "a b"])
+def test_a_token_of_nobody(balancer: Balancer, token: str) -> None:
+    balancer.apply([])
+    with pytest.raises(HostError, match=r"not a token|not waiting to be confirmed"):
+        confirm(balancer, token)
+
+
+def test_another_run_waits(balancer: Balancer) -> None:
+    """It plans with what is there when the first is settled, not with rules that are about to go."""
+    balancer.apply(DUAL)
+    try_out(balancer, OTHER)
+    started = time.monotonic()
+    outcome = balancer.apply(ALL)
+    assert 0.3 < time.monotonic() - started < AFTER_S + MARGIN_S + 2
+    assert outcome.changed
+    assert not balancer.apply(ALL).changed
+    assert (root(balancer) / "run" / "undone").exists()
+
+
+def test_another_run_waits_for_the_confirmation(balancer: Balancer) -> None:
+    outcome = balancer.apply(DUAL, rollback_after=30)
+    second = balancer.host.begin(
+        drive.balance, str(root(balancer)), OTHER, engine=balancer.engine, iptables_variant=balancer.variant or None
+    )
+    time.sleep(0.5)
+    assert not second.done()
+    confirm(balancer, outcome.token)
+    assert second.result(10).changed
+    assert not balancer.apply(OTHER).changed
+
+
+def test_check_mode_does_not_wait(balancer: Balancer) -> None:
+    outcome = balancer.apply(DUAL, rollback_after=30)
+    started = time.monotonic()
+    assert balancer.apply(OTHER, check=True).changed
+    assert time.monotonic() - started < 10
+    confirm(balancer, outcome.token)
+
+
+def test_a_switch_of_the_engine(balancer: Balancer) -> None:
+    other = "iptables" if balancer.nftables else "nftables"
+    balancer.apply(DUAL)
+    was = look(balancer)
+    outcome = try_out(balancer, DUAL, engine=other, iptables_variant=None)
+    assert outcome.engine == other
+    undone(balancer)
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+
+
+def test_uplinks(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    balancer.apply(DUAL)
+    was = look(balancer)
+    try_out(balancer, DUAL, [by_weight(2, 1)])
+    assert look(balancer).rules != was.rules
+    undone(balancer)
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+
+
+def test_other_uplinks(balancer: Balancer) -> None:
+    balancer.lab.uplinks()
+    balancer.apply(DUAL, [by_weight(2, 1)])
+    was = look(balancer)
+    try_out(balancer, DUAL)
+    undone(balancer)
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+
+
+def test_only_files_differ(balancer: Balancer) -> None:
+    """Somebody has damaged what boots: there is no rule to undo, and still a confirmation to wait for."""
+    balancer.apply(DUAL)
+    good = look(balancer)
+    (balancer.etc / "boot").write_text("broken\n")
+    outcome = try_out(balancer, DUAL)
+    confirm(balancer, outcome.token)
+    assert look(balancer) == good
+
+
+KILLED = ["rollback.arm", "kernel.sysctl_set", "apply.forget_gone", "rollback._start_timer", "store.write_all"]
+
+
+@pytest.mark.parametrize("after", KILLED)
+def test_killed(balancer: Balancer, after: str) -> None:
+    """Before the timer, before the rules, after the rules: nobody confirms, so it ends with the former state."""
+    balancer.apply([], EGRESS[2:])
+    was = look(balancer)
+    options: dict[str, Any] = {"engine": balancer.engine, "rollback_after": AFTER_S}
+    if balancer.variant:
+        options["iptables_variant"] = balancer.variant
+    status = balancer.host.call(drive.die, str(root(balancer)), after, DUAL, EGRESS, **options)
+    assert status == -9
+    if after == "rollback._start_timer" or any(root(balancer).glob("run/rollback.*/pending")):
+        undone(balancer)
+    assert look(balancer).rules.keys() >= was.rules.keys()
+    now = look(balancer)
+    now.rules[("ipv4/ip_forward",)] = was.rules[("ipv4/ip_forward",)]
+    assert now == was
+    assert balancer.apply(DUAL, EGRESS).changed
+    assert not balancer.apply(DUAL, EGRESS).changed
+    assert not list(root(balancer).rglob(".natlb-*"))
+
+
+def test_the_timer_is_lost(balancer: Balancer) -> None:
+    """The next run does its work, instead of waiting for ever."""
+    balancer.apply(DUAL)
+    was = look(balancer)
+    outcome = balancer.apply(OTHER, rollback_after=300)
+    balancer.host.call(drive.put_off_the_timer, str(root(balancer)))
+    started = time.monotonic()
+    assert not balancer.apply(DUAL).changed
+    assert time.monotonic() - started < 10
+    assert look(balancer) == was
+    with pytest.raises(HostError, match="nobody confirmed"):
+        confirm(balancer, outcome.token)
+
+
+def test_files_that_cannot_be_written_at_the_confirmation(balancer: Balancer) -> None:
+    """The change stays unconfirmed, and the timer does its work."""
+    balancer.apply(DUAL)
+    was = look(balancer)
+    outcome = try_out(balancer, OTHER)
+    staged = next(root(balancer).glob("run/rollback.*/staged.json"))
+    staged.write_text(staged.read_text().replace(str(balancer.etc), "/proc/nowhere"))
+    with pytest.raises(HostError, match=r"/proc/nowhere.*cannot be made"):
+        confirm(balancer, outcome.token)
+    undone(balancer)
+    assert look(balancer) == was
