@@ -12,6 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 MODULE = "natlb.netfilter.balancer"
+CONFIRM = "natlb.netfilter.confirm"
 #: How long to go on asking after the host should have gone back by itself, to learn that it did.
 AFTERWARDS_S = 15.0
 PAUSE_S = 0.5
@@ -63,7 +64,7 @@ class ActionModule(ActionBase):
             # The folder that the module ran in belongs to the connection that is gone, and may have gone with it.
             self._connection._shell.tmpdir = None
             answer: dict[str, Any] = self._execute_module(
-                module_name=MODULE, module_args={"_confirm": token}, task_vars=task_vars
+                module_name=CONFIRM, module_args={"token": token}, task_vars=task_vars
             )
         except AnsibleError as error:
             return {"unreachable": True, "msg": str(error)}

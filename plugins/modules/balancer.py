@@ -154,7 +154,7 @@ warnings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply, rollback, store
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 
 ARGUMENTS = {
@@ -167,7 +167,6 @@ ARGUMENTS = {
     "conntrack": {"type": "dict"},
     "rollback_after": {"type": "int", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
-    "_confirm": {"type": "str", "no_log": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -175,12 +174,7 @@ ARGUMENTS = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    # The action plugin of this module comes back with the token of a change that waits for its confirmation.
-    token = module.params.pop("_confirm")
     try:
-        if token:
-            rollback.confirm(store.DEFAULT_PATHS, token)
-            module.exit_json(changed=False)
         outcome = apply.balance(**module.params, check=module.check_mode)
     except NatlbError as error:
         module.fail_json(msg=str(error))

@@ -1,0 +1,64 @@
+#!/usr/bin/python
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Confirm a change that undoes itself otherwise."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: confirm
+short_description: Confirm a change of a NAT load balancer that undoes itself otherwise
+version_added: 0.1.0
+author:
+  - natlb contributors (@natlb)
+description:
+  - The module M(natlb.netfilter.balancer) runs this one by itself, over a new connection, after a change that was made
+    with its option O(natlb.netfilter.balancer#module:rollback_after). There is no need to call it in a play.
+options:
+  token:
+    description: What the change was given to be told from others.
+    type: str
+    required: true
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+    details: In check mode nothing was changed, so nothing is confirmed.
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: none
+seealso:
+  - module: natlb.netfilter.balancer
+"""
+
+EXAMPLES = r"""
+- name: Confirm a change
+  natlb.netfilter.confirm:
+    token: 0123456789abcdef
+"""
+
+RETURN = r"""
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import rollback, store
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+
+
+def main() -> None:
+    """Run the module."""
+    # The token is no secret: whoever may write to /run/natlb is root.
+    arguments = {"token": {"type": "str", "required": True, "no_log": False}}
+    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
+    try:
+        if not module.check_mode:
+            rollback.confirm(store.DEFAULT_PATHS, module.params["token"])
+    except NatlbError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()
