@@ -41,7 +41,7 @@ def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
     load = balancer.client.begin(traffic.hammer, [f"{VIP}:80", f"{OTHER_VIP}:80"], limit_s=LIMIT_S)
     balancer.client.call(traffic.hammering)
     began = time.monotonic()
-    outcomes = [balancer.apply(declaration(chance)) for _ in range(APPLIES)]
+    outcomes = [balancer.apply(declaration(chance)) for _unused in range(APPLIES)]
     took_s = time.monotonic() - began
     balancer.client.call(traffic.halt)
     seen = traffic.Hammered(*load.result(LIMIT_S))

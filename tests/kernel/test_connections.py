@@ -109,7 +109,7 @@ def test_tcp_survives_the_removal_of_another_service(balancer: Balancer) -> None
     held = balancer.hold(count=4)
     balancer.apply([service(backends=webs("web1", "web2"))])
     balancer.apply([service(backends=webs("web1", "web2")), service("other", listen=f"{VIP}:8080")])
-    assert [balancer.talk(handle)[:5] for handle, _ in held] == [before[:5] for _, before in held]
+    assert [balancer.talk(handle)[:5] for handle, _unused in held] == [before[:5] for _unused, before in held]
 
 
 def test_a_new_connection_follows_the_change_at_once(balancer: Balancer) -> None:

@@ -107,7 +107,7 @@ def test_an_uplink_is_kept_for_the_connection(balancer: Balancer, protocol: str)
     web1 = balancer.lab.backends["web1"]
     held = web1.call(traffic.hold, f"{INTERNET}:80", 6, protocol=protocol)
     assert traffic.tally(answer for _handle, answer in held) == {"isp1": 3, "isp2": 3}
-    for _ in range(3):
+    for _unused in range(3):
         for handle, before in held:
             assert web1.call(traffic.talk, handle)[:3] == before[:3]
 

@@ -44,7 +44,7 @@ def fits(seen: Counter[str], weights: dict[str, int], label: str) -> bool:
 def test_random_has_the_right_shares(balancer: Balancer, weights: dict[str, int]) -> None:
     balancer.apply([service(method="random", backends=weighted(**weights))])
     # Each sample of a right spread fails one time in a thousand, so one in a million fails both.
-    assert any(fits(balancer.tally(count=SAMPLE), weights, balancer.engine) for _ in range(2))
+    assert any(fits(balancer.tally(count=SAMPLE), weights, balancer.engine) for _unused in range(2))
 
 
 @pytest.mark.parametrize("method", HASHES)
@@ -70,7 +70,7 @@ def test_source_hash_looks_at_the_address_only(balancer: Balancer) -> None:
 def test_flow_hash_looks_at_the_port_as_well(balancer: Balancer) -> None:
     balancer.apply([service(method="flow_hash")])
     assert len(balancer.tally(count=40, sources=CLIENTS[:1], first_source_port=30000)) == 4
-    assert len({balancer.ask(sources=CLIENTS[:1], first_source_port=31000)[0].name for _ in range(3)}) == 1
+    assert len({balancer.ask(sources=CLIENTS[:1], first_source_port=31000)[0].name for _unused in range(3)}) == 1
 
 
 def ten(**changed: Mapping) -> list[Mapping]:

@@ -131,7 +131,7 @@ def test_affinity_over_ipv6_and_udp(balancer: Balancer) -> None:
 def test_affinity_ends(balancer: Balancer) -> None:
     balancer.apply([service(affinity=AFFINITY_S)])
     names = []
-    for _ in range(2):
+    for _unused in range(2):
         names.append(balancer.ask(sources=[GUEST])[0].name)
         assert balancer.ask(sources=[GUEST])[0].name == names[-1]
         time.sleep(AFFINITY_S + 0.6)

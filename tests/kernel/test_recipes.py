@@ -130,7 +130,9 @@ def test_05_a_choice_without_marks(balancer: Balancer, name: str) -> None:
     assert traffic.tally(answer for _handle, answer in held) == shares("web1", "web2", "web3", each=10)
     assert {answer.peer for _handle, answer in held} == {BACK}
     for handle, answer in held:
-        assert {balancer.talk(handle).name for _ in range(3)} == {answer.name}, "all packets of a connection go one way"
+        assert {balancer.talk(handle).name for _unused in range(3)} == {answer.name}, (
+            "all packets of a connection go one way"
+        )
     assert "mark" not in "".join(balancer.snapshot().values())
 
 
@@ -189,7 +191,9 @@ def test_08_uplinks_by_weight(balancer: Balancer, name: str) -> None:
     assert ways(out(balancer, f"{INTERNET}:80", 30)) == {"isp1": 20, "isp2": 10}
     web1 = balancer.lab.backends["web1"]
     held = web1.call(traffic.hold, f"{INTERNET}:80", 6)
-    assert [web1.call(traffic.talk, handle).name for handle, _answer in held] == [answer.name for _, answer in held]
+    assert [web1.call(traffic.talk, handle).name for handle, _answer in held] == [
+        answer.name for _unused, answer in held
+    ]
 
 
 @recipe("09-redirect.yml")
@@ -286,7 +290,7 @@ def test_14_a_reboot(balancer: Balancer, tmp_path: Path, name: str) -> None:
     balancer.host.run("nft", "-f", "-", stdin=newer)
     foreign = balancer.foreign()
     balancer.host.sysctl({"ipv4/ip_forward": 1})
-    for _ in range(2):
+    for _unused in range(2):
         balancer.host.run(str(tmp_path / "etc" / "boot"))
         assert balancer.tally(count=10) == shares("web1", "web2", each=5)
         assert balancer.foreign() == foreign, "what others have loaded meanwhile stays"

@@ -42,7 +42,7 @@ def test_services_count_for_themselves(balancer: Balancer) -> None:
     other = service("other", listen=[f"{OTHER_VIP}:80"], backends=weighted(web2=2, web3=1))
     balancer.apply([service(), other])
     first, second = [], []
-    for _ in range(30):
+    for _unused in range(30):
         first += balancer.ask(f"{VIP}:80")
         second += balancer.ask(f"{OTHER_VIP}:80", 2)
     assert traffic.tally(first[:28]) == dict.fromkeys(NAMES, 7)
@@ -53,13 +53,13 @@ def test_udp_is_counted_by_flow(balancer: Balancer) -> None:
     balancer.apply([service(protocol="udp", backends=weighted(web1=2, web2=1))])
     assert balancer.tally(count=30, protocol="udp") == {"web1": 20, "web2": 10}
     ((handle, first),) = balancer.hold(protocol="udp")
-    assert {balancer.talk(handle).name for _ in range(5)} == {first.name}
+    assert {balancer.talk(handle).name for _unused in range(5)} == {first.name}
 
 
 def test_both_protocols_of_a_service_are_exact(balancer: Balancer) -> None:
     balancer.apply([service(protocol=["tcp", "udp"])])
     seen: dict[str, list[traffic.Answer]] = {"tcp": [], "udp": []}
-    for _ in range(20):
+    for _unused in range(20):
         for protocol in seen:
             seen[protocol] += balancer.ask(protocol=protocol)
     for answers in seen.values():

@@ -30,7 +30,7 @@ def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
-        for _ in range(8):
+        for _unused in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     return crc ^ 0xFFFFFFFF
 
@@ -60,7 +60,7 @@ def listen() -> None:
 def received(timeout_s: float = TIMEOUT_S) -> Seen | None:
     """The next packet that came in since `listen`, or None."""
     sock, deadline = _listening[-1], time.monotonic() + timeout_s
-    ready, _, _ = select.select([sock], [], [], max(0.0, deadline - time.monotonic()))
+    ready, _unused, _unused = select.select([sock], [], [], max(0.0, deadline - time.monotonic()))
     if not ready:
         return None
     packet = sock.recv(4096)

@@ -114,7 +114,7 @@ def connected(
 def hold(target: str, count: int = 1, *, protocol: str = "tcp", source: str | None = None) -> list[tuple[int, Answer]]:
     """Open connections that stay open, as pairs (handle for `talk`, first answer)."""
     held = []
-    for _ in range(count):
+    for _unused in range(count):
         sock = connected(target, protocol, source)
         handle = next(_handles)
         _open[handle] = sock
