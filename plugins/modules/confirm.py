@@ -42,7 +42,6 @@ RETURN = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import rollback, store
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 
