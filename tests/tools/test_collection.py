@@ -20,8 +20,6 @@ NEEDED = {"meta", "plugins", "roles", "playbooks"}
 MODULES = {"balancer", "balancer_info", "confirm", "probe"}
 SOURCES = [*NEEDED, "docs", "changelogs", "README.md", "CHANGELOG.md", "LICENSE", "COPYING", "galaxy.yml", "Makefile"]
 LOCALHOST = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-    "meta plugins roles playbooks docs changelogs README.md CHANGELOG.md LICENSE COPYING galaxy.yml Makefile".split()
-)
 
 
 @pytest.fixture(scope="module")
