@@ -27,6 +27,7 @@ PROGRAMS = ("ip", "nft", "iptables-nft", "iptables-legacy", "conntrack")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): run with these engines only, instead of with all")
+    config.addinivalue_line("markers", "slow: seconds under load; leave out with -m 'not slow' while at work")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

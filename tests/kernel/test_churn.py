@@ -8,10 +8,13 @@ from __future__ import annotations
 import random
 import time
 
-from kernel_lab import traffic
+import pytest
+from kernel_lab import generations, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs, weighted
 from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB6
 
+#: Long enough for several packets to be under way in the very moment of a change.
+FLIPPING_S = 4.0
 APPLIES = 200
 LIMIT_S = 120
 METHODS = ("round_robin", "random", "source_hash")
@@ -35,6 +38,7 @@ def declaration(chance: random.Random) -> list[Mapping]:
     return steady + chance.sample(others, chance.randint(0, len(others)))
 
 
+@pytest.mark.slow
 def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
     chance = random.Random(7)
     balancer.apply([service(), service("other", listen=f"{OTHER_VIP}:80", snat="none")])
@@ -57,3 +61,32 @@ def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
     assert not seen.cut
     assert sum(seen.answers.values()) > APPLIES
     assert seen.messages > seen.kept * 5, "every one of them was used again and again"
+
+
+KINDS: dict[str, Mapping] = {
+    "slots": {},
+    "shared": {"method": "random"},
+    "range": {"listen": f"{VIP}:80-81"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_packet_falls_between_two_generations(balancer: Balancer, kind: str) -> None:
+    """A packet that began with the old rules may look up the new elements: the kernel switches these at once."""
+    many, one = [service(**KINDS[kind])], [service(backends=webs("web1"), **KINDS[kind])]
+    balancer.apply(many)
+    load = [
+        balancer.client.begin(traffic.hammer, [f"{VIP}:80"], limit_s=FLIPPING_S, keep=0, breath_s=0, source=source)
+        for source in ("198.18.0.1", "198.18.0.2")
+    ]
+    balancer.client.call(traffic.hammering)
+    flips, untranslated = balancer.host.call(generations.flip, many, one, FLIPPING_S, VIP)
+    seen = [traffic.Hammered(*each.result(LIMIT_S)) for each in load]
+    answers = seen[0].answers + seen[1].answers
+    failed = {who: count for who, count in answers.items() if who not in NAMES}
+    print(f"{kind}: {flips} changes, {sum(answers.values())} connections, {untranslated} not translated, {failed}")
+    assert flips > 300
+    assert not untranslated
+    assert not failed

@@ -27,6 +27,8 @@ CLIENTS, CLIENTS6 = "198.18.0.0/16", "2001:db8:18::/64"
 #: The same address behind both uplinks: the name that answers tells the way that was taken.
 INTERNET = "203.0.113.200"
 UPLINKS = {"isp1": ("up1", "100.64.1"), "isp2": ("up2", "100.64.2")}
+#: What an uplink's other end is called.
+UPLINK = "wire"
 
 NAMES = ("web1", "web2", "web3", "web4")
 #: Ten addresses over the four backends: web1 has .3, .13 and .23, and so on.
@@ -49,6 +51,8 @@ class Lab:
         self.backends = {name: Host(name) for name in NAMES}
         self._uplinks: dict[str, Host] = {}
         self._wires = 0
+        self._ports: list[str] = []
+        self._wired: list[Host] = []
         self._build()
 
     def close(self) -> None:
@@ -74,6 +78,8 @@ class Lab:
     def _wire(self, host: Host, link: str, bridge: str, link_address: str) -> None:
         self._wires += 1
         port = f"port{self._wires}"
+        if host is self.balancer:
+            self._ports.append(port)
         host.ip(f"link add {link} address {link_address} type veth peer name {port} netns {self.switch.pid}")
         self.switch.ip(f"link set {port} master {bridge} up")
 
@@ -120,8 +126,12 @@ class Lab:
             if host is not self.switch:
                 host.call(traffic.release)
         self.balancer.call(server.stop)
-        links = self.balancer.run("ip", "-brief", "link", "show", "type", "veth").splitlines()
-        self.balancer.ip("\n".join(f"link delete {line.split('@')[0].split()[0]}" for line in links))
+        # Cut off at once; the kernel takes the old namespace away in its own time, which is longer.
+        self.switch.ip("\n".join(f"link set {port} down" for port in self._ports))
+        self._ports.clear()
+        for host in self._wired:
+            host.ip(f"link set {UPLINK} down\nlink set {UPLINK} name old{self._wires}")
+        self._wired.clear()
         self.balancer.renew()
         self._build_balancer()
 
@@ -133,7 +143,8 @@ class Lab:
                 host.ip(f"link set lo up\naddress add {INTERNET}/32 dev lo")
                 host.call(server.start, name, PORTS)
             host = self._uplinks[name]
-            self.balancer.ip(f"link add {link} type veth peer name wire netns {host.pid}")
+            self._wired.append(host)
+            self.balancer.ip(f"link add {link} type veth peer name {UPLINK} netns {host.pid}")
             self.balancer.ip(f"address add {net}.2/24 dev {link}\nlink set {link} up")
-            host.ip(f"address add {net}.1/24 dev wire\nlink set wire up")
+            host.ip(f"address add {net}.1/24 dev {UPLINK}\nlink set {UPLINK} up")
         return self._uplinks

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 TIMEOUT_S = 3.0
+#: linux/in.h; the constant is missing in Python.
+IP_BIND_ADDRESS_NO_PORT = 24
 #: Between two rounds of `hammer`: some hundred connections per second, and the balancer still gets a processor.
 BREATH_S = 0.004
 
@@ -103,6 +105,8 @@ def connected(
         sock.settimeout(timeout_s)
         if source or source_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # The port is chosen at connect(): one that is waiting to be forgotten for another target will do.
+            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 0 if source_port else 1)
             sock.bind((source or ("::" if family == socket.AF_INET6 else "0.0.0.0"), source_port))
         sock.connect((host, int(port)))
     except BaseException:
@@ -138,8 +142,15 @@ def release() -> None:
         _open.popitem()[1].close()
 
 
-def hammer(targets: Sequence[str], *, keep: int = 10, limit_s: float = 60.0) -> Hammered:
-    """Open connections without pause until `halt` (or the limit), while `keep` others stay open and are used.
+def hammer(
+    targets: Sequence[str],
+    *,
+    keep: int = 10,
+    limit_s: float = 60.0,
+    breath_s: float = BREATH_S,
+    source: str | None = None,
+) -> Hammered:
+    """Open connections one after the other until `halt` (or the limit), while `keep` others stay open and are used.
 
     Call `hammering` to wait until it is under way.
     """
@@ -152,14 +163,15 @@ def hammer(targets: Sequence[str], *, keep: int = 10, limit_s: float = 60.0) -> 
     _under_way.set()
     while not _halt.is_set() and time.monotonic() < deadline:
         for target in targets:
-            answers[_ask_once(target, "tcp", None, TIMEOUT_S, 0).who] += 1
+            answers[_ask_once(target, "tcp", source, TIMEOUT_S, 0).who] += 1
         if held:
             handle = next(turns)
             answer = talk(handle)
             messages += 1
             if answer.name != before[handle]:
                 cut[answer.who] += 1
-        time.sleep(BREATH_S)
+        if breath_s:
+            time.sleep(breath_s)
     _halt.clear()
     _under_way.clear()
     release()
