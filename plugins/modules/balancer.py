@@ -46,6 +46,16 @@ options:
     description: Turn on forwarding in the kernel for the address families in use. It is never turned off.
     type: bool
     default: true
+  forward:
+    description:
+      - What to do where the rules of others deny forwarded packets of the connections that are declared.
+      - V(warn) only says which rule or policy denies them, and what to do.
+      - V(accept) lets these connections, and no others, through a closed FORWARD chain of iptables, such as that of
+        Docker or ufw, by a chain C(NATLB.forward) that it jumps to first. In nftables other tables are never changed;
+        there a warning names the rule to add.
+    type: str
+    choices: [warn, accept]
+    default: warn
   persist:
     description: Keep the rules in C(/etc/natlb), where the unit that the role installs loads them at boot.
     type: bool
@@ -162,6 +172,7 @@ ARGUMENTS = {
     "egress": {"type": "list", "elements": "raw", "default": []},
     "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "forwarding": {"type": "bool", "default": True},
+    "forward": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict"},

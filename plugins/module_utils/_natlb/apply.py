@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from . import addresses, boot, engines, forwarding, guard, kernel, parse, rollback, routing, store, tracking
+from . import addresses, boot, engines, forward, forwarding, guard, kernel, parse, rollback, routing, store, tracking
 from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import ConfigErrors, HostError
@@ -70,6 +70,8 @@ class Request:
     paths: Paths
     rollback_after_s: int = 0
     tracking: Tracking = field(default_factory=Tracking)
+    #: One of `forward.CHOICES`.
+    forward: str = "warn"
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Plan:
     request: Request
     previous: Config
     engine: Engine
+    path: forward.ForwardPath
     rendered: Ruleset
     transaction: Transaction
     parts: list[Part]
@@ -105,6 +108,7 @@ def balance(
     *,
     engine: str = "auto",
     forwarding: bool = True,
+    forward: str = "warn",
     persist: bool = True,
     state: str = "present",
     check: bool = False,
@@ -129,6 +133,7 @@ def balance(
     if not allow_management_port:
         guard.check(config, guard.endpoints(kernel.parent_environments()))
     request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
+    request.forward = parse.choice(forward, "forward", ("warn", "accept"))
     request.tracking = parse_tracking(conntrack) if state == "present" else Tracking()
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
@@ -214,13 +219,15 @@ def make_plan(request: Request) -> Plan:
     normal, cache = _normal_form(engine, rendered, request.paths)
     live = engine.live()
     previous = _previous(request.paths)
-    plan = Plan(request, previous, engine, rendered, engine.plan(live, normal, rendered), [], {}, cache, warnings)
+    path = forward.look(config, request.forward)
+    plan = Plan(request, previous, engine, path, rendered, engine.plan(live, normal, rendered), [], {}, cache, warnings)
     plan.parts.append(_sysctl_part(_sysctls(request)))
     plan.parts.append(_routing_part(config, previous))
+    plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(Part(live, normal, lambda: _commit(plan), lambda: engine.undo(live, normal)))
     plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
     plan.parts.append(_files_part(plan))
-    warnings += _warnings(request, engine)
+    warnings += _warnings(request, engine) + path.warnings
     return plan
 
 
@@ -228,7 +235,7 @@ def _commit(plan: Plan) -> None:
     plan.transaction = plan.engine.commit(plan.transaction, plan.rendered)
 
 
-def _normal_form(engine: Engine, rendered: Ruleset, paths: Paths) -> tuple[Ruleset, dict[str, Any]]:
+def _normal_form(engine: Engine | forward.Opening, rendered: Ruleset, paths: Paths) -> tuple[Ruleset, dict[str, Any]]:
     """What the kernel will list once `rendered` is loaded, and the cache that says so the next time.
 
     Where there is no namespace to ask the kernel in, the rendered form stands in for it once; the run then keeps what
@@ -254,7 +261,8 @@ def _keep_normal_form(plan: Plan) -> None:
         return
     for unit, entry in plan.cache.items():
         if entry["listing"] is None:
-            entry["listing"] = plan.engine.listing(unit)
+            readers = {opening.title: opening for opening in plan.path.openings}
+            entry["listing"] = readers.get(unit.split()[0], plan.engine).listing(unit)
     path = plan.request.paths.run / store.NORMAL
     text = json.dumps(plan.cache)
     if store.read_text(path) != text:
@@ -314,10 +322,16 @@ def _routing_part(config: Config, previous: Config) -> Part:
             kernel.ip_batch(family, text)
 
     def undo() -> list[rollback.Command]:
-        texts = routing.batch(wanted, live)
+        texts = routing.batch(live=wanted, wanted=live)
         return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]
 
     return Part(live, wanted, commit, undo)
+
+
+def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
+    normal, cache = _normal_form(opening, opening.rendered, plan.request.paths)
+    plan.cache.update(cache)
+    return Part(opening.live, normal, lambda: opening.commit(normal), lambda: opening.undo(normal))
 
 
 def _removal_part(engine: Engine, live: Ruleset) -> Part:
@@ -332,7 +346,7 @@ def _ignore(_unused: object) -> None:
 def _files_part(plan: Plan) -> Part:
     request = plan.request
     known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
-    wanted = boot.files(plan.engine, request.config, plan.rendered, request.paths, request.persist)
+    wanted = boot.files(plan.engine, plan.path, request.config, plan.rendered, request.paths, request.persist)
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
 
     plan.staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}

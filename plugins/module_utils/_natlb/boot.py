@@ -15,25 +15,29 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import routing, store
+from . import forward, routing, store
 from .engines import Engine
 from .model import Config, dump
 from .ruleset import Ruleset, Section
 from .store import Content, Paths
 
 #: Every name that any engine may leave in /etc/natlb.
-NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables")
+NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables", *forward.FILES)
 _HEAD = "#!/bin/sh\n# Written by natlb.netfilter, as its last successful run; changes here are undone.\nset -eu\n"
 
 
-def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persist: bool) -> dict[Path, Content]:
+def files(
+    engine: Engine, path: forward.ForwardPath, config: Config, rendered: Ruleset, paths: Paths, persist: bool
+) -> dict[Path, Content]:
     """Text and mode of each file that is to be there."""
     if config.empty:
         return {}
-    state = {(paths.etc if persist else paths.run) / store.STATE: (state_text(engine, config), 0o600)}
+    state = {(paths.etc if persist else paths.run) / store.STATE: (state_text(engine, path, config), 0o600)}
     if not persist:
         return state
     texts, lines = engine.boot(rendered, str(paths.etc))
+    more, opening = path.boot(str(paths.etc))
+    texts, lines = {**texts, **more}, [*lines, *opening]
     found = {**state, **{paths.etc / name: (text, 0o600) for name, text in texts.items()}}
     found[paths.etc / "boot"] = (_HEAD + "".join(f"{line}\n" for line in lines), 0o700)
     uplinks = uplink_lines(config)
@@ -42,10 +46,12 @@ def files(engine: Engine, config: Config, rendered: Ruleset, paths: Paths, persi
     return found
 
 
-def state_text(engine: Engine, config: Config) -> str:
+def state_text(engine: Engine, path: forward.ForwardPath, config: Config) -> str:
     """JSON with a line per service, so that a diff of it reads like a diff of the declaration."""
     declared = dump(config)
     lines = [f'"engine": {json.dumps(engine.name)}', f'"mark_mask": {declared["mark_mask"]}']
+    if path.forward != "warn":
+        lines.append(f'"forward": {json.dumps(path.forward)}')
     for key in ("services", "egress"):
         items = ",\n".join(json.dumps(item) for item in declared[key])
         lines.append(f'"{key}": [\n{items}\n]' if items else f'"{key}": []')

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from . import iptables, iptables_count, kernel, nftables
+from . import forward_rules, iptables, iptables_count, kernel, nftables
 from .errors import HostError
 from .model import FAMILIES, Config
 from .ruleset import Ruleset, compare
@@ -154,7 +154,7 @@ class IptablesEngine:
         found: Ruleset = {}
         for family in FAMILIES:
             found.update(iptables.parse_save(family, self._listing(family, counters=False)))
-        return found
+        return forward_rules.split(found)[0]
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         if not compare(live, normal):

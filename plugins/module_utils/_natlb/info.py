@@ -40,6 +40,7 @@ def info(
         forwarding=True,
         persist=(paths.etc / store.STATE).exists(),
         paths=paths,
+        forward=str(state.get("forward", "warn")),
     )
     plan = apply.make_plan(request)
     outcome = plan.outcome()

@@ -113,9 +113,17 @@ class Nft:
         return f"{self.path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
 
     def tables(self) -> list[tuple[str, str]]:
-        """(family, name) of every table."""
-        lines = run([self.path, "list", "tables"]).splitlines()
-        return [(words[1], words[2]) for words in map(str.split, lines) if len(words) == 3]
+        """(family, name) of every table. To list just the tables, nft 1.0.6 fetches all that is in them."""
+        lines = self.chains().splitlines()
+        return [(words[1], words[2]) for words in map(str.split, lines) if len(words) == 4 and words[0] == "table"]
+
+    def chains(self) -> str:
+        """Every table, and the heads of its chains."""
+        return run([self.path, "list", "chains"])
+
+    def terse(self, family: str, table: str) -> str:
+        """A table without counters and without the elements of its sets."""
+        return run([self.path, "--stateless", "--terse", "list", "table", family, table])
 
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
@@ -157,8 +165,9 @@ class Iptables:
     def path(self, family: str, action: str = "") -> str:
         return require(self.program(family, action), "iptables")
 
-    def save(self, family: str, counters: bool = False) -> str:
-        return run([self.path(family, "save"), *(["--counters"] if counters else [])])
+    def save(self, family: str, counters: bool = False, table: str = "") -> str:
+        words = [*(["--counters"] if counters else []), *(["--table", table] if table else [])]
+        return run([self.path(family, "save"), *words])
 
     def restore(self, family: str, text: str) -> None:
         run([self.path(family, "restore"), "--noflush", "--wait", "30"], text)
@@ -279,6 +288,22 @@ def connected_networks() -> list[str]:
         if scope == 0:
             found.add(str(ipaddress.ip_network(f"{address}/{prefix}", strict=False)))
     return sorted(found)
+
+
+def routes() -> list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]]:
+    """(network, interface) of the routes of both families; the most specific one that fits an address leads to it."""
+    found: list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = []
+    for line in _read("/proc/thread-self/net/route").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7:
+            address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
+            found.append((ipaddress.IPv4Network(f"{address}/{mask}", strict=False), fields[0]))
+    for line in _read("/proc/thread-self/net/ipv6_route").splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[9] != "lo" and not fields[0].startswith("ff"):
+            address6 = ipaddress.IPv6Address(bytes.fromhex(fields[0]))
+            found.append((ipaddress.IPv6Network((address6, int(fields[1], 16)), strict=False), fields[9]))
+    return found
 
 
 def _inet6() -> Iterable[tuple[str, int, int]]:

@@ -1,0 +1,186 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The forward path of this host: what closes it to our connections, and the way through that a run makes if it may.
+
+iptables has one FORWARD chain for all. Where it is closed (Docker's and ufw's policy is DROP), a chain of ours that it
+jumps to first lets our connections pass, and no others. In nft every tool has chains of its own, and an accept in one
+of ours would not bind them; those a run never changes, it says what to add there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from . import forward_rules, iptables, kernel, nftables
+from .errors import HostError
+from .forward_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
+from .forward_path import Chains, Finding, Packet, closed, may_deny, packets
+from .model import FAMILIES, Config, family_of
+from .ruleset import Ruleset, Section
+
+#: What `forward` may be: only say what stands in the way, or make a way through as well.
+CHOICES = ("warn", "accept")
+_MISPLACED = "# stands behind a rule that may deny its connections"
+_MARKS = (("DOCKER-USER", "Docker"), ("ufw-before-forward", "ufw"), ("FWD_public", "firewalld"))
+
+
+class Opening:
+    """Rules in the FORWARD chain of one variant of iptables: an engine of one chain, in units of its own."""
+
+    def __init__(self, variant: str | None) -> None:
+        self.program = kernel.Iptables(variant)
+        self.live: Ruleset = {}
+        self.rendered: Ruleset = {}
+
+    @property
+    def title(self) -> str:
+        return f"iptables-{self.program.variant}" if self.program.variant else "iptables"
+
+    def identity(self) -> str:
+        path = self.program.path("ip", "restore")
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        texts = {family: iptables.full(rendered, family) for family in FAMILIES}
+        return {f"{self.title} forward {family}": text for family, text in texts.items() if text}
+
+    def normal(self, unit: str, text: str) -> str | None:
+        return self.program.normal(unit.rsplit(maxsplit=1)[-1], text)
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        return forward_rules.split(iptables.parse_save(unit.rsplit(maxsplit=1)[-1], listing))[1]
+
+    def listing(self, unit: str) -> str:
+        return self.program.save(unit.rsplit(maxsplit=1)[-1], table="filter")
+
+    def commit(self, normal: Ruleset) -> None:
+        for family, text in sorted(iptables.delta(self.live, normal, self.rendered).items()):
+            self.program.restore(family, text)
+
+    def undo(self, normal: Ruleset) -> list[tuple[str, str]]:
+        """Command lines, with the text that they read, that put back what is live now."""
+        texts = iptables.delta(normal, self.live, self.live)
+        return [(f"{self.program.path(family, 'restore')} --noflush --wait 30", text) for family, text in texts.items()]
+
+    def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+        files: dict[str, str] = {}
+        lines: list[str] = []
+        for family in sorted({key[0] for key in self.rendered}):
+            name = f"forward.{self.program.program(family)}"
+            chains = {key: section for key, section in self.rendered.items() if key[2] == "chain"}
+            files[name] = iptables.full(chains, family)
+            lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
+            program, jump = f"{self.program.path(family)} --wait 30", f"-j {forward_rules.ROOT}"
+            lines.append(f"{program} -C FORWARD {jump} 2>/dev/null || {program} -I FORWARD 1 {jump}")
+        return files, lines
+
+
+#: The names of every file that `boot` may write.
+FILES = tuple(f"forward.{name}{tail}" for name in ("iptables", "ip6tables") for tail in ("", "-nft", "-legacy"))
+
+
+@dataclass
+class ForwardPath:
+    """What a look at the host gave: openings that are there or should be, and warnings."""
+
+    forward: str
+    openings: list[Opening] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+        files: dict[str, str] = {}
+        lines: list[str] = []
+        for opening in self.openings:
+            more, loading = opening.boot(directory)
+            files.update(more)
+            lines += loading
+        return files, lines
+
+
+def look(config: Config, forward: str) -> ForwardPath:
+    """Read the forward path and say what a run has to do there. Touches nothing.
+
+    `forward` is one of `CHOICES`. A host that filters nothing costs one call of nft.
+    """
+    path = ForwardPath(forward)
+    hooks = forward_hooks(kernel.Nft().chains()) if kernel.find("nft") else None
+    tried: list[Packet] | None = None
+    for variant, families in _iptables_places(hooks):
+        opening = Opening(variant)
+        for family in families:
+            text = opening.program.save(family, table="filter")
+            opening.live.update(forward_rules.split(iptables.parse_save(family, text))[1])
+            chains = parse_save(family, text, "")
+            if chains is None:
+                continue
+            chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
+            tried = packets(config, kernel.routes()) if tried is None else tried
+            if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried)):
+                opening.rendered.update(forward_rules.render(config, family))
+                _mark_misplaced(opening.live, chains, tried)
+            elif (finding := closed(chains, tried)) is not None:
+                path.warnings.append(f"{finding.text()}; forward: accept (natlb_forward: accept) lets just them pass")
+        if opening.live or opening.rendered:
+            path.openings.append(opening)
+    for hook in hooks or ():
+        if not is_of_iptables(hook) and hook[:2] not in [(family, nftables.TABLE) for family in FAMILIES]:
+            tried = packets(config, kernel.routes()) if tried is None else tried
+            path.warnings += _nft_warnings(hook, tried)
+    return path
+
+
+def _iptables_places(hooks: Sequence[Hook] | None) -> list[tuple[str | None, list[str]]]:
+    """The variants of iptables, each with the families in which it has a FORWARD chain. Asking would make one."""
+    found: list[tuple[str | None, list[str]]] = []
+    offered: list[str | None] = [*kernel.iptables_variants()]
+    if not offered and kernel.find("iptables"):
+        offered = [None]
+    legacy = [family for family in FAMILIES if "filter" in kernel.legacy_tables(family)]
+    nft = [f for f in FAMILIES if hooks is None or any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
+    for variant in offered:
+        is_legacy = (variant or kernel.default_variant()) == "legacy"
+        families = legacy if is_legacy else nft
+        if families:
+            found.append((variant, families))
+    return found
+
+
+def _owner(chains: Chains) -> str:
+    names = [owner for chain, owner in _MARKS if chain in chains.rules]
+    return f" of {' and '.join(names)}" if names else ""
+
+
+def _mark_misplaced(live: Ruleset, chains: Chains, tried: Sequence[Packet]) -> None:
+    """Make a jump that stands behind a denial differ from the one that is wanted, so that it is put first again."""
+    key = (chains.family, "filter", "jump", "FORWARD")
+    if key in live and may_deny(chains, tried, stop=forward_rules.ROOT):
+        live[key] = Section((_MISPLACED,), live[key].body)
+
+
+def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
+    family, table, name = hook
+    try:
+        listing = kernel.Nft().terse(family, table)
+    except HostError:
+        # Gone since, or owned by a program that hides it.
+        return []
+    found = [chains for chains in parse_nft(listing) if chains.base == name]
+    return [_nft_warning(hook, finding) for chains in found for finding in [closed(chains, tried)] if finding]
+
+
+def _nft_warning(hook: Hook, finding: Finding) -> str:
+    """What to add, since natlb changes no table of others."""
+    family, table, name = hook
+    if table == "firewalld":
+        remedy = "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"
+        return f"{finding.text()}; natlb changes no table of others: {remedy}"
+    rules = ["ct status dnat accept"] if finding.dnat else []
+    rules += [f"ct original {family_of(source)} saddr {source} accept" for source in finding.sources]
+    commands = " and ".join(f"`nft insert rule {family} {table} {name} {rule}`" for rule in rules)
+    return f"{finding.text()}; natlb changes no table of others: run {commands}, and keep it in its own file too"

@@ -1,0 +1,215 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What iptables-save and nft print of the chains at the forward hook, read for `forward_path.py`.
+
+Both are read only as far as is needed to tell whether a packet passes. Whatever else a rule matches is kept as a match
+of which that cannot be told.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Container, Iterator
+
+from .dispatch import PREFIX
+from .forward_path import Chains, Match, Rule
+
+#: Family, table and name of a base chain of nft.
+Hook = tuple[str, str, str]
+
+# -- iptables-save -------------------------------------------------------------------------------------------------
+
+_IPTABLES = {
+    "-i": "iif",
+    "-o": "oif",
+    "-p": "protocol",
+    "-s": "source",
+    "-d": "target",
+    "--dport": "port",
+    "--dports": "port",
+    "--ctstate": "ctstate",
+    "--state": "ctstate",
+}
+_IPTABLES_VERDICTS = {"ACCEPT": "accept", "DROP": "deny", "REJECT": "deny", "RETURN": "return"}
+
+
+def parse_save(family: str, text: str, place: str) -> Chains | None:
+    """The filter table from the output of `iptables-save`, without chains of ours; None where there is none."""
+    block = re.search(r"^\*filter\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL)
+    policy = re.search(r"^:FORWARD (\w+)", block[1], re.MULTILINE) if block else None
+    if block is None or policy is None:
+        return None
+    chains = Chains(place, family, "FORWARD", policy[1])
+    chains.policy = "accept" if policy[1] == "ACCEPT" else policy[1]
+    for name in re.findall(r"^:(\S+)", block[1], re.MULTILINE):
+        chains.rules[name] = []
+    for line in block[1].splitlines():
+        if line.startswith("-A ") and not line.startswith(f"-A {PREFIX}"):
+            rule = _iptables_rule(line, chains.rules.keys())
+            if rule is not None:
+                chains.rules.setdefault(line.split()[1], []).append(rule)
+    return chains
+
+
+def _iptables_rule(line: str, known: Container[str]) -> Rule | None:
+    """None where the rule only logs, marks or counts."""
+    try:
+        words = shlex.split(line)[2:]
+    except ValueError:
+        return None
+    matches: list[Match] = []
+    negated = False
+    position = 0
+    while position < len(words):
+        word = words[position]
+        values = []
+        position += 1
+        while position < len(words) and words[position] != "!" and not words[position].startswith("-"):
+            values.append(words[position])
+            position += 1
+        if word in ("-j", "-g"):
+            return _iptables_verdict(word, values[0] if values else "", tuple(matches), line, known)
+        if word == "!":
+            negated = True
+            continue
+        if word not in ("-m", "--comment"):
+            kind = _IPTABLES.get(word, word)
+            text = ",".join(values)
+            text = text.lower() if kind in ("protocol", "ctstate") else text
+            matches.append(Match(kind, tuple(text.split(",")), negated))
+        negated = False
+    return None
+
+
+def _iptables_verdict(
+    how: str, target: str, matches: tuple[Match, ...], line: str, known: Container[str]
+) -> Rule | None:
+    if target in _IPTABLES_VERDICTS:
+        return Rule(matches, _IPTABLES_VERDICTS[target], text=line)
+    if target in known:
+        return Rule(matches, "goto" if how == "-g" else "jump", target, line)
+    # A queue's program may do anything.
+    return Rule(matches, "accept", text=line) if target in ("QUEUE", "NFQUEUE") else None
+
+
+# -- nft -----------------------------------------------------------------------------------------------------------
+
+_NFT_KINDS = {
+    "iifname": "iif",
+    "iif": "iif",
+    "oifname": "oif",
+    "oif": "oif",
+    "meta nfproto": "family",
+    "meta l4proto": "protocol",
+    "ip protocol": "protocol",
+    "ct state": "state",
+    "ct status": "status",
+    "saddr": "source",
+    "daddr": "target",
+    "dport": "port",
+}
+_NFT_FAMILIES = {"ipv4": "ip", "ipv6": "ip6"}
+_NFT_MATCH = re.compile(
+    r"(?:(?P<l3>ip6?) (?=[sd]addr)|(?P<l4>tcp|udp|sctp|th) (?=dport))?"
+    r"(?P<what>iifname|oifname|iif|oif|meta nfproto|meta l4proto|ip protocol|ct state|ct status|[sd]addr|dport) "
+    r"(?P<no>!= )?(?P<values>\{[^}]*\}|\"[^\"]*\"|(?:[^\s,]+, ?)*[^\s,]+) ?"
+)
+#: Statements that decide nothing.
+_NFT_IDLE = re.compile(
+    r"counter(?: packets \d+ bytes \d+| name \S+)? ?|log(?: (?:prefix \"[^\"]*\"|level \w+|group \d+|flags [\w ,]+?"
+    r"|snaplen \d+|queue-threshold \d+))* ?"
+)
+_NFT_VERDICT = re.compile(r"\b(accept|drop|return|reject(?: with .*)?|queue\b.*|(?:jump|goto) \S+)$")
+_NFT_STATE_MAP = re.compile(r"ct state vmap \{ ?(.*?) ?\}$")
+_NFT_BASE = re.compile(r"type filter hook forward priority [^;]*;(?: policy (\w+);)?")
+
+
+def parse_nft(listing: str) -> Iterator[Chains]:
+    """The base chains at the forward hook of one table and the chains that they lead to; one of each per family."""
+    table = re.search(r"^table (\S+) (\S+) \{", listing, re.MULTILINE)
+    if table is None:
+        return
+    rules: dict[str, list[Rule]] = {}
+    bases: list[tuple[str, str]] = []
+    for name, body in re.findall(r"^\tchain (\S+) \{\n(.*?)^\t\}", listing, re.MULTILINE | re.DOTALL):
+        rules[name] = []
+        for line in map(str.strip, body.splitlines()):
+            base = _NFT_BASE.match(line)
+            if base:
+                bases.append((name, base[1] or "accept"))
+            elif line and not line.startswith(("type ", "comment ", "policy ")):
+                rules[name] += _nft_rules(line)
+    for name, policy in bases:
+        for family in ("ip", "ip6") if table[1] == "inet" else (table[1],):
+            yield Chains(f"table {table[1]} {table[2]}, chain {name}", family, name, policy, rules)
+
+
+def _nft_rules(line: str) -> list[Rule]:
+    """What one line does: nothing, a verdict, or several that a map of connection states holds."""
+    text = re.sub(r" comment \"[^\"]*\"$", "", line)
+    states = _NFT_STATE_MAP.search(text)
+    if states:
+        head = _nft_matches(text[: states.start()])
+        pairs = [entry.split(" : ") for entry in states[1].split(", ") if " : " in entry]
+        decided = [(state, verdict) for state, verdict in pairs if verdict != "continue"]
+        return [_nft_rule((*head, Match("state", (state,))), verdict, line) for state, verdict in decided]
+    found = _NFT_VERDICT.search(text)
+    if found is None:
+        # A map whose verdicts are not looked up here may lead anywhere.
+        return [Rule((Match("vmap", ()),), "accept", text=line)] if " vmap " in f" {text}" else []
+    return [_nft_rule(_nft_matches(text[: found.start()]), found[1], line)]
+
+
+def _nft_rule(matches: tuple[Match, ...], verdict: str, line: str) -> Rule:
+    word, _space, target = verdict.partition(" ")
+    if word in ("jump", "goto"):
+        return Rule(matches, word, target, line)
+    # A queue's program may do anything.
+    known = {"queue": "accept", "drop": "deny", "reject": "deny"}
+    return Rule(matches, known.get(word, word), text=line)
+
+
+def _nft_matches(text: str) -> tuple[Match, ...]:
+    """Matches up to the first that is not known; that one stands for the rest."""
+    matches: list[Match] = []
+    text = text.strip().replace("ct status & dnat == dnat", "ct status dnat")
+    while text:
+        idle = _NFT_IDLE.match(text)
+        if idle and idle.end():
+            text = text[idle.end() :]
+            continue
+        found = _NFT_MATCH.match(text)
+        if found is None:
+            return (*matches, Match("unknown", (text,)))
+        if found["l3"]:
+            matches.append(Match("family", (found["l3"],)))
+        if found["l4"] and found["l4"] != "th":
+            matches.append(Match("protocol", (found["l4"],)))
+        values = [value.strip().strip('"') for value in found["values"].strip("{} ").split(",")]
+        if found["what"] == "meta nfproto":
+            values = [_NFT_FAMILIES.get(value, value) for value in values]
+        matches.append(Match(_NFT_KINDS[found["what"]], tuple(values), bool(found["no"])))
+        text = text[found.end() :]
+    return tuple(matches)
+
+
+def forward_hooks(listing: str) -> list[Hook]:
+    """Each base chain at the forward hook, from `nft list chains`."""
+    found: list[Hook] = []
+    family = table = chain = ""
+    for line in listing.splitlines():
+        words = line.split()
+        if line.startswith("table ") and len(words) > 2:
+            family, table = words[1], words[2]
+        elif len(words) > 1 and words[0] == "chain":
+            chain = words[1]
+        elif _NFT_BASE.match(line.strip()) and family in ("ip", "ip6", "inet"):
+            found.append((family, table, chain))
+    return found
+
+
+def is_of_iptables(hook: Hook) -> bool:
+    """Whether a base chain is one that iptables-nft makes."""
+    return hook[0] in ("ip", "ip6") and (hook[1], hook[2]) == ("filter", "FORWARD")

@@ -1,0 +1,313 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the rules of others let forwarded connections of ours through.
+
+The chains at the forward hook (`forward_listing.py`) are walked with the packets of each service. A match that cannot
+be told (a mark, a set, a rate) may be met or not, so a walk gives every end that it may have. A path is *closed* where
+each of them is a denial: a run warns of nothing less, since a false alarm teaches people not to read.
+
+A packet passes only if every base chain at the hook lets it; an `accept` in one of them does not bind the others
+(nft(8), "verdict statements").
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Callable, NamedTuple, Union
+
+from .model import Config, family_of
+
+#: (network, interface) of each route in the main tables.
+Routes = Sequence[tuple[Union[ipaddress.IPv4Network, ipaddress.IPv6Network], str]]
+#: Packets of so many services and egress items are tried; ten thousand would take seconds.
+TRIED = 50
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A forwarded packet, as far as it is known. Interfaces are those that it may use; empty where nothing is known."""
+
+    owner: str
+    family: str
+    protocol: str | None
+    state: str
+    dnat: bool
+    inside: frozenset[str]
+    outside: frozenset[str]
+    source: str | None = None
+    target: str | None = None
+    port: int | None = None
+
+
+class Match(NamedTuple):
+    """`kind` is one that `_TELL` knows, or another, of which nobody can tell whether it is met."""
+
+    kind: str
+    values: tuple[str, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`verdict` is accept, deny, return, jump or goto; `target` the chain that the last two lead to."""
+
+    matches: tuple[Match, ...]
+    verdict: str
+    target: str = ""
+    text: str = ""
+
+
+@dataclass
+class Chains:
+    """The chains of one table in one family, and where its packets come in."""
+
+    place: str
+    family: str
+    base: str
+    policy: str
+    rules: dict[str, list[Rule]] = field(default_factory=dict)
+
+
+class End(NamedTuple):
+    """How a walk ends: `verdict` is accept, deny or fall (past the last rule), `why` the rule or the policy."""
+
+    verdict: str
+    why: str = ""
+
+
+_FALL = End("fall")
+
+
+# -- walking -------------------------------------------------------------------------------------------------------
+
+
+def ends(chains: Chains, packet: Packet, stop: str = "") -> set[End]:
+    """Every end that the packet may have; with `stop` only until a rule leads into that chain, which then accepts."""
+    found = _walk(chains, chains.base, packet, stop, ())
+    if _FALL in found:
+        found = found - {_FALL}
+        found.add(End("accept" if chains.policy == "accept" else "deny", f"policy {chains.policy}"))
+    return found
+
+
+def _walk(chains: Chains, name: str, packet: Packet, stop: str, above: tuple[str, ...]) -> set[End]:
+    found: set[End] = set()
+    for rule in chains.rules.get(name, ()):
+        met = _met(rule, packet)
+        if met is False:
+            continue
+        if stop and rule.target == stop:
+            return found | {End("accept", rule.text)}
+        if rule.verdict in ("jump", "goto"):
+            if rule.target in above:
+                continue
+            here = _walk(chains, rule.target, packet, stop, (*above, name))
+            found |= here - {_FALL}
+            if met and (_FALL not in here or rule.verdict == "goto"):
+                return found | here
+        else:
+            found.add(_FALL if rule.verdict == "return" else End(rule.verdict, rule.text))
+            if met:
+                return found
+    return found | {_FALL}
+
+
+def _met(rule: Rule, packet: Packet) -> bool | None:
+    """Whether all matches of a rule are met; None where that cannot be told."""
+    answers = [_tell(match, packet) for match in rule.matches]
+    return False if False in answers else None if None in answers else True
+
+
+def _tell(match: Match, packet: Packet) -> bool | None:
+    tell = _TELL.get(match.kind)
+    answer = None if tell is None else tell(match.values, packet)
+    return answer if answer is None else answer != match.negated
+
+
+def _tell_interface(values: Sequence[str], known: frozenset[str]) -> bool | None:
+    if any(value.startswith(("@", "$")) for value in values):
+        return None
+    found = {any(_is_interface(name, value) for value in values) for name in known}
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_interface(name: str, pattern: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern[-1:] in ("*", "+") else name == pattern
+
+
+def _tell_address(values: Sequence[str], address: str | None) -> bool | None:
+    """An address that is a network may lie in another in part; then nobody can tell."""
+    if address is None or any(value.startswith(("@", "$")) for value in values):
+        return None
+    inner = ipaddress.ip_network(address)
+    low, high = int(inner.network_address), int(inner.broadcast_address)
+    apart = True
+    for value in values:
+        first, _dash, last = value.partition("-")
+        try:
+            outer, until = ipaddress.ip_network(first, strict=False), ipaddress.ip_network(last or first, strict=False)
+        except ValueError:
+            return None
+        if outer.version != inner.version:
+            continue
+        if int(outer.network_address) <= low and high <= int(until.broadcast_address):
+            return True
+        apart = apart and (high < int(outer.network_address) or low > int(until.broadcast_address))
+    return False if apart else None
+
+
+def _tell_port(values: Sequence[str], port: int | None) -> bool | None:
+    if port is None:
+        return None
+    for value in values:
+        ends_of = re.fullmatch(r"(\d+)(?:[-:](\d+))?", value)
+        if ends_of is None:
+            return None
+        if int(ends_of[1]) <= port <= int(ends_of[2] or ends_of[1]):
+            return True
+    return False
+
+
+_TELL: dict[str, Callable[[Sequence[str], Packet], bool | None]] = {
+    "iif": lambda values, packet: _tell_interface(values, packet.inside),
+    "oif": lambda values, packet: _tell_interface(values, packet.outside),
+    "family": lambda values, packet: packet.family in values,
+    "protocol": lambda values, packet: (
+        True if "all" in values else None if packet.protocol is None else packet.protocol in values
+    ),
+    "state": lambda values, packet: packet.state in values,
+    "status": lambda values, packet: "dnat" in values and packet.dnat,
+    # iptables has both in one list.
+    "ctstate": lambda values, packet: packet.state in values or ("dnat" in values and packet.dnat),
+    "source": lambda values, packet: _tell_address(values, packet.source),
+    "target": lambda values, packet: _tell_address(values, packet.target),
+    "port": lambda values, packet: _tell_port(values, packet.port),
+}
+
+
+# -- packets -------------------------------------------------------------------------------------------------------
+
+
+def packets(config: Config, routes: Routes) -> list[Packet]:
+    """For each service and family a client's first packet and a backend's answer; the same for egress.
+
+    Clients come in where the frontend's network or the default route is.
+    """
+    found: list[Packet] = []
+    for service in config.services[:TRIED]:
+        for family in service.families():
+            behind = service.serving(family) or [item for item in service.backends if item.family == family]
+            frontend = next(item for item in service.frontends() if item.family == family)
+            if behind:
+                inside = {service.interface} if service.interface else _ways(routes, family, frontend.address)
+                backend = behind[0]
+                first = Packet(
+                    owner=f"service {service.name}",
+                    family=family,
+                    protocol=frontend.protocol,
+                    state="new",
+                    dnat=True,
+                    inside=frozenset(filter(None, inside)),
+                    outside=frozenset(_way(routes, backend.address)),
+                    target=backend.address,
+                    port=backend.port or frontend.low,
+                )
+                found += [first, _answer(first)]
+    for item in config.egress[:TRIED]:
+        for source in item.sources:
+            family = family_of(source)
+            outs = {item.out_interface} if item.out_interface else {uplink.interface for uplink in item.uplinks}
+            first = Packet(
+                owner=f"egress of {source}",
+                family=family,
+                protocol=item.protocol,
+                state="new",
+                dnat=False,
+                inside=frozenset(_way(routes, source)),
+                outside=frozenset(filter(None, outs or _ways(routes, family, None))),
+                source=source,
+                port=item.ports[0][0] if item.ports else None,
+            )
+            found += [first, _answer(first)]
+    return found
+
+
+def _answer(packet: Packet) -> Packet:
+    return replace(
+        packet,
+        state="established",
+        inside=packet.outside,
+        outside=packet.inside,
+        source=packet.target,
+        target=packet.source,
+        port=None,
+    )
+
+
+def _way(routes: Routes, address: str) -> set[str]:
+    """The interface of the most specific route to an address or network; empty where there is none."""
+    wanted = ipaddress.ip_network(address)
+    best: tuple[int, str] | None = None
+    for network, interface in routes:
+        within = wanted.network_address in network and wanted.prefixlen >= network.prefixlen
+        if within and (best is None or network.prefixlen > best[0]):
+            best = (network.prefixlen, interface)
+    return {best[1]} if best else set()
+
+
+def _ways(routes: Routes, family: str, address: str | None) -> set[str]:
+    """Where clients come from: the interfaces of the default routes, and the one in the address's network."""
+    version = 6 if family == "ip6" else 4
+    found = {interface for network, interface in routes if network.prefixlen == 0 and network.version == version}
+    return found | (_way(routes, address) if address else set())
+
+
+# -- findings ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A base chain that denies packets of ours for certain: whose they are, and the first denial that they meet."""
+
+    place: str
+    why: str
+    owners: tuple[str, ...]
+    dnat: bool
+    sources: tuple[str, ...]
+
+    def text(self) -> str:
+        """Whose connections, by what, one line."""
+        named = ", ".join(self.owners[:_NAMED]) + (", …" if len(self.owners) > _NAMED else "")
+        return f"{named}: connections are not forwarded, because of {self.place} ({self.why})"
+
+
+def closed(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding | None:
+    """What in these chains denies packets of ours; None where every one of them may pass."""
+    whys: list[str] = []
+    denied: list[Packet] = []
+    for packet in tried:
+        if packet.family == chains.family:
+            reached = ends(chains, packet, stop)
+            if all(end.verdict == "deny" for end in reached):
+                denied.append(packet)
+                whys += sorted(end.why for end in reached)
+    if not denied:
+        return None
+    return Finding(
+        place=chains.place,
+        why=whys[0],
+        owners=tuple(dict.fromkeys(packet.owner for packet in denied)),
+        dnat=any(packet.dnat for packet in denied),
+        sources=tuple(dict.fromkeys(p.owner.rpartition(" ")[2] for p in denied if not p.dnat)),
+    )
+
+
+def may_deny(chains: Chains, tried: Sequence[Packet], stop: str = "") -> bool:
+    """Whether some packet of ours may be denied, be it only by a rule of which that cannot be told."""
+    mine = [packet for packet in tried if packet.family == chains.family]
+    return any(end.verdict == "deny" for packet in mine for end in ends(chains, packet, stop))

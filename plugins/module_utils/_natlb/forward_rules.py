@@ -1,0 +1,136 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our connections, and no others, past a FORWARD chain of iptables that denies them.
+
+    filter  FORWARD → NATLB.forward → tree by original port and address → ACCEPT; then egress
+
+Here every packet of a connection comes by, answers and ICMP errors too. All of them are told by what the connection
+was to begin with: its original destination, once translated, is a frontend of ours; its original source is in a network
+that egress names.
+"""
+
+from __future__ import annotations
+
+from .dispatch import Item, Tree, build, chain_name, digest, number_range, ports_text
+from .iptables_service import Tables
+from .model import PROTOCOLS, Backend, Config, Egress, Frontend, Service
+from .ruleset import Key, Ruleset, Section
+
+ROOT = chain_name("forward")
+#: Names of services are not empty, so none of their chains begins like this.
+_OTHERS = chain_name("", "a")
+
+
+def render(config: Config, family: str) -> Ruleset:
+    """The chains of one family and the jump into them; empty where nothing is declared in it."""
+    tables = Tables(family)
+    rules = [*_services(tables, config), *_egress(tables, config)]
+    if rules:
+        tables.enter("filter", "FORWARD", "forward", rules)
+    return tables.ruleset()
+
+
+def split(ruleset: Ruleset) -> tuple[Ruleset, Ruleset]:
+    """What the iptables engine has made of all that is ours in iptables, and what is rendered here."""
+    engine: Ruleset = {}
+    forward: Ruleset = {}
+    for key, section in ruleset.items():
+        if key[1:] == ("filter", "jump", "FORWARD"):
+            for found, mine in ((engine, False), (forward, True)):
+                body = tuple(line for line in section.body if line.endswith(f" {ROOT}") == mine)
+                if body:
+                    found[key] = Section(section.header, body)
+        else:
+            (forward if _is_here(key) else engine)[key] = section
+    return engine, forward
+
+
+def _is_here(key: Key) -> bool:
+    return key[1] == "filter" and (key[3] == ROOT or key[3].startswith(_OTHERS))
+
+
+def _services(tables: Tables, config: Config) -> list[str]:
+    """A tree for each protocol; returns the rules that enter them."""
+    items: dict[tuple[bool, str], list[Item]] = {}
+    for service in config.services:
+        for frontend in service.frontends():
+            if frontend.family == tables.family:
+                addresses = number_range(frontend.address) if frontend.address else (0, 0)
+                item = Item((frontend.low, frontend.high), addresses, (_service_rule(tables, service, frontend),))
+                items.setdefault((frontend.address is None, frontend.protocol), []).append(item)
+    jumps = []
+    for wildcard, protocol in sorted(items, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+        tree = Tree(
+            ("", "aw" if wildcard else "a", protocol),
+            tables.bits,
+            "-m conntrack --ctorigdstport {}".format,
+            "-m conntrack --ctorigdst {}".format,
+        )
+        for name, lines in build(tree, sorted(items[wildcard, protocol], key=_order)).items():
+            tables.chains["filter", name] = lines
+        jumps.append(f"-m conntrack --ctstate DNAT --ctproto {protocol} -j {tree.root}")
+    return jumps
+
+
+def _order(item: Item) -> tuple[object, ...]:
+    return item.addresses, item.ports, item.rules
+
+
+def _service_rule(tables: Tables, service: Service, frontend: Frontend) -> str:
+    """The rule for one frontend. Where its original destination does not tell that it was us, the backend does."""
+    ports = ports_text((frontend.low, frontend.high))
+    match = f"-m conntrack --ctorigdstport {ports}"
+    if frontend.address is not None:
+        match = f"-m conntrack --ctorigdst {frontend.address} --ctorigdstport {ports}"
+        if frontend.interface is None:
+            return f"{match} -j ACCEPT"
+    backends = [backend for backend in service.backends if backend.family == tables.family]
+    rules = [_backend_rule(backend, ports) for backend in backends]
+    name = chain_name("", "a", digest("\n".join(rules)))
+    tables.chains["filter", name] = rules
+    return f"{match} -j {name}"
+
+
+def _backend_rule(backend: Backend, ports: str) -> str:
+    return f"-m conntrack --ctreplsrc {backend.address} --ctreplsrcport {backend.port or ports} -j ACCEPT"
+
+
+def _egress(tables: Tables, config: Config) -> list[str]:
+    """Connections from the networks behind the balancer to elsewhere, by the way that egress names."""
+    jumps: list[str] = []
+    for item in config.egress:
+        sources = item.sources_of(tables.family)
+        if not sources:
+            continue
+        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources]
+        for source in sources:
+            for match in _matches(item, source):
+                rules += [f"-m conntrack {match} --ctdir {way} -j ACCEPT" for way in ("ORIGINAL", "REPLY")]
+        if _ways(item):
+            rules = [rule for line in rules for rule in _on_ways(line, _ways(item))]
+        name = chain_name("", "a", digest("\n".join(rules)))
+        tables.chains["filter", name] = rules
+        jumps.append(f"-j {name}")
+    return jumps
+
+
+def _ways(item: Egress) -> list[str]:
+    if item.uplinks:
+        return sorted({uplink.interface for uplink in item.uplinks})
+    return [item.out_interface] if item.out_interface else []
+
+
+def _on_ways(rule: str, ways: list[str]) -> list[str]:
+    """A rule once per way out: there its packets leave, and the answers come in."""
+    if "--ctdir" not in rule:
+        return [rule]
+    return [f"{'-o' if 'ORIGINAL' in rule else '-i'} {way} {rule}" for way in ways]
+
+
+def _matches(item: Egress, source: str) -> list[str]:
+    match = f"--ctorigsrc {source}"
+    if item.protocol is None:
+        return [match]
+    match += f" --ctproto {item.protocol}"
+    return [f"{match} --ctorigdstport {ports_text(ports)}" for ports in item.ports] or [match]
