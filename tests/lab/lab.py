@@ -35,8 +35,10 @@ RECIPE_LABEL = "natlb.recipe"
 SPEC_LABEL = "natlb.spec"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "nftables", "iptables", "conntrack", "iproute2",
-    "procps", "iputils-ping",
+    "procps", "iputils-ping", "openssh-server",
 )  # fmt: skip
+# sshd is started by the one test that needs it, with keys made then.
+NO_SSHD = "rm -f {root}/etc/ssh/ssh_host_* {root}/etc/systemd/system/multi-user.target.wants/ssh.service"
 
 NAMESPACE = "natlb-lab"
 NAMESPACE_PATH = pathlib.Path("/run/netns") / NAMESPACE
@@ -121,7 +123,8 @@ def digest(parts: Sequence[str]) -> str:
 
 def recipe() -> str:
     """Changes when the image has to be built anew."""
-    return digest([SUITE, *PACKAGES, os.environ.get("NATLB_IMAGE", ""), (LAB_DIR / "Containerfile").read_text()])
+    base, containerfile = os.environ.get("NATLB_IMAGE", ""), (LAB_DIR / "Containerfile").read_text()
+    return digest([SUITE, *PACKAGES, NO_SSHD, base, containerfile])
 
 
 # --- running programs ------------------------------------------------------------------------------------------------
@@ -130,6 +133,9 @@ def recipe() -> str:
 def podman_environment() -> dict[str, str]:
     """This process's environment, with CONTAINERS_CONF where podman was found to need it."""
     environment = dict(os.environ)
+    if environment.get("CONTAINERS_CONF") == str(CONTAINERS_CONF):
+        # Set by tools/run, for the choice that was made last; it may be about to be made anew.
+        del environment["CONTAINERS_CONF"]
     if PODMAN_CHOICE.exists() and PODMAN_CHOICE.read_text().strip():
         environment["CONTAINERS_CONF"] = str(CONTAINERS_CONF)
     return environment
@@ -191,7 +197,8 @@ def build_from_packages() -> None:
         exclude = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
         # Not unpacked twice, not synced to disk: an interrupted build is thrown away anyhow.
         quick = ["--variant=minbase", "--dpkgopt=force-unsafe-io", "--skip=check/empty"]
-        run("mmdebstrap", *quick, *exclude, f"--include={','.join(PACKAGES)}", SUITE, tarball)
+        hook = "--customize-hook=" + NO_SSHD.format(root='"$1"')
+        run("mmdebstrap", *quick, *exclude, hook, f"--include={','.join(PACKAGES)}", SUITE, tarball)
         changes = [f"--change=LABEL {RECIPE_LABEL}={recipe()}", '--change=CMD ["/sbin/init"]']
         run("podman", "import", *changes, tarball, IMAGE)
 
@@ -200,6 +207,7 @@ def build_from_base(base: str) -> None:
     """Add the packages to an image that the user named."""
     tags = [f"--tag={IMAGE}", f"--label={RECIPE_LABEL}={recipe()}"]
     arguments = [f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={' '.join(PACKAGES)}"]
+    arguments.append(f"--build-arg=NO_SSHD={NO_SSHD.format(root='')}")
     run("podman", "build", "--network=host", f"--file={LAB_DIR}/Containerfile", *tags, *arguments, str(LAB_DIR))
 
 
