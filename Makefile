@@ -6,7 +6,7 @@ RUN := tools/run
 PYTEST := $(RUN) python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel molecule build clean
+.PHONY: help setup demo up down test lint unit kernel drills molecule build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ unit: dev ## Tests of the pure core; no root, no network
 
 kernel: dev ## The behaviour of both engines on the real kernel, in network namespaces
 	@$(PYTEST) tests/kernel
+
+drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
+	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule

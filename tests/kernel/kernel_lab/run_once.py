@@ -4,17 +4,21 @@
 """One run as a process of its own, as Ansible starts it: it can be killed, or kill itself at a given point.
 
 Run as `python run_once.py MODULE_UTILS ROOT`; standard input is `{"services": …, "egress": …, "options": …}`, and with
-`"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`rollback.arm`) has returned.
+`"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`rollback.arm`) has returned. `"set"` gives
+values to names of modules first (`{"store.LOCK_TIMEOUT_S": 1}`), and `"clock"` makes the wall clock jump by so many
+seconds at each look.
 Prints a line of JSON: `{"transaction": …, "token": …}` or `{"error": …}`.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,12 @@ def die_after(name: str) -> None:
     setattr(module, function_name, deadly)
 
 
+def jump(step_s: float) -> None:
+    looks = itertools.count()
+    real = time.time
+    time.time = lambda: real() + step_s * next(looks)
+
+
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     from _natlb import apply, store  # noqa: PLC0415
@@ -38,6 +48,11 @@ def main() -> None:
 
     request = json.load(sys.stdin)
     root = Path(sys.argv[2])
+    for name, value in request.get("set", {}).items():
+        module_name, _dot, attribute = name.partition(".")
+        setattr(importlib.import_module(f"_natlb.{module_name}"), attribute, value)
+    if "clock" in request:
+        jump(request["clock"])
     if "die" in request:
         die_after(request["die"])
     try:

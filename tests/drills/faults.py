@@ -1,0 +1,440 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults, injected into runs on a balancer of the kernel lab. Each drill returns a `Row` of figures.
+
+Two declarations take turns, OLD and NEW. After a fault the kernel must hold the rules of one of the two, the files must
+be whole, and the next run must bring everything to what is declared.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import drill_host
+from kernel_lab import drive, traffic
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.drive import Contents, contents
+from kernel_lab.topology import OTHER_VIP, VIP, VIP6, WEB6
+from report import Row
+
+BOTH = [*webs("web1", "web2", port=8080), {"address": WEB6["web1"]}, {"address": WEB6["web2"], "weight": 3}]
+OLD: list[Mapping] = [
+    service(),
+    service("dual", listen=[f"{VIP}:81", f"[{VIP6}]:81"], backends=BOTH),
+    service("going", listen=f"{VIP}:82", method="source_hash", allow_from=["198.18.0.0/16"]),
+]
+NEW: list[Mapping] = [
+    service(backends=webs("web2", "web3", "web4")),
+    service("dual", listen=[f"{VIP}:81", f"[{VIP6}]:81"], backends=BOTH[1:3], method="random"),
+    service("coming", listen=[f"{OTHER_VIP}:83", f"[{VIP6}]:83"], backends=BOTH, max_connections_per_client=9),
+]
+EGRESS: dict[str, list[Mapping]] = {"old": [{"source": "10.0.0.0/24", "out_interface": "front"}], "new": []}
+DECLARED = {"old": OLD, "new": NEW}
+#: Served by both, with the same port: connections to it must never fail.
+STEADY = f"{VIP}:80"
+ROLLBACK_S = 1
+PROGRAMS = (
+    "nft",
+    *(
+        f"{ip}{way}-{what}"
+        for ip in ("iptables-", "ip6tables-")
+        for way in ("nft", "legacy")
+        for what in ("restore", "save")
+    ),
+)
+
+
+class Field:
+    """A balancer with what OLD and NEW look like on it."""
+
+    def __init__(self, balancer: Balancer, rng: random.Random) -> None:
+        self.balancer, self.rng = balancer, rng
+        self.root = balancer.etc.parent
+        self.rules: dict[str, Contents] = {}
+        self.files: dict[str, dict[str, bytes]] = {}
+        for name in ("new", "old"):
+            self.settle(name)
+            self.rules[name] = self.live()
+            self.files[name] = self.kept()
+
+    def settle(self, name: str) -> Any:
+        return self.balancer.apply(DECLARED[name], EGRESS[name])
+
+    def request(self, name: str, **more: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {"engine": self.balancer.engine, **more.pop("options", {})}
+        if self.balancer.variant:
+            options["iptables_variant"] = self.balancer.variant
+        return {"services": DECLARED[name], "egress": EGRESS[name], "options": options, **more}
+
+    def run(self, name: str, before: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+        return dict(self.balancer.host.call(drill_host.run, str(self.root), self.request(name, **more), before))
+
+    def live(self) -> Contents:
+        """Every table, also one that is empty: a rule that is missing must show."""
+        return contents(self.balancer.snapshot())
+
+    def kept(self) -> dict[str, bytes]:
+        if not self.balancer.etc.exists():
+            return {}
+        # Programs that stand in for others are named in what boots.
+        ours, real = f"{self.root}/programs/".encode(), b"/usr/sbin/"
+        return {path.name: path.read_bytes().replace(ours, real) for path in sorted(self.balancer.etc.iterdir())}
+
+    def holds(self) -> str:
+        """`old`, `new`, `part` (iptables: each table is old or new), or `mix`."""
+        live = self.live()
+        for name, rules in self.rules.items():
+            if live == rules:
+                return name
+        tables = {key[:2] for rules in (live, *self.rules.values()) for key in rules}
+        whole = all(any(_of(live, table) == _of(rules, table) for rules in self.rules.values()) for table in tables)
+        return "part" if whole and not self.balancer.nftables else "mix"
+
+    def broken_files(self) -> int:
+        """Files that are neither the old nor the new one; what a killed run was about to write does not count."""
+        kept = {name: text for name, text in self.kept().items() if not name.startswith(".natlb-")}
+        names = {*kept, *self.files["old"], *self.files["new"]}
+        return sum(kept.get(name) not in (self.files["old"].get(name), self.files["new"].get(name)) for name in names)
+
+    def check(self, row: Row, allowed: Sequence[str] = ("old", "new", "part"), repair: str = "old") -> None:
+        """Count what is wrong, and then whether the next run puts everything right."""
+        self.balancer.host.call(drill_host.programs_at_rest)
+        row.injected += 1
+        held = self.holds()
+        row.mixed += held not in allowed
+        row.files += self.broken_files()
+        if held == "part":
+            remark = "iptables: tables are changed one after the other, so some may be new already"
+            row.remarks += [remark] if remark not in row.remarks else []
+        self.repair(row, repair)
+
+    def repair(self, row: Row, name: str) -> None:
+        self.settle(name)
+        leftovers = [path for path in self.root.rglob("*") if path.name.startswith((".natlb-", "rollback."))]
+        again = self.settle(name)
+        good = self.live() == self.rules[name] and self.kept() == self.files[name]
+        row.unrepaired += not good or again.changed or bool(leftovers)
+
+
+def _of(rules: Contents, table: tuple[str, ...]) -> Contents:
+    return {key: lines for key, lines in rules.items() if key[:2] == table}
+
+
+@contextmanager
+def traffic_under(field: Field, row: Row) -> Iterator[None]:
+    """Connections all the time, and some that stay open; what fails or is cut is counted."""
+    client = field.balancer.client
+    client.call(traffic.ask, STEADY, 1)
+    hammering = client.begin(traffic.hammer, [STEADY], keep=5, limit_s=600.0)
+    client.call(traffic.hammering)
+    try:
+        yield
+    finally:
+        client.call(traffic.halt)
+        seen = hammering.result(60)
+        good = sum(count for who, count in seen.answers.items() if who.startswith("web"))
+        row.opened = (row.opened or 0) + sum(seen.answers.values()) + seen.kept
+        row.lost += sum(seen.answers.values()) - good + sum(seen.cut.values())
+
+
+def other(name: str) -> str:
+    return "new" if name == "old" else "old"
+
+
+# -- the drills --------------------------------------------------------------------------------------------------------
+
+
+def killed(field: Field, times: int) -> Row:
+    """At a random moment of its whole life; every second time with the programs that it has started."""
+    row = Row("module killed (SIGKILL) at a random moment")
+    started = time.monotonic()
+    field.run("new")
+    longest_s = (time.monotonic() - started) * 1.1
+    with traffic_under(field, row):
+        for turn in range(times):
+            name = other("old" if turn % 2 else "new")
+            field.settle(other(name))
+            after_s = field.rng.uniform(0.02, longest_s)
+            field.balancer.host.call(drill_host.kill, str(field.root), field.request(name), after_s, bool(turn % 4 > 1))
+            field.check(row, repair=name)
+    row.seen = "the play ends; the next run says what it changes"
+    return row
+
+
+def killed_before_confirmation(field: Field, times: int) -> Row:
+    """The same with a timer armed: nobody confirms, so it is the old rules in the end."""
+    row = Row(f"module killed with `rollback_after: {ROLLBACK_S}`")
+    request = field.request("new", options={"rollback_after": ROLLBACK_S})
+    with traffic_under(field, row):
+        for _turn in range(times):
+            field.settle("old")
+            after_s = field.rng.uniform(0.1, 0.7)
+            field.balancer.host.call(drill_host.kill, str(field.root), request, after_s, False)
+            field.balancer.host.call(drill_host.programs_at_rest)
+            _wait_until_undone(field)
+            field.check(row, allowed=("old",))
+    row.seen = "the play ends; the host goes back by itself"
+    return row
+
+
+def _wait_until_undone(field: Field) -> None:
+    deadline = time.monotonic() + ROLLBACK_S + 5
+    while any(field.root.glob("run/rollback.*/pending")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while any(field.root.glob("run/rollback.*/undoing")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def unconfirmed(field: Field, times: int) -> Row:
+    row = Row("controller gone between change and confirmation")
+    with traffic_under(field, row):
+        for _turn in range(times):
+            outcome = field.run("new", options={"rollback_after": ROLLBACK_S})
+            _wait_until_undone(field)
+            try:
+                field.balancer.host.call(drive.confirm, str(field.root), outcome["token"])
+            except Exception as error:
+                row.seen = str(error)
+            field.check(row, allowed=("old",))
+    return row
+
+
+def timer_lost(field: Field, times: int) -> Row:
+    row = Row("timer of an unconfirmed change lost")
+    for _turn in range(times):
+        field.run("new", options={"rollback_after": 20})
+        field.balancer.host.call(drive.put_off_the_timer, str(field.root))
+        field.balancer.apply(OLD, EGRESS["old"])
+        field.check(row, allowed=("old",))
+    row.seen = "nothing: the next run goes back first"
+    return row
+
+
+def rebooted(field: Field, times: int) -> Row:
+    """Between the change and its confirmation: the namespace is new, /run is empty, and the unit's script runs."""
+    row = Row("reboot between change and confirmation")
+    for _turn in range(times):
+        field.settle("old")
+        outcome = field.run("new", options={"rollback_after": 3})
+        field.balancer.lab.reset()
+        subprocess.run(["rm", "-rf", str(field.root / "run")], check=True)
+        field.balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
+        field.balancer.host.run(str(field.balancer.etc / "boot"))
+        try:
+            field.balancer.host.call(drive.confirm, str(field.root), outcome["token"])
+        except Exception as error:
+            row.seen = str(error)
+        field.check(row, allowed=("old",))
+    return row
+
+
+@contextmanager
+def small_disk(field: Field) -> Iterator[None]:
+    """A file system of its own below the files that boot."""
+    kept = field.kept()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "drill", str(field.balancer.etc)], check=True)
+    try:
+        for name, text in kept.items():
+            (field.balancer.etc / name).write_bytes(text)
+            (field.balancer.etc / name).chmod(0o700 if name.startswith("boot") else 0o600)
+        yield
+    finally:
+        subprocess.run(["umount", str(field.balancer.etc)], check=True)
+
+
+def _fill(field: Field) -> None:
+    with (field.balancer.etc / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError:
+            pass
+
+
+def disk_full(field: Field, times: int) -> Row:
+    return _unwritable(field, times, Row("disk full"), _fill, (field.balancer.etc / "filler").unlink)
+
+
+def read_only(field: Field, times: int) -> Row:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(field.balancer.etc)], check=True)
+
+    return _unwritable(field, times, Row("`/etc` read-only"), lambda _field: remount("ro"), lambda: remount("rw"))
+
+
+def _unwritable(field: Field, times: int, row: Row, break_it: Callable[[Field], None], mend: Callable[[], None]) -> Row:
+    with traffic_under(field, row):
+        for turn in range(times):
+            field.settle("old")
+            with small_disk(field):
+                break_it(field)
+                options = {"rollback_after": ROLLBACK_S} if turn % 2 else {}
+                said = field.run("new", options=options)
+                if said.get("token"):
+                    try:
+                        field.balancer.host.call(drive.confirm, str(field.root), said["token"])
+                        row.unrepaired += 1
+                    except Exception as error:
+                        said = {"error": str(error)}
+                    _wait_until_undone(field)
+                row.seen = row.seen or said.get("error", "")
+                row.unrepaired += "error" not in said
+                mend()
+                field.check(row, allowed=("old",))
+    return row
+
+
+def at_the_same_time(field: Field, times: int) -> Row:
+    row = Row("two runs at the same time")
+    with traffic_under(field, row):
+        for _turn in range(times):
+            field.settle(field.rng.choice(("old", "new")))
+            both = [
+                field.balancer.host.begin(drill_host.run, str(field.root), field.request(name))
+                for name in ("old", "new")
+            ]
+            row.unrepaired += sum("error" in future.result(60) for future in both)
+            field.check(row, allowed=("old", "new"))
+    row.seen = "nothing: the second waits for the first"
+    return row
+
+
+def lock_held(field: Field, times: int) -> Row:
+    row = Row("another run hangs and holds the lock")
+    lock = str(field.root / "run" / "lock")
+    for _turn in range(times):
+        field.settle("old")
+        holding = field.balancer.host.begin(drill_host.hold_lock, lock, 2.0)
+        time.sleep(0.3)
+        said = field.run("new", set={"store.LOCK_TIMEOUT_S": 0.5})
+        row.seen = said.get("error", "")
+        row.unrepaired += not row.seen
+        holding.result(20)
+        field.check(row, allowed=("old",))
+    return row
+
+
+#: Stands in for a program. The call whose turn it is fails: before or after its work, or by being killed.
+_WRAPPER = """#!/bin/sh
+flock "{lock}" sh -c 'n=$(cat "{count}"); echo $((n + 1)) > "{count}"'
+if [ "$(cat "{count}")" != "{fatal}" ]; then exec {real} "$@"; fi
+case {how} in
+  before) echo "drill: failed before its work" >&2; exit 1;;
+  after) {real} "$@" >/dev/null 2>&1; echo "drill: failed after its work" >&2; exit 1;;
+  killed) kill -9 $$;;
+esac
+"""
+
+
+def _wrap(folder: Path, fatal: int, how: str) -> str:
+    """A folder with such programs in it; the search path that begins with it."""
+    folder.mkdir(exist_ok=True)
+    count = folder / "count"
+    count.write_text("0\n")
+    for program in PROGRAMS:
+        real = next(Path(part, program) for part in ("/usr/sbin", "/sbin", "/usr/bin") if Path(part, program).exists())
+        text = _WRAPPER.format(lock=folder / "lock", count=count, fatal=fatal, how=how, real=real)
+        (folder / program).write_text(text)
+        (folder / program).chmod(0o755)
+    return f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def program_fails(field: Field, times: int) -> Row:
+    """Every call of nft and iptables in a run in turn, each in three ways."""
+    row = Row("nft or iptables fails or is killed in the middle")
+    folder = field.root / "programs"
+    calls, past_the_end = 0, False
+    with traffic_under(field, row):
+        while not past_the_end and row.injected < times:
+            calls += 1
+            for how in ("before", "after", "killed"):
+                field.settle("old")
+                (field.root / "run" / "normal.json").unlink(missing_ok=True)
+                said = field.run("new", set={"kernel.PATH": _wrap(folder, calls, how)})
+                past_the_end = int((folder / "count").read_text()) < calls
+                row.unrepaired += "broken" in said
+                if "drill" in said.get("error", "") and "put back" in said["error"]:
+                    row.seen = said["error"]
+                if not past_the_end:
+                    field.check(row, allowed=("old", "new"))
+    return row
+
+
+def program_missing(field: Field, times: int) -> Row:
+    row = Row("nft and iptables not installed")
+    for _turn in range(times):
+        field.settle("old")
+        said = field.run("new", set={"kernel.PATH": "/nowhere"})
+        row.seen = said.get("error", "")
+        row.unrepaired += not row.seen
+        field.check(row, allowed=("old",))
+    return row
+
+
+def no_capability(field: Field, times: int) -> Row:
+    row = Row("no CAP_NET_ADMIN")
+    before = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+    for _turn in range(times):
+        field.settle("old")
+        said = field.run("new", before=before)
+        row.seen = said.get("error", "")
+        row.unrepaired += not row.seen
+        field.check(row, allowed=("old",))
+    return row
+
+
+def clock_jumps(field: Field, times: int) -> Row:
+    """By years, at every look; an unconfirmed change is undone after the seconds that really passed."""
+    row = Row("clock jumps by ±10 years during the run")
+    for turn in range(times):
+        field.settle("old")
+        started = time.monotonic()
+        step_s = (-1) ** turn * 10 * 365 * 86400.0
+        said = field.run("new", clock=step_s, options={"rollback_after": ROLLBACK_S} if turn % 3 else {})
+        if said.get("token"):
+            _wait_until_undone(field)
+            row.unrepaired += not ROLLBACK_S * 0.9 < time.monotonic() - started < ROLLBACK_S + 4
+        row.unrepaired += "transaction" not in said
+        field.check(row, allowed=("old",) if said.get("token") else ("new",))
+    return row
+
+
+def flushed(field: Field, times: int) -> Row:
+    row = Row("all rules flushed by somebody else")
+    for _turn in range(times):
+        field.settle("old")
+        if field.balancer.nftables:
+            field.balancer.host.run("nft", "flush", "ruleset")
+        else:
+            for program in ("iptables", "ip6tables"):
+                field.balancer.host.run(f"{program}-{field.balancer.variant}", "-t", "nat", "-F")
+        row.injected += 1
+        row.seen = "`balancer_info`: drift; the next run shows them as its diff".replace("`", "")
+        field.repair(row, "old")
+    return row
+
+
+#: Each with how often it is injected per engine: in the short form and in the full one.
+DRILLS: dict[str, tuple[Callable[[Field, int], Row], int, int]] = {
+    "killed": (killed, 8, 80),
+    "killed_before_confirmation": (killed_before_confirmation, 2, 20),
+    "unconfirmed": (unconfirmed, 1, 10),
+    "timer_lost": (timer_lost, 1, 5),
+    "rebooted": (rebooted, 1, 10),
+    "disk_full": (disk_full, 2, 10),
+    "read_only": (read_only, 2, 10),
+    "at_the_same_time": (at_the_same_time, 2, 20),
+    "lock_held": (lock_held, 1, 3),
+    "program_fails": (program_fails, 12, 200),
+    "program_missing": (program_missing, 1, 3),
+    "no_capability": (no_capability, 1, 3),
+    "clock_jumps": (clock_jumps, 2, 12),
+    "flushed": (flushed, 1, 10),
+}
