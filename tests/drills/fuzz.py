@@ -235,8 +235,11 @@ def vocabulary(seed: int, draws: int = 1500) -> set[str]:
     """The words of clean declarations."""
     rng = random.Random(seed)
     found: set[str] = set()
-    for _unused in range(draws):
-        for text in texts(parse_config(**clean(rng))):
+    for turn in range(draws):
+        declared = clean(rng)
+        if turn % 50 == 0:
+            declared["services"][0].update(backends=[], when_empty=("drop", "reject")[turn % 100 // 50])
+        for text in texts(parse_config(**declared)):
             found |= set(map(_kind, words(text)))
     return found
 

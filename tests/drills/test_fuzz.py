@@ -16,10 +16,15 @@ from report import FULL, SEED, Row, Rows
 INPUTS = 100_000 if FULL else 2_000
 EXAMPLE = (
     "services[0].interface: 'eth0; reboot' is not the name of an interface "
-    "(1 to 15 letters, digits, _ . @ or -, as `ip link` shows it)"
+    "(1 to 15 letters, digits, _ . @ or -, as `ip link` shows it; the first a letter, a digit or _)"
 )
 #: (seed, what it found)
-SEEDS: list[tuple[int, str]] = []
+SEEDS: list[tuple[int, str]] = [
+    (1002218, "an interface that begins with @"),
+    (1004691, "an interface that begins with --, which is an option to iptables and ip"),
+    (1003775, "a health interval too large for a float: a traceback"),
+    (1006890, "an affinity too large for a float: a traceback"),
+]
 
 
 @pytest.fixture(scope="module")

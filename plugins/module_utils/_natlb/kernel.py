@@ -26,6 +26,7 @@ from .errors import HostError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: No program here takes longer than a few seconds even for ten thousand services.
 TIMEOUT_S = 120.0
+_DENIED = ("Operation not permitted", "you must be root")
 
 
 def find(program: str) -> str | None:
@@ -63,7 +64,9 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
         raise HostError(f"{program}: {error.strerror}") from error
     if done.returncode not in ok:
         said = [line for line in (complained or printed).splitlines() if line.strip()][:6]
-        raise HostError(f"{program}: " + (" / ".join(said) or f"ended with status {done.returncode}"))
+        text = " / ".join(said) or f"ended with status {done.returncode}"
+        denied = any(words in text for words in _DENIED) and "unshare" not in text
+        raise HostError(f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else ""))
     return printed
 
 

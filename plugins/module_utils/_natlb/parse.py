@@ -24,7 +24,8 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 # dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
 # out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}\Z")
+#: The kernel would take more. A leading - would be an option to some program.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -131,7 +132,8 @@ def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
     """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`)."""
     seconds: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        # An integer may be too large to be a float; it is out of any range then.
+        seconds = float(value) if abs(value) < 2**63 else float("inf")
     elif isinstance(value, str):
         match = _DURATION.match(value)
         if match and len(value) <= 20:
@@ -196,10 +198,10 @@ def network(value: Any, path: str) -> Network:
 
 
 def interface(value: Any, path: str) -> str:
-    if isinstance(value, str) and _INTERFACE.match(value) and value not in (".", ".."):
+    if isinstance(value, str) and _INTERFACE.match(value):
         return value
     raise ConfigError(
         path,
         f"{shown(value)} is not the name of an interface",
-        "1 to 15 letters, digits, _ . @ or -, as `ip link` shows it",
+        "1 to 15 letters, digits, _ . @ or -, as `ip link` shows it; the first a letter, a digit or _",
     )
