@@ -66,7 +66,9 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
         said = [line for line in (complained or printed).splitlines() if line.strip()][:6]
         text = " / ".join(said) or f"ended with status {done.returncode}"
         denied = any(words in text for words in _DENIED) and "unshare" not in text
-        raise HostError(f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else ""))
+        raise HostError(
+            f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else "")
+        )
     return printed
 
 
