@@ -69,7 +69,7 @@ def test_source_hash_looks_at_the_address_only(balancer: Balancer) -> None:
 @pytest.mark.engines("nftables")
 def test_flow_hash_looks_at_the_port_as_well(balancer: Balancer) -> None:
     """Two listening ports, so that no connection is opened twice: an address and a port lead to one backend on both."""
-    balancer.apply([service(method="flow_hash", listen=[f"{VIP}:80", f"{VIP}:81"])])
+    balancer.apply([service(method="flow_hash", listen=[f"{VIP}:80", f"{VIP}:8080"])])
     one, two = (
         [answer.who for answer in balancer.ask(f"{VIP}:{port}", 40, sources=CLIENTS[:1], first_source_port=30000)]
         for port in (80, 8080)
