@@ -1,0 +1,314 @@
+"""Beside other firewalls, the real ones, on the lab's balancer: what each does to us, and for how long.
+
+One container is taken through all of them, in the order of this file; each test leaves the host as it found it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "lab"))
+
+import lab  # noqa: E402
+import neighbours  # noqa: E402
+
+#: The scenarios' as well (test_scenarios.py): the lab has room for one.
+LOCK = "/run/natlb-lab-scenario.lock"
+#: Longest time without an answer that any of this may cost the clients.
+LONGEST_GAP_S = 2.0
+SERVICES = [{"name": "web", "listen": ["192.0.2.10:80"], "backends": [{"address": "10.0.0.3", "port": 8080}]}]
+
+#: On the client: connections without pause, the time of each that was answered, until its input ends.
+CLIENT = """
+import socket, sys, threading, time
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+end = time.monotonic() + 30
+while not stop.is_set() and time.monotonic() < end:
+    try:
+        with socket.create_connection(("192.0.2.10", 80), timeout=0.2) as sock:
+            sock.settimeout(0.2)
+            sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            if sock.recv(100):
+                print(time.monotonic(), flush=True)
+    except OSError:
+        pass
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lab() -> Iterator[None]:
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        neighbours.up()
+        deploy(natlb_forward="accept")
+        assert '"forward": "accept"' in host("cat", "/etc/natlb/state.json")
+        module()
+        yield
+        lab.down()
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    """Each test begins with every other firewall off, and with our rules."""
+    yield
+    host("systemctl", "stop", "nftables", "firewalld", "fail2ban")
+    host("ufw", "--force", "disable")
+    shell("nft delete table inet mine 2>/dev/null || true; if test -e /etc/natlb/boot; then /etc/natlb/boot; fi")
+
+
+def host(*command: str, check: bool = True) -> str:
+    return lab.podman("exec", "natlb-balancer", *command, check=check)
+
+
+def shell(script: str) -> str:
+    return host("sh", "-ec", script)
+
+
+def ansible(*command: str) -> tuple[str, str]:
+    done = subprocess.run(
+        ["tools/run", *command],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def deploy(**variables: Any) -> str:
+    """The role, by the playbook that users run. Returns what it printed."""
+    given = {"natlb_services": SERVICES, **variables}
+    playbook = ["ansible-playbook", "--inventory=tests/lab/inventory.yml", "playbooks/deploy.yml"]
+    return "".join(ansible(*playbook, "--extra-vars", json.dumps(given)))
+
+
+def module(**arguments: Any) -> dict[str, Any]:
+    """The module alone; what it returned, warnings included."""
+    arguments.setdefault("services", SERVICES)
+    command = ["ansible", "--inventory=tests/lab/inventory.yml", "balancer", "-m", "natlb.netfilter.balancer"]
+    printed, complained = ansible(*command, "-a", json.dumps(arguments))
+    returned: dict[str, Any] = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    # Shown apart from the rest, and folded at spaces and hyphens.
+    returned["warnings"] = re.sub(r"(?<!-)\n", " ", complained).replace("\n", "").split("[WARNING]: ")[1:]
+    return returned
+
+
+def closing(returned: dict[str, Any]) -> list[str]:
+    return [warning for warning in returned["warnings"] if "not forwarded" in warning]
+
+
+def answered(timeout_s: float = 1.0) -> bool:
+    """Whether a connection of the client is answered."""
+    script = f"import urllib.request as u; u.urlopen('http://192.0.2.10', timeout={timeout_s}).read()"
+    done = subprocess.run(
+        ["nsenter", f"--net={lab.NAMESPACE_PATH}", "podman", "exec", "natlb-client", "python3", "-c", script],
+        env=lab.podman_environment(),
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def theirs() -> str:
+    """All rules that are not ours, without counters."""
+    shown = shell(
+        "nft -s list tables; iptables-save; ip6tables-save; cat /proc/net/ip_tables_names 2>/dev/null || true"
+    )
+    lines = [re.sub(r" \[\d+:\d+\]$", "", line) for line in shown.splitlines() if not line.startswith("#")]
+    kept = [line for line in lines if "NATLB" not in line and not re.fullmatch(r"table ip6? natlb", line)]
+    for family, table in re.findall(r"^table (inet|netdev) (\S+)$", shown, re.MULTILINE):
+        kept += host("nft", "-s", "list", "table", family, table).splitlines()
+    return "\n".join(kept)
+
+
+@contextlib.contextmanager
+def gap(title: str, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Connections while something is done; afterwards they are answered again, and never were not for long."""
+    command = [
+        "nsenter",
+        f"--net={lab.NAMESPACE_PATH}",
+        "podman",
+        "exec",
+        "-i",
+        "natlb-client",
+        "python3",
+        "-c",
+        CLIENT,
+    ]
+    client = subprocess.Popen(
+        command, env=lab.podman_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    times = [float(client.stdout.readline())]
+    try:
+        yield
+        done = time.monotonic()
+        while times[-1] < done + 0.5:
+            line = client.stdout.readline()
+            assert line, "no connection was answered any more"
+            times.append(float(line))
+    finally:
+        client.communicate(timeout=30)
+    longest = max(after - before for before, after in itertools.pairwise(times))
+    with capsys.disabled():
+        print(f"\n  {title}: longest time without an answer {longest:.2f} s, {len(times)} connections ", end="")
+    assert longest <= LONGEST_GAP_S
+
+
+STOCK_NFTABLES = """#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+	chain input {
+		type filter hook input priority filter;
+	}
+	chain forward {
+		type filter hook forward priority filter;
+	}
+	chain output {
+		type filter hook output priority filter;
+	}
+}
+"""
+
+
+def test_nftables_with_its_stock_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    """Debian's file begins with a flush of every table."""
+    assert host("cat", "/etc/nftables.conf").split() == STOCK_NFTABLES.split()
+    for action in ("start", "reload", "restart"):
+        with gap(f"systemctl {action} nftables", capsys):
+            host("systemctl", action, "nftables")
+    with gap("systemctl stop nftables, start nftables", capsys):
+        host("systemctl", "stop", "nftables")
+        host("systemctl", "start", "nftables")
+    before = theirs()
+    returned = module()
+    assert not returned["changed"]
+    assert closing(returned) == []
+    assert theirs() == before
+
+
+def test_nftables_with_a_forward_chain_that_drops() -> None:
+    chain = "{ type filter hook forward priority 0; policy drop; }"
+    shell(f"nft add table inet mine; nft add chain inet mine forward '{chain}'")
+    (warning,) = closing(module(forward="accept"))
+    assert not answered()
+    shell(warning.split("`")[1])
+    assert answered()
+
+
+def test_firewalld(capsys: pytest.CaptureFixture[str]) -> None:
+    module()
+    with gap("systemctl start firewalld", capsys):
+        host("systemctl", "start", "firewalld")
+        assert host("firewall-cmd", "--state").strip() == "running"
+    for command in ("firewall-cmd --reload", "systemctl reload firewalld", "systemctl restart firewalld"):
+        with gap(command, capsys):
+            host(*command.split())
+    before = theirs()
+    returned = module()
+    assert not returned["changed"]
+    assert closing(returned) == []
+    assert theirs() == before
+    assert "table inet firewalld" in before
+
+
+def test_firewalld_beside_iptables(capsys: pytest.CaptureFixture[str]) -> None:
+    module(engine="iptables")
+    for command in ("systemctl start firewalld", "firewall-cmd --reload", "systemctl restart firewalld"):
+        with gap(f"with the iptables engine, {command}", capsys):
+            host(*command.split())
+    returned = module(engine="iptables")
+    assert not returned["changed"]
+
+
+def test_ufw(capsys: pytest.CaptureFixture[str]) -> None:
+    host("ufw", "--force", "enable")
+    before = theirs()
+    assert "ufw-before-forward" in before
+    assert not answered()
+    (warning, *_six) = closing(module())
+    assert "of ufw (policy DROP)" in warning
+    assert theirs() == before
+    assert closing(module(forward="accept")) == []
+    assert answered()
+    assert theirs() == before
+    assert not module(forward="accept")["changed"]
+    with gap("ufw reload", capsys):
+        host("ufw", "reload")
+    before = theirs()
+    assert not module(forward="accept")["changed"]
+    module()
+    assert not answered()
+    assert theirs() == before
+
+
+FAIL2BAN = """
+[DEFAULT]
+backend = polling
+[sshd]
+enabled = false
+[natlb-test]
+enabled = true
+filter = sshd
+logpath = /var/log/natlb-test.log
+port = 80
+banaction = {action}
+chain = FORWARD
+"""
+
+
+@pytest.mark.parametrize("action", ["iptables-multiport", "nftables-multiport"])
+def test_fail2ban(action: str) -> None:
+    jail = FAIL2BAN.format(action=action)
+    shell(f"touch /var/log/natlb-test.log\ncat > /etc/fail2ban/jail.local <<'END'\n{jail}\nEND\n")
+    host("systemctl", "restart", "fail2ban")
+    for _ in range(50):
+        if "pong" in host("fail2ban-client", "ping", check=False):
+            break
+        time.sleep(0.1)
+    host("fail2ban-client", "set", "natlb-test", "banip", "203.0.113.66")
+    time.sleep(0.5)
+    before = theirs()
+    assert "203.0.113.66" in before
+    for forward in ("accept", "warn"):
+        returned = module(forward=forward)
+        assert closing(returned) == []
+        assert answered()
+        assert theirs() == before
+    host("fail2ban-client", "set", "natlb-test", "unbanip", "203.0.113.66")
+
+
+def test_leftovers_of_iptables_legacy() -> None:
+    """Rules there make `auto` take the same system, and say so."""
+    shell("iptables-legacy -A FORWARD -s 203.0.113.7 -j DROP; iptables-legacy -P FORWARD DROP")
+    kept = "iptables-legacy-save -t filter | grep -v -e '^#' -e NATLB | sed 's/ [[].*//'"
+    before = shell(kept)
+    returned = module(forward="accept")
+    assert returned["engine"] == "iptables"
+    assert any("this host's rules live in iptables-legacy" in warning for warning in returned["warnings"])
+    assert answered()
+    assert shell(kept) == before
+    module(state="absent", services=[])
+    assert not answered()
+    assert shell(kept) == before
+    assert "NATLB" not in shell("iptables-legacy-save; iptables-save; ip6tables-save")
