@@ -71,6 +71,7 @@ def test_the_balancer_is_a_client(balancer: Balancer, snat: str, vip: str) -> No
     for protocol in ("tcp", "udp"):
         answers = balancer.host.call(traffic.ask, f"{vip}:80", 8, protocol=protocol)
         assert traffic.tally(answers) == dict.fromkeys(NAMES, 2), protocol
+        assert {answer.peer for answer in answers} == {BACK}, "an address that every backend can answer to"
 
 
 @pytest.mark.parametrize("vip", [VIP6, FRONT6], ids=["routed", "local"])
