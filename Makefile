@@ -33,6 +33,9 @@ drills: dev ## Inject faults, some minutes long, print what was lost and write i
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule
 
+bench: dev ## What a run costs, by number of services and engine; writes docs/performance.md
+	@$(RUN) python tests/bench/control_plane.py --write
+
 build: dev ## Build the collection's archive
 	@$(RUN) ansible-galaxy collection build --force
 
