@@ -164,7 +164,7 @@ def killed(field: Field, times: int) -> Row:
             after_s = field.rng.uniform(0.02, longest_s)
             field.balancer.host.call(drill_host.kill, str(field.root), field.request(name), after_s, bool(turn % 4 > 1))
             field.check(row, repair=name)
-    row.seen = "the play ends; the next run says what it changes"
+    row.seen = "*the task fails; the next run shows what it repairs"
     return row
 
 
@@ -180,7 +180,7 @@ def killed_before_confirmation(field: Field, times: int) -> Row:
             field.balancer.host.call(drill_host.programs_at_rest)
             _wait_until_undone(field)
             field.check(row, allowed=("old",))
-    row.seen = "the play ends; the host goes back by itself"
+    row.seen = "*the task fails; the host goes back by itself"
     return row
 
 
@@ -213,7 +213,7 @@ def timer_lost(field: Field, times: int) -> Row:
         field.balancer.host.call(drive.put_off_the_timer, str(field.root))
         field.balancer.apply(OLD, EGRESS["old"])
         field.check(row, allowed=("old",))
-    row.seen = "nothing: the next run goes back first"
+    row.seen = "*nothing; the next run goes back first"
     return row
 
 
@@ -302,7 +302,7 @@ def at_the_same_time(field: Field, times: int) -> Row:
             ]
             row.unrepaired += sum("error" in future.result(60) for future in both)
             field.check(row, allowed=("old", "new"))
-    row.seen = "nothing: the second waits for the first"
+    row.seen = "*nothing; the second waits for the first"
     return row
 
 
@@ -360,8 +360,9 @@ def program_fails(field: Field, times: int) -> Row:
                 said = field.run("new", set={"kernel.PATH": _wrap(folder, calls, how)})
                 past_the_end = int((folder / "count").read_text()) < calls
                 row.unrepaired += "broken" in said
-                if "drill" in said.get("error", "") and "put back" in said["error"]:
-                    row.seen = said["error"]
+                error = said.get("error", "")
+                if "drill" in error and (not row.seen or "put back" in error):
+                    row.seen = error
                 if not past_the_end:
                     field.check(row, allowed=("old", "new"))
     return row
@@ -416,25 +417,25 @@ def flushed(field: Field, times: int) -> Row:
             for program in ("iptables", "ip6tables"):
                 field.balancer.host.run(f"{program}-{field.balancer.variant}", "-t", "nat", "-F")
         row.injected += 1
-        row.seen = "`balancer_info`: drift; the next run shows them as its diff".replace("`", "")
+        row.seen = "*`balancer_info` says `drift: true`, the next run shows the rules as its diff"
         field.repair(row, "old")
     return row
 
 
 #: Each with how often it is injected per engine: in the short form and in the full one.
 DRILLS: dict[str, tuple[Callable[[Field, int], Row], int, int]] = {
-    "killed": (killed, 8, 80),
-    "killed_before_confirmation": (killed_before_confirmation, 2, 20),
-    "unconfirmed": (unconfirmed, 1, 10),
+    "killed": (killed, 6, 67),
+    "killed_before_confirmation": (killed_before_confirmation, 2, 10),
+    "unconfirmed": (unconfirmed, 1, 5),
     "timer_lost": (timer_lost, 1, 5),
-    "rebooted": (rebooted, 1, 10),
-    "disk_full": (disk_full, 2, 10),
-    "read_only": (read_only, 2, 10),
-    "at_the_same_time": (at_the_same_time, 2, 20),
+    "rebooted": (rebooted, 1, 5),
+    "disk_full": (disk_full, 2, 6),
+    "read_only": (read_only, 2, 6),
+    "at_the_same_time": (at_the_same_time, 2, 10),
     "lock_held": (lock_held, 1, 3),
-    "program_fails": (program_fails, 12, 200),
+    "program_fails": (program_fails, 6, 66),
     "program_missing": (program_missing, 1, 3),
     "no_capability": (no_capability, 1, 3),
-    "clock_jumps": (clock_jumps, 2, 12),
+    "clock_jumps": (clock_jumps, 2, 6),
     "flushed": (flushed, 1, 10),
 }

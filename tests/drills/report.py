@@ -34,6 +34,7 @@ class Row:
     mixed: int = 0
     files: int = 0
     unrepaired: int = 0
+    #: A message, or with an asterisk before it what happens instead of one.
     seen: str = ""
     remarks: list[str] = field(default_factory=list)
 
@@ -54,7 +55,8 @@ class Row:
 
     def line(self) -> str:
         lost = "-" if self.opened is None else f"{self.lost} of {self.opened:,}"
-        seen = "; ".join([f"`{shown(self.seen)}`" if self.seen else "nothing: it is carried out", *self.remarks])
+        said = self.seen[1:] if self.seen.startswith("*") else f"`{shown(self.seen)}`" if self.seen else ""
+        seen = "; ".join([said or "nothing; the run is carried out", *self.remarks])
         cells = [
             self.fault, f"{self.injected:,}", lost, f"{self.mixed}", f"{self.files}", f"{self.unrepaired}", seen,
         ]  # fmt: skip
