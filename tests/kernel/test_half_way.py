@@ -43,10 +43,9 @@ def test_drift_can_be_tried_out(balancer: Balancer) -> None:
 
 def _damage(balancer: Balancer) -> None:
     if balancer.nftables:
-        run = "add rule ip natlb prerouting tcp dport 4444 counter accept"
-        balancer.host.run(
-            "nft", "-f", "-", stdin=f"{run}\ndelete element ip natlb slot_tcp {{ 192.0.2.10 . 80 . 0 }}\n"
-        )
+        lines = ["add rule ip natlb prerouting tcp dport 4444 counter accept"]
+        lines.append("delete element ip natlb slot_tcp { 192.0.2.10 . 80 . 0 }")
+        balancer.host.run("nft", "-f", "-", stdin="\n".join(lines) + "\n")
     else:
         words = "-w -t nat -A NATLB.web.tcp -p tcp --dport 4444 -j ACCEPT"
         balancer.host.run(f"iptables-{balancer.variant}", *words.split())
