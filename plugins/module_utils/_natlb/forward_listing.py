@@ -66,6 +66,8 @@ def _iptables_rule(line: str, known: Container[str]) -> Rule | None:
         word = words[position]
         values = []
         position += 1
+        if word == "--comment":
+            position += 1
         while position < len(words) and words[position] != "!" and not words[position].startswith("-"):
             values.append(words[position])
             position += 1
@@ -118,8 +120,8 @@ _NFT_MATCH = re.compile(
 )
 #: Statements that decide nothing.
 _NFT_IDLE = re.compile(
-    r"counter(?: packets \d+ bytes \d+| name \S+)? ?|log(?: (?:prefix \"[^\"]*\"|level \w+|group \d+|flags [\w ,]+?"
-    r"|snaplen \d+|queue-threshold \d+))* ?"
+    r"counter(?: packets \d+ bytes \d+| name \S+)? ?"
+    r"|log(?: (?:prefix \"[^\"]*\"|(?:level|group|snaplen|queue-threshold) \w+|flags (?:tcp |ip )?[\w,]+))* ?"
 )
 _NFT_VERDICT = re.compile(r"\b(accept|drop|return|reject(?: with .*)?|queue\b.*|(?:jump|goto) \S+)$")
 _NFT_STATE_MAP = re.compile(r"ct state vmap \{ ?(.*?) ?\}$")

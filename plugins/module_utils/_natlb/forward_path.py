@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple, Union
 
 from .model import Config, family_of
 
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 #: (network, interface) of each route in the main tables.
-Routes = Sequence[tuple[Union[ipaddress.IPv4Network, ipaddress.IPv6Network], str]]
+Routes = Sequence[tuple[Network, str]]
 #: Packets of so many services and egress items are tried; ten thousand would take seconds.
 TRIED = 50
 _NAMED = 3
@@ -42,6 +43,9 @@ class Packet:
     source: str | None = None
     target: str | None = None
     port: int | None = None
+    #: Where neither an unknown source nor an unknown target is: networks behind other interfaces than theirs.
+    not_source: tuple[Network, ...] = ()
+    not_target: tuple[Network, ...] = ()
 
 
 class Match(NamedTuple):
@@ -140,10 +144,15 @@ def _is_interface(name: str, pattern: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern[-1:] in ("*", "+") else name == pattern
 
 
-def _tell_address(values: Sequence[str], address: str | None) -> bool | None:
-    """An address that is a network may lie in another in part; then nobody can tell."""
-    if address is None or any(value.startswith(("@", "$")) for value in values):
+def _tell_address(values: Sequence[str], address: str | None, elsewhere: Sequence[Network]) -> bool | None:
+    """An address that is a network may lie in another in part; then nobody can tell.
+
+    Of an address that is not known, it is known only that it does not lie elsewhere.
+    """
+    if any(value.startswith(("@", "$")) for value in values):
         return None
+    if address is None:
+        return False if all(_is_within(value, elsewhere) for value in values) else None
     inner = ipaddress.ip_network(address)
     low, high = int(inner.network_address), int(inner.broadcast_address)
     apart = True
@@ -159,6 +168,15 @@ def _tell_address(values: Sequence[str], address: str | None) -> bool | None:
             return True
         apart = apart and (high < int(outer.network_address) or low > int(until.broadcast_address))
     return False if apart else None
+
+
+def _is_within(value: str, networks: Sequence[Network]) -> bool:
+    first, _dash, last = value.partition("-")
+    try:
+        ends_of = [ipaddress.ip_network(part, strict=False) for part in (first, last or first)]
+    except ValueError:
+        return False
+    return any(all(end[0] in network and end[-1] in network for end in ends_of) for network in networks)
 
 
 def _tell_port(values: Sequence[str], port: int | None) -> bool | None:
@@ -184,8 +202,8 @@ _TELL: dict[str, Callable[[Sequence[str], Packet], bool | None]] = {
     "status": lambda values, packet: "dnat" in values and packet.dnat,
     # iptables has both in one list.
     "ctstate": lambda values, packet: packet.state in values or ("dnat" in values and packet.dnat),
-    "source": lambda values, packet: _tell_address(values, packet.source),
-    "target": lambda values, packet: _tell_address(values, packet.target),
+    "source": lambda values, packet: _tell_address(values, packet.source, packet.not_source),
+    "target": lambda values, packet: _tell_address(values, packet.target, packet.not_target),
     "port": lambda values, packet: _tell_port(values, packet.port),
 }
 
@@ -216,12 +234,14 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                     outside=frozenset(_way(routes, backend.address)),
                     target=backend.address,
                     port=backend.port or frontend.low,
+                    not_source=_elsewhere(routes, inside),
                 )
                 found += [first, _answer(first)]
     for item in config.egress[:TRIED]:
         for source in item.sources:
             family = family_of(source)
             outs = {item.out_interface} if item.out_interface else {uplink.interface for uplink in item.uplinks}
+            outs = outs or _ways(routes, family, None)
             first = Packet(
                 owner=f"egress of {source}",
                 family=family,
@@ -229,8 +249,9 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                 state="new",
                 dnat=False,
                 inside=frozenset(_way(routes, source)),
-                outside=frozenset(filter(None, outs or _ways(routes, family, None))),
+                outside=frozenset(filter(None, outs)),
                 source=source,
+                not_target=_elsewhere(routes, outs),
                 port=item.ports[0][0] if item.ports else None,
             )
             found += [first, _answer(first)]
@@ -246,6 +267,8 @@ def _answer(packet: Packet) -> Packet:
         source=packet.target,
         target=packet.source,
         port=None,
+        not_source=packet.not_target,
+        not_target=packet.not_source,
     )
 
 
@@ -258,6 +281,13 @@ def _way(routes: Routes, address: str) -> set[str]:
         if within and (best is None or network.prefixlen > best[0]):
             best = (network.prefixlen, interface)
     return {best[1]} if best else set()
+
+
+def _elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Network, ...]:
+    """Networks that are reached by other interfaces than these; none where these are not known."""
+    if not interfaces:
+        return ()
+    return tuple(n for n, interface in routes if n.prefixlen and interface not in interfaces)[:TRIED]
 
 
 def _ways(routes: Routes, family: str, address: str | None) -> set[str]:
