@@ -39,8 +39,8 @@ def test_nothing_declared_is_nothing_rendered() -> None:
 def test_round_robin_has_a_rule_of_its_own() -> None:
     ruleset = render({}, {})
     for name in ("s1", "s2"):
-        rule = "dnat ip to ip daddr . tcp dport . numgen inc mod 2 map @slot_tcp"
-        assert body(ruleset, "chain", f"s.{name}.tcp") == [rule]
+        rule = "dnat ip to ip daddr . tcp dport . numgen inc mod {} map @slot_tcp"
+        assert body(ruleset, "chain", f"s.{name}.tcp") == [rule.format(2), rule.format(1)]
     assert body(ruleset, "map", "service") == [
         "192.0.2.1 . 6 . 80 : goto s.s1.tcp",
         "192.0.2.2 . 6 . 80 : goto s.s2.tcp",
@@ -61,7 +61,9 @@ def test_round_robin_has_a_rule_of_its_own() -> None:
 )
 def test_other_methods_share_a_chain(method: str, chain: str, pick: str) -> None:
     ruleset = render({"method": method}, {"method": method})
-    assert body(ruleset, "chain", chain) == [f"dnat ip to ip daddr . tcp dport . {pick} map @slot_tcp"]
+    assert body(ruleset, "chain", chain) == [
+        f"dnat ip to ip daddr . tcp dport . {item} map @slot_tcp" for item in (pick, "numgen inc mod 1")
+    ]
     assert {line.split(" : ")[1] for line in body(ruleset, "map", "service")} == {f"goto {chain}"}
 
 
@@ -173,7 +175,7 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
             name = section.body[-1].rpartition("@")[2]
             rules[name] = rules.get(name, 0) + 1
     assert len(rules) == 8
-    assert max(rules.values()) < 1.5 * nftables.RULES_PER_MAP
+    assert max(rules.values()) < 1.5 * nftables.SERVICES_PER_MAP
 
 
 LISTING = """table ip natlb {
@@ -222,12 +224,31 @@ def test_connections_are_counted_by_backend() -> None:
 
 def test_a_delta_touches_only_what_differs() -> None:
     before, after = render({}, {}), render({}, {"backends": BACKENDS[:1]})
-    text = nftables.delta(before, after, after)
-    assert text is not None
+    (text,) = nftables.delta(before, after, after) or []
     assert text.splitlines() == [
         "flush chain ip natlb s.s2.tcp",
         "delete element ip natlb slot_tcp { 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080 }",
         "add rule ip natlb s.s2.tcp dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp",
+    ]
+
+
+def test_what_nothing_leads_to_yet_is_added_first() -> None:
+    """So that no packet is led to a chain that has no rules in the generation in which it began."""
+    before = render({"method": "random", "backends": BACKENDS[:1]})
+    after = render({"method": "random"})
+    first, second = nftables.delta(before, after, after) or []
+    rule = "add rule ip natlb random_2_tcp dnat ip to ip daddr . tcp dport . numgen {} map @slot_tcp"
+    assert first.splitlines() == [
+        "add chain ip natlb random_2_tcp",
+        rule.format("random mod 2"),
+        rule.format("inc mod 1"),
+        "add element ip natlb slot_tcp { 192.0.2.1 . 80 . 1 : 10.0.0.4 . 8080 }",
+    ]
+    assert second.splitlines() == [
+        "flush chain ip natlb random_1_tcp",
+        "delete element ip natlb service { 192.0.2.1 . 6 . 80 : goto random_1_tcp }",
+        "add element ip natlb service { 192.0.2.1 . 6 . 80 : goto random_2_tcp }",
+        "delete chain ip natlb random_1_tcp",
     ]
 
 

@@ -75,9 +75,9 @@ class NftablesEngine:
         present = sorted({key[0] for key in live})
         if not normal:
             return Transaction("remove", {"nft": nftables.full({}, present)})
-        text = nftables.delta(live, normal, rendered, linux_version() >= LINUX_DROPS_CHAINS) if live else None
-        if text is not None:
-            return Transaction("delta", {"nft": text})
+        texts = nftables.delta(live, normal, rendered, linux_version() >= LINUX_DROPS_CHAINS) if live else None
+        if texts is not None:
+            return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
         return Transaction("replace", self.texts(rendered))
 
     def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
@@ -93,8 +93,7 @@ class NftablesEngine:
         return transaction
 
     def _load(self, transaction: Transaction) -> None:
-        for text in transaction.texts.values():
-            self.nft.load(text)
+        self.nft.load(list(transaction.texts.values()))
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The host: the only file that runs programs or reads /proc.
 
-Nothing a user typed ever reaches a shell: programs get argument lists, and rulesets through standard input. The one
-line that a shell does run (`_SCRATCH`) is constant.
+Nothing a user typed ever reaches a shell: programs get argument lists, and rulesets through standard input. The few
+lines that a shell does run are constant.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def require(program: str, package: str) -> str:
     return path
 
 
-def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) -> str:
+def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,), inherited: Sequence[int] = ()) -> str:
     """Run a program and return what it printed.
 
-    Raises `HostError` with what it said where its exit status is not in `ok`.
+    `inherited` are descriptors that it is to have as well. Raises `HostError` with what it said where its exit status
+    is not in `ok`.
     """
     program = os.path.basename(argv[0])
     try:
@@ -53,6 +54,7 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
+                pass_fds=inherited,
                 timeout=TIMEOUT_S,
                 env={"PATH": PATH, "LC_ALL": "C"},
                 check=False,
@@ -149,8 +151,17 @@ class Nft:
     def check(self, text: str) -> None:
         run([self.path, "--check", "-f", "-"], text)
 
-    def load(self, text: str) -> None:
-        run([self.path, "-f", "-"], text)
+    def load(self, texts: Sequence[str]) -> None:
+        """Transactions, one after the other. A process of its own loads all of them: where this one is killed between
+        two, the change is still made as a whole."""
+        if len(texts) == 1:
+            run([self.path, "-f", "-"], texts[0])
+        elif texts:
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(_memory_file(text)) for text in texts]
+                names = [f"/proc/self/fd/{file.fileno()}" for file in files]
+                loop = 'nft=$1; shift; for file; do "$nft" -f "$file" || exit; done'
+                run(["/bin/sh", "-c", loop, "sh", self.path, *names], inherited=[file.fileno() for file in files])
 
 
 _FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}

@@ -30,9 +30,10 @@ __all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "rend
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
 SEED = 0x6E61746C
-#: Rules that look up one map. The kernel compares each new one with all before it (nf_tables_bind_set), so the cost of
-#: a load grows with the square: ten thousand rules on one map take 20 s, spread over 64 maps they take 1 s.
-RULES_PER_MAP = 256
+#: Services whose rules look up one map. The kernel compares each new rule with all that look up the same map already
+#: (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map take 20 s, spread
+#: over 64 maps they take 1 s.
+SERVICES_PER_MAP = 256
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
@@ -60,7 +61,7 @@ def _shards(config: Config) -> int:
     """Over how many slot maps the services with their own rule are spread: a power of two, so it seldom changes."""
     rules = sum(len(service.protocols) for service in config.services if not _shared(service))
     shards = 1
-    while rules > shards * RULES_PER_MAP:
+    while rules > shards * SERVICES_PER_MAP:
         shards *= 2
     return shards
 
@@ -128,7 +129,7 @@ class _Table:
         if _shared(service):
             self.add_slots(service, protocol, table, 0)
             name = f"{service.method}_{len(table)}_{protocol}"
-            return f"goto {self.chain(name, [self.dnat(protocol, self.pick(service, protocol, len(table)), 0)])}"
+            return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), 0))}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
 
     def add_frontend(self, frontend: Frontend, verdict: str) -> None:
@@ -163,6 +164,12 @@ class _Table:
         key = f"{self.family} daddr . {protocol} dport . {pick}"
         return f"dnat {self.family} to {key} map @{_slot_map(protocol, shard)}"
 
+    def choose(self, protocol: str, pick: str, shard: int) -> Lines:
+        """The translation, and what catches a packet that meets the slots of the next generation, where the number that
+        its own rule picks may be gone: slot 0 is there as long as the service is."""
+        first = "numgen inc mod 1"
+        return [self.dnat(protocol, item, shard) for item in ([pick] if pick == first else [pick, first])]
+
     def pick(self, service: Service, protocol: str, size: int) -> str:
         if service.method == "round_robin":
             return f"numgen inc mod {size}"
@@ -177,13 +184,14 @@ class _Table:
         if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
             shard = self.shard(service)
             self.add_slots(service, protocol, table, shard)
-            return [*rules, self.dnat(protocol, pick, shard)]
+            return [*rules, *self.choose(protocol, pick, shard)]
         goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
         if service.affinity_s:
             serving = {backend.key: backend for backend in table}
             rules += [f"{self.family} saddr @{_affinity(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
         entries = ", ".join(f"{index} : {goto[backend.key]}" for index, backend in enumerate(table))
-        return [*rules, f"{pick} vmap {{ {entries} }}"]
+        # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
+        return [*rules, f"{pick} vmap {{ {entries} }}", goto[table[0].key]]
 
     def guards(self, service: Service) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .model import FAMILIES, Backend, Config, Service
 from .ruleset import Key, Ruleset, Section
@@ -172,11 +172,16 @@ def _count_slot(
 # -- transactions ----------------------------------------------------------------------------------------------------
 
 
-def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> str | None:
-    """One transaction that turns `live` into `normal`, or None where only a replacement of the tables can.
+def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> list[str] | None:
+    """Transactions that turn `live` into `normal`, or None where only a replacement of the tables can.
 
-    `normal` is `rendered` as the kernel lists it. With `drop_chains` False (kernels before 6.2 cannot delete a chain in
-    the transaction that takes the last element naming it), a change that would have to is left to a replacement.
+    `normal` is `rendered` as the kernel lists it. The last transaction makes the change; one before it only adds what
+    nothing leads to yet. The reason: a packet on its way reads the rules of the generation in which it began, but the
+    elements of the one that is current (nf_tables_api.c). In one transaction such a packet could be led to a chain
+    that has no rules in its generation, and would not be translated.
+
+    With `drop_chains` False (kernels before 6.2 cannot delete a chain in the transaction that takes the last element
+    naming it), a change that would have to is left to a replacement.
     """
     gone = [key for key in live if key not in normal]
     if any(key[2] == "table" for key in [*gone, *(key for key in normal if key not in live)]):
@@ -188,20 +193,50 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool =
         return None
     new = sorted((key for key in normal if key not in live), key=_load_order)
     changed = [key for key in kept if live[key].body != normal[key].body]
+    ahead = {key: _new_slots(live[key], normal[key]) for key in changed if key[3].startswith("slot_")}
+    texts = [_additions(new, normal, rendered, ahead), _switch(changed, gone, live, normal, rendered, ahead)]
+    return ["\n".join(lines) + "\n" for lines in texts if lines]
+
+
+def _new_slots(live: Section, normal: Section) -> set[str]:
+    """Elements whose slot does not exist yet: no rule that is live picks it."""
+    taken = {element.partition(" : ")[0] for element in live.body}
+    return {element for element in normal.body if element.partition(" : ")[0] not in taken}
+
+
+def _additions(new: Sequence[Key], normal: Ruleset, rendered: Ruleset, ahead: Mapping[Key, set[str]]) -> Lines:
     lines: Lines = [_declaration(key, rendered[key]) for key in new]
-    lines += [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
+    for key in new:
+        if key[2] == "chain":
+            lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
+        else:
+            lines += _elements("add", key, normal[key].body)
+    for key, elements in ahead.items():
+        lines += _elements("add", key, sorted(elements))
+    return lines
+
+
+def _switch(
+    changed: Sequence[Key],
+    gone: Sequence[Key],
+    live: Ruleset,
+    normal: Ruleset,
+    rendered: Ruleset,
+    ahead: Mapping[Key, set[str]],
+) -> Lines:
+    lines: Lines = [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
     for key in [*changed, *gone]:
         if key[2] != "chain":
             keep = set(normal[key].body) if key in normal else set()
             lines += _elements("delete", key, [e for e in live[key].body if e not in keep])
-    for key in [*changed, *new]:
+    for key in changed:
         if key[2] == "chain":
             lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
         else:
-            had: set[str] = set(live[key].body) if key in live else set()
+            had = set(live[key].body) | ahead.get(key, set())
             lines += _elements("add", key, [e for e in normal[key].body if e not in had])
     lines += [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _where(key: Key) -> str:

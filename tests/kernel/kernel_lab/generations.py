@@ -28,7 +28,7 @@ def flip(first: Any, second: Any, for_s: float, vip: str) -> tuple[int, int]:
     engine = engines.NftablesEngine()
     one, two = _loaded(engine, first), _loaded(engine, second)
     there, back = (_lines(engine, *pair) for pair in ((one, two), (two, one)))
-    engine.nft.load(WATCH.format(vip=vip))
+    engine.nft.load([WATCH.format(vip=vip)])
     # One program that reads transactions line by line: starting one for each would be the slow part.
     with subprocess.Popen(
         [engine.nft.path, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
