@@ -51,6 +51,16 @@ while not stop.is_set() and time.monotonic() < end:
 """
 
 
+#: On a backend: whether the client refuses a connection, as it does where nothing listens.
+KNOCK = """
+import socket
+try:
+    socket.create_connection(("192.0.2.100", 9), timeout=1)
+except OSError as error:
+    print("there" if isinstance(error, ConnectionRefusedError) else error)
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _lab() -> Iterator[None]:
     with open(LOCK, "w") as lock:
@@ -127,6 +137,12 @@ def answered(timeout_s: float = 1.0) -> bool:
         check=False,
     )
     return done.returncode == 0
+
+
+def reaches_out() -> bool:
+    """Whether a backend gets an answer from the client, of whatever kind."""
+    lab.podman("exec", "natlb-web1", "ip", "route", "replace", "default", "via", "10.0.0.1")
+    return lab.podman("exec", "natlb-web1", "python3", "-c", KNOCK) == "there\n"
 
 
 def theirs() -> str:
@@ -232,6 +248,28 @@ def test_firewalld(capsys: pytest.CaptureFixture[str]) -> None:
     assert "table inet firewalld" in before
 
 
+def test_firewalld_and_egress() -> None:
+    """It denies what goes out until a policy of its own allows that; the run sees both."""
+    egress = [{"source": "10.0.0.0/24", "out_interface": "eth0"}]
+    host("systemctl", "start", "firewalld")
+    (warning,) = closing(module(egress=egress, forward="accept"))
+    assert warning.startswith("egress of 10.0.0.0/24")
+    assert not reaches_out()
+    policy = ("--permanent", "--policy=out")
+    for words in (
+        ("--permanent", "--new-policy=out"),
+        (*policy, "--add-ingress-zone=ANY"),
+        (*policy, "--add-egress-zone=ANY"),
+        (*policy, "--set-target=ACCEPT"),
+        ("--reload",),
+    ):
+        host("firewall-cmd", *words)
+    assert reaches_out()
+    assert closing(module(egress=egress)) == []
+    host("firewall-cmd", "--permanent", "--delete-policy", "out")
+    module()
+
+
 def test_firewalld_beside_iptables(capsys: pytest.CaptureFixture[str]) -> None:
     module(engine="iptables")
     for command in ("systemctl start firewalld", "firewall-cmd --reload", "systemctl restart firewalld"):
@@ -260,6 +298,10 @@ def test_ufw(capsys: pytest.CaptureFixture[str]) -> None:
     module()
     assert not answered()
     assert theirs() == before
+    shell("ufw route allow in on eth0 out on eth1 proto tcp to 10.0.0.3 port 8080")
+    assert answered()
+    assert closing(module()) == []
+    host("ufw", "--force", "reset")
 
 
 FAIL2BAN = """
