@@ -194,15 +194,15 @@ def gap(title: str, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
 STOCK_NFTABLES = """#!/usr/sbin/nft -f
 flush ruleset
 table inet filter {
-	chain input {
-		type filter hook input priority filter;
-	}
-	chain forward {
-		type filter hook forward priority filter;
-	}
-	chain output {
-		type filter hook output priority filter;
-	}
+  chain input {
+    type filter hook input priority filter;
+  }
+  chain forward {
+    type filter hook forward priority filter;
+  }
+  chain output {
+    type filter hook output priority filter;
+  }
 }
 """
 
@@ -324,7 +324,7 @@ def test_fail2ban(action: str) -> None:
     jail = FAIL2BAN.format(action=action)
     shell(f"touch /var/log/natlb-test.log\ncat > /etc/fail2ban/jail.local <<'END'\n{jail}\nEND\n")
     host("systemctl", "restart", "fail2ban")
-    for _ in range(50):
+    for _unused in range(50):
         if "pong" in host("fail2ban-client", "ping", check=False):
             break
         time.sleep(0.1)
