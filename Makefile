@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 RUN := tools/run
 PYTEST := $(RUN) python -m pytest
+# Half of the time of these tests is waiting, so there are more processes than cores.
+PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test lint unit kernel drills molecule build clean
@@ -15,8 +17,8 @@ demo: ## Balance 300 real connections over four containers and show who answered
 	@MAKE_TARGET=demo tools/setup lab
 	@$(RUN) python tools/demo.py
 
-test: dev ## Run everything: lint, unit, kernel and molecule, with one summary at the end
-	@$(PYTEST)
+test: dev ## Run everything: lint, unit, kernel, drills and molecule, with one summary at the end
+	@$(PYTEST) --numprocesses $(PROCESSES) --dist loadgroup
 
 lint: dev ## ansible-lint, ansible-test sanity, ruff and mypy
 	@$(PYTEST) tests/lint
