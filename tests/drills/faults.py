@@ -88,8 +88,8 @@ class Field:
         return {path.name: path.read_bytes().replace(ours, real) for path in sorted(self.balancer.etc.iterdir())}
 
     def holds(self) -> str:
-        """`old`, `new`, `part` (iptables: each table is old or new), `ahead` (nftables: old, and some of new to which no
-        rule leads yet), or `mix`."""
+        """`old`, `new`, `part` (iptables: each table is old or new), `ahead` (nftables: old, and some of new to which
+        no rule leads yet), or `mix`."""
         live = self.live()
         for name, rules in self.rules.items():
             if live == rules:
