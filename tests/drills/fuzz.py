@@ -284,8 +284,11 @@ def _foreign(nft: str, others: list[str], config: Config, known: set[str]) -> st
             if not _IPTABLES_LINE.fullmatch(line):
                 return f"a line of another shape: {line!r}"
             shlex.split(line)
-    for word in set().union(*map(words, (nft, *others))):
-        if _kind(word) not in known and word not in links and not _HEX.fullmatch(word) and not _made_of(word, named):
+    everything = "\n".join((nft, *others))
+    for link in sorted(filter(None, links), key=len, reverse=True):
+        everything = re.sub(rf"(?<![\w.@-]){re.escape(link)}(?![\w.@-])", " ", everything)
+    for word in words(everything):
+        if _kind(word) not in known and not _HEX.fullmatch(word) and not _made_of(word, named):
             return f"a word that no clean declaration makes: {word!r}"
     return ""
 
