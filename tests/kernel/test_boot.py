@@ -48,7 +48,7 @@ def test_uplinks_come_back(balancer: Balancer) -> None:
     reboot(balancer)
     balancer.lab.uplinks()
     balancer.host.sysctl({f"ipv4/conf/{link}/src_valid_mark": 1 for link in ("up1", "up2")})
-    for _ in range(2):
+    for _turn in range(2):
         balancer.host.run(str(balancer.etc / "boot"))
         balancer.host.run(str(balancer.etc / "boot-uplinks"))
     assert ways(out(balancer, f"{INTERNET}:80", 6)) == {"isp1": 4, "isp2": 2}

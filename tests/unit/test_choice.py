@@ -44,7 +44,8 @@ def test_turns_are_exact(weights: list[int]) -> None:
     ring = interleave(weights)
     chosen = [targets(len(weights))[index] for index in ring]
     kernel = Counters(by_turn("NATLB.web.tcp", chosen))
-    assert [kernel.send("NATLB.web.tcp") for _unused in range(3 * len(ring))] == [target.action[3:] for target in chosen] * 3
+    sent = [kernel.send("NATLB.web.tcp") for _turn in range(3 * len(ring))]
+    assert sent == [target.action[3:] for target in chosen] * 3
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
