@@ -19,6 +19,7 @@ LOCK = "/run/natlb-lab-scenario.lock"
 
 @pytest.fixture(scope="module", autouse=True)
 def _clear_up() -> Iterator[None]:
+    """Each scenario makes the containers anew, so only after the last one they are to be removed."""
     yield
     subprocess.run(["flock", LOCK, "tools/run", "python3", "tests/lab/lab.py", "down"], cwd=ROOT, check=True)
 
@@ -28,8 +29,7 @@ def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nmolecule test --scenario-name {scenario} ", end="", flush=True)
     done = subprocess.run(
-        # Each scenario makes the containers anew, so only the last one has to clear up: that saves half a minute.
-        ["flock", LOCK, "tools/run", "molecule", "test", "--destroy=never", "--scenario-name", scenario],
+        ["flock", LOCK, "tools/run", "molecule", "test", "--scenario-name", scenario],
         cwd=ROOT,
         env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false"},
         stdin=subprocess.DEVNULL,

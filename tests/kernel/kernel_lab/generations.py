@@ -23,7 +23,7 @@ WATCH = """table ip watch {{
 """
 
 
-def flip(first: Any, second: Any, for_s: float, vip: str) -> tuple[int, int]:
+def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple[int, int]:
     """Go from `first`, which is loaded, to `second` and back; (changes, packets that were not translated)."""
     engine = engines.NftablesEngine()
     one, two = _loaded(engine, first), _loaded(engine, second)
@@ -34,8 +34,8 @@ def flip(first: Any, second: Any, for_s: float, vip: str) -> tuple[int, int]:
         [engine.nft.path, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as nft:
         assert nft.stdin is not None
-        flips, end = 0, time.monotonic() + for_s
-        while time.monotonic() < end:
+        flips, end = 0, time.monotonic() + limit_s
+        while flips < times and time.monotonic() < end:
             nft.stdin.write(back if flips % 2 else there)
             nft.stdin.flush()
             flips += 1
