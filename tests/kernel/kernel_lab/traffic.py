@@ -154,6 +154,8 @@ def hammer(
 
     Call `hammering` to wait until it is under way.
     """
+    # At the beginning, since several of them may have to see that they are to halt.
+    _halt.clear()
     answers: Counter[str] = Counter()
     cut: Counter[str] = Counter()
     held = [handle for target in targets for handle, _answer in hold(target, keep)]
@@ -172,7 +174,6 @@ def hammer(
                 cut[answer.who] += 1
         if breath_s:
             time.sleep(breath_s)
-    _halt.clear()
     _under_way.clear()
     release()
     return Hammered(answers, len(held), cut, messages)
