@@ -15,7 +15,7 @@ from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB6
 
 #: Enough for several packets to be under way in the very moment of a change: without what prevents it, about two in a
 #: thousand changes lose one.
-FLIPS = 800
+FLIPS = 400
 APPLIES = 200
 LIMIT_S = 120
 METHODS = ("round_robin", "random", "source_hash")
