@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 
 import pytest
@@ -20,3 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ONE_PROCESS:
             item.add_marker(pytest.mark.xdist_group(folder))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With several processes the scenarios, one after the other, are the longest way: the others make room for them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    first = item.path.relative_to(TESTS).parts[0] == "molecule"
+    # Only root may become more important again; a process that may not stays as it is.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if first else 10)
