@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which tests may run beside each other, where pytest is told to use several processes."""
+"""Who comes first where pytest is told to use several processes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ import pathlib
 import pytest
 
 TESTS = pathlib.Path(__file__).resolve().parent
-#: One process each: the containers have one set of names, the linters share caches, and drills count what they inject.
-ONE_PROCESS = ("molecule", "lint", "drills")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        if folder in ONE_PROCESS:
-            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
