@@ -14,13 +14,9 @@ Not part of `make test`: nothing here fails because a machine is slow.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
-import platform
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,8 +24,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "performance.md"
+import report
+
 ENGINES = [("nftables", None), ("iptables", "nft"), ("iptables", "legacy")]
 OPERATIONS = ["first apply", "no change", "one drained", "one added", "1 % changed"]
 LOOP_RULES = 20
@@ -111,7 +107,7 @@ def one_round(count: int, engine: str, variant: str | None) -> dict[str, dict[st
             request |= {"etc": f"{folder}/etc", "run": f"{folder}/run"}
             began = time.perf_counter()
             answer = namespace.run(
-                sys.executable, "-c", CHILD, str(ROOT / "plugins" / "module_utils"), text=json.dumps(request)
+                sys.executable, "-c", CHILD, str(report.ROOT / "plugins" / "module_utils"), text=json.dumps(request)
             )
             seconds = time.perf_counter() - began
             told = json.loads(answer)
@@ -167,24 +163,19 @@ def loop_of_single_rules() -> float:
     return (times[1] - times[0]) / (LOOP_RULES - 1)
 
 
-def shown(values: list[float], unit: str = "s") -> str:
-    """Median and spread."""
-    digits = 0 if unit == "MiB" else 2
-    middle = f"{statistics.median(values):.{digits}f}"
-    return middle if unit == "MiB" else f"{middle} ({min(values):.2f} to {max(values):.2f})"
-
-
 def measure(sizes: list[int], rounds: int) -> Iterator[str]:
     """The lines of the report, as they are measured."""
-    machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    yield f"Measured on {machine}: {rounds} rounds, median and (smallest to largest), in seconds."
+    yield f"Measured on {report.machine()}: {rounds} rounds, median and (smallest to largest), in seconds."
     yield ""
-    yield (
-        "| services of 4 | engine | "
-        + " | ".join(OPERATIONS)
-        + " | of it the kernel's transaction, one drained | peak memory, MiB |"
+    yield from report.table(
+        ["services of 4", "engine", *OPERATIONS, "of it the kernel's transaction, one drained", "peak memory, MiB"],
+        _rows(sizes, rounds),
     )
-    yield "|---|---|" + "---|" * (len(OPERATIONS) + 2)
+    yield ""
+    yield from neighbours(sizes, rounds)
+
+
+def _rows(sizes: list[int], rounds: int) -> Iterator[list[str]]:
     for count in sizes:
         results: dict[tuple[str, str | None], list[dict[str, dict[str, float]]]] = {key: [] for key in ENGINES}
         for _round in range(rounds):
@@ -192,22 +183,24 @@ def measure(sizes: list[int], rounds: int) -> Iterator[str]:
                 results[engine, variant].append(one_round(count, engine, variant))
         for (engine, variant), found in results.items():
             name = f"{engine} ({variant})" if variant else engine
-            cells = [shown([item[operation]["all_s"] for item in found]) for operation in OPERATIONS]
-            cells.append(shown([item["one drained"]["kernel_s"] for item in found]))
+            cells = [_rounds([item[operation]["all_s"] for item in found]).shown() for operation in OPERATIONS]
+            cells.append(_rounds([item["one drained"]["kernel_s"] for item in found]).shown())
             peaks = [max(part["peak_kib"] for part in item.values()) / 1024 for item in found]
-            yield f"| {count} | {name} | " + " | ".join(cells) + f" | {shown(peaks, 'MiB')} |"
-    yield ""
-    yield from neighbours(sizes, rounds)
+            yield [str(count), name, *cells, f"{max(peaks):.0f}"]
+
+
+def _rounds(values: list[float]) -> report.Rounds:
+    return report.Rounds(tuple(values))
 
 
 def neighbours(sizes: list[int], rounds: int) -> Iterator[str]:
     yield "The same services by other means:"
     yield ""
-    yield "| services of 4 | `iptables-restore` of a flat file (nft) | (legacy) |"
-    yield "|---|---|---|"
+    rows = []
     for count in sizes:
-        cells = [shown([flat_restore(count, variant) for _round in range(rounds)]) for variant in ("nft", "legacy")]
-        yield f"| {count} | " + " | ".join(cells) + " |"
+        times = [_rounds([flat_restore(count, variant) for _round in range(rounds)]) for variant in ("nft", "legacy")]
+        rows.append([str(count), *(item.shown() for item in times)])
+    yield from report.table(["services of 4", "`iptables-restore` of a flat file (nft)", "(legacy)"], rows)
     yield ""
     rule_s = loop_of_single_rules()
     yield f"`ansible.builtin.iptables` in a loop takes {rule_s:.2f} s a rule ({LOOP_RULES} rules measured), and cannot"
@@ -215,21 +208,15 @@ def neighbours(sizes: list[int], rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--sizes", default="1,10,100,1000")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="put the result into docs/performance.md")
     options = parser.parse_args()
     lines = []
     for line in measure([int(size) for size in options.sizes.split(",")], options.rounds):
         print(line, flush=True)
         lines.append(line)
     if options.write:
-        page = PAGE.read_text()
-        block = "<!-- control plane -->\n" + "\n".join(lines) + "\n<!-- end of control plane -->"
-        PAGE.write_text(
-            re.sub(r"<!-- control plane -->.*<!-- end of control plane -->", lambda _m: block, page, flags=re.S)
-        )
+        report.write("control plane", lines)
 
 
 if __name__ == "__main__":
