@@ -59,6 +59,20 @@ def test_a_closed_port_and_a_reset_lab(lab: Lab) -> None:
     assert traffic.tally(lab.client.call(traffic.ask, f"{WEB['web1']}:81")) == {"ConnectionRefusedError": 1}
 
 
+def test_what_one_balancer_said_about_ways_is_not_believed_of_the_next(lab: Lab) -> None:
+    """Without rules a router sends packets for an address of the same network back, with an ICMP redirect: ask there
+    yourself. Who believes it loses that address for 300 s (RT_GC_TIMEOUT in net/ipv4/route.c)."""
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    # It is believed where the address has answered as a neighbour, as on a balancer that has it on an interface.
+    lab.client.ip(f"neighbour replace {VIP} lladdr 02:00:00:00:00:02 dev front nud reachable")
+    lab.client.call(traffic.ask, f"{VIP}:53", protocol="udp", timeout_s=0.2)
+    lab.client.ip(f"neighbour delete {VIP} dev front")
+    lab.reset()
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    lab.balancer.run("nft", "-f", "-", stdin=RULES)
+    assert traffic.tally(lab.client.call(traffic.ask, f"{VIP}:80", 4)) == {"web1": 2, "web2": 2}
+
+
 def test_uplinks_lead_to_different_hosts(lab: Lab) -> None:
     assert set(lab.uplinks()) == {"isp1", "isp2"}
     for name, link, gateway in (("isp1", "up1", "100.64.1.1"), ("isp2", "up2", "100.64.2.1")):

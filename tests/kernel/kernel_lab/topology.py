@@ -38,7 +38,13 @@ WEB6 = {name: f"2001:db8:2::{parts[0]}" for name, parts in HOST_PARTS.items()}
 TEN = [f"10.0.0.{part}" for parts in HOST_PARTS.values() for part in parts]
 PORTS = (53, 80, 8080, *range(9000, 9004))
 
-_QUIET = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/all/accept_dad": 0}
+_QUIET = {
+    "ipv6/conf/default/accept_dad": 0,
+    "ipv6/conf/all/accept_dad": 0,
+    # A balancer without rules sends a client to an address on its own network directly. Believed once, that would hold
+    # for 300 s, for all balancers of later tests.
+    **{f"{family}/conf/{scope}/accept_redirects": 0 for family in ("ipv4", "ipv6") for scope in ("default", "all")},
+}
 _LOOSE = {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0}
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
