@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +66,11 @@ def kill(root: str, request: dict[str, Any], after_s: float, group: bool) -> boo
     return alive
 
 
-def programs_at_rest(within_s: float = 10.0) -> None:
-    """Wait until no nft or iptables works in this namespace any more: those of a killed run may outlive it."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline and any(_programs()):
-        time.sleep(0.02)
-
-
-def _programs() -> Iterator[str]:
-    here = os.stat("/proc/thread-self/ns/net").st_ino
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                ours = (entry / "ns" / "net").stat().st_ino == here
-                name = (entry / "comm").read_text()
-                if ours and name.startswith(("nft", "iptables", "ip6tables", "xtables")):
-                    yield name
+def at_rest(root: str, within_s: float = 10.0) -> None:
+    """Wait until nobody changes the host any more: what a killed run has begun outlives it, and has its lock."""
+    lock = Path(root, "run", "lock")
+    if lock.exists():
+        subprocess.run(["flock", "--timeout", str(within_s), str(lock), "true"], check=True)
 
 
 def hold_lock(path: str, for_s: float) -> None:

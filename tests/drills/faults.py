@@ -109,7 +109,7 @@ class Field:
 
     def check(self, row: Row, allowed: Sequence[str] = ("old", "new", "part", "ahead"), repair: str = "old") -> None:
         """Count what is wrong, and then whether the next run puts everything right."""
-        self.balancer.host.call(drill_host.programs_at_rest)
+        self.balancer.host.call(drill_host.at_rest, str(self.root))
         row.injected += 1
         held = self.holds()
         row.mixed += held not in allowed
@@ -182,7 +182,7 @@ def killed(field: Field, times: int) -> Row:
             field.settle(other(name))
             after_s = field.rng.uniform(0.02, longest_s)
             field.balancer.host.call(drill_host.kill, str(field.root), field.request(name), after_s, bool(turn % 4 > 1))
-            field.check(row, repair=name)
+            field.check(row, allowed=("old", "new"), repair=name)
     row.seen = "*the task fails; the next run shows what it repairs"
     return row
 
@@ -196,7 +196,7 @@ def killed_before_confirmation(field: Field, times: int) -> Row:
             field.settle("old")
             after_s = field.rng.uniform(0.1, 0.7)
             field.balancer.host.call(drill_host.kill, str(field.root), request, after_s, False)
-            field.balancer.host.call(drill_host.programs_at_rest)
+            field.balancer.host.call(drill_host.at_rest, str(field.root))
             _wait_until_undone(field)
             field.check(row, allowed=("old",))
     row.seen = "*the task fails; the host goes back by itself"
@@ -348,18 +348,20 @@ case {how} in
   before) echo "drill: failed before its work" >&2; exit 1;;
   after) {real} "$@" >/dev/null 2>&1; echo "drill: failed after its work" >&2; exit 1;;
   killed) kill -9 $$;;
+  module) kill -9 "$(cat "{run}/lock")"; exec {real} "$@";;
 esac
 """
 
 
-def _wrap(folder: Path, fatal: int, how: str) -> str:
+def _wrap(root: Path, fatal: int, how: str) -> str:
     """A folder with such programs in it; the search path that begins with it."""
+    folder = root / "programs"
     folder.mkdir(exist_ok=True)
     count = folder / "count"
     count.write_text("0\n")
     for program in PROGRAMS:
         real = next(Path(part, program) for part in ("/usr/sbin", "/sbin", "/usr/bin") if Path(part, program).exists())
-        text = _WRAPPER.format(lock=folder / "lock", count=count, fatal=fatal, how=how, real=real)
+        text = _WRAPPER.format(lock=folder / "lock", count=count, fatal=fatal, how=how, real=real, run=root / "run")
         (folder / program).write_text(text)
         (folder / program).chmod(0o755)
     return f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -368,23 +370,39 @@ def _wrap(folder: Path, fatal: int, how: str) -> str:
 def program_fails(field: Field, times: int) -> Row:
     """Every call of nft and iptables in a run in turn, each in three ways."""
     row = Row("nft or iptables fails or is killed in the middle")
-    folder = field.root / "programs"
-    calls, past_the_end = 0, False
     with traffic_under(field, row):
-        while not past_the_end and row.injected < times:
-            calls += 1
-            for how in ("before", "after", "killed"):
-                field.settle("old")
-                (field.root / "run" / "normal.json").unlink(missing_ok=True)
-                said = field.run("new", set={"kernel.PATH": _wrap(folder, calls, how)})
-                past_the_end = int((folder / "count").read_text()) < calls
-                row.unrepaired += "broken" in said
-                error = said.get("error", "")
-                if "drill" in error and (not row.seen or "put back" in error):
-                    row.seen = error
-                if not past_the_end:
-                    field.check(row, allowed=("old", "new", "part", "ahead"))
+        for said in _at_each_call(field, row, times, ("before", "after", "killed")):
+            row.unrepaired += "broken" in said
+            error = said.get("error", "")
+            if "drill" in error and (not row.seen or "put back" in error):
+                row.seen = error
+            field.check(row, allowed=("old", "new", "part", "ahead"))
     return row
+
+
+def killed_at_each_call(field: Field, times: int) -> Row:
+    """What the random moments of `killed` may miss: between any two programs, and while each is about to work."""
+    row = Row("module killed (SIGKILL) while nft or iptables works, at each of their calls in turn")
+    with traffic_under(field, row):
+        for said in _at_each_call(field, row, times, ("module",)):
+            row.unrepaired += "broken" not in said
+            field.check(row, allowed=("old", "new"))
+    row.seen = "*the task fails; what it had begun is carried out"
+    return row
+
+
+def _at_each_call(field: Field, row: Row, times: int, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What runs from old to new said, in each of which another call of nft or iptables goes wrong."""
+    calls, past_the_end = 0, False
+    while not past_the_end and row.injected < times:
+        calls += 1
+        for how in ways:
+            field.settle("old")
+            (field.root / "run" / "normal.json").unlink(missing_ok=True)
+            said = field.run("new", set={"kernel.PATH": _wrap(field.root, calls, how)})
+            past_the_end = int((field.root / "programs" / "count").read_text()) < calls
+            if not past_the_end:
+                yield said
 
 
 def program_missing(field: Field, times: int) -> Row:
@@ -443,7 +461,8 @@ def flushed(field: Field, times: int) -> Row:
 
 #: Each with how often it is injected per engine: in the short form and in the full one.
 DRILLS: dict[str, tuple[Callable[[Field, int], Row], int, int]] = {
-    "killed": (killed, 6, 67),
+    "killed": (killed, 6, 100),
+    "killed_at_each_call": (killed_at_each_call, 30, 30),
     "killed_before_confirmation": (killed_before_confirmation, 2, 6),
     "unconfirmed": (unconfirmed, 1, 5),
     "timer_lost": (timer_lost, 1, 5),

@@ -21,7 +21,8 @@ from typing import Any, Callable
 from . import addresses, boot, engines, forward, forwarding, guard, kernel, parse, rollback, routing, store, tracking
 from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
-from .errors import ConfigErrors, HostError
+from .errors import CarryError, ConfigErrors, HostError
+from .kernel import Command
 from .model import EMPTY, FAMILIES, Config, parse_config
 from .ruleset import Ruleset, compare, unified
 from .store import DEFAULT_PATHS, Content, Paths
@@ -44,14 +45,23 @@ class Outcome:
     token: str = ""
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass
 class Part:
-    """One piece of the host: what it is, what it is to be, and how to get there."""
+    """One piece of the host: what it is, what it is to be, and how to get there.
+
+    `commit` is what this process does itself, before anything else; `commands` of all parts are run by one process that
+    a kill of this one leaves alone.
+    """
 
     live: Ruleset
     wanted: Ruleset
-    commit: Callable[[], None]
-    undo: Callable[[], list[rollback.Command]]
+    commands: Callable[[], list[Command]] = list
+    undo: Callable[[], list[Command]] = list
+    commit: Callable[[], None] = _nothing
 
     @property
     def differs(self) -> bool:
@@ -85,6 +95,8 @@ class Plan:
     rendered: Ruleset
     transaction: Transaction
     parts: list[Part]
+    #: The one of the parts whose `commands` carry `transaction` out.
+    rules: Part
     #: Files to write, or to remove where None, once the rest stands.
     staged: dict[Path, Content | None]
     cache: dict[str, Any]
@@ -165,13 +177,30 @@ def _commit_parts(plan: Plan) -> str:
         try:
             for part in parts:
                 part.commit()
+            _carry(plan, parts)
             put()
         except HostError as error:
             raise HostError(f"{error} ({rollback.put_back(request.paths, _undo(parts))})") from error
     return token
 
 
-def _way_back(parts: list[Part]) -> list[rollback.Command]:
+def _carry(plan: Plan, parts: list[Part]) -> None:
+    """Run the commands of all parts. Where the kernel refuses the rules, their engine may know another way."""
+    made = [(part, part.commands()) for part in parts]
+    commands = [(part, command) for part, found in made for command in found]
+    try:
+        kernel.carry([command for _unused, command in commands])
+    except CarryError as error:
+        part = commands[error.done][0]
+        instead = plan.engine.instead(plan.transaction, plan.rendered) if part is plan.rules else None
+        if instead is None:
+            raise
+        plan.transaction = instead
+        later = [command for other, command in commands[error.done :] if other is not part]
+        kernel.carry([*part.commands(), *later])
+
+
+def _way_back(parts: list[Part]) -> list[Command]:
     try:
         return _undo(parts)
     except HostError as error:
@@ -181,7 +210,7 @@ def _way_back(parts: list[Part]) -> list[rollback.Command]:
         ) from error
 
 
-def _undo(parts: list[Part]) -> list[rollback.Command]:
+def _undo(parts: list[Part]) -> list[Command]:
     return [command for part in reversed(parts) for command in part.undo()]
 
 
@@ -220,19 +249,17 @@ def make_plan(request: Request) -> Plan:
     live = engine.live()
     previous = _previous(request.paths)
     path = forward.look(config, request.forward)
-    plan = Plan(request, previous, engine, path, rendered, engine.plan(live, normal, rendered), [], {}, cache, warnings)
+    rules = Part(live, normal, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, normal))
+    transaction = engine.plan(live, normal, rendered)
+    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, {}, cache, warnings)
     plan.parts.append(_sysctl_part(_sysctls(request)))
     plan.parts.append(_routing_part(config, previous))
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
-    plan.parts.append(Part(live, normal, lambda: _commit(plan), lambda: engine.undo(live, normal)))
+    plan.parts.append(rules)
     plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
     plan.parts.append(_files_part(plan))
     warnings += _warnings(request, engine) + path.warnings
     return plan
-
-
-def _commit(plan: Plan) -> None:
-    plan.transaction = plan.engine.commit(plan.transaction, plan.rendered)
 
 
 def _normal_form(engine: Engine | forward.Opening, rendered: Ruleset, paths: Paths) -> tuple[Ruleset, dict[str, Any]]:
@@ -297,10 +324,10 @@ def _sysctl_part(settings: Mapping[str, str]) -> Part:
         for name, value in missing.items():
             kernel.sysctl_set(name, value)
 
-    def undo() -> list[rollback.Command]:
+    def undo() -> list[Command]:
         return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
 
-    return Part(forwarding.section(live), forwarding.section(settings), commit, undo)
+    return Part(forwarding.section(live), forwarding.section(settings), undo=undo, commit=commit)
 
 
 def _routing_part(config: Config, previous: Config) -> Part:
@@ -317,30 +344,23 @@ def _routing_part(config: Config, previous: Config) -> Part:
             routes = kernel.ip_json(family, "route", "show", "table", table)
             live.update(routing.parse_routes(family, int(table), routes))
 
-    def commit() -> None:
-        for family, text in routing.batch(live, wanted).items():
-            kernel.ip_batch(family, text)
-
-    def undo() -> list[rollback.Command]:
-        texts = routing.batch(live=wanted, wanted=live)
-        return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]
-
-    return Part(live, wanted, commit, undo)
+    return Part(
+        live,
+        wanted,
+        lambda: kernel.ip_batch(routing.batch(live, wanted)),
+        lambda: kernel.ip_batch(routing.batch(live=wanted, wanted=live)),
+    )
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
     normal, cache = _normal_form(opening, opening.rendered, plan.request.paths)
     plan.cache.update(cache)
-    return Part(opening.live, normal, lambda: opening.commit(normal), lambda: opening.undo(normal))
+    return Part(opening.live, normal, lambda: opening.commands(normal), lambda: opening.undo(normal))
 
 
 def _removal_part(engine: Engine, live: Ruleset) -> Part:
     transaction = engine.plan(live, {}, {})
-    return Part(live, {}, lambda: _ignore(engine.commit(transaction, {})), lambda: engine.undo(live, {}))
-
-
-def _ignore(_unused: object) -> None:
-    return None
+    return Part(live, {}, lambda: engine.commands(transaction), lambda: engine.undo(live, {}))
 
 
 def _files_part(plan: Plan) -> Part:
@@ -350,7 +370,7 @@ def _files_part(plan: Plan) -> Part:
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
 
     plan.staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(boot.sections(live), boot.sections(wanted), lambda: None, list)
+    return Part(boot.sections(live), boot.sections(wanted))
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

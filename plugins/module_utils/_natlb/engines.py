@@ -17,6 +17,7 @@ from typing import Union
 
 from . import forward_rules, iptables, iptables_count, kernel, nftables
 from .errors import HostError
+from .kernel import Command
 from .model import FAMILIES, Config
 from .ruleset import Ruleset, compare
 
@@ -80,34 +81,27 @@ class NftablesEngine:
             return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
         return Transaction("replace", self.texts(rendered))
 
-    def commit(self, transaction: Transaction, rendered: Ruleset) -> Transaction:
-        """Load it. What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
-        try:
-            self._load(transaction)
-            return transaction
-        except HostError:
-            if transaction.kind != "delta":
-                raise
-        transaction = Transaction("replace", self.texts(rendered))
-        self._load(transaction)
-        return transaction
+    def commands(self, transaction: Transaction) -> list[Command]:
+        """What carries it out."""
+        return self.nft.load(transaction.texts.values())
 
-    def _load(self, transaction: Transaction) -> None:
-        self.nft.load(list(transaction.texts.values()))
+    def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
+        """What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
+        return Transaction("replace", self.texts(rendered)) if transaction.kind == "delta" else None
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
         path = f"{directory}/ruleset.nft"
         return {"ruleset.nft": nftables.full(rendered)}, [f"{self.nft.path} -f {path}"]
 
-    def undo(self, live: Ruleset, wanted: Ruleset) -> list[tuple[str, str]]:
-        """Command lines, with the text that they read, that turn what a run wants into what is live before it.
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
+        """What turns what a run wants into what is live before it.
 
         Raises `HostError` where nft would not take back what it lists.
         """
         text = nftables.full(nftables.loadable(live), sorted({key[0] for key in [*live, *wanted]}))
         self.nft.check(text)
-        return [(f"{self.nft.path} -f -", text)]
+        return self.nft.load([text])
 
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""
@@ -163,10 +157,13 @@ class IptablesEngine:
         kind = "delta" if live else "replace"
         return Transaction(kind, iptables.delta(live, normal, rendered))
 
-    def commit(self, transaction: Transaction, _rendered: Ruleset) -> Transaction:
-        for family, text in sorted(transaction.texts.items()):
-            self.program.restore(family, text)
-        return transaction
+    def commands(self, transaction: Transaction) -> list[Command]:
+        """What carries it out."""
+        return self.program.restore(transaction.texts)
+
+    def instead(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
+        """A delta has no other way: a replacement would not know what to take away."""
+        return None
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them: chains in one step, then each jump where it is missing."""
@@ -188,10 +185,9 @@ class IptablesEngine:
                         lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
         return files, lines
 
-    def undo(self, live: Ruleset, wanted: Ruleset) -> list[tuple[str, str]]:
-        """Command lines, with the text that they read, that turn what a run wants into what is live before it."""
-        texts = iptables.delta(wanted, live, live)
-        return [(f"{self.program.path(family, 'restore')} --noflush --wait 30", text) for family, text in texts.items()]
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
+        """What turns what a run wants into what is live before it."""
+        return self.program.restore(iptables.delta(wanted, live, live))
 
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""

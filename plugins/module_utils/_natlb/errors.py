@@ -36,3 +36,11 @@ class ConfigErrors(NatlbError):  # noqa: N818
 
 class HostError(NatlbError):
     """The host cannot do what is asked of it: a program is missing, a right is missing, the kernel refused."""
+
+
+class CarryError(HostError):
+    """One of several commands failed; `done` is how many before it were carried out."""
+
+    def __init__(self, message: str, done: int) -> None:
+        super().__init__(message)
+        self.done = done

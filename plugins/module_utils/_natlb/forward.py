@@ -18,6 +18,7 @@ from . import forward_rules, iptables, kernel, nftables
 from .errors import HostError
 from .forward_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .forward_path import Chains, Finding, Packet, closed, may_deny, packets
+from .kernel import Command
 from .model import FAMILIES, Config, family_of
 from .ruleset import Ruleset, Section
 
@@ -57,14 +58,13 @@ class Opening:
     def listing(self, unit: str) -> str:
         return self.program.save(unit.rsplit(maxsplit=1)[-1], table="filter")
 
-    def commit(self, normal: Ruleset) -> None:
-        for family, text in sorted(iptables.delta(self.live, normal, self.rendered).items()):
-            self.program.restore(family, text)
+    def commands(self, normal: Ruleset) -> list[Command]:
+        """What makes the way through."""
+        return self.program.restore(iptables.delta(self.live, normal, self.rendered))
 
-    def undo(self, normal: Ruleset) -> list[tuple[str, str]]:
-        """Command lines, with the text that they read, that put back what is live now."""
-        texts = iptables.delta(normal, self.live, self.live)
-        return [(f"{self.program.path(family, 'restore')} --noflush --wait 30", text) for family, text in texts.items()]
+    def undo(self, normal: Ruleset) -> list[Command]:
+        """What puts back what is live now."""
+        return self.program.restore(iptables.delta(normal, self.live, self.live))
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""

@@ -15,13 +15,17 @@ import ipaddress
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from .errors import HostError
+from .errors import CarryError, HostError
+
+#: A command line for the shell, and the text that it reads. Nothing that a user typed stands in the line.
+Command = tuple[str, str]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: No program here takes longer than a few seconds even for ten thousand services.
@@ -40,38 +44,75 @@ def require(program: str, package: str) -> str:
     return path
 
 
-def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,), inherited: Sequence[int] = ()) -> str:
-    """Run a program and return what it printed.
-
-    `inherited` are descriptors that it is to have as well. Raises `HostError` with what it said where its exit status
-    is not in `ok`.
-    """
+def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) -> str:
+    """Run a program and return what it printed. Raises `HostError` with what it said where its exit status is not in
+    `ok`."""
     program = os.path.basename(argv[0])
+    status, printed, complained = _ended(program, argv, text or "", independent=False)
+    if status not in ok:
+        raise HostError(_complaint(program, status, complained or printed))
+    return printed
+
+
+def carry(commands: Sequence[Command], past_failures: bool = False) -> None:
+    """Run commands in turn, up to the first that fails (or all of them), in a process that does not depend on this one.
+
+    Where this one is killed between two of them, also along with its whole process group, the change is still made as a
+    whole. Until then no other run begins: the process has the lock that this one holds (`store.lock`). Raises
+    `CarryError`.
+    """
+    if not commands:
+        return
+    with contextlib.ExitStack() as stack:
+        # A line on standard output is a command that is done; what they print themselves goes to standard error.
+        lines = ["failed=0"]
+        for line, text in commands:
+            file = stack.enter_context(_memory_file(text))
+            os.set_inheritable(file.fileno(), True)
+            otherwise = "failed=1" if past_failures else "exit"
+            lines.append(f"if {{ {line} < /proc/self/fd/{file.fileno()}; }} >&2; then echo; else {otherwise}; fi")
+        lines.append("exit $failed")
+        status, done, complained = _ended("sh", ["/bin/sh", "-c", "\n".join(lines)], "", independent=True)
+    if status:
+        failed = 0 if past_failures else min(len(done), len(commands) - 1)
+        raise CarryError(_complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), len(done))
+
+
+def _ended(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
+    """The exit status of a program, and what it left on its standard output and standard error.
+
+    An independent one leads a session of its own, and has what descriptors of this process are inheritable: by default
+    none is (PEP 446).
+    """
     try:
-        with _memory_file(text or "") as stdin, _memory_file() as stdout, _memory_file() as stderr:
-            done = subprocess.run(
+        with _memory_file(text) as stdin, _memory_file() as stdout, _memory_file() as stderr:
+            process = subprocess.Popen(
                 list(argv),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                pass_fds=inherited,
-                timeout=TIMEOUT_S,
+                close_fds=not independent,
+                start_new_session=independent,
                 env={"PATH": PATH, "LC_ALL": "C"},
-                check=False,
             )
-            printed, complained = _content(stdout), _content(stderr)
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"{program}: did not end within {TIMEOUT_S:.0f} s") from error
+            try:
+                status = process.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                if independent:
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+                process.wait()
+                raise HostError(f"{program}: did not end within {TIMEOUT_S:.0f} s") from error
+            return status, _content(stdout), _content(stderr)
     except OSError as error:
         raise HostError(f"{program}: {error.strerror}") from error
-    if done.returncode not in ok:
-        said = [line for line in (complained or printed).splitlines() if line.strip()][:6]
-        text = " / ".join(said) or f"ended with status {done.returncode}"
-        denied = any(words in text for words in _DENIED) and "unshare" not in text
-        raise HostError(
-            f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else "")
-        )
-    return printed
+
+
+def _complaint(program: str, status: int, said: str) -> str:
+    text = " / ".join([line for line in said.splitlines() if line.strip()][:6]) or f"ended with status {status}"
+    denied = any(words in text for words in _DENIED) and "unshare" not in text
+    return f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else "")
 
 
 @contextlib.contextmanager
@@ -151,17 +192,9 @@ class Nft:
     def check(self, text: str) -> None:
         run([self.path, "--check", "-f", "-"], text)
 
-    def load(self, texts: Sequence[str]) -> None:
-        """Transactions, one after the other. A process of its own loads all of them: where this one is killed between
-        two, the change is still made as a whole."""
-        if len(texts) == 1:
-            run([self.path, "-f", "-"], texts[0])
-        elif texts:
-            with contextlib.ExitStack() as stack:
-                files = [stack.enter_context(_memory_file(text)) for text in texts]
-                names = [f"/proc/self/fd/{file.fileno()}" for file in files]
-                loop = 'nft=$1; shift; for file; do "$nft" -f "$file" || exit; done'
-                run(["/bin/sh", "-c", loop, "sh", self.path, *names], inherited=[file.fileno() for file in files])
+    def load(self, texts: Iterable[str]) -> list[Command]:
+        """What loads these, each in one transaction."""
+        return [(f"{self.path} -f -", text) for text in texts]
 
 
 _FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}
@@ -185,8 +218,9 @@ class Iptables:
         words = [*(["--counters"] if counters else []), *(["--table", table] if table else [])]
         return run([self.path(family, "save"), *words])
 
-    def restore(self, family: str, text: str) -> None:
-        run([self.path(family, "restore"), "--noflush", "--wait", "30"], text)
+    def restore(self, texts: Mapping[str, str]) -> list[Command]:
+        """What loads these texts, by family; each table in one transaction."""
+        return [(f"{self.path(family, 'restore')} --noflush --wait 30", text) for family, text in sorted(texts.items())]
 
     def normal(self, family: str, text: str) -> str | None:
         """How the kernel lists the rules that it has been given; see `Nft.normal`."""
@@ -374,9 +408,9 @@ def ip_json(family: str, *words: str) -> list[dict[str, Any]]:
     return [item for item in parsed if item]
 
 
-def ip_batch(family: str, text: str) -> None:
-    version = "-6" if family == "ip6" else "-4"
-    run([require("ip", "iproute2"), version, "-batch", "-"], text)
+def ip_batch(texts: Mapping[str, str]) -> list[Command]:
+    """What carries these lines of ip(8) out, by family."""
+    return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]
 
 
 # -- connection tracking -------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from . import kernel, store
 from .errors import HostError
+from .kernel import Command
 from .store import Content, Paths
 
 UNIT = "natlb-rollback"
@@ -53,10 +54,6 @@ date --utc +'%Y-%m-%d %H:%M:%S UTC' > {undone}
 [ -s complaints ] && {{ echo 'but not in everything:'; cat complaints; }} >> {undone}
 cd / && rm -rf {directory}
 """
-
-
-#: A command line and the text that it reads.
-Command = tuple[str, str]
 
 
 def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping[Path, Content | None]) -> str:
@@ -175,14 +172,13 @@ def _overdue(directory: Path) -> bool:
 
 def put_back(paths: Paths, commands: Sequence[Command]) -> str:
     """Undo at once what a run could not carry through, and say how that went. To be called with the lock held."""
-    complaints = []
-    for command, text in commands:
-        try:
-            kernel.run(["/bin/sh", "-c", command], text)
-        except HostError as error:
-            complaints.append(str(error))
+    said = "the host was put back to what it was"
+    try:
+        kernel.carry(commands, past_failures=True)
+    except HostError as error:
+        said += f" / {error}"
     disarm(paths)
-    return " / ".join(["the host was put back to what it was", *complaints])
+    return said
 
 
 @contextlib.contextmanager

@@ -192,7 +192,10 @@ def remove_if_unused(paths: Paths) -> None:
 
 @contextlib.contextmanager
 def lock(paths: Paths) -> Iterator[None]:
-    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies."""
+    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
+
+    The descriptor is inheritable, for `kernel.carry`: what still changes the kernel then holds the lock as well.
+    """
     path = paths.run / "lock"
     give_up = time.monotonic() + LOCK_TIMEOUT_S
     descriptor = -1
@@ -209,6 +212,7 @@ def lock(paths: Paths) -> Iterator[None]:
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.set_inheritable(descriptor, True)
         yield
     finally:
         os.close(descriptor)

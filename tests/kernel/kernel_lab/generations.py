@@ -9,7 +9,7 @@ import subprocess
 import time
 from typing import Any
 
-from _natlb import engines
+from _natlb import engines, kernel
 from _natlb.model import parse_config
 from _natlb.ruleset import Ruleset
 
@@ -28,7 +28,7 @@ def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple
     engine = engines.NftablesEngine()
     one, two = _loaded(engine, first), _loaded(engine, second)
     there, back = (_lines(engine, *pair) for pair in ((one, two), (two, one)))
-    engine.nft.load([WATCH.format(vip=vip)])
+    kernel.carry(engine.nft.load([WATCH.format(vip=vip)]))
     # One program that reads transactions line by line: starting one for each would be the slow part.
     with subprocess.Popen(
         [engine.nft.path, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -1,0 +1,76 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several commands as one change: what fails ends it, and a run that is killed does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _natlb import kernel, store
+from _natlb.errors import CarryError, HostError
+
+#: A run that is about to be killed: in the middle of its change it waits for somebody else's file.
+RUN = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from _natlb import kernel, store
+root = pathlib.Path(sys.argv[2])
+with store.lock(store.Paths(root / "etc", root / "run")):
+    kernel.carry([
+        (f"cat > {root}/begun", ""),
+        (f"until test -e {root}/on; do sleep 0.01; done; cat > {root}/text", "of the second command"),
+    ])
+"""
+
+
+def until(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.01)
+
+
+def test_a_killed_run_is_carried_out_and_keeps_its_lock_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    argv = [sys.executable, "-c", RUN, str(Path(kernel.__file__).parents[1]), str(tmp_path)]
+    run = subprocess.Popen(argv, start_new_session=True)
+    until(tmp_path / "begun")
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait(10) == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "LOCK_TIMEOUT_S", 0.2)
+        with pytest.raises(HostError, match=f"process {run.pid}"), store.lock(paths):
+            pass
+    (tmp_path / "on").touch()
+    with store.lock(paths):
+        assert (tmp_path / "text").read_text() == "of the second command"
+
+
+def test_nothing_is_done_behind_a_failure(tmp_path: Path) -> None:
+    commands = [("true", ""), ("grep -q one", "two"), (f"cat > {tmp_path}/late", "")]
+    with pytest.raises(CarryError, match=r"^grep: ended with status 1$") as caught:
+        kernel.carry(commands)
+    assert caught.value.done == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_back_goes_on_behind_a_failure(tmp_path: Path) -> None:
+    commands = [("echo wrong >&2; false", ""), (f"cat > {tmp_path}/late", "text"), ("echo again; false", "")]
+    with pytest.raises(CarryError, match="wrong / again"):
+        kernel.carry(commands, past_failures=True)
+    assert (tmp_path / "late").read_text() == "text"
+
+
+def test_programs_that_only_read_have_no_part_in_the_lock(tmp_path: Path) -> None:
+    with store.lock(store.Paths(tmp_path / "etc", tmp_path / "run")):
+        opened = kernel.run(["ls", "-l", "/proc/self/fd"])
+    assert "lock" not in opened
