@@ -35,7 +35,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The lines of the table, with a line for every warning behind it.
+  description:
+    - The lines of the table. Behind it a line for every warning, and for each host how full its connection tracking
+      table is and what was lost.
   type: list
   elements: str
 """
@@ -132,12 +134,24 @@ def _remarks(hosts: Mapping[str, Any]) -> Iterator[str]:
     for host, info in hosts.items():
         if not info.get("services"):
             yield f"{host}: no services"
+        if (info.get("conntrack") or {}).get("max"):
+            yield f"{host}: {_tracking(info['conntrack'])}"
         if info.get("forwarding") is False:
             yield f"{host}: the kernel does not forward packets; run natlb.netfilter.deploy"
         if info.get("drift"):
             yield f"{host}: differs from what was declared last; run natlb.netfilter.deploy"
         for warning in info.get("warnings") or []:
             yield f"{host}: {warning}"
+
+
+def _tracking(usage: Mapping[str, Any]) -> str:
+    """How full the connection tracking table is, and what was lost. From 80 % on there is a warning of its own."""
+    count, most = int(usage.get("count") or 0), int(usage["max"])
+    drop, early, failed = (int(usage.get(name) or 0) for name in ("drop", "early_drop", "insert_failed"))
+    return (
+        f"connection tracking {100 * count / most:.1f} % full ({count} of {most}); since boot {drop} dropped, "
+        f"{early} thrown out early, {failed} clashes"
+    )
 
 
 class FilterModule:

@@ -99,6 +99,26 @@ def test_what_a_table_cannot_hold_stands_below(hosts: dict[str, Any], lines: lis
     assert rest == lines
 
 
+@pytest.mark.parametrize(
+    ("usage", "lines"),
+    [
+        (
+            {"count": 812, "max": 9999, "drop": 0, "early_drop": 4, "insert_failed": 2},
+            ["lb1: connection tracking 8.1 % full (812 of 9999); since boot 0 dropped, 4 thrown out early, 2 clashes"],
+        ),
+        (
+            {"count": 9, "max": 10, "drop": 7, "early_drop": 0, "insert_failed": 0},
+            ["lb1: connection tracking 90.0 % full (9 of 10); since boot 7 dropped, 0 thrown out early, 0 clashes"],
+        ),
+        # The kernel tracks nothing there yet.
+        ({"count": 0, "max": 0, "drop": 0, "early_drop": 0, "insert_failed": 0}, []),
+        (None, []),
+    ],
+)
+def test_fill_level_and_losses_of_the_tracking_table_are_shown(usage: Any, lines: list[str]) -> None:
+    assert [line for line in status_table({"lb1": info(service(), conntrack=usage)}) if "tracking" in line] == lines
+
+
 def test_a_service_without_backends_is_shown() -> None:
     lines = status_table({"lb1": info(service(backends=[]))})
     assert lines[1].split() == ["lb1", "web", "192.0.2.10:80", "round_robin", "none"]
