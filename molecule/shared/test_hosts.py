@@ -23,6 +23,8 @@ LAB: dict[str, Any] = VARS["lab"]
 ENGINE = "none" if LAB.get("removed") else VARS["natlb_engine"]
 FAMILY = LAB.get("family", "ip")
 ROLE_TASKS_AT_MOST = 8
+#: In tenths, as systemd-analyze takes it: below 3.0 of 10.
+EXPOSURE_AT_MOST = 29
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -92,6 +94,16 @@ def test_forwarding_is_on_for_the_families_in_use_only(balancer: Any) -> None:
 
 def test_the_unit_puts_the_rules_back_at_boot(balancer: Any) -> None:
     assert balancer.service("natlb").is_enabled == (ENGINE != "none")
+
+
+@pytest.mark.parametrize("name", ["balancer", *LAB.get("converged_backends", [])])
+def test_units_are_locked_into_what_they_need(name: str) -> None:
+    host = testinfra.get_host(f"podman://natlb-{name}")
+    units = host.check_output("find /etc/systemd/system -maxdepth 1 -name 'natlb*.service' -printf '%f\\n'").split()
+    assert bool(units) == (ENGINE != "none")
+    for unit in units:
+        exposure = host.run(f"systemd-analyze security --no-pager --threshold={EXPOSURE_AT_MOST} {unit}")
+        assert exposure.rc == 0, exposure.stdout
 
 
 def test_state_is_private(balancer: Any) -> None:
