@@ -86,6 +86,31 @@ def test_many_are_named_in_few_words() -> None:
     assert found.text().startswith("service s0, service s1, service s2, …: ")
 
 
+def test_a_way_is_walked_once_however_many_services_take_it() -> None:
+    services = [{**SERVICE, "name": f"s{i}", "listen": f"192.0.2.10:{80 + i}"} for i in range(1000)]
+    other = {**SERVICE, "name": "other", "listen": "192.0.2.11:80", "backends": [{"address": "10.0.0.9"}]}
+    way_there_and_back = 2
+    assert len(tried([*services, other])) == 2 * way_there_and_back
+    found = closed(save("-A FORWARD -d 10.0.0.9/32 -j DROP", policy="ACCEPT"), tried([*services, other]))
+    assert found is not None
+    assert found.owners == ("service other",)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_every_protocol_of_a_service_is_walked(protocol: str) -> None:
+    chains = save(f"-A FORWARD -p {protocol} -j DROP", policy="ACCEPT")
+    assert closed(chains, tried([{**SERVICE, "protocol": ["tcp", "udp"]}])) is not None
+
+
+def test_backends_are_named_where_others_are_let_through() -> None:
+    backends = [{"address": f"10.0.0.{i}", "port": 8080} for i in (3, 4, 5)]
+    found = closed(
+        save("-A FORWARD -d 10.0.0.4/31 -j DROP", policy="ACCEPT"), tried([{**SERVICE, "backends": backends}])
+    )
+    assert found is not None
+    assert found.owners == ("service web to 10.0.0.4 and 10.0.0.5",)
+
+
 def test_what_is_ours_does_not_count() -> None:
     """Or the next run would find the path open, and close it."""
     chains = save("-A FORWARD -j NATLB.forward", "-A NATLB.forward -j ACCEPT", chains=("NATLB.forward",))

@@ -19,21 +19,26 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple, Union
 
-from .model import Config, family_of
+from .model import Config, Frontend, family_of
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 #: (network, interface) of each route in the main tables.
 Routes = Sequence[tuple[Network, str]]
-#: Packets of so many services and egress items are tried; ten thousand would take seconds.
-TRIED = 50
+#: So many ways through the host are tried: about 20 ms, where ten thousand would be felt.
+TRIED = 1000
+#: Networks behind other interfaces that a packet is known not to come from.
+_ELSEWHERE = 50
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Packet:
-    """A forwarded packet, as far as it is known. Interfaces are those that it may use; empty where nothing is known."""
+    """A forwarded packet, as far as it is known. Interfaces are those that it may use; empty where nothing is known.
 
-    owner: str
+    `owners` are the services, or the egress, that have such packets.
+    """
+
+    owners: tuple[str, ...]
     family: str
     protocol: str | None
     state: str
@@ -212,38 +217,33 @@ _TELL: dict[str, Callable[[Sequence[str], Packet], bool | None]] = {
 
 
 def packets(config: Config, routes: Routes) -> list[Packet]:
-    """For each service and family a client's first packet and a backend's answer; the same for egress.
+    """For each way that connections of services take a client's first packet and a backend's answer; for egress too.
 
-    Clients come in where the frontend's network or the default route is.
+    A way is a backend with its port and protocol, and the interfaces by which clients come in: those of the frontend's
+    network and of the default route. Services that share it share its packets.
     """
     found: list[Packet] = []
-    for service in config.services[:TRIED]:
-        for family in service.families():
-            behind = service.serving(family) or [item for item in service.backends if item.family == family]
-            frontend = next(item for item in service.frontends() if item.family == family)
-            if behind:
-                inside = {service.interface} if service.interface else _ways(routes, family, frontend.address)
-                backend = behind[0]
-                first = Packet(
-                    owner=f"service {service.name}",
-                    family=family,
-                    protocol=frontend.protocol,
-                    state="new",
-                    dnat=True,
-                    inside=frozenset(filter(None, inside)),
-                    outside=frozenset(_way(routes, backend.address)),
-                    target=backend.address,
-                    port=backend.port or frontend.low,
-                    not_source=_elsewhere(routes, inside),
-                )
-                found += [first, _answer(first)]
+    for way, owners in _service_ways(config, routes).items():
+        first = Packet(
+            owners=tuple(dict.fromkeys(owners)),
+            family=way.family,
+            protocol=way.protocol,
+            state="new",
+            dnat=True,
+            inside=way.inside,
+            outside=frozenset(_way(routes, way.target)),
+            target=way.target,
+            port=way.port,
+            not_source=_elsewhere(routes, way.inside),
+        )
+        found += [first, _answer(first)]
     for item in config.egress[:TRIED]:
         for source in item.sources:
             family = family_of(source)
             outs = {item.out_interface} if item.out_interface else {uplink.interface for uplink in item.uplinks}
             outs = outs or _ways(routes, family, None)
             first = Packet(
-                owner=f"egress of {source}",
+                owners=(f"egress of {source}",),
                 family=family,
                 protocol=item.protocol,
                 state="new",
@@ -255,6 +255,37 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                 port=item.ports[0][0] if item.ports else None,
             )
             found += [first, _answer(first)]
+    return found
+
+
+class _ServiceWay(NamedTuple):
+    family: str
+    protocol: str
+    inside: frozenset[str]
+    target: str
+    port: int
+
+
+def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]]:
+    """The first `TRIED` ways, and the services that use each."""
+    found: dict[_ServiceWay, list[str]] = {}
+    networks: dict[tuple[str, str | None], frozenset[str]] = {}
+    for service in config.services:
+        frontends: dict[tuple[str, str], Frontend] = {}
+        for frontend in service.frontends():
+            frontends.setdefault((frontend.family, frontend.protocol), frontend)
+        for (family, protocol), frontend in frontends.items():
+            if service.interface:
+                inside = frozenset({service.interface})
+            else:
+                key = (family, frontend.address)
+                if key not in networks:
+                    networks[key] = frozenset(_ways(routes, *key))
+                inside = networks[key]
+            for backend in service.serving(family) or [item for item in service.backends if item.family == family]:
+                way = _ServiceWay(family, protocol, inside, backend.address, backend.port or frontend.low)
+                if way in found or len(found) < TRIED:
+                    found.setdefault(way, []).append(f"service {service.name}")
     return found
 
 
@@ -287,7 +318,7 @@ def _elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Netw
     """Networks that are reached by other interfaces than these; none where these are not known."""
     if not interfaces:
         return ()
-    return tuple(n for n, interface in routes if n.prefixlen and interface not in interfaces)[:TRIED]
+    return tuple(n for n, interface in routes if n.prefixlen and interface not in interfaces)[:_ELSEWHERE]
 
 
 def _ways(routes: Routes, family: str, address: str | None) -> set[str]:
@@ -331,10 +362,32 @@ def closed(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding |
     return Finding(
         place=chains.place,
         why=whys[0],
-        owners=tuple(dict.fromkeys(packet.owner for packet in denied)),
+        owners=_affected(denied, tried),
         dnat=any(packet.dnat for packet in denied),
-        sources=tuple(dict.fromkeys(p.owner.rpartition(" ")[2] for p in denied if not p.dnat)),
+        sources=tuple(dict.fromkeys(p.owners[0].rpartition(" ")[2] for p in denied if not p.dnat)),
     )
+
+
+def _affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[str, ...]:
+    """Whose packets are denied, with the backends where it is not all of them."""
+    ways: dict[str, dict[str, None]] = {}
+    for packet in denied:
+        for owner in packet.owners:
+            ways.setdefault(owner, {})[_backend(packet)] = None
+    every: dict[str, set[str]] = {owner: set() for owner in ways}
+    for packet in tried:
+        if packet.family == denied[0].family:
+            for owner in packet.owners:
+                if owner in every:
+                    every[owner].add(_backend(packet))
+    return tuple(
+        owner if len(some) == len(every[owner]) else f"{owner} to {' and '.join(some)}" for owner, some in ways.items()
+    )
+
+
+def _backend(packet: Packet) -> str:
+    """The backend's address; of egress there is only one way for each source."""
+    return (packet.target if packet.state == "new" else packet.source) or "" if packet.dnat else ""
 
 
 def may_deny(chains: Chains, tried: Sequence[Packet], stop: str = "") -> bool:
