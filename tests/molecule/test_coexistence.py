@@ -127,9 +127,9 @@ def closing(returned: dict[str, Any]) -> list[str]:
     return [warning for warning in returned["warnings"] if "not forwarded" in warning]
 
 
-def answered(timeout_s: float = 1.0) -> bool:
+def answered(url: str = "http://192.0.2.10", timeout_s: float = 1.0) -> bool:
     """Whether a connection of the client is answered."""
-    script = f"import urllib.request as u; u.urlopen('http://192.0.2.10', timeout={timeout_s}).read()"
+    script = f"import urllib.request as u; u.urlopen('{url}', timeout={timeout_s}).read()"
     done = subprocess.run(
         ["nsenter", f"--net={lab.NAMESPACE_PATH}", "podman", "exec", "natlb-client", "python3", "-c", script],
         env=lab.podman_environment(),
@@ -304,6 +304,125 @@ def test_ufw(capsys: pytest.CaptureFixture[str]) -> None:
     host("ufw", "--force", "reset")
 
 
+CHANGED = [{**SERVICES[0], "method": "random"}, {**SERVICES[0], "name": "more", "listen": ["192.0.2.10:81"]}]
+
+
+def leave_alone(before: str, **arguments: Any) -> None:
+    """A change, a removal and a new beginning, of which others do not notice anything."""
+    assert module(services=CHANGED, **arguments)["changed"]
+    assert theirs() == before
+    module(state="absent", services=[])
+    assert theirs() == before
+    assert "natlb" not in shell("nft list tables; iptables-save; ip6tables-save").lower()
+    module(**arguments)
+    assert answered()
+    assert theirs() == before
+
+
+@pytest.mark.usefixtures("_no_docker")
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_docker(engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its daemon, with no container. It closes the forward path where forwarding was off when it started."""
+    module(engine=engine)
+    with gap(f"with the {engine} engine, systemctl start docker", capsys):
+        host("systemctl", "start", "docker")
+    assert ":FORWARD ACCEPT" in theirs()
+    stop_docker()
+    host("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    host("systemctl", "start", "docker")
+    before = theirs()
+    assert ":FORWARD DROP" in before
+    assert "-A FORWARD -j DOCKER-USER" in before
+    (warning,) = closing(module(engine=engine))
+    assert not answered()
+    assert warning.startswith("service web: connections are not forwarded, because of the chain FORWARD of iptables")
+    assert "of Docker (policy DROP)" in warning
+    assert "forward: accept" in warning
+    assert theirs() == before
+    assert closing(module(engine=engine, forward="accept")) == []
+    assert answered()
+    assert not reaches_out(), "connections that are not ours pass as well"
+    assert theirs() == before
+    assert not module(engine=engine, forward="accept")["changed"]
+    with gap(f"with the {engine} engine, systemctl restart docker", capsys):
+        host("systemctl", "restart", "docker")
+        # It makes its rules anew; the order of two jumps of its own may differ from then on.
+        before = theirs()
+    assert not module(engine=engine, forward="accept")["changed"]
+    leave_alone(before, engine=engine, forward="accept")
+
+
+def stop_docker() -> None:
+    """It leaves its rules and its bridge behind."""
+    host("systemctl", "stop", "docker.socket", "docker", "containerd")
+    shell("nft flush ruleset; ip link delete docker0 2>/dev/null || true")
+
+
+@pytest.fixture
+def _no_docker() -> Iterator[None]:
+    yield
+    stop_docker()
+
+
+#: What podman hands it: a container with an address of its own, whose port 80 is published as the host's 8089.
+NETAVARK = {
+    "container_id": "0" * 64,
+    "container_name": "neighbour",
+    "networks": {"podman": {"static_ips": ["10.88.0.2"], "interface_name": "eth0"}},
+    "network_info": {
+        "podman": {
+            "name": "podman",
+            "id": "1" * 64,
+            "driver": "bridge",
+            "network_interface": "podman0",
+            "subnets": [{"subnet": "10.88.0.0/16", "gateway": "10.88.0.1"}],
+            "ipv6_enabled": False,
+            "internal": False,
+            "dns_enabled": False,
+            "ipam_options": {"driver": "host-local"},
+        }
+    },
+    "port_mappings": [{"container_port": 80, "host_ip": "", "host_port": 8089, "protocol": "tcp", "range": 1}],
+}
+PUBLISHED = "http://192.0.2.2:8089"
+
+
+def netavark(action: str) -> None:
+    program = f"/usr/lib/podman/netavark --config /run/netavark {action} /run/netns/neighbour"
+    shell(f"{program} > /dev/null <<'END'\n{json.dumps(NETAVARK)}\nEND\n")
+
+
+@pytest.fixture
+def _neighbour() -> Iterator[None]:
+    """A container as far as networks are concerned, with a server in it."""
+    shell(
+        "mkdir -p /run/netavark; ip netns add neighbour; systemd-run --quiet --unit=neighbour "
+        "--property=NetworkNamespacePath=/run/netns/neighbour python3 -m http.server --directory /usr/share/python3 80"
+    )
+    yield
+    host("systemctl", "stop", "neighbour")
+    shell("ip netns delete neighbour; ip link delete podman0 2>/dev/null || true; nft flush ruleset")
+
+
+@pytest.mark.usefixtures("_neighbour")
+def test_netavark(capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes the rules of podman's bridges, run as podman runs it."""
+    for engine in ("nftables", "iptables"):
+        module(engine=engine)
+        with gap(f"with the {engine} engine, netavark setup", capsys):
+            netavark("setup")
+        before = theirs()
+        assert "--dport 8089 -j DNAT --to-destination 10.88.0.2:80" in before
+        returned = module(engine=engine)
+        assert not returned["changed"]
+        assert closing(returned) == []
+        assert answered(PUBLISHED)
+        leave_alone(before, engine=engine)
+        assert answered(PUBLISHED)
+        with gap(f"with the {engine} engine, netavark teardown", capsys):
+            netavark("teardown")
+
+
 FAIL2BAN = """
 [DEFAULT]
 backend = polling
@@ -338,6 +457,33 @@ def test_fail2ban(action: str) -> None:
         assert answered()
         assert theirs() == before
     host("fail2ban-client", "set", "natlb-test", "unbanip", "203.0.113.66")
+
+
+UNITS = ("natlb.service", "natlb-restore.service", "natlb-firewalld.service", "natlb-uplinks.service")
+UPLINK = {"source": "10.0.0.0/24", "uplinks": [{"interface": "eth0", "gateway": "192.0.2.254"}]}
+
+
+@pytest.mark.parametrize("variant", ["nftables", "iptables-nft", "iptables-legacy"])
+def test_units_in_their_sandbox_bring_everything_back(variant: str) -> None:
+    """Whatever is locked away from the units: after a boot nothing is missing, nor after a flush and a start."""
+    engine, legacy = variant.partition("-")[0], variant == "iptables-legacy"
+    if legacy:
+        # Where rules live in it already, ours go there.
+        shell("iptables-legacy -A FORWARD -s 203.0.113.7 -j DROP")
+    deploy(natlb_engine=engine, natlb_egress=[UPLINK])
+    for unit in UNITS:
+        host("systemd-analyze", "security", "--no-pager", "--threshold=29", unit)
+    lab.reboot("balancer")
+    assert answered()
+    assert (":NATLB" in host("iptables-legacy-save")) == legacy
+    assert not module(engine=engine, egress=[UPLINK])["changed"]
+    for unit in ("natlb.service", "natlb-restore.service"):
+        shell("iptables-legacy -t nat -F" if legacy else "nft flush ruleset")
+        assert not answered(timeout_s=0.3)
+        host("systemctl", "restart", unit)
+        assert answered()
+    assert not module(engine=engine, egress=[UPLINK])["changed"]
+    module(state="absent", services=[])
 
 
 def test_leftovers_of_iptables_legacy() -> None:
