@@ -28,7 +28,7 @@ def rows() -> Iterator[report.Rows]:
     """What all drills found; after all of them, in the full form, the page is written."""
     found: report.Rows = {}
     yield found
-    names = [*DRILLS, "fuzz"]
+    names = [*DRILLS, "fleet", "fuzz"]
     if report.FULL and set(found) == set(names) and all(row.good for row in found.values()):
         nft = run_program(["nft", "--version"], "", True).split()[1]
         report.write(

@@ -6,9 +6,12 @@ default route, as most controllers do.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -102,19 +105,43 @@ class Controller:
         hosts = {"all": {"hosts": {"balancer": variables}}}
         (folder / "inventory.yml").write_text(json.dumps(hosts))
 
+    def argv(self, program: str, *words: str) -> list[str]:
+        settings = ["env", "ANSIBLE_TIMEOUT=3", f"ANSIBLE_SSH_CONTROL_PATH_DIR={self.folder}/cp"]
+        return [*INSIDE, *settings, "tools/run", program, f"--inventory={self.folder}/inventory.yml", *words]
+
     def balance(self, **options: Any) -> dict[str, Any]:
         """What the task returned."""
-        argv = ["tools/run", "ansible", "all", f"--inventory={self.folder}/inventory.yml"]
-        argv += ["--module-name=natlb.netfilter.balancer", f"--args={json.dumps(options)}", f"--tree={self.folder}"]
-        settings = ["env", "ANSIBLE_TIMEOUT=3", f"ANSIBLE_SSH_CONTROL_PATH_DIR={self.folder}/cp"]
+        argv = self.argv("ansible", "all", "--module-name=natlb.netfilter.balancer")
+        argv += [f"--args={json.dumps(options)}", f"--tree={self.folder}"]
         answer = self.folder / "balancer"
         answer.unlink(missing_ok=True)
-        done = subprocess.run(
-            [*INSIDE, *settings, *argv], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert answer.exists(), done.stdout + done.stderr
         # What --tree writes has no `failed`; the exit status has.
         return {**json.loads(answer.read_text()), "failed": done.returncode != 0}
+
+    def begin(self, **options: Any) -> subprocess.Popen[bytes]:
+        """The same by ansible-playbook, which is on its way when this returns."""
+        play = {"hosts": "all", "gather_facts": False, "tasks": [{"natlb.netfilter.balancer": options}]}
+        (self.folder / "playbook.yml").write_text(json.dumps([play]))
+        argv = self.argv("ansible-playbook", f"{self.folder}/playbook.yml")
+        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Its process group, and what it has started that leads groups of its own, as Ansible's workers do since 2.19."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    doomed = [process.pid]
+    for pid in doomed:
+        doomed += [child for child, parent in parents.items() if parent == pid]
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert process.wait(5) == -signal.SIGKILL
 
 
 def on_balancer(script: str, stdin: str = "") -> str:
@@ -207,6 +234,26 @@ def test_replies_go_the_wrong_way(controller: Controller, before: str) -> None:
     result = controller.balance(services=[WEB], egress=[UPLINK], rollback_after=ROLLBACK_AFTER_S)
     locked_out(result, watch.stop(), time.monotonic() - started)
     assert state() == marked
+
+
+def test_ansible_is_killed_before_it_could_confirm(controller: Controller, before: str) -> None:
+    """Nothing is wrong with the change; nobody is left who could say so."""
+    watch = Watch()
+    ansible = controller.begin(services=[{**WEB, "listen": "192.0.2.10:82"}], rollback_after=ROLLBACK_AFTER_S)
+    on_balancer(
+        "for _ in $(seq 1500); do "
+        "if nft list map ip natlb service | grep -q ' 82 '; then exit; fi; sleep 0.01; done; exit 1"
+    )
+    started = time.monotonic()
+    kill_all(ansible)
+    assert on_balancer("ls /run/natlb/rollback.*/pending")
+    assert state() != before
+    on_balancer("for _ in $(seq 200); do if test -e /run/natlb/undone; then exit; fi; sleep 0.1; done; exit 1")
+    took_s = time.monotonic() - started
+    print(f"back {took_s:.1f} s after Ansible was killed")
+    assert ROLLBACK_AFTER_S - 2 < took_s < ROLLBACK_AFTER_S + MARGIN_S
+    assert state() == before
+    assert watch.stop() == 0
 
 
 def locked_out(result: dict[str, Any], failing_s: float, took_s: float) -> None:
