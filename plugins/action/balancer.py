@@ -28,22 +28,23 @@ class ActionModule(ActionBase):
         """What the module returns, and `confirmed` where the change had to be."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            started = time.monotonic()
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             token = result.pop("_token", "")
             if token:
                 after_s = int(result["invocation"]["module_args"]["rollback_after"])
-                self._confirm(result, token, task_vars, started, after_s)
+                self._confirm(result, token, task_vars, after_s)
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
-    def _confirm(
-        self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, started: float, after_s: int
-    ) -> None:
-        """Ask until the host answers. A host that answers too late says so itself, with the time it went back."""
+    def _confirm(self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int) -> None:
+        """Ask until the host answers. A host that answers too late says so itself, with the time it went back.
+
+        The host's time began before the module returned, however long that took to start among many others.
+        """
         answer: dict[str, Any] = {"msg": "no answer"}
-        while time.monotonic() < started + after_s + AFTERWARDS_S:
+        give_up = time.monotonic() + after_s + AFTERWARDS_S
+        while time.monotonic() < give_up:
             answer = self._ask(token, task_vars)
             if not answer.get("unreachable"):
                 break
