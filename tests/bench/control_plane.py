@@ -36,7 +36,7 @@ import json, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 request = json.load(sys.stdin)
 from pathlib import Path
-from _natlb import apply, engines, store
+from _natlb import apply, kernel, store
 spent = [0.0]
 def timed(function):
     def call(*args):
@@ -46,8 +46,7 @@ def timed(function):
         finally:
             spent[0] += time.perf_counter() - began
     return call
-for engine in (engines.NftablesEngine, engines.IptablesEngine):
-    engine.commit = timed(engine.commit)
+kernel.carry = timed(kernel.carry)
 paths = store.Paths(Path(request["etc"]), Path(request["run"]))
 outcome = apply.balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,6 +14,8 @@ from _natlb.ruleset import Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
+#: What catches a packet whose own slot is gone.
+FIRST = "dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp"
 
 
 def config(*services: dict[str, Any], egress: Any = None) -> Config:
@@ -39,8 +41,9 @@ def test_nothing_declared_is_nothing_rendered() -> None:
 def test_round_robin_has_a_rule_of_its_own() -> None:
     ruleset = render({}, {})
     for name in ("s1", "s2"):
-        rule = "dnat ip to ip daddr . tcp dport . numgen inc mod {} map @slot_tcp"
-        assert body(ruleset, "chain", f"s.{name}.tcp") == [rule.format(2), rule.format(1)]
+        rule = "dnat ip to ip daddr . tcp dport . numgen inc mod 2 map @slot_tcp"
+        assert body(ruleset, "chain", f"s.{name}.tcp") == [rule, "goto first_slot_tcp"]
+    assert body(ruleset, "chain", "first_slot_tcp") == [FIRST]
     assert body(ruleset, "map", "service") == [
         "192.0.2.1 . 6 . 80 : goto s.s1.tcp",
         "192.0.2.2 . 6 . 80 : goto s.s2.tcp",
@@ -62,8 +65,10 @@ def test_round_robin_has_a_rule_of_its_own() -> None:
 def test_other_methods_share_a_chain(method: str, chain: str, pick: str) -> None:
     ruleset = render({"method": method}, {"method": method})
     assert body(ruleset, "chain", chain) == [
-        f"dnat ip to ip daddr . tcp dport . {item} map @slot_tcp" for item in (pick, "numgen inc mod 1")
+        f"dnat ip to ip daddr . tcp dport . {pick} map @slot_tcp",
+        "goto first_slot_tcp",
     ]
+    assert body(ruleset, "chain", "first_slot_tcp") == [FIRST]
     assert {line.split(" : ")[1] for line in body(ruleset, "map", "service")} == {f"goto {chain}"}
 
 
@@ -172,10 +177,10 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
     rules: dict[str, int] = {}
     for key, section in ruleset.items():
         if key[2] == "chain" and key[3].startswith("s."):
-            name = section.body[-1].rpartition("@")[2]
+            name = section.body[0].rpartition("@")[2]
             rules[name] = rules.get(name, 0) + 1
-    assert len(rules) == 8
-    assert max(rules.values()) < 1.5 * nftables.SERVICES_PER_MAP
+    assert len(rules) == 32
+    assert max(rules.values()) < 2 * nftables.SERVICES_PER_MAP
 
 
 LISTING = """table ip natlb {
@@ -228,7 +233,7 @@ def test_a_delta_touches_only_what_differs() -> None:
     assert text.splitlines() == [
         "flush chain ip natlb s.s2.tcp",
         "delete element ip natlb slot_tcp { 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080 }",
-        "add rule ip natlb s.s2.tcp dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp",
+        "add rule ip natlb s.s2.tcp goto first_slot_tcp",
     ]
 
 
@@ -237,11 +242,10 @@ def test_what_nothing_leads_to_yet_is_added_first() -> None:
     before = render({"method": "random", "backends": BACKENDS[:1]})
     after = render({"method": "random"})
     first, second = nftables.delta(before, after, after) or []
-    rule = "add rule ip natlb random_2_tcp dnat ip to ip daddr . tcp dport . numgen {} map @slot_tcp"
     assert first.splitlines() == [
         "add chain ip natlb random_2_tcp",
-        rule.format("random mod 2"),
-        rule.format("inc mod 1"),
+        "add rule ip natlb random_2_tcp dnat ip to ip daddr . tcp dport . numgen random mod 2 map @slot_tcp",
+        "add rule ip natlb random_2_tcp goto first_slot_tcp",
         "add element ip natlb slot_tcp { 192.0.2.1 . 80 . 1 : 10.0.0.4 . 8080 }",
     ]
     assert second.splitlines() == [
@@ -250,6 +254,30 @@ def test_what_nothing_leads_to_yet_is_added_first() -> None:
         "add element ip natlb service { 192.0.2.1 . 6 . 80 : goto random_2_tcp }",
         "delete chain ip natlb random_1_tcp",
     ]
+
+
+def test_slots_that_nothing_leads_to_any_more_go_last() -> None:
+    before, after = render({}, {}), render({})
+    first, second = nftables.delta(before, after, after) or []
+    assert "slot_tcp" not in first
+    elements = "192.0.2.2 . 80 . 0 : 10.0.0.3 . 8080, 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080"
+    assert second == f"delete element ip natlb slot_tcp {{ {elements} }}\n"
+
+
+def test_a_service_that_moves_to_another_map_has_slots_in_both_meanwhile() -> None:
+    many = [{"listen": f"192.0.2.1:{port}"} for port in range(1, nftables.SERVICES_PER_MAP + 2)]
+    before, after = render(*many[:-1]), render(*many)
+    added, switched, removed = nftables.delta(before, after, after) or []
+    moved = set(body(before, "map", "slot_tcp")) - set(body(after, "map", "slot_tcp"))
+    assert moved
+    for element in moved:
+        assert element in added
+        assert element not in switched
+        assert element in removed
+    assert "flush chain" in switched
+    added, switched, removed = nftables.delta(after, before, before) or []
+    assert "delete map ip natlb slot_tcp_1" in removed.splitlines()
+    assert "slot_tcp_1" not in switched
 
 
 def test_what_a_delta_cannot_do_is_left_to_a_replacement() -> None:

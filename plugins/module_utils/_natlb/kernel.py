@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -95,18 +96,36 @@ def _ended(program: str, argv: Sequence[str], text: str, independent: bool) -> t
                 start_new_session=independent,
                 env={"PATH": PATH, "LC_ALL": "C"},
             )
-            try:
-                status = process.wait(TIMEOUT_S)
-            except subprocess.TimeoutExpired as error:
-                if independent:
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
-                process.wait()
-                raise HostError(f"{program}: did not end within {TIMEOUT_S:.0f} s") from error
+            status = _wait(process, TIMEOUT_S, group=independent)
+            if status is None:
+                raise HostError(f"{program}: did not end within {TIMEOUT_S:.0f} s")
             return status, _content(stdout), _content(stderr)
     except OSError as error:
         raise HostError(f"{program}: {error.strerror}") from error
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float, group: bool) -> int | None:
+    """The exit status; None where the process (or the whole group that it leads) had to be killed.
+
+    `Popen.wait` with a time-out only looks now and then, and so sees a program's end up to 50 ms late.
+    """
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        if group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    try:
+        status = process.wait()
+    finally:
+        timer.cancel()
+    return None if late.is_set() else status
 
 
 def _complaint(program: str, status: int, said: str) -> str:

@@ -7,7 +7,7 @@ A connection is found in one hash look-up (`service`), its backend in a second o
 nothing but that share a handful of chains; the others have a chain of their own:
 
     prerouting, output   ip daddr . meta l4proto . th dport vmap @service
-    random_4_tcp         dnat ip to ip daddr . tcp dport . numgen random mod 4 map @slot_tcp
+    random_4_tcp         dnat ip to ip daddr . tcp dport . numgen random mod 4 map @slot_tcp; goto first_slot_tcp
     s.web.tcp            [limits, log, affinity] and its own counter: ... numgen inc mod 4 map @slot_tcp
     postrouting          ct status dnat jump source_nat
 
@@ -30,10 +30,10 @@ __all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "rend
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
 SEED = 0x6E61746C
-#: Services whose rules look up one map. The kernel compares each new rule with all that look up the same map already
-#: (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map take 20 s, spread
-#: over 64 maps they take 1 s.
-SERVICES_PER_MAP = 256
+#: Services whose rules look up one map. With each rule the kernel looks at all elements of the map and at all rules that
+#: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
+#: take 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
+SERVICES_PER_MAP = 64
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
@@ -166,9 +166,13 @@ class _Table:
 
     def choose(self, protocol: str, pick: str, shard: int) -> Lines:
         """The translation, and what catches a packet that meets the slots of the next generation, where the number that
-        its own rule picks may be gone: slot 0 is there as long as the service is."""
-        first = "numgen inc mod 1"
-        return [self.dnat(protocol, item, shard) for item in ([pick] if pick == first else [pick, first])]
+        its own rule picks may be gone: slot 0 is there as long as a rule leads to it.
+
+        The catching rule is one for all, since each rule that looks up a map makes the map dearer to load.
+        """
+        one = "numgen inc mod 1"
+        catch = f"goto {self.chain(f'first_{_slot_map(protocol, shard)}', [self.dnat(protocol, one, shard)])}"
+        return [catch] if pick == one else [self.dnat(protocol, pick, shard), catch]
 
     def pick(self, service: Service, protocol: str, size: int) -> str:
         if service.method == "round_robin":

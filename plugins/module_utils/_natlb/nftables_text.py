@@ -175,10 +175,11 @@ def _count_slot(
 def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> list[str] | None:
     """Transactions that turn `live` into `normal`, or None where only a replacement of the tables can.
 
-    `normal` is `rendered` as the kernel lists it. The last transaction makes the change; one before it only adds what
-    nothing leads to yet. The reason: a packet on its way reads the rules of the generation in which it began, but the
-    elements of the one that is current (nf_tables_api.c). In one transaction such a packet could be led to a chain
-    that has no rules in its generation, and would not be translated.
+    `normal` is `rendered` as the kernel lists it. One transaction makes the change; one before it only adds what nothing
+    leads to yet, and one after it takes away slots that nothing leads to any more. The reason: a packet on its way reads
+    the rules of the generation in which it began, but the elements of the one that is current (nf_tables_api.c). In one
+    transaction such a packet could be led to a chain that has no rules in its generation, or to slots that have moved
+    to another map, and would not be translated.
 
     With `drop_chains` False (kernels before 6.2 cannot delete a chain in the transaction that takes the last element
     naming it), a change that would have to is left to a replacement.
@@ -193,8 +194,15 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool =
         return None
     new = sorted((key for key in normal if key not in live), key=_load_order)
     changed = [key for key in kept if live[key].body != normal[key].body]
-    ahead = {key: _new_slots(live[key], normal[key]) for key in changed if key[3].startswith("slot_")}
-    texts = [_additions(new, normal, rendered, ahead), _switch(changed, gone, live, normal, rendered, ahead)]
+    slots = [key for key in changed if key[3].startswith("slot_")]
+    ahead = {key: _new_slots(live[key], normal[key]) for key in slots}
+    behind = {key: _left_slots(live[key], normal[key]) for key in slots}
+    late = [key for key in gone if key[3].startswith(("slot_", "first_slot_"))]
+    texts = [
+        _additions(new, normal, rendered, ahead),
+        _switch(changed, [key for key in gone if key not in late], live, normal, rendered, (ahead, behind)),
+        _removals(late, live, behind),
+    ]
     return ["\n".join(lines) + "\n" for lines in texts if lines]
 
 
@@ -202,6 +210,17 @@ def _new_slots(live: Section, normal: Section) -> set[str]:
     """Elements whose slot does not exist yet: no rule that is live picks it."""
     taken = {element.partition(" : ")[0] for element in live.body}
     return {element for element in normal.body if element.partition(" : ")[0] not in taken}
+
+
+def _left_slots(live: Section, normal: Section) -> set[str]:
+    """Elements of services that the map has no slots of any more: they are gone, or live in another map."""
+    staying = {_service(element) for element in normal.body}
+    return {element for element in live.body if _service(element) not in staying}
+
+
+def _service(element: str) -> str:
+    """Address and port of a slot."""
+    return element.partition(" : ")[0].rpartition(" . ")[0]
 
 
 def _additions(new: Sequence[Key], normal: Ruleset, rendered: Ruleset, ahead: Mapping[Key, set[str]]) -> Lines:
@@ -222,12 +241,14 @@ def _switch(
     live: Ruleset,
     normal: Ruleset,
     rendered: Ruleset,
-    ahead: Mapping[Key, set[str]],
+    others: tuple[Mapping[Key, set[str]], Mapping[Key, set[str]]],
 ) -> Lines:
+    """What changes at once; `others` are the elements that come before it and that go after it."""
+    ahead, behind = others
     lines: Lines = [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
     for key in [*changed, *gone]:
         if key[2] != "chain":
-            keep = set(normal[key].body) if key in normal else set()
+            keep = set(normal[key].body if key in normal else ()) | behind.get(key, set())
             lines += _elements("delete", key, [e for e in live[key].body if e not in keep])
     for key in changed:
         if key[2] == "chain":
@@ -235,8 +256,21 @@ def _switch(
         else:
             had = set(live[key].body) | ahead.get(key, set())
             lines += _elements("add", key, [e for e in normal[key].body if e not in had])
-    lines += [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
-    return lines
+    return lines + _deletions(gone)
+
+
+def _removals(late: Sequence[Key], live: Ruleset, behind: Mapping[Key, set[str]]) -> Lines:
+    lines: Lines = [f"flush chain {_where(key)}" for key in late if key[2] == "chain"]
+    for key, elements in behind.items():
+        lines += _elements("delete", key, sorted(elements))
+    for key in late:
+        if key[2] != "chain":
+            lines += _elements("delete", key, live[key].body)
+    return lines + _deletions(late)
+
+
+def _deletions(gone: Sequence[Key]) -> Lines:
+    return [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
 
 
 def _where(key: Key) -> str:

@@ -166,19 +166,28 @@ def address(value: Any, path: str) -> Address:
 def host_address(value: Any, path: str) -> Address:
     """An address that one host can have: not unspecified, loopback, multicast, broadcast or link-local IPv6."""
     parsed = address(value, path)
-    if parsed.is_unspecified:
-        raise ConfigError(path, f"{parsed} is no host's address", 'for every local address of the balancer write "*"')
-    if parsed.is_loopback:
-        raise ConfigError(
-            path,
-            f"{parsed} is a loopback address, which NAT cannot reach from outside",
-            "use an address of one of the host's interfaces",
-        )
-    if parsed.is_multicast or parsed == ipaddress.ip_address("255.255.255.255"):
-        raise ConfigError(path, f"{parsed} is not a unicast address", "NAT balances unicast traffic only")
-    if parsed.version == 6 and parsed.is_link_local:
-        raise ConfigError(path, f"{parsed} is a link-local address", "use a global or unique local (fd00::/8) address")
+    fault = _fault(parsed)
+    if fault is not None:
+        raise ConfigError(path, f"{parsed} {fault[0]}", fault[1])
     return parsed
+
+
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+@lru_cache(maxsize=65536)
+def _fault(address: Address) -> tuple[str, str] | None:
+    """Why no host can have the address, and the remedy."""
+    if address.is_unspecified:
+        return "is no host's address", 'for every local address of the balancer write "*"'
+    if address.is_loopback:
+        problem = "is a loopback address, which NAT cannot reach from outside"
+        return problem, "use an address of one of the host's interfaces"
+    if address.is_multicast or address == _BROADCAST:
+        return "is not a unicast address", "NAT balances unicast traffic only"
+    if address.version == 6 and address.is_link_local:
+        return "is a link-local address", "use a global or unique local (fd00::/8) address"
+    return None
 
 
 def network(value: Any, path: str) -> Network:
