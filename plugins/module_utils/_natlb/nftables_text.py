@@ -175,11 +175,11 @@ def _count_slot(
 def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> list[str] | None:
     """Transactions that turn `live` into `normal`, or None where only a replacement of the tables can.
 
-    `normal` is `rendered` as the kernel lists it. One transaction makes the change; one before it only adds what nothing
-    leads to yet, and one after it takes away slots that nothing leads to any more. The reason: a packet on its way reads
-    the rules of the generation in which it began, but the elements of the one that is current (nf_tables_api.c). In one
-    transaction such a packet could be led to a chain that has no rules in its generation, or to slots that have moved
-    to another map, and would not be translated.
+    `normal` is `rendered` as the kernel lists it. One transaction makes the change; one before it only adds what
+    nothing leads to yet, and one after it takes away slots that nothing leads to any more. The reason: a packet on its
+    way reads the rules of the generation in which it began, but the elements of the one that is current
+    (nf_tables_api.c). In one transaction such a packet could be led to a chain that has no rules in its generation, or
+    to slots that have moved to another map, and would not be translated.
 
     With `drop_chains` False (kernels before 6.2 cannot delete a chain in the transaction that takes the last element
     naming it), a change that would have to is left to a replacement.
