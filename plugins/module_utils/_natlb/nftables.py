@@ -30,9 +30,9 @@ __all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "rend
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
 SEED = 0x6E61746C
-#: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that look
-#: it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map take
-#: 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
+#: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that
+#: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
+#: take 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
 SERVICES_PER_MAP = 64
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
