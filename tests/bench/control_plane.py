@@ -3,32 +3,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run costs: time and memory, by number of services and engine, beside what one would type otherwise.
 
-Each round runs in a network namespace of its own, and every operation in a process of its own, as a module does: the
-time includes the start of Python and the import of the core. Operations of one round follow each other, so a slow
-moment of the machine meets all of them; the median of the rounds is shown with its spread.
+Each round runs in namespaces of its own, and every operation in a process of its own, as a module does: the time
+includes the start of Python and the import of the core. Operations of one round follow each other, so a slow moment of
+the machine meets all of them; the median of the rounds is shown with its spread.
 
-    tools/run python tests/bench/control_plane.py [--sizes 1,10,100,1000] [--rounds 5] [--write]
+    tools/run python tests/bench/control_plane.py [--sizes 1,10,100,1000,10000] [--rounds 5] [--write]
 
 Not part of `make test`: nothing here fails because a machine is slow.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import report
 
 ENGINES = [("nftables", None), ("iptables", "nft"), ("iptables", "legacy")]
-OPERATIONS = ["first apply", "no change", "one drained", "one added", "1 % changed"]
+FIRST, DRAINED = "first apply", "one drained"
+OPERATIONS = [FIRST, "no change", DRAINED, "one added", "1 % changed"]
 LOOP_RULES = 20
+RULES_PER_SERVICE = 5
+PLAYBOOK = "playbook of one task"
+FLAT = {variant: f"`iptables-restore` of a flat file ({variant})" for variant in ("nft", "legacy")}
 
 #: Runs in the namespace: one apply, with the time that the kernel's transaction took of it, and the peak memory.
 CHILD = """
@@ -69,31 +74,39 @@ def services(count: int, drained: bool = False, added: int = 0, changed: int = 0
 
 def declarations(count: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     plain = services(count)
-    yield "first apply", plain
+    yield FIRST, plain
     yield "no change", plain
-    yield "one drained", services(count, drained=True)
+    yield DRAINED, services(count, drained=True)
     yield "one added", services(count, drained=True, added=1)
     yield "1 % changed", services(count, drained=True, added=1, changed=max(1, count // 100))
 
 
 class Namespace:
-    """A network namespace that lives as long as a process in it."""
+    """A host of its own, as far as the network, /etc and /run go. It ends with the benchmark, however that does."""
+
+    #: What is written to /etc stays in memory. The machine's own is seen below it.
+    OWN_FOLDERS = (
+        "mount -t tmpfs natlb /run && mkdir /run/upper /run/work && "
+        "mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work natlb /etc && echo ready && exec cat"
+    )
 
     def __enter__(self) -> Namespace:
-        self.process = subprocess.Popen(["unshare", "--net", "sleep", "600"])
-        while os.readlink(f"/proc/{self.process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-            time.sleep(0.001)
+        argv = ["unshare", "--net", "--mount", "sh", "-c", self.OWN_FOLDERS]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdin
+        assert self.process.stdout
+        if self.process.stdout.readline() != b"ready\n":
+            raise SystemExit("a host of its own needs root, and a kernel with overlay file systems")
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def run(self, *argv: str, text: str = "") -> str:
-        command = ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", *argv]
+        command = ["nsenter", f"--target={self.process.pid}", "--net", "--mount", *argv]
         done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{' '.join(argv[:3])}: {done.stderr[-2000:]}")
+            raise SystemExit(f"{' '.join(argv[:3])}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
 
 
@@ -132,9 +145,16 @@ def flat_restore(count: int, variant: str) -> float:
         return time.perf_counter() - began
 
 
-def loop_of_single_rules() -> float:
-    """Seconds per rule of ansible.builtin.iptables in a loop. It has no `statistic`, so these are plain DNAT rules."""
-    play = f"""
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - natlb.netfilter.balancer:
+        services: "{{ services }}"
+        engine: nftables
+"""
+LOOP = """
 - hosts: localhost
   connection: local
   gather_facts: false
@@ -143,79 +163,148 @@ def loop_of_single_rules() -> float:
         table: nat
         chain: PREROUTING
         protocol: tcp
-        destination: "198.18.0.{{{{ item }}}}"
+        destination: "198.18.0.{{ item }}"
         destination_port: "80"
         jump: DNAT
         to_destination: "10.0.0.3:8080"
-      loop: "{{{{ range(1, {LOOP_RULES + 1}) | list }}}}"
+      loop: "{{ range(1, rules + 1) | list }}"
 """
-    with tempfile.TemporaryDirectory() as folder, Namespace() as namespace:
-        path = pathlib.Path(folder) / "play.yml"
+
+
+def playbook(namespace: Namespace, play: str, variables: dict[str, Any]) -> float:
+    """Seconds that ansible-playbook takes, all in all."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, values = pathlib.Path(folder) / "play.yml", pathlib.Path(folder) / "values.json"
         path.write_text(play)
-        interpreter = f"ansible_python_interpreter={sys.executable}"
-        times = []
-        for limit in (1, LOOP_RULES):
-            path.write_text(play.replace(f"range(1, {LOOP_RULES + 1})", f"range(1, {limit + 1})"))
-            began = time.perf_counter()
-            namespace.run("ansible-playbook", "-i", "localhost,", "-e", interpreter, str(path))
-            times.append(time.perf_counter() - began)
-    return (times[1] - times[0]) / (LOOP_RULES - 1)
+        values.write_text(json.dumps({**variables, "ansible_python_interpreter": sys.executable}))
+        began = time.perf_counter()
+        namespace.run("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{values}", str(path))
+        return time.perf_counter() - began
 
 
-def measure(sizes: list[int], rounds: int) -> Iterator[str]:
-    """The lines of the report, as they are measured."""
-    yield f"Measured on {report.machine()}: {rounds} rounds, median and (smallest to largest), in seconds."
-    yield ""
-    yield from report.table(
-        ["services of 4", "engine", *OPERATIONS, "of it the kernel's transaction, one drained", "peak memory, MiB"],
-        _rows(sizes, rounds),
-    )
-    yield ""
-    yield from neighbours(sizes, rounds)
+def playbook_round(count: int) -> dict[str, float]:
+    """Seconds of a play with one task, by operation."""
+    with Namespace() as namespace:
+        return {
+            operation: playbook(namespace, PLAY, {"services": declared}) for operation, declared in declarations(count)
+        }
 
 
-def _rows(sizes: list[int], rounds: int) -> Iterator[list[str]]:
-    for count in sizes:
-        results: dict[tuple[str, str | None], list[dict[str, dict[str, float]]]] = {key: [] for key in ENGINES}
-        for _round in range(rounds):
-            for engine, variant in ENGINES:
-                results[engine, variant].append(one_round(count, engine, variant))
-        for (engine, variant), found in results.items():
-            name = f"{engine} ({variant})" if variant else engine
-            cells = [_rounds([item[operation]["all_s"] for item in found]).shown() for operation in OPERATIONS]
-            cells.append(_rounds([item["one drained"]["kernel_s"] for item in found]).shown())
-            peaks = [max(part["peak_kib"] for part in item.values()) / 1024 for item in found]
-            yield [str(count), name, *cells, f"{max(peaks):.0f}"]
+def loop_of_single_rules() -> float:
+    """Seconds per rule of ansible.builtin.iptables in a loop. It has no `statistic`, so these are plain DNAT rules."""
+    with Namespace() as namespace:
+        one, many = (playbook(namespace, LOOP, {"rules": rules}) for rules in (1, LOOP_RULES))
+    return (many - one) / (LOOP_RULES - 1)
+
+
+# -- the report ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Results:
+    """What all rounds found, by (contestant, operation, number of services)."""
+
+    seconds: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+    kernel_s: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+    peak_mib: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+    rule_s: list[float] = field(default_factory=list)
+
+    def over_sizes(self, contestant: str, operation: str) -> dict[float, report.Rounds]:
+        return {
+            count: _rounds(values)
+            for (who, what, count), values in self.seconds.items()
+            if (who, what) == (contestant, operation)
+        }
 
 
 def _rounds(values: list[float]) -> report.Rounds:
     return report.Rounds(tuple(values))
 
 
-def neighbours(sizes: list[int], rounds: int) -> Iterator[str]:
-    yield "The same services by other means:"
-    yield ""
+def _name(engine: str, variant: str | None) -> str:
+    return f"{engine} ({variant})" if variant else engine
+
+
+def measure(sizes: list[int], rounds: int) -> Results:
+    """All contestants take turns in every round."""
+    found = Results()
+    for count, number in itertools.product(sizes, range(1, rounds + 1)):
+        for engine, variant in ENGINES:
+            for operation, cost in one_round(count, engine, variant).items():
+                key = (_name(engine, variant), operation, count)
+                found.seconds.setdefault(key, []).append(cost["all_s"])
+                found.kernel_s.setdefault(key, []).append(cost["kernel_s"])
+                found.peak_mib.setdefault(key, []).append(cost["peak_kib"] / 1024)
+        for operation, taken in playbook_round(count).items():
+            found.seconds.setdefault((PLAYBOOK, operation, count), []).append(taken)
+        for variant, name in FLAT.items():
+            found.seconds.setdefault((name, FIRST, count), []).append(flat_restore(count, variant))
+        print(f"{count} services: round {number} of {rounds}", file=sys.stderr, flush=True)
+    found.rule_s = [loop_of_single_rules() for _round in range(rounds)]
+    return found
+
+
+def table(found: Results, sizes: list[int]) -> list[str]:
+    rows = []
+    for count, (engine, variant) in itertools.product(sizes, ENGINES):
+        name = _name(engine, variant)
+        keys = [(name, operation, count) for operation in OPERATIONS]
+        cells = [_rounds(found.seconds[key]).shown() for key in keys]
+        cells.append(_rounds(found.kernel_s[(name, DRAINED, count)]).shown(3))
+        cells.append(f"{max(max(found.peak_mib[key]) for key in keys):.0f}")
+        rows.append([f"{count:,}", name, *cells])
+    head = ["services of 4", "engine", *OPERATIONS, "of it the kernel's transactions, one drained", "peak memory, MiB"]
+    return report.table(head, rows)
+
+
+def other_means(found: Results, sizes: list[int]) -> list[str]:
     rows = []
     for count in sizes:
-        times = [_rounds([flat_restore(count, variant) for _round in range(rounds)]) for variant in ("nft", "legacy")]
-        rows.append([str(count), *(item.shown() for item in times)])
-    yield from report.table(["services of 4", "`iptables-restore` of a flat file (nft)", "(legacy)"], rows)
-    yield ""
-    rule_s = loop_of_single_rules()
-    yield f"`ansible.builtin.iptables` in a loop takes {rule_s:.2f} s a rule ({LOOP_RULES} rules measured), and cannot"
-    yield f"express the choice of a backend. At five rules a service, 1,000 services would take {rule_s * 5000:.0f} s."
+        flat = [_rounds(found.seconds[(name, FIRST, count)]).shown() for name in FLAT.values()]
+        plays = [_rounds(found.seconds[(PLAYBOOK, operation, count)]).shown() for operation in OPERATIONS[:3]]
+        rows.append([f"{count:,}", *plays, *flat])
+    heads = [f"{PLAYBOOK}, {operation}" for operation in OPERATIONS[:3]]
+    return report.table(["services of 4", *heads, *FLAT.values()], rows)
+
+
+def loop(found: Results, sizes: list[int]) -> list[str]:
+    """What the loop would take, beside a play with one task of ours."""
+    rule = _rounds(found.rule_s)
+    count = max(size for size in sizes if size <= 1000)
+    ours = _rounds(found.seconds[(PLAYBOOK, FIRST, count)]).median
+    all_s = rule.median * RULES_PER_SERVICE * count
+    return [
+        f"`ansible.builtin.iptables` in a loop takes {rule.shown()} s a rule ({LOOP_RULES} rules measured), and cannot",
+        f"express the choice of a backend. At {RULES_PER_SERVICE} rules a service (one to find it, one for each",
+        f"backend), {count:,} services would take {all_s:,.0f} s, {all_s / ours:,.0f} times as long as the play with",
+        "one task of `natlb.netfilter.balancer`.",
+    ]
+
+
+def plot(found: Results) -> str:
+    title = "What a run costs"
+    lines = {f"nftables, {operation}": found.over_sizes("nftables", operation) for operation in OPERATIONS[:3]}
+    lines |= {
+        f"{_name(*engine)}, {FIRST}": found.over_sizes(_name(*engine), FIRST)
+        for engine in ENGINES
+        if engine[1] is not None
+    }
+    lines |= {name: found.over_sizes(name, FIRST) for name in [*FLAT.values()]}
+    return report.plot_lines("control-plane", title, ("services of 4 backends", "seconds"), lines, logarithmic=True)
 
 
 def main() -> None:
     parser = report.parser(__doc__)
-    parser.add_argument("--sizes", default="1,10,100,1000")
+    parser.add_argument("--sizes", default="1,10,100,1000,10000")
     options = parser.parse_args()
-    lines = []
-    for line in measure([int(size) for size in options.sizes.split(",")], options.rounds):
-        print(line, flush=True)
-        lines.append(line)
+    sizes = [int(size) for size in options.sizes.split(",")]
+    found = measure(sizes, options.rounds)
+    head = f"Measured on {report.machine()}: {options.rounds} rounds, median and (smallest to largest), in seconds."
+    lines = [head, "", *table(found, sizes), "", "The same services by other means, and as a whole playbook:", ""]
+    lines += [*other_means(found, sizes), "", *loop(found, sizes)]
+    print("\n".join(lines))
     if options.write:
-        report.write("control plane", lines)
+        report.write("control plane", [*lines, "", plot(found)])
 
 
 if __name__ == "__main__":
