@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from _natlb import probe
+from _natlb import probe, probe_answer, probe_settings
 from _natlb.errors import ConfigError, NatlbError
 
 DEFAULTS = {
@@ -28,8 +28,8 @@ DEFAULTS = {
 }
 
 
-def settings(**params: Any) -> probe.Settings:
-    return probe.parse_settings({**DEFAULTS, **params})
+def settings(**params: Any) -> probe_settings.Settings:
+    return probe_settings.parse_settings({**DEFAULTS, **params})
 
 
 # --- Input -----------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def settings(**params: Any) -> probe.Settings:
     ],
 )
 def test_targets(target: str, result: tuple[str, int]) -> None:
-    assert probe.parse_target(target) == result
+    assert probe_settings.parse_target(target) == result
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_weights_may_be_shares_or_texts() -> None:
     ],
 )
 def test_identity(answer: str, identify: str, name: str) -> None:
-    assert probe.identity(answer, settings(identify=identify).identify) == name
+    assert probe_answer.identity(answer, settings(identify=identify).identify) == name
 
 
 PAGE = b"HTTP/1.1 200 OK\r\nX-Backend: web7\r\nContent-Length: 9\r\n\r\nweb1 here"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nweb1 \r\n4\r\nhere\r\n0\r\n\r\n"
 TO_THE_END = b"HTTP/1.0 200 OK\r\n\r\nweb1 here"
-HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nweb1 " + b"x" * probe.MAX_ANSWER
+HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nweb1 " + b"x" * probe_answer.MAX_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -178,18 +178,18 @@ HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nweb1 " + b"x" * probe
         ("http", CHUNKED[:-8], False, None, None),
         ("http", TO_THE_END, True, None, "web1"),
         ("http", TO_THE_END, False, None, None),
-        ("http", HUGE[: probe.MAX_ANSWER], False, None, "web1"),
+        ("http", HUGE[: probe_answer.MAX_ANSWER], False, None, "web1"),
     ],
 )
 def test_who_answered(protocol: str, data: bytes, ended: bool, identify: str, name: str) -> None:
-    assert probe.who(data, ended, settings(protocol=protocol, identify=identify)) == name
+    assert probe_answer.who(data, ended, settings(protocol=protocol, identify=identify)) == name
 
 
 def test_no_part_of_an_http_answer_is_taken_for_the_whole() -> None:
     last_chunk = b"0\r\n\r\n"
     for data in (PAGE, CHUNKED[: -len(last_chunk) + 1]):
         for end in range(len(data)):
-            assert probe.who(data[:end], False, settings(protocol="http")) is None, data[:end]
+            assert probe_answer.who(data[:end], False, settings(protocol="http")) is None, data[:end]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_no_part_of_an_http_answer_is_taken_for_the_whole() -> None:
 )
 def test_answers_that_name_nobody(protocol: str, data: bytes, ended: bool, params: dict, message: str) -> None:
     with pytest.raises(NatlbError) as caught:
-        probe.who(data, ended, settings(protocol=protocol, **params))
+        probe_answer.who(data, ended, settings(protocol=protocol, **params))
     assert str(caught.value) == message
 
 

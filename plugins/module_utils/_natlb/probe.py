@@ -3,71 +3,35 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Opens connections to a service, counts who answered, and judges whether the spread is the expected one.
 
-`parse_settings` checks what was asked for, `run` opens the connections, `outcome` judges the answers.
+`probe_settings.py` says what is asked for, `probe_answer.py` who answered; `run` opens the connections, `outcome`
+judges.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import http.client
-import io
-import ipaddress
 import itertools
-import math
 import os
-import re
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from re import Pattern
-from typing import Any, cast
+from typing import Any
 
-from . import parse
 from .errors import ConfigError, NatlbError
+from .probe_answer import MAX_ANSWER, who
+from .probe_settings import Settings
 from .spread import expected_counts, judge, percentile, spread_p
 
-PROTOCOLS = ("tcp", "http", "udp")
-MAX_CONNECTIONS = 1_000_000
-MAX_CONCURRENCY = 500
-#: An answer is read up to here; who answered stands in its beginning.
-MAX_ANSWER = 65536
 #: Distinct error messages that are reported; the rest is summed up.
 MAX_MESSAGES = 5
-DEFAULT_SIGNIFICANCE = 0.001
-DEFAULT_DATAGRAM = b"natlb-probe\n"
 #: Below this many expected answers the chi-square distribution is a poor approximation (Cochran 1954).
 MIN_EXPECTED = 5.0
 #: The place in the port range where a run begins goes round in this time, so that a run shortly after another one does
 #: not meet the tracked UDP connections of that one: nf_conntrack_udp_timeout is 30 s.
 PORT_CYCLE_S = 60.0
-
-_TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[^:]*)\Z")
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z")
-_TARGET_REMEDY = "write ADDRESS:PORT such as 192.0.2.10:80, [2001:db8::10]:80 or www.example.org:80"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to probe and what to expect. `expected` is None where any spread is right; then nothing is judged."""
-
-    host: str
-    port: int
-    protocol: str
-    connections: int
-    concurrency: int
-    timeout_s: float
-    identify: Pattern[str] | None
-    payload: bytes
-    statuses: tuple[int, ...]
-    source: str | None
-    expected: dict[str, float] | None
-    tolerance: float | None
-    significance: float
-    max_errors: int
 
 
 @dataclass
@@ -94,220 +58,6 @@ class Outcome:
     result: dict[str, Any]
     problems: list[str]
     warnings: list[str]
-
-
-def parse_settings(params: Mapping[str, Any]) -> Settings:
-    """The module's parameters as `Settings`; `ConfigError` with path and remedy where one makes no sense."""
-    host, port = parse_target(params["target"])
-    expected = None if params.get("expected") is None else _expected(params["expected"])
-    tolerance, significance = params.get("tolerance"), params.get("significance")
-    protocol = parse.choice(params["protocol"], "protocol", PROTOCOLS)
-    return Settings(
-        host=host,
-        port=port,
-        protocol=protocol,
-        connections=parse.integer(params["connections"], "connections", 1, MAX_CONNECTIONS, "a number of connections"),
-        concurrency=parse.integer(params["concurrency"], "concurrency", 1, MAX_CONCURRENCY, "a number of connections"),
-        timeout_s=parse.duration(params["timeout"], "timeout", 0.01, 600),
-        identify=_pattern(params.get("identify")),
-        payload=_payload(params, protocol, host, port),
-        statuses=tuple(
-            parse.integer(item, at, 100, 599, "an HTTP status")
-            for at, item in parse.one_or_more(params.get("status") or [], "status")
-        ),
-        source=None if params.get("source") is None else str(parse.address(params["source"], "source")),
-        expected=expected,
-        tolerance=None if tolerance is None else _fraction(tolerance, "tolerance", math.inf),
-        significance=DEFAULT_SIGNIFICANCE if significance is None else _fraction(significance, "significance", 1.0),
-        max_errors=parse.integer(params.get("max_errors", 0), "max_errors", 0, MAX_CONNECTIONS, "a number of errors"),
-    )
-
-
-def parse_target(value: Any) -> tuple[str, int]:
-    """`192.0.2.10:80`, `[2001:db8::10]:80` or `www.example.org:80` as (host, port)."""
-    match = _TARGET.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError("target", f"{parse.shown(value)} is not an address with a port", _target_remedy(value))
-    host = match.group("v6") or match.group("host")
-    if match.group("v6"):
-        if _ip_version(host) != 6:
-            raise ConfigError("target", f"{parse.shown(host)} is not an IPv6 address", _TARGET_REMEDY)
-    # A name of digits and dots only is an address gone wrong, and the resolver would guess at it.
-    elif _ip_version(host) != 4 and (not _HOST_NAME.match(host) or re.fullmatch(r"[0-9.]+", host)):
-        raise ConfigError("target", f"{parse.shown(host)} is neither an address nor a host name", _TARGET_REMEDY)
-    return host, parse.port(match.group("port"), "target")
-
-
-def _target_remedy(value: Any) -> str:
-    if isinstance(value, str) and _ip_version(value) == 6:
-        return "write an IPv6 address in brackets: [2001:db8::10]:80"
-    return _TARGET_REMEDY
-
-
-def _ip_version(text: str) -> int | None:
-    try:
-        return ipaddress.ip_address(text).version
-    except ValueError:
-        return None
-
-
-def _pattern(value: Any) -> Pattern[str] | None:
-    if value is None or value == "":
-        return None
-    try:
-        return re.compile(parse.text(value, "identify"), re.MULTILINE)
-    except re.error as error:
-        raise ConfigError(
-            "identify",
-            f"{parse.shown(value)} is not a regular expression: {error}",
-            "see Python's re; quote ( [ . * with \\",
-        ) from None
-
-
-def _payload(params: Mapping[str, Any], protocol: str, host: str, port: int) -> bytes:
-    payload = params.get("payload")
-    if protocol != "http":
-        given = None if payload is None else parse.text(payload, "payload").encode()
-        return given if given is not None else DEFAULT_DATAGRAM if protocol == "udp" else b""
-    if payload is not None:
-        raise ConfigError("payload", "goes with tcp and udp only", "for http set path and host")
-    path = _visible(params.get("path") or "/", "path")
-    if not path.startswith("/"):
-        raise ConfigError("path", f"{parse.shown(path)} does not begin with /", f"write /{path}")
-    name = f"[{host}]" if ":" in host else host
-    name = _visible(params.get("host") or (name if port == 80 else f"{name}:{port}"), "host")
-    lines = (f"GET {path} HTTP/1.1", f"Host: {name}", "User-Agent: natlb-probe", "Accept: */*", "Connection: close")
-    return "\r\n".join((*lines, "", "")).encode("ascii")
-
-
-def _visible(value: Any, path: str) -> str:
-    text = parse.text(value, path)
-    if text.isascii() and text.isprintable() and " " not in text:
-        return text
-    raise ConfigError(path, f"{parse.shown(text)} cannot stand in a request", "use visible ASCII without spaces")
-
-
-def _fraction(value: Any, path: str, limit: float) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= limit and math.isfinite(value):
-        return float(value)
-    remedy = "0 or more; 0.1 allows a tenth" if math.isinf(limit) else "0 to 1, such as 0.001"
-    raise ConfigError(path, f"{parse.shown(value)} is not a fraction", remedy)
-
-
-def _expected(value: Any) -> dict[str, float]:
-    """Names and weights. A weight may be a share such as 0.25, or a text that Jinja2 made of a number."""
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigError("expected", f"{parse.shown(value)} names no backend", "write a mapping of names to weights")
-    weights: dict[str, float] = {}
-    for name, given in value.items():
-        weight = math.nan
-        if isinstance(given, (int, float, str)) and not isinstance(given, bool):
-            with contextlib.suppress(ValueError):
-                weight = float(given)
-        if not 0 < weight < math.inf:
-            raise ConfigError(
-                f"expected.{parse.shown(name).strip(chr(39))}",
-                f"{parse.shown(given)} is not a weight",
-                "write a number above 0; leave a backend out that should not answer",
-            )
-        weights[str(name)] = weight
-    return weights
-
-
-# --- What answers mean -----------------------------------------------------------------------------------------------
-
-
-def identity(answer: str, pattern: Pattern[str] | None) -> str | None:
-    """Who answered: group 1 of the pattern, or all that it matches, or without one the first word."""
-    if pattern is None:
-        words = answer.split(None, 1)
-        return words[0] if words else None
-    match = pattern.search(answer)
-    if match is None:
-        return None
-    return (match.group(1) if pattern.groups else match.group(0)) or None
-
-
-@dataclass(frozen=True)
-class HttpAnswer:
-    status: int
-    head: str
-    body: str
-
-
-class _Buffer:
-    """What http.client asks of a socket, over bytes that are here already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, *_args: Any, **_kwargs: Any) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
-def read_http(data: bytes, ended: bool) -> HttpAnswer | None:
-    """The answer in `data`, or None while more of it is to come. `ended`: the peer closed.
-
-    Raises `NatlbError` where it is not HTTP or was cut short. An answer longer than `MAX_ANSWER` is cut there.
-    """
-    head, separator, _rest = data.partition(b"\r\n\r\n")
-    if not separator:
-        if ended or len(data) >= MAX_ANSWER or not b"HTTP/".startswith(data[:5]):
-            raise NatlbError("answer: is not HTTP")
-        return None
-    response = http.client.HTTPResponse(cast(socket.socket, _Buffer(data)))
-    try:
-        response.begin()
-        if not ended and response.length is None and not response.chunked and len(data) < MAX_ANSWER:
-            return None
-        body = response.read()
-    except http.client.IncompleteRead as error:
-        body = error.partial
-        if len(data) < MAX_ANSWER:
-            if ended:
-                raise NatlbError("answer: was cut short") from None
-            return None
-    except (http.client.HTTPException, ValueError):
-        raise NatlbError("answer: is not HTTP") from None
-    return HttpAnswer(response.status, head.decode(errors="replace"), body.decode(errors="replace"))
-
-
-def who(data: bytes, ended: bool, settings: Settings) -> str | None:
-    """The name in what was received so far, or None while it may still come.
-
-    Raises `NatlbError`, with the message that is counted, where it cannot come any more. A TCP answer is read by whole
-    lines, because half of one could hold half a name.
-    """
-    if settings.protocol == "http":
-        answer = read_http(data, ended)
-        if answer is None:
-            return None
-        if not _right_status(answer.status, settings.statuses):
-            raise NatlbError(f"answer: HTTP status {answer.status}")
-        texts: tuple[str, ...] = (answer.body, answer.head) if settings.identify else (answer.body,)
-    else:
-        whole = ended or settings.protocol == "udp" or len(data) >= MAX_ANSWER
-        texts = ((data if whole else data[: data.rfind(b"\n") + 1]).decode(errors="replace"),)
-    for text in texts:
-        name = identity(text, settings.identify)
-        if name is not None:
-            return parse.shown(name) if not name.isprintable() else name[:253]
-    if settings.protocol == "tcp" and not ended and len(data) < MAX_ANSWER:
-        return None
-    raise NatlbError(_nobody(texts[0]))
-
-
-def _right_status(status: int, wanted: Sequence[int]) -> bool:
-    return status in wanted if wanted else 200 <= status < 400
-
-
-def _nobody(text: str) -> str:
-    if not text.strip():
-        return "answer: is empty"
-    return f"answer: identify does not match {parse.shown(text[:200])}"
-
-
-# --- Opening connections ---------------------------------------------------------------------------------------------
 
 
 def local_ports() -> list[int]:
