@@ -47,6 +47,20 @@ def test_a_list_of_addresses_is_used_all(balancer: Balancer, protocol: str) -> N
 
 
 @PROTOCOLS
+@pytest.mark.parametrize("snat", ["masquerade", ANOTHER])
+def test_a_port_is_kept_where_it_is_free(balancer: Balancer, protocol: str, snat: str) -> None:
+    """Clients that use the same port at once are kept apart; one that comes again with its port meets its own past."""
+    balancer.host.ip(f"address add {ANOTHER}/32 dev back")
+    balancer.apply([service(protocol=protocol, snat=snat, backends=webs("web1"))])
+    sources = [f"198.18.7.{number}" for number in range(1, 41)]
+    held = [balancer.hold(protocol=protocol, source=source, source_port=40000)[0] for source in sources]
+    ports = [answer.peer_port for _handle, answer in held]
+    assert ports[0] == 40000
+    assert len(set(ports)) == len(sources), ports
+    assert [balancer.talk(handle).peer_port for handle, _answer in held] == ports
+
+
+@PROTOCOLS
 @pytest.mark.parametrize("snat", ["masquerade", "none"])
 def test_a_backend_is_a_client(balancer: Balancer, protocol: str, snat: str) -> None:
     balancer.apply([service(protocol=protocol, snat=snat)])

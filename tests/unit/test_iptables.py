@@ -42,9 +42,7 @@ def test_a_plain_service() -> None:
         ("nat", "chain", "NATLB.out"): ["-p tcp -j NATLB..d.tcp"],
         ("nat", "chain", "NATLB.post"): ["-p tcp -m conntrack --ctstate DNAT -j NATLB..s.tcp"],
         ("nat", "chain", "NATLB..d.tcp"): ["-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp"],
-        ("nat", "chain", "NATLB..s.tcp"): [
-            "-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE --random-fully"
-        ],
+        ("nat", "chain", "NATLB..s.tcp"): ["-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE"],
         ("nat", "chain", "NATLB.web.tcp"): [
             "-p tcp -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.0.3:8080",
             "-p tcp -j DNAT --to-destination 10.0.0.4:8080",
@@ -76,8 +74,8 @@ SERVICES: list[tuple[dict[str, Any], str, list[str]]] = [
         {"interface": "eth0"},
         "NATLB.web.tcp.out.80",
         [
-            "-d 10.0.0.3/32 -p tcp -m tcp --dport 8080 -j MASQUERADE --random-fully",
-            "-d 10.0.0.4/32 -p tcp -m tcp --dport 8080 -j MASQUERADE --random-fully",
+            "-d 10.0.0.3/32 -p tcp -m tcp --dport 8080 -j MASQUERADE",
+            "-d 10.0.0.4/32 -p tcp -m tcp --dport 8080 -j MASQUERADE",
         ],
     ),
     (
@@ -114,23 +112,23 @@ SERVICES: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"snat": "192.0.2.1"},
         "NATLB..s.tcp",
-        ["-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j SNAT --to-source 192.0.2.1 --random-fully"],
+        ["-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j SNAT --to-source 192.0.2.1"],
     ),
     (
         {"snat": ["192.0.2.1", "192.0.2.2"]},
         "NATLB.web.snat",
         [
-            "-m statistic --mode random --probability 0.50000000000 -j SNAT --to-source 192.0.2.1 --random-fully",
-            "-j SNAT --to-source 192.0.2.2 --random-fully",
+            "-m statistic --mode random --probability 0.50000000000 -j SNAT --to-source 192.0.2.1",
+            "-j SNAT --to-source 192.0.2.2",
         ],
     ),
     (
         {"snat": "none", "backends": [*BACKENDS, {"address": "172.16.0.1", "port": 80}]},
         "NATLB.web.snat",
         [
-            "-s 10.0.0.0/24 -d 10.0.0.0/24 -j MASQUERADE --random-fully",
-            "-s 172.16.0.1/32 -d 172.16.0.1/32 -j MASQUERADE --random-fully",
-            "-m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
+            "-s 10.0.0.0/24 -d 10.0.0.0/24 -j MASQUERADE",
+            "-s 172.16.0.1/32 -d 172.16.0.1/32 -j MASQUERADE",
+            "-m addrtype --src-type LOCAL -j MASQUERADE",
             "-j ACCEPT",
         ],
     ),
@@ -233,23 +231,23 @@ UPLINKS = [
 ]
 NET = "10.0.0.0/24"
 EGRESS: list[tuple[dict[str, Any], str, list[str]]] = [
-    ({"source": NET}, "NATLB.post", [f"-s {NET} ! -d {NET} -j MASQUERADE --random-fully"]),
+    ({"source": NET}, "NATLB.post", [f"-s {NET} ! -d {NET} -j MASQUERADE"]),
     (
         {"source": NET, "out_interface": "eth0", "snat": "192.0.2.1", "protocol": "tcp"},
         "NATLB.post",
-        [f"-s {NET} ! -d {NET} -o eth0 -p tcp -j SNAT --to-source 192.0.2.1 --random-fully"],
+        [f"-s {NET} ! -d {NET} -o eth0 -p tcp -j SNAT --to-source 192.0.2.1"],
     ),
     (
         {"source": NET, "protocol": "udp", "destination_ports": [53, "100-200"]},
         "NATLB.post",
-        [f"-s {NET} ! -d {NET} -p udp -m multiport --dports 53,100:200 -j MASQUERADE --random-fully"],
+        [f"-s {NET} ! -d {NET} -p udp -m multiport --dports 53,100:200 -j MASQUERADE"],
     ),
     (
         {"source": NET, "uplinks": UPLINKS},
         "NATLB.post",
         [
-            f"-s {NET} ! -d {NET} -o up1 -j MASQUERADE --random-fully",
-            f"-s {NET} ! -d {NET} -o up2 -j MASQUERADE --random-fully",
+            f"-s {NET} ! -d {NET} -o up1 -j MASQUERADE",
+            f"-s {NET} ! -d {NET} -o up2 -j MASQUERADE",
         ],
     ),
     ({"source": NET, "uplinks": UPLINKS}, "NATLB.pre", ["-m addrtype ! --dst-type LOCAL -j NATLB..uplinks"]),
@@ -287,8 +285,8 @@ def test_several_sources_leave_each_other_alone() -> None:
     assert body(ruleset, jump.removeprefix("-j ")) == [
         f"-d {NET} -j RETURN",
         "-d 10.0.2.0/24 -j RETURN",
-        f"-s {NET} -j MASQUERADE --random-fully",
-        "-s 10.0.2.0/24 -j MASQUERADE --random-fully",
+        f"-s {NET} -j MASQUERADE",
+        "-s 10.0.2.0/24 -j MASQUERADE",
     ]
 
 
@@ -406,7 +404,7 @@ def test_delta_names_what_differs_only() -> None:
         ":NATLB.web.tcp - [0:0]\n"
         "-F NATLB.other.tcp\n"
         "-A NATLB..d.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp\n"
-        "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE --random-fully\n"
+        "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE\n"
         "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
         "-X NATLB.other.tcp\n"
         "COMMIT\n"

@@ -125,12 +125,12 @@ def test_nobody_to_serve(when_empty: str, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("snat", "chain", "rules"),
     [
-        ("masquerade", "source_nat_masquerade", ["masquerade fully-random"]),
-        ("192.0.2.99", "source_nat.s1", ["snat ip to 192.0.2.99 fully-random"]),
+        ("masquerade", "source_nat_masquerade", ["masquerade"]),
+        ("192.0.2.99", "source_nat.s1", ["snat ip to 192.0.2.99"]),
         (
             ["192.0.2.98", "192.0.2.99"],
             "source_nat.s1",
-            ["snat ip to numgen random mod 2 map { 0 : 192.0.2.98, 1 : 192.0.2.99 } fully-random"],
+            ["snat ip to numgen random mod 2 map { 0 : 192.0.2.98, 1 : 192.0.2.99 }"],
         ),
     ],
 )
@@ -159,8 +159,8 @@ def test_egress() -> None:
     ]
     rules = body(render(egress=egress), "chain", "postrouting")
     assert rules == [
-        'ip saddr { 10.0.0.0/24 } ip daddr != { 10.0.0.0/24 } oifname "eth0" masquerade fully-random',
-        "ip saddr { 10.1.0.0/16 } ip daddr != { 10.1.0.0/16 } tcp dport { 80, 443 } snat ip to 192.0.2.9 fully-random",
+        'ip saddr { 10.0.0.0/24 } ip daddr != { 10.0.0.0/24 } oifname "eth0" masquerade',
+        "ip saddr { 10.1.0.0/16 } ip daddr != { 10.1.0.0/16 } tcp dport { 80, 443 } snat ip to 192.0.2.9",
     ]
 
 

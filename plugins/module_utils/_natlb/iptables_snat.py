@@ -16,7 +16,8 @@ from .slots import interleave
 
 #: xt_multiport takes 15 ports in one rule, and a range counts for two (XT_MULTI_PORTS).
 _MULTIPORT = 15
-_MASQUERADE = "-j MASQUERADE --random-fully"
+#: Without --random-fully: see `nftables.py`, snat_chain.
+_MASQUERADE = "-j MASQUERADE"
 
 
 # -- services ------------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def _snat(tables: Tables, service: Service, networks: Sequence[str]) -> str:
 
 
 def _snat_to(address: str) -> str:
-    return f"-j SNAT --to-source {address} --random-fully"
+    return f"-j SNAT --to-source {address}"
 
 
 def _hairpin(tables: Tables, service: Service, networks: Sequence[str]) -> list[str]:

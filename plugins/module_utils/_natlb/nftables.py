@@ -247,18 +247,20 @@ class _Table:
         self.chains["source_nat"] = self.snat_rules()
 
     def snat_chain(self, service: Service) -> str:
+        """A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
+        is always drawn by chance (fully-random) meets what a backend still remembers (TIME_WAIT) of others."""
         if service.snat == "masquerade":
-            return self.chain("source_nat_masquerade", ["masquerade fully-random"])
+            return self.chain("source_nat_masquerade", ["masquerade"])
         if service.snat == "none":
-            rules = ["fib saddr type local masquerade fully-random"]
-            rules.append(f"{self.family} saddr . {self.family} daddr @hairpin masquerade fully-random")
+            rules = ["fib saddr type local masquerade"]
+            rules.append(f"{self.family} saddr . {self.family} daddr @hairpin masquerade")
             return self.chain("source_nat_none", [*rules, "accept"])
         addresses = service.snat_of(self.family)
         target = addresses[0]
         if len(addresses) > 1:
             entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
             target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
-        return self.chain(f"source_nat.{service.name}", [f"snat {self.family} to {target} fully-random"])
+        return self.chain(f"source_nat.{service.name}", [f"snat {self.family} to {target}"])
 
     def add_snat_frontend(self, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
         """By its original destination a connection is known as ours. `*` and an interface do not show there, so those
@@ -314,10 +316,10 @@ class _Table:
             if not item.uplinks:
                 out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
                 nat = f"snat {self.family} to {item.snat_address}" if item.snat_address else "masquerade"
-                self.egress_snat.append(f"{match}{out}{nat} fully-random")
+                self.egress_snat.append(f"{match}{out}{nat}")
                 continue
             names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
-            self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade fully-random")
+            self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade")
             ring = interleave([uplink.weight for uplink in item.uplinks])
             chosen = [uplinks[(item.uplinks[i].interface, item.uplinks[i].gateway)] for i in ring]
             entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))

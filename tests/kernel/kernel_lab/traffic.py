@@ -115,11 +115,13 @@ def connected(
     return sock
 
 
-def hold(target: str, count: int = 1, *, protocol: str = "tcp", source: str | None = None) -> list[tuple[int, Answer]]:
+def hold(
+    target: str, count: int = 1, *, protocol: str = "tcp", source: str | None = None, source_port: int = 0
+) -> list[tuple[int, Answer]]:
     """Open connections that stay open, as pairs (handle for `talk`, first answer)."""
     held = []
     for _unused in range(count):
-        sock = connected(target, protocol, source)
+        sock = connected(target, protocol, source, source_port=source_port)
         handle = next(_handles)
         _open[handle] = sock
         held.append((handle, _exchange(sock, time.monotonic(), speak=protocol == "udp")))
