@@ -136,7 +136,8 @@ def _tree(family: str, kind: str, protocol: str, wildcard: bool) -> Tree:
     name = ("", f"{kind}{'w' if wildcard else ''}", protocol)
     bits = 128 if family == "ip6" else 32
     if kind == "s":
-        return Tree(name, bits, "-m conntrack --ctorigdstport {}".format, "-m conntrack --ctorigdst {}".format)
+        matches = ("-m conntrack --ctorigdstport {}".format, "-m conntrack --ctorigdst {}".format)
+        return Tree(name, bits, *matches, dear=True)
     return Tree(name, bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
 
 
