@@ -8,13 +8,13 @@ PYTEST := $(RUN) python -m pytest
 # of the others is waiting too: so there are more processes than cores.
 PROCESSES ?= 6
 # For example: make bench BENCHMARKS=control_plane
-BENCHMARKS ?= control_plane
+BENCHMARKS ?= control_plane first_packet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel drills molecule build clean
+.PHONY: help setup demo up down test lint unit kernel drills molecule build clean bench bench-check
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Balance 300 real connections over four containers and show who answered
 	@MAKE_TARGET=demo tools/setup lab
@@ -41,6 +41,10 @@ molecule: dev ## All molecule scenarios, on containers
 bench: ## Speed side by side with what one would pick instead, about half an hour; writes docs/performance.md
 	@MAKE_TARGET=bench tools/setup bench
 	@set -e; for part in $(BENCHMARKS); do $(RUN) python tests/bench/$$part.py --write; done
+
+bench-check: ## Has something become slow? A minute of it, against limits
+	@MAKE_TARGET=bench-check tools/setup bench
+	@$(RUN) python tests/bench/check.py
 
 build: dev ## Build the collection's archive
 	@$(RUN) ansible-galaxy collection build --force
