@@ -1,0 +1,556 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections, requests, throughput, latency and processor time, beside other balancers for the same four backends.
+
+Each round measures every contestant, in another order, so that a slow moment of the machine meets all of them. Client,
+balancers and backends are network namespaces of one machine (peers_lab.py), so they share its processors: what a
+balancer does not use, the client and the backends do.
+
+    tools/run python tests/bench/peers.py [--rounds 5] [--seconds 3] [--keep FILE] [--write]
+
+With --keep, rounds are added to those of an earlier run, in a file: for machines that cannot be had for long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peers_lab
+import report
+from kernel_lab import drive
+from peers_lab import BULK_PORT, CORES, HTTP_PORT, NAMES, Load, Network, Running, Stand
+
+#: Connections at a time: enough to keep all processors busy; and one for each of wrk's threads, for latency.
+MANY, FEW = 64, len(NAMES)
+#: Requests before the first round, one after the other, each on a connection of its own.
+FIRST = 40
+
+NGINX = """\
+user root;
+worker_processes {cores};
+worker_rlimit_nofile 16384;
+daemon off;
+pid {folder}/{name}.pid;
+error_log stderr;
+"""
+
+NGINX_BACKEND = """\
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen {port} reuseport backlog=4096;
+        default_type text/plain;
+        return 200 "{name}\\n";
+    }}
+}}
+"""
+
+NGINX_STREAM = """\
+events {{ worker_connections 8000; multi_accept on; }}
+stream {{
+    upstream web {{ {webs} }}
+    upstream bulk {{ {bulk} }}
+    server {{ listen {vip}:80 reuseport backlog=4096; proxy_pass web; }}
+    server {{ listen {vip}:{bulk_port} reuseport; proxy_pass bulk; }}
+}}
+"""
+
+HAPROXY = """\
+global
+    nbthread {cores}
+    maxconn 4000
+defaults
+    mode tcp
+    balance roundrobin
+    option splice-auto
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+listen web
+    bind {vip}:80 shards by-thread backlog 4096
+    {webs}
+listen bulk
+    bind {vip}:{bulk_port}
+    {bulk}
+"""
+
+STATIC = """\
+table ip static {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        {rules}
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        ct status dnat masquerade
+    }}
+}}
+"""
+
+
+# --- contestants ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a contestant is set up: its stand, the running programs, and a folder for its files."""
+
+    stand: Stand
+    running: Running
+    folder: Path
+
+    def write(self, suffix: str, text: str) -> str:
+        path = self.folder / f"{self.stand.number}.{suffix}"
+        path.write_text(text)
+        return str(path)
+
+
+#: Sets a contestant up; the ID of its process where it has one that connections pass through.
+SetUp = Callable[[Place], "int | None"]
+
+
+def direct(_place: Place) -> None:
+    """Nothing: routing is all there is, and the client itself goes to all backends."""
+
+
+def static(place: Place) -> None:
+    """A DNAT rule for each backend at a port of its own; the client goes to all ports, so each connection meets one."""
+    stand = place.stand
+    rules = [
+        f"ip daddr {stand.vip} tcp dport {port} dnat to {address}:{HTTP_PORT}"
+        for port, address in enumerate(stand.webs.values(), 80)
+    ]
+    rules.append(f"ip daddr {stand.vip} tcp dport {BULK_PORT} dnat to {stand.web(0)}")
+    stand.host.run("nft", "-f", place.write("nft", STATIC.format(rules="\n        ".join(rules))))
+
+
+def natlb(engine: str, variant: str | None = None, snat: str = "masquerade") -> SetUp:
+    def set_up(place: Place) -> None:
+        stand = place.stand
+        webs = [{"name": name, "address": address, "port": HTTP_PORT} for name, address in stand.webs.items()]
+        services = [
+            {"name": "web", "listen": f"{stand.vip}:80", "snat": snat, "backends": webs},
+            {
+                "name": "bulk",
+                "listen": f"{stand.vip}:{BULK_PORT}",
+                "snat": snat,
+                "backends": [{"address": stand.web(0)}],
+            },
+        ]
+        options = {"engine": engine, **({"iptables_variant": variant} if variant else {})}
+        outcome = stand.host.call(drive.balance, str(place.folder / str(stand.number)), services, **options)
+        if not outcome.changed:
+            raise RuntimeError(f"{stand.name}: nothing was loaded")
+
+    return set_up
+
+
+def nftlb(place: Place) -> None:
+    """Mode snat is its DNAT with masquerade. It loads its rules and ends (-e)."""
+    stand = place.stand
+    webs = [_nftlb_backend(name, address, str(HTTP_PORT)) for name, address in stand.webs.items()]
+    farms = [
+        _nftlb_farm("web", stand.vip, "80", webs),
+        _nftlb_farm("bulk", stand.vip, str(BULK_PORT), [_nftlb_backend(NAMES[0], stand.web(0), "")]),
+    ]
+    path = place.write("nftlb.json", json.dumps({"farms": farms}))
+    peers_lab.run(stand.host, "nftlb", "-e", "-c", path, timeout_s=peers_lab.START_S)
+
+
+def _nftlb_farm(name: str, address: str, port: str, backends: list[dict[str, str]]) -> dict[str, Any]:
+    where = {"family": "ipv4", "virtual-addr": address, "virtual-ports": port, "protocol": "tcp"}
+    return {"name": name, **where, "mode": "snat", "scheduler": "rr", "state": "up", "backends": backends}
+
+
+def _nftlb_backend(name: str, address: str, port: str) -> dict[str, str]:
+    return {"name": name, "ip-addr": address, "port": port, "weight": "1", "priority": "1", "state": "up"}
+
+
+def haproxy(place: Place) -> int:
+    stand = place.stand
+    webs = [f"server {name} {address}:{HTTP_PORT}" for name, address in stand.webs.items()]
+    text = HAPROXY.format(
+        cores=CORES,
+        vip=stand.vip,
+        bulk_port=BULK_PORT,
+        webs="\n    ".join(webs),
+        bulk=f"server web1 {stand.web(0)}:{BULK_PORT}",
+    )
+    stand.host.ip(f"address add {stand.vip}/32 dev lo")
+    return place.running.start("haproxy", stand.host, ["haproxy", "-db", "-f", place.write("haproxy", text)])
+
+
+def nginx(place: Place) -> int:
+    stand = place.stand
+    module = peers_lab.stream_module()
+    text = f"load_module {module};\n" if module else ""
+    text += NGINX.format(cores=CORES, folder=place.folder, name="stream") + NGINX_STREAM.format(
+        vip=stand.vip,
+        bulk_port=BULK_PORT,
+        webs=" ".join(f"server {address}:{HTTP_PORT};" for address in stand.webs.values()),
+        bulk=f"server {stand.web(0)}:{BULK_PORT};",
+    )
+    stand.host.ip(f"address add {stand.vip}/32 dev lo")
+    return start_nginx(place.running, "nginx-stream", stand.host, place.write("nginx", text))
+
+
+def start_nginx(running: Running, name: str, host: Any, path: str) -> int:
+    return running.start(name, host, ["nginx", "-e", "stderr", "-p", str(Path(path).parent), "-c", path])
+
+
+DIRECT, STATIC_RULE, NATLB, NFTLB, HA, NGX = (
+    "direct",
+    "static rule",
+    "natlb, nftables",
+    "nftlb",
+    "HAProxy",
+    "nginx stream",
+)
+CONTESTANTS: dict[str, SetUp] = {
+    DIRECT: direct,
+    STATIC_RULE: static,
+    NATLB: natlb("nftables"),
+    "natlb, nftables, snat none": natlb("nftables", snat="none"),
+    "natlb, iptables (nft)": natlb("iptables", "nft"),
+    "natlb, iptables (legacy)": natlb("iptables", "legacy"),
+    NFTLB: nftlb,
+    HA: haproxy,
+    NGX: nginx,
+}
+#: Where the client spreads its connections itself.
+SPREAD_BY_CLIENT: dict[str, Callable[[Stand], list[str]]] = {
+    DIRECT: lambda stand: [f"{address}:{HTTP_PORT}" for address in stand.webs.values()],
+    STATIC_RULE: lambda stand: [f"{stand.vip}:{80 + i}" for i in range(len(NAMES))],
+}
+
+
+def targets(stand: Stand) -> list[str]:
+    """What the client connects to."""
+    return SPREAD_BY_CLIENT.get(stand.name, lambda stand: [f"{stand.vip}:80"])(stand)
+
+
+def bulk_target(stand: Stand) -> str:
+    return stand.web(0) if stand.name == DIRECT else stand.vip
+
+
+# --- one machine, all contestants -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one round found about one contestant."""
+
+    connections: Load
+    requests: Load
+    light: Load
+    gigabits: float
+
+
+class Bench:
+    """All contestants, ready to be measured."""
+
+    def __init__(self, contestants: Sequence[str], folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+        self._pids: dict[str, int | None] = {}
+        self._script = folder / "targets.lua"
+        self._script.write_text(peers_lab.WRK_SCRIPT)
+
+        self.network = Network(contestants)
+        self._stack.callback(self.network.close)
+        self._running = Running(folder)
+        self._stack.callback(self._running.close)
+
+    def __enter__(self) -> Bench:
+        try:
+            self._start_backends()
+            for stand in self.network.stands:
+                place = Place(stand, self._running, self._folder)
+                self._pids[stand.name] = CONTESTANTS[stand.name](place)
+            for stand in self.network.stands:
+                self._try_out(stand)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def _start_backends(self) -> None:
+        for name, host in zip(NAMES, self.network.backends, strict=True):
+            path = self._folder / f"{name}.nginx"
+            text = NGINX.format(cores=CORES, folder=self._folder, name=name)
+            path.write_text(text + NGINX_BACKEND.format(folder=self._folder, port=HTTP_PORT, name=name))
+            start_nginx(self._running, name, host, str(path))
+        self._running.start("iperf3", self.network.backends[0], ["iperf3", "-s", "-p", str(BULK_PORT)])
+
+    def _try_out(self, stand: Stand) -> None:
+        """All backends answer, about equally often, before anything is measured."""
+        peers_lab.wait_for(self.network, self._running, targets(stand))
+        found = self.network.client.call(peers_lab.answers, targets(stand), FIRST)
+        # nginx counts its turns in each worker.
+        if set(found) != set(NAMES) or min(found.values()) < FIRST // len(NAMES) // 2:
+            raise RuntimeError(f"{stand.name}: {FIRST} requests were answered by {dict(found)}")
+
+    def measure(self, stand: Stand, seconds: int) -> Figures:
+        self._running.check()
+        connections = self._wrk(stand, seconds, connections=MANY, close=True)
+        requests = self._wrk(stand, max(1, seconds - 1), connections=MANY)
+        light = self._wrk(stand, 1, connections=FEW)
+        gigabits = peers_lab.iperf(self.network, bulk_target(stand), 1)
+        if stand.name != DIRECT:
+            peers_lab.forget(stand)
+        return Figures(connections, requests, light, gigabits)
+
+    def _wrk(self, stand: Stand, seconds: int, *, connections: int, close: bool = False) -> Load:
+        load = peers_lab.wrk(
+            self.network,
+            targets(stand),
+            seconds,
+            connections=connections,
+            close=close,
+            pid=self._pids[stand.name],
+            script=self._script,
+        )
+        if load.errors > load.requests / 1000:
+            raise RuntimeError(f"{stand.name}: {load.errors} errors in {load.requests} requests")
+        return load
+
+    def shown_rules(self, name: str) -> str:
+        stand = next(stand for stand in self.network.stands if stand.name == name)
+        return str(stand.host.run("nft", "list", "ruleset"))
+
+
+Results = dict[str, list[Figures]]
+
+
+def measure(bench: Bench, rounds: int, seconds: int, seed: int) -> Results:
+    """A first round is thrown away: it fills caches and the tables of neighbours."""
+    found: Results = {stand.name: [] for stand in bench.network.stands}
+    chance = random.Random(seed)
+    for number in range(rounds + 1):
+        order = chance.sample(bench.network.stands, len(bench.network.stands))
+        for stand in order:
+            figures = bench.measure(stand, seconds if number else 1)
+            if number:
+                found[stand.name].append(figures)
+            print(_progress(number, stand.name, figures), flush=True)
+    return found
+
+
+def _progress(number: int, name: str, figures: Figures) -> str:
+    return (
+        f"{number or 'warm-up'} {name}: {figures.connections.rate:,.0f} connections/s,"
+        f" {figures.requests.rate:,.0f} requests/s, p99 {figures.light.p99_us:.0f} us,"
+        f" {figures.gigabits:.1f} Gbit/s, {figures.connections.errors + figures.requests.errors} errors"
+    )
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------------
+
+
+def kept(path: Path | None) -> Results:
+    """The rounds of earlier runs."""
+    if path is None or not path.exists():
+        return {}
+    return {name: [_figures(one) for one in rounds] for name, rounds in json.loads(path.read_text()).items()}
+
+
+def _figures(one: Mapping[str, Any]) -> Figures:
+    loads = {key: Load(**one[key]) for key in ("connections", "requests", "light")}
+    return Figures(**loads, gigabits=one["gigabits"])
+
+
+def together(earlier: Results, new: Results) -> Results:
+    return {name: [*earlier.get(name, []), *rounds] for name, rounds in new.items()}
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def rounds_of(results: Results, figure: Callable[[Figures], float]) -> dict[str, report.Rounds]:
+    return {name: report.Rounds(tuple(map(figure, rounds))) for name, rounds in results.items()}
+
+
+def connections_per_s(figures: Figures) -> float:
+    return figures.connections.rate
+
+
+def requests_per_s(figures: Figures) -> float:
+    return figures.requests.rate
+
+
+def extra_cost(results: Results) -> dict[str, report.Rounds]:
+    """Microseconds of the machine for each connection that the direct way did not take in the same round."""
+    machine = rounds_of(results, lambda figures: figures.connections.machine_us)
+    return {
+        name: report.Rounds(tuple(a - b for a, b in zip(cost.values, machine[DIRECT].values, strict=True)))
+        for name, cost in machine.items()
+        if name != DIRECT
+    }
+
+
+def main_table(results: Results) -> list[str]:
+    columns: dict[str, tuple[Callable[[Figures], float], int]] = {
+        "connections/s": (connections_per_s, 0),
+        "requests/s": (requests_per_s, 0),
+        "Gbit/s": (lambda figures: figures.gigabits, 1),
+        "p50, µs": (lambda figures: figures.light.p50_us, 0),
+        "p99, µs": (lambda figures: figures.light.p99_us, 0),
+    }
+    found = {head: (rounds_of(results, figure), digits) for head, (figure, digits) in columns.items()}
+    rows = [[name, *(values[name].shown(digits) for values, digits in found.values())] for name in results]
+    return report.table(["", *found], rows)
+
+
+def ratio_table(results: Results) -> list[str]:
+    """Ours over the others', round by round."""
+    rates = {"connections/s": rounds_of(results, connections_per_s), "requests/s": rounds_of(results, requests_per_s)}
+    others = [name for name in (DIRECT, STATIC_RULE, NFTLB, HA, NGX) if name in results]
+    rows = []
+    for name in results:
+        if name.startswith("natlb"):
+            for what, rate in rates.items():
+                rows.append([f"{name}: {what}", *((rate[name] / rate[other]).shown() for other in others)])
+    return report.table(["over", *others], rows)
+
+
+def cost_table(results: Results) -> list[str]:
+    machine = rounds_of(results, lambda figures: figures.connections.machine_us)
+    own = rounds_of(results, lambda figures: figures.connections.own_us)
+    extra = extra_cost(results)
+    rows = []
+    for name in results:
+        charged = own[name].shown(0) if max(own[name].values) else ""
+        rows.append([name, machine[name].shown(0), extra[name].shown(0) if name in extra else "", charged])
+    return report.table(
+        ["µs per connection", "machine busy", "of it not on the direct way", "of it the process's own"], rows
+    )
+
+
+def example(results: Results) -> str:
+    """The subtraction, spelt out for one round."""
+    machine = rounds_of(results, lambda figures: figures.connections.machine_us)
+    first, base = machine[NATLB].values[0], machine[DIRECT].values[0]
+    load = results[NATLB][0].connections
+    return (
+        f"Round 1 of {NATLB}: {load.machine_s:.2f} s busy for {load.requests:,} connections are {first:.1f} µs; "
+        f"the direct way took {base:.1f} µs; so {first - base:.1f} µs are the balancer's."
+    )
+
+
+def lines(results: Results, nftlb_rules: str) -> Iterator[str]:
+    count = len(next(iter(results.values())))
+    yield f"Measured on {report.machine()}; {peers_lab.versions()}."
+    yield f"{count} rounds, median and (smallest to largest)."
+    yield ""
+    yield from main_table(results)
+    yield ""
+    yield from NOTE.format(many=MANY, few=FEW).splitlines()
+    yield ""
+    yield "Ours over the others', round by round:"
+    yield ""
+    yield from ratio_table(results)
+    yield ""
+    yield from NOTE_ON_COST.splitlines()
+    yield example(results)
+    yield ""
+    yield from cost_table(results)
+    yield ""
+    yield from configurations(nftlb_rules)
+
+
+NOTE = """\
+Connections: wrk, {many} at a time, one request on each (`Connection: close`). Requests: the same with keep-alive. Latency:
+keep-alive with {few} connections, one for each thread of wrk, so that the queues are short. Gbit/s: iperf3, one connection to
+one backend. Everything is masqueraded but for the direct way, `snat none` and the proxies, which have connections of
+their own. Client, balancer and backends share the processors, so no ratio can be larger than the balancer's part in
+the whole work allows: the direct way is the limit."""
+
+NOTE_ON_COST = """\
+What a connection costs: NAT is done in softirqs, which no process is charged for. So this is the busy time of the whole
+machine (/proc/stat: user, nice, system, irq, softirq) over the connections made, less the same on the direct way in the
+same round."""
+
+
+def configurations(nftlb_rules: str) -> Iterator[str]:
+    """What the others were told, as it is in this file."""
+    yield "<details><summary>How the others are set up</summary>"
+    yield ""
+    yield f"HAProxy ({CORES} threads, as many as cores; sockets of its own for each thread):"
+    yield from ["", "```", *_plain(HAPROXY).splitlines(), "```", ""]
+    yield f"nginx ({CORES} workers):"
+    yield from ["", "```", *_plain(NGINX + NGINX_STREAM).splitlines(), "```", ""]
+    yield "The static rules (four, a port for each backend, and the client spreads its connections over the ports):"
+    yield from ["", "```", *_plain(STATIC).splitlines(), "```", ""]
+    yield "nftlb (mode snat, scheduler rr) makes this. Its filter chain looks up every packet, not only the first one:"
+    yield from ["", "```", *nftlb_rules.expandtabs(4).splitlines(), "```", "", "</details>"]
+
+
+def _plain(template: str) -> str:
+    return (
+        template.replace("{{", "{")
+        .replace("}}", "}")
+        .replace("{cores}", str(CORES))
+        .replace("    {webs}\n", "    ...\n")
+    )
+
+
+def plots(results: Results) -> Iterator[str]:
+    bars = {
+        "connections": ("Connections per second", "connections/s", rounds_of(results, connections_per_s)),
+        "requests": ("Requests per second, keep-alive", "requests/s", rounds_of(results, requests_per_s)),
+        "p99": (f"Latency, p99, {FEW} connections", "µs", rounds_of(results, lambda figures: figures.light.p99_us)),
+        "cost": ("Processor time per connection, beyond the direct way's", "µs", extra_cost(results)),
+    }
+    for name, (title, unit, values) in bars.items():
+        yield report.plot_bars(f"peers-{name}", title, unit, values)
+        yield ""
+
+
+def parse() -> argparse.Namespace:
+    parser = report.parser(__doc__)
+    parser.add_argument("--seconds", type=int, default=3, help="how long connections are made for; requests 1 s less")
+    parser.add_argument("--keep", type=Path, help="a file that the rounds are added to")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if lacking := peers_lab.missing():
+        raise SystemExit(f"missing: {', '.join(lacking)}. `make bench` fetches them on Debian and Ubuntu.")
+    earlier = kept(options.keep)
+    seed = len(next(iter(earlier.values()), []))
+    with tempfile.TemporaryDirectory() as folder, Bench(list(CONTESTANTS), Path(folder)) as bench:
+        results = together(earlier, measure(bench, options.rounds, options.seconds, seed))
+        rules = bench.shown_rules(NFTLB)
+    if options.keep:
+        options.keep.write_text(
+            json.dumps({n: [dataclasses.asdict(r) for r in rounds] for n, rounds in results.items()})
+        )
+    text = list(lines(results, rules))
+    print("\n".join(text))
+    if options.write:
+        report.write("peers", [*text, "", *plots(results)])
+
+
+if __name__ == "__main__":
+    main()
