@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -46,17 +46,13 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 #: Ports and TIME_WAIT: tens of thousands of connections in a row from one address.
 _MANY_CONNECTIONS = {"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": 1}
 
-#: Each thread has its own target, in turn, and one line of JSON comes out. `os.getenv` since wrk hands no arguments to
-#: `setup`. Latencies are in microseconds.
+#: A balancer's connection tracking keeps a masqueraded port from being used again for longer than the backend's
+#: TIME_WAIT lasts. `forget` empties the one between two runs, so the other must not be there either: else a new
+#: connection meets an old one's port, and waits for a second.
+_NO_TIME_WAIT = {"ipv4/tcp_max_tw_buckets": 0}
+
+#: One line of JSON comes out. Latencies are in microseconds.
 WRK_SCRIPT = """
-local targets, threads = {}, 0
-for host, port in os.getenv("TARGETS"):gmatch("([%d.]+):(%d+)") do
-  table.insert(targets, wrk.lookup(host, port)[1])
-end
-function setup(thread)
-  thread.addr = targets[threads % #targets + 1]
-  threads = threads + 1
-end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format('JSON {"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "errors": %d}\\n',
@@ -189,6 +185,8 @@ class Network:
         try:
             self.client = self._host("client")
             self.backends = [self._host(name) for name in NAMES]
+            for backend in self.backends:
+                backend.sysctl(_NO_TIME_WAIT)
             self.stands = [Stand(name, i + 1, self._host(f"lb{i + 1}")) for i, name in enumerate(contestants)]
             for stand in self.stands:
                 self._wire(stand)
@@ -232,27 +230,27 @@ class Network:
             host.close()
 
 
-def answers(targets: Sequence[str], count: int) -> Counter[str]:
-    """Who answered `count` requests on connections of their own, to the targets in turn. Runs on the client."""
+def answers(target: str, count: int) -> Counter[str]:
+    """Who answered `count` requests, each on a connection of its own. Runs on the client."""
     found: Counter[str] = Counter()
-    for i in range(count):
-        with contextlib.closing(HTTPConnection(targets[i % len(targets)], timeout=3)) as connection:
+    for _request in range(count):
+        with contextlib.closing(HTTPConnection(target, timeout=3)) as connection:
             connection.request("GET", "/")
             found[connection.getresponse().read().decode().strip()] += 1
     return found
 
 
-def wait_for(network: Network, running: Running, targets: Sequence[str]) -> None:
-    """Until each target answers; raises RuntimeError after `START_S`."""
+def wait_for(network: Network, running: Running, target: str) -> None:
+    """Until it answers; raises RuntimeError after `START_S`."""
     deadline = time.monotonic() + START_S
     while True:
         running.check()
         try:
-            network.client.call(answers, list(targets), len(targets))
+            network.client.call(answers, target, 1)
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{', '.join(targets)} do not answer") from error
+                raise RuntimeError(f"{target} does not answer") from error
             time.sleep(0.02)
 
 
@@ -290,6 +288,14 @@ def _stat(text: str) -> tuple[int, str, str]:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What kind of load: how many connections at a time, and whether each request has one of its own."""
+
+    connections: int
+    close: bool = False
+
+
+@dataclass(frozen=True)
 class Load:
     """What wrk saw, and what it cost: the machine's busy seconds, and the balancer process's where there is one."""
 
@@ -315,21 +321,12 @@ class Load:
         return self.own_s / self.requests * 1e6
 
 
-def wrk(
-    network: Network,
-    targets: Sequence[str],
-    seconds: int,
-    *,
-    connections: int,
-    close: bool,
-    pid: int | None,
-    script: Path,
-) -> Load:
-    """Requests over `connections` connections at a time, each on a connection of its own with `close`."""
-    argv = ["wrk", f"-t{len(NAMES)}", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
-    argv += ["-H", "Connection: close"] if close else []
+def wrk(network: Network, stand: Stand, script: Path, seconds: int, wish: Wish, pid: int | None) -> Load:
+    """The load that the client puts on a stand; `pid` is the balancer's process, where it has one."""
+    argv = ["wrk", f"-t{min(CORES, wish.connections)}", f"-c{wish.connections}", f"-d{seconds}s", "-s", str(script)]
+    argv += ["-H", "Connection: close"] if wish.close else []
     before_s, own_before_s = busy_s(), process_s(pid) if pid else 0.0
-    said = run(network.client, *argv, f"http://{targets[0]}/", timeout_s=seconds + GRACE_S, TARGETS=" ".join(targets))
+    said = run(network.client, *argv, f"http://{stand.vip}/", timeout_s=seconds + GRACE_S)
     machine, own = busy_s() - before_s, (process_s(pid) - own_before_s) if pid else 0.0
     found = json.loads(next(line[5:] for line in said.splitlines() if line.startswith("JSON ")))
     return Load(
@@ -357,8 +354,3 @@ def iperf(network: Network, address: str, seconds: int) -> float:
 def forget(stand: Stand) -> None:
     """Empty the stand's connection tracking: what is left of one run must not be in the way of the next."""
     run(stand.host, "conntrack", "-F", timeout_s=GRACE_S)
-
-
-def write_all(folder: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        (folder / name).write_text(text)
