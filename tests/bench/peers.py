@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,12 +66,12 @@ http {{
 """
 
 NGINX_STREAM = """\
-events {{ worker_connections 8000; multi_accept on; }}
+events {{ worker_connections 8000; }}
 stream {{
     upstream web {{ {webs} }}
     upstream bulk {{ {bulk} }}
-    server {{ listen {vip}:80 reuseport backlog=4096; proxy_pass web; }}
-    server {{ listen {vip}:{bulk_port} reuseport; proxy_pass bulk; }}
+    server {{ listen {vip}:80 backlog=4096; proxy_pass web; }}
+    server {{ listen {vip}:{bulk_port}; proxy_pass bulk; }}
 }}
 """
 
@@ -86,7 +87,7 @@ defaults
     timeout client 30s
     timeout server 30s
 listen web
-    bind {vip}:80 shards by-thread backlog 4096
+    bind {vip}:80 backlog 4096
     {webs}
 listen bulk
     bind {vip}:{bulk_port}
@@ -201,21 +202,23 @@ def haproxy(place: Place) -> int:
         bulk=f"server web1 {stand.web(0)}:{BULK_PORT}",
     )
     stand.host.ip(f"address add {stand.vip}/32 dev lo")
-    return place.running.start("haproxy", stand.host, ["haproxy", "-db", "-f", place.write("haproxy", text)])
+    return place.running.start(
+        f"haproxy {stand.number}", stand.host, ["haproxy", "-db", "-f", place.write("haproxy", text)]
+    )
 
 
 def nginx(place: Place) -> int:
     stand = place.stand
     module = peers_lab.stream_module()
     text = f"load_module {module};\n" if module else ""
-    text += NGINX.format(cores=CORES, folder=place.folder, name="stream") + NGINX_STREAM.format(
+    text += NGINX.format(cores=CORES, folder=place.folder, name=stand.number) + NGINX_STREAM.format(
         vip=stand.vip,
         bulk_port=BULK_PORT,
         webs=" ".join(f"server {address}:{HTTP_PORT};" for address in stand.webs.values()),
         bulk=f"server {stand.web(0)}:{BULK_PORT};",
     )
     stand.host.ip(f"address add {stand.vip}/32 dev lo")
-    return start_nginx(place.running, "nginx-stream", stand.host, place.write("nginx", text))
+    return start_nginx(place.running, f"nginx {stand.number}", stand.host, place.write("nginx", text))
 
 
 def start_nginx(running: Running, name: str, host: Host, path: str) -> int:
@@ -304,13 +307,17 @@ class Bench:
 
     def measure(self, stand: Stand, seconds: int) -> Figures:
         self._running.check()
-        connections = self._wrk(stand, seconds, Wish(MANY, close=True))
         requests = self._wrk(stand, max(1, seconds - 1), Wish(MANY))
         light = self._wrk(stand, 1, Wish(FEW))
         gigabits = peers_lab.iperf(self.network, bulk_target(stand), 1)
-        if stand.name != DIRECT:
-            peers_lab.forget(stand)
+        # Last, since they leave most behind.
+        connections = self._wrk(stand, seconds, Wish(MANY, close=True))
+        peers_lab.forget(self.network, stand)
         return Figures(connections, requests, light, gigabits)
+
+    def warm_up(self, stand: Stand) -> None:
+        self._wrk(stand, 1, Wish(MANY, close=True))
+        peers_lab.forget(self.network, stand)
 
     def _wrk(self, stand: Stand, seconds: int, wish: Wish) -> Load:
         load = peers_lab.wrk(self.network, stand, self._script, seconds, wish, self._pids[stand.name])
@@ -318,33 +325,41 @@ class Bench:
             raise RuntimeError(f"{stand.name}: {load.errors} errors in {load.requests} requests")
         return load
 
-    def shown_rules(self, name: str) -> str:
-        stand = next(stand for stand in self.network.stands if stand.name == name)
-        return str(stand.host.run("nft", "list", "ruleset"))
+    def set_ups(self) -> dict[str, str]:
+        """What the others were told, and the rules that nftlb made of it."""
+        stands = {stand.name: stand for stand in self.network.stands}
+        shown = {}
+        for name, suffix in {HA: "haproxy", NGX: "nginx", RULE: "nft"}.items():
+            text = (self._folder / f"{stands[name].number}.{suffix}").read_text()
+            # Paths of this machine say nothing to others.
+            shown[name] = re.sub(r"^(load_module|pid) .*\n", "", text, flags=re.MULTILINE)
+        return {**shown, NFTLB: stands[NFTLB].host.run("nft", "list", "ruleset")}
 
 
 Results = dict[str, list[Figures]]
 
 
 def measure(bench: Bench, rounds: int, seconds: int, seed: int) -> Results:
-    """A first round is thrown away: it fills caches and the tables of neighbours."""
-    found: Results = {stand.name: [] for stand in bench.network.stands}
+    """Caches and the tables of neighbours are filled before the first round."""
+    stands = bench.network.stands
+    for stand in stands:
+        bench.warm_up(stand)
+    found: Results = {stand.name: [] for stand in stands}
     chance = random.Random(seed)
-    for number in range(rounds + 1):
-        order = chance.sample(bench.network.stands, len(bench.network.stands))
-        for stand in order:
-            figures = bench.measure(stand, seconds if number else 1)
-            if number:
-                found[stand.name].append(figures)
+    for number in range(1, rounds + 1):
+        for stand in chance.sample(stands, len(stands)):
+            figures = bench.measure(stand, seconds)
+            found[stand.name].append(figures)
             print(_progress(number, stand.name, figures), flush=True)
     return found
 
 
 def _progress(number: int, name: str, figures: Figures) -> str:
     return (
-        f"{number or 'warm-up'} {name}: {figures.connections.rate:,.0f} connections/s,"
+        f"{number} {name}: {figures.connections.rate:,.0f} connections/s,"
         f" {figures.requests.rate:,.0f} requests/s, p99 {figures.light.p99_us:.0f} us,"
-        f" {figures.gigabits:.1f} Gbit/s, {figures.connections.errors + figures.requests.errors} errors"
+        f" {figures.gigabits:.1f} Gbit/s, {figures.connections.repeated} SYNs sent again,"
+        f" {figures.connections.errors + figures.requests.errors} errors"
     )
 
 
@@ -378,6 +393,11 @@ def connections_per_s(figures: Figures) -> float:
     return figures.connections.rate
 
 
+def repeated_share(figures: Figures) -> float:
+    """SYNs that were sent again, for 10,000 connections."""
+    return 1e4 * figures.connections.repeated / figures.connections.requests
+
+
 def requests_per_s(figures: Figures) -> float:
     return figures.requests.rate
 
@@ -395,6 +415,7 @@ def extra_cost(results: Results) -> dict[str, report.Rounds]:
 def main_table(results: Results) -> list[str]:
     columns: dict[str, tuple[Callable[[Figures], float], int]] = {
         "connections/s": (connections_per_s, 0),
+        "of 10,000 waited 1 s": (repeated_share, 0),
         "requests/s": (requests_per_s, 0),
         "Gbit/s": (lambda figures: figures.gigabits, 1),
         "p50, µs": (lambda figures: figures.light.p50_us, 0),
@@ -441,7 +462,7 @@ def example(results: Results) -> str:
     )
 
 
-def lines(results: Results, nftlb_rules: str) -> Iterator[str]:
+def lines(results: Results, set_ups: Mapping[str, str]) -> Iterator[str]:
     count = len(next(iter(results.values())))
     yield f"Measured on {report.machine()}; {peers_lab.versions()}."
     yield f"{count} rounds, median and (smallest to largest)."
@@ -459,7 +480,7 @@ def lines(results: Results, nftlb_rules: str) -> Iterator[str]:
     yield ""
     yield from cost_table(results)
     yield ""
-    yield from configurations(nftlb_rules)
+    yield from configurations(set_ups)
 
 
 NOTE = """\
@@ -472,30 +493,23 @@ the limit for all, and no ratio can be larger than the balancers' part in the wh
 NOTE_ON_COST = """\
 What a connection costs: NAT is done in softirqs, which no process is charged for. So this is the busy time of the whole
 machine (/proc/stat: user, nice, system, irq, softirq) over the connections made, less the same on the direct way in the
-same round."""
+same round. (The direct way routes packets, which a proxy does not; so a proxy's own time may be more than the rest.)"""
 
 
-def configurations(nftlb_rules: str) -> Iterator[str]:
-    """What the others were told, as it is in this file."""
-    yield "<details><summary>How the others are set up</summary>"
+def configurations(set_ups: Mapping[str, str]) -> Iterator[str]:
+    yield "<details><summary>How the others were set up</summary>"
     yield ""
-    yield f"HAProxy ({CORES} threads, as many as cores; sockets of its own for each thread):"
-    yield from ["", "```", *_plain(HAPROXY).splitlines(), "```", ""]
-    yield f"nginx ({CORES} workers):"
-    yield from ["", "```", *_plain(NGINX + NGINX_STREAM).splitlines(), "```", ""]
-    yield "The rule by hand:"
-    yield from ["", "```", *_plain(BY_HAND).splitlines(), "```", ""]
-    yield "nftlb (mode snat, scheduler rr) makes this. Its filter chain looks up every packet, not only the first one:"
-    yield from ["", "```", *nftlb_rules.expandtabs(4).splitlines(), "```", "", "</details>"]
+    yield from NOTE_ON_SET_UPS.splitlines()
+    for name, text in set_ups.items():
+        yield from ["", f"{name}:", "", "```", *text.expandtabs(4).rstrip().splitlines(), "```"]
+    yield from ["", "</details>"]
 
 
-def _plain(template: str) -> str:
-    return (
-        template.replace("{{", "{")
-        .replace("}}", "}")
-        .replace("{cores}", str(CORES))
-        .replace("    {webs}\n", "    ...\n")
-    )
+NOTE_ON_SET_UPS = """\
+The proxies have as many threads or workers as there are cores. What else was tried for them lost, or won less than the
+rounds differ (HAProxy: a socket for each thread, no splicing, smart accept, pinned threads, one thread; nginx: a socket
+for each worker, multi_accept). nftlb has mode snat and scheduler rr; its filter chain looks at every packet, not only
+at the first one of a connection, and it masquerades without `fully-random`, as the rule by hand does."""
 
 
 def plots(results: Results) -> Iterator[str]:
@@ -525,12 +539,12 @@ def main() -> None:
     seed = len(next(iter(earlier.values()), []))
     with tempfile.TemporaryDirectory() as folder, Bench(list(CONTESTANTS), Path(folder)) as bench:
         results = together(earlier, measure(bench, options.rounds, options.seconds, seed))
-        rules = bench.shown_rules(NFTLB)
+        set_ups = bench.set_ups()
     if options.keep:
         options.keep.write_text(
             json.dumps({n: [dataclasses.asdict(r) for r in rounds] for n, rounds in results.items()})
         )
-    text = list(lines(results, rules))
+    text = list(lines(results, set_ups))
     print("\n".join(text))
     if options.write:
         report.write("peers", [*text, "", *plots(results)])

@@ -36,7 +36,19 @@ from kernel_lab.host import Host  # noqa: E402
 
 #: Where tools/setup unpacks the programs that are not installed.
 UNPACKED = report.ROOT / ".cache" / "bench" / "root"
-PROGRAMS = ("haproxy", "nginx", "nftlb", "wrk", "iperf3", "nft", "iptables-nft", "conntrack", "nsenter", "setpriv")
+PROGRAMS = (
+    "haproxy",
+    "nginx",
+    "nftlb",
+    "wrk",
+    "iperf3",
+    "nft",
+    "iptables-nft",
+    "conntrack",
+    "ss",
+    "nsenter",
+    "setpriv",
+)
 NAMES = ("web1", "web2", "web3", "web4")
 CORES = os.cpu_count() or 1
 HTTP_PORT, BULK_PORT = 8080, 5201
@@ -45,11 +57,6 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 #: Ports and TIME_WAIT: tens of thousands of connections in a row from one address.
 _MANY_CONNECTIONS = {"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": 1}
-
-#: A balancer's connection tracking keeps a masqueraded port from being used again for longer than the backend's
-#: TIME_WAIT lasts. `forget` empties the one between two runs, so the other must not be there either: else a new
-#: connection meets an old one's port, and waits for a second.
-_NO_TIME_WAIT = {"ipv4/tcp_max_tw_buckets": 0}
 
 #: One line of JSON comes out. Latencies are in microseconds.
 WRK_SCRIPT = """
@@ -102,7 +109,9 @@ class Running:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, host: Host, argv: Sequence[str]) -> int:
-        """Start a program in a host's namespace; its process ID."""
+        """Start a program in a host's namespace under a name of its own; its process ID."""
+        if name in self._processes:
+            raise ValueError(f"{name} has been started already")
         namespace = ["nsenter", f"--net=/proc/{host.pid}/ns/net", "setpriv", "--pdeathsig", "TERM"]
         with open(self._folder / f"{name}.log", "wb") as log:
             self._processes[name] = subprocess.Popen(
@@ -185,8 +194,6 @@ class Network:
         try:
             self.client = self._host("client")
             self.backends = [self._host(name) for name in NAMES]
-            for backend in self.backends:
-                backend.sysctl(_NO_TIME_WAIT)
             self.stands = [Stand(name, i + 1, self._host(f"lb{i + 1}")) for i, name in enumerate(contestants)]
             for stand in self.stands:
                 self._wire(stand)
@@ -306,6 +313,8 @@ class Load:
     errors: int
     machine_s: float
     own_s: float
+    #: SYNs that got no answer and were sent again: connections that took a second longer.
+    repeated: int
 
     @property
     def rate(self) -> float:
@@ -325,12 +334,20 @@ def wrk(network: Network, stand: Stand, script: Path, seconds: int, wish: Wish, 
     """The load that the client puts on a stand; `pid` is the balancer's process, where it has one."""
     argv = ["wrk", f"-t{min(CORES, wish.connections)}", f"-c{wish.connections}", f"-d{seconds}s", "-s", str(script)]
     argv += ["-H", "Connection: close"] if wish.close else []
+    repeated = network.client.call(repeated_syns)
     before_s, own_before_s = busy_s(), process_s(pid) if pid else 0.0
     said = run(network.client, *argv, f"http://{stand.vip}/", timeout_s=seconds + GRACE_S)
     machine, own = busy_s() - before_s, (process_s(pid) - own_before_s) if pid else 0.0
     found = json.loads(next(line[5:] for line in said.splitlines() if line.startswith("JSON ")))
     return Load(
-        found["requests"], found["duration_us"] / 1e6, found["p50_us"], found["p99_us"], found["errors"], machine, own
+        requests=found["requests"],
+        seconds=found["duration_us"] / 1e6,
+        p50_us=found["p50_us"],
+        p99_us=found["p99_us"],
+        errors=found["errors"],
+        machine_s=machine,
+        own_s=own,
+        repeated=network.client.call(repeated_syns) - repeated,
     )
 
 
@@ -351,6 +368,32 @@ def iperf(network: Network, address: str, seconds: int) -> float:
     return float(json.loads(said)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 
-def forget(stand: Stand) -> None:
-    """Empty the stand's connection tracking: what is left of one run must not be in the way of the next."""
+def forget(network: Network, stand: Stand) -> None:
+    """Begin anew: what is left of one run must not be in the way of the next one, of this stand or another.
+
+    Connection tracking is emptied, and so is TIME_WAIT everywhere, since each relies on the other: a masqueraded port
+    is not given to a new connection while the tracking remembers it.
+    """
     run(stand.host, "conntrack", "-F", timeout_s=GRACE_S)
+    hosts = [network.client, stand.host, *network.backends]
+    for future in [host.begin(kill_time_wait) for host in hosts]:
+        future.result(GRACE_S)
+
+
+def kill_time_wait() -> None:
+    """Close what waits in TIME_WAIT in this namespace; raises RuntimeError where the kernel cannot."""
+    closed = ["ss", "--kill", "--no-header", "--tcp", "--all", "--numeric", "state", "time-wait"]
+    subprocess.run(closed, stdout=subprocess.DEVNULL, check=True, timeout=GRACE_S)
+    left = subprocess.run([closed[0], *closed[2:]], capture_output=True, text=True, check=True, timeout=GRACE_S).stdout
+    if left:
+        raise RuntimeError("ss --kill leaves TIME_WAIT behind: this kernel lacks CONFIG_INET_DIAG_DESTROY")
+
+
+def repeated_syns() -> int:
+    """How many SYNs were sent again in this namespace (TCPSynRetrans of /proc/net/netstat)."""
+    names, values = [
+        line.split()[1:]
+        for line in Path("/proc/thread-self/net/netstat").read_text().splitlines()
+        if line.startswith("TcpExt:")
+    ]
+    return int(values[names.index("TCPSynRetrans")])
