@@ -471,6 +471,8 @@ def lines(results: Results, set_ups: Mapping[str, str]) -> Iterator[str]:
     yield ""
     yield from NOTE.format(many=MANY, few=FEW).splitlines()
     yield ""
+    if max(rounds_of(results, repeated_share)[NATLB].values):
+        yield from [*NOTE_ON_WAITING.splitlines(), ""]
     yield "Ours over the others', round by round:"
     yield ""
     yield from ratio_table(results)
@@ -489,6 +491,16 @@ Latency: {few} connections with keep-alive, so that the queues are short. Gbit/s
 The direct way is routing without NAT (one route with four next hops). All others but `snat none` and the proxies, which
 have connections of their own, masquerade. Client, balancer and backends share the processors: what passes directly is
 the limit for all, and no ratio can be larger than the balancers' part in the whole work allows."""
+
+NOTE_ON_WAITING = """\
+**Of 10,000 waited 1 s**: SYNs that the client had to send again. natlb masquerades with ports drawn by chance
+(`fully-random`, in iptables `--random-fully`). When a client uses a port of its own again, connection tracking forgets
+the old connection, and the masqueraded port of that is free, while the backend, which closed first, keeps it in
+TIME_WAIT for 60 s. A connection that draws this port looks like the old one, and where its sequence number and its
+clock both happen to be behind (net/ipv4/tcp_minisocks.c), it is accepted at its second SYN only. Where the client's
+port is kept (the rule by hand, nftlb, `snat none`), a connection meets its own past, which it is ahead of. It takes a
+client that comes round its ports within a minute, as here with thousands of connections per second from one address,
+and a server that closes first. What waits is missing among the connections per second."""
 
 NOTE_ON_COST = """\
 What a connection costs: NAT is done in softirqs, which no process is charged for. So this is the busy time of the whole

@@ -280,14 +280,14 @@ def process_s(pid: int) -> float:
     total = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # It may have ended by now.
-            number, _name, rest = _stat(path.read_text())
+            number, _name, rest = parse_stat(path.read_text())
             fields = rest.split()
             if pid in (number, int(fields[1])):
                 total += int(fields[11]) + int(fields[12])
     return total / CLOCK_TICKS
 
 
-def _stat(text: str) -> tuple[int, str, str]:
+def parse_stat(text: str) -> tuple[int, str, str]:
     """Process ID, name (which may have blanks and brackets), and the fields from the third on."""
     before, _bracket, rest = text.rpartition(")")
     number, _bracket, name = before.partition(" (")
