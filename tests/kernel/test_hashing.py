@@ -8,12 +8,12 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from _natlb import nftables, slots
 from _natlb.errors import NatlbError
 from _natlb.model import parse_config
+from benchmarks import benchmark
 from kernel_lab.balancer import Balancer, Mapping, service, weighted
 from kernel_lab.statistics import p_value
 from kernel_lab.topology import NAMES, TEN, VIP, VIP6, WEB6
@@ -162,14 +162,12 @@ def test_ipv6_clients_stay_too(balancer: Balancer) -> None:
 
 
 @pytest.mark.engines("nftables")
-def test_a_client_goes_where_the_benchmark_of_hashes_says(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_goes_where_the_benchmark_of_hashes_says(balancer: Balancer) -> None:
     """tests/bench/hash_quality.py counts who moves, by the table and its own jhash; the kernel must agree."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
-    from hash_quality import Table, jhash  # noqa: PLC0415
-
+    model = benchmark("hash_quality")
     declared = service(method="source_hash", backends=weighted(web1=4, web2=2, web3=2))
     balancer.apply([declared])
     sources = CLIENTS[:300]
-    hashes = [jhash(int(ipaddress.IPv4Address(source)), nftables.SEED) for source in sources]
-    table = Table([str(backend.name) for backend in slots.slots(parse_config([declared]).services[0], "ip")])
+    hashes = [model.jhash(int(ipaddress.IPv4Address(source)), nftables.SEED) for source in sources]
+    table = model.Table([str(backend.name) for backend in slots.slots(parse_config([declared]).services[0], "ip")])
     assert [answer.who for answer in balancer.ask(count=len(sources), sources=sources)] == table.where(hashes)

@@ -10,23 +10,24 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import hash_quality
-import peers
-import peers_lab
+from benchmarks import benchmark
+
+hash_quality, peers, peers_lab = map(benchmark, ("hash_quality", "peers", "peers_lab"))
 
 
-def load(requests: int, machine_s: float, repeated: int = 0) -> peers_lab.Load:
+def load(requests: int, machine_s: float, repeated: int = 0) -> Any:
     return peers_lab.Load(
         requests, seconds=2.0, p50_us=50, p99_us=90, errors=0, machine_s=machine_s, own_s=0.0, repeated=repeated
     )
 
 
-def figures(requests: int, machine_s: float, repeated: int = 0) -> peers.Figures:
+def figures(requests: int, machine_s: float, repeated: int = 0) -> Any:
     return peers.Figures(load(requests, machine_s, repeated), load(100_000, 4.0), load(30_000, 1.0), gigabits=18.0)
 
 
