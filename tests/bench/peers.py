@@ -35,7 +35,7 @@ from peers_lab import BULK_PORT, CORES, HTTP_PORT, NAMES, Load, Network, Running
 #: Connections at a time: enough to keep all processors busy; and few enough for short queues.
 MANY, FEW = 64, 4
 #: Requests before the first round, one after the other, each on a connection of its own.
-FIRST = 40
+FIRST = 100
 
 NGINX = """\
 user root;
@@ -226,18 +226,29 @@ def start_nginx(running: Running, name: str, host: Host, path: str) -> int:
 
 
 DIRECT, RULE, NATLB = "direct", "one nft rule by hand", "natlb, nftables"
-NFTLB, HA, NGX = "nftlb", "HAProxy", "nginx stream"
+LEGACY, NFTLB, HA, NGX = "natlb, iptables (legacy)", "nftlb", "HAProxy", "nginx stream"
 CONTESTANTS: dict[str, SetUp] = {
     DIRECT: direct,
     RULE: by_hand,
     NATLB: natlb("nftables"),
     "natlb, nftables, snat none": natlb("nftables", snat="none"),
     "natlb, iptables (nft)": natlb("iptables", "nft"),
-    "natlb, iptables (legacy)": natlb("iptables", "legacy"),
+    LEGACY: natlb("iptables", "legacy"),
     NFTLB: nftlb,
     HA: haproxy,
     NGX: nginx,
 }
+
+
+def able() -> list[str]:
+    """The contestants that this kernel can do: some are built without the old iptables."""
+    with contextlib.closing(Host("probe")) as probe:
+        try:
+            probe.run("iptables-legacy", "-t", "nat", "-S")
+        except (RuntimeError, FileNotFoundError) as error:
+            print(f"without {LEGACY}: {str(error).strip().splitlines()[-1]}")
+            return [name for name in CONTESTANTS if name != LEGACY]
+    return list(CONTESTANTS)
 
 
 def bulk_target(stand: Stand) -> str:
@@ -549,7 +560,7 @@ def main() -> None:
         raise SystemExit(f"missing: {', '.join(lacking)}. `make bench` fetches them on Debian and Ubuntu.")
     earlier = kept(options.keep)
     seed = len(next(iter(earlier.values()), []))
-    with tempfile.TemporaryDirectory() as folder, Bench(list(CONTESTANTS), Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as folder, Bench(able(), Path(folder)) as bench:
         results = together(earlier, measure(bench, options.rounds, options.seconds, seed))
         set_ups = bench.set_ups()
     if options.keep:
