@@ -511,7 +511,8 @@ TIME_WAIT for 60 s. A connection that draws this port looks like the old one, an
 clock both happen to be behind (net/ipv4/tcp_minisocks.c), it is accepted at its second SYN only. Where the client's
 port is kept (the rule by hand, nftlb, `snat none`), a connection meets its own past, which it is ahead of. It takes a
 client that comes round its ports within a minute, as here with thousands of connections per second from one address,
-and a server that closes first. What waits is missing among the connections per second."""
+and a server that closes first. For a few seconds the other connections fill the processors, and the connections per
+second hide it; the longer such a load lasts, the more wait, until they are fewer too."""
 
 NOTE_ON_COST = """\
 What a connection costs: NAT is done in softirqs, which no process is charged for. So this is the busy time of the whole
