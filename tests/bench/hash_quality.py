@@ -364,7 +364,7 @@ def plots(sizes: Sequence[int], found: Found, grown: dict[str, dict[int, Step]])
     series = {
         name: {n: report.Rounds((step.moved.all,)) for n, step in by_count.items()} for name, by_count in grown.items()
     }
-    counts = next(iter(grown.values()))
+    counts, *_others = grown.values()
     series["has to move"] = {n: report.Rounds((needed(n - 1, "one added"),)) for n in counts}
     labels = ("backends, the new one included", "percent of all clients")
     yield report.plot_lines(

@@ -474,7 +474,7 @@ def example(results: Results) -> str:
 
 
 def lines(results: Results, set_ups: Mapping[str, str]) -> Iterator[str]:
-    count = len(next(iter(results.values())))
+    count = len(results[DIRECT])
     yield f"Measured on {report.machine()}; {peers_lab.versions()}."
     yield f"{count} rounds, median and (smallest to largest)."
     yield ""
