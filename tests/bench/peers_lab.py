@@ -14,8 +14,10 @@ ready at the same time and nothing has to be loaded or taken away between two me
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,11 +96,18 @@ def stream_module() -> str:
 
 def versions() -> str:
     """Which versions were measured."""
+    argvs = {"HAProxy": "haproxy -v", "nginx": "nginx -v", "nft": "nft --version", "iptables": "iptables-nft --version"}
     shown = []
-    for argv in (["haproxy", "-v"], ["nginx", "-v"], ["nft", "--version"], ["iptables-nft", "--version"]):
-        done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=10, check=True)
-        shown.append((done.stdout + done.stderr).splitlines()[0].strip())
-    return "; ".join(shown)
+    for name, argv in argvs.items():
+        done = subprocess.run(argv.split(), env=environment(), capture_output=True, text=True, timeout=10, check=True)
+        found = re.search(r"\d+\.[\w.]+", done.stdout + done.stderr)
+        shown.append(f"{name} {found[0] if found else 'of unknown version'}")
+    # nftlb does not say, but Debian's change log of it begins with the version.
+    for log in (root / "usr/share/doc/nftlb/changelog.Debian.gz" for root in (Path("/"), UNPACKED)):
+        if log.exists():
+            shown.append(f"nftlb {gzip.decompress(log.read_bytes()).decode().split('(')[1].split('-')[0]}")
+            break
+    return ", ".join(shown)
 
 
 class Running:
