@@ -39,7 +39,7 @@ class HostError(NatlbError):
 
 
 class CarryError(HostError):
-    """One of several commands failed; `done` is how many before it were carried out."""
+    """One of several commands failed; `done` is how many before it were carried out, and so its index."""
 
     def __init__(self, message: str, done: int) -> None:
         super().__init__(message)

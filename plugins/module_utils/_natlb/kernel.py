@@ -75,8 +75,9 @@ def carry(commands: Sequence[Command], past_failures: bool = False) -> None:
         lines.append("exit $failed")
         status, done, complained = _ended("sh", ["/bin/sh", "-c", "\n".join(lines)], "", independent=True)
     if status:
+        # It may also have been killed behind the last one.
         failed = 0 if past_failures else min(len(done), len(commands) - 1)
-        raise CarryError(_complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), len(done))
+        raise CarryError(_complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
 
 
 def _ended(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
