@@ -69,7 +69,10 @@ class Fleet:
         self.folder = folder
         self._open = contextlib.ExitStack()
         try:
-            self.hub = self._start("unshare", "--net", "cat").pid
+            # It speaks from within its namespace: entered any earlier, its process would still be in the machine's own.
+            hub = self._start("unshare", "--net", "sh", "-c", "echo listening; exec cat")
+            _expect(hub)
+            self.hub = hub.pid
             self._in_hub("ip link set lo up; ip link add fleet type bridge; ip link set fleet up")
             self._in_hub("ip address add 10.77.0.1/16 dev fleet")
             namespaces = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -90,8 +93,7 @@ class Fleet:
         subprocess.run(["nsenter", f"--target={self.hub}", "--net", "sh", "-ec", script], check=True)
 
     def _member(self, number: int, process: subprocess.Popen[str]) -> Member:
-        assert process.stdout
-        assert process.stdout.readline() == "listening\n"
+        _expect(process)
         pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
         member = Member(f"lb{number}", f"10.77.{1 + number // 250}.{1 + number % 250}", pid)
         self._in_hub(
@@ -137,6 +139,11 @@ class Fleet:
     def close(self) -> None:
         """The hosts first, for the hub's bridge goes with the hub. All of a host goes with its first process."""
         self._open.close()
+
+
+def _expect(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    assert process.stdout.readline() == "listening\n"
 
 
 @contextlib.contextmanager
