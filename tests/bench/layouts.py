@@ -109,7 +109,7 @@ def by_hand(namespace: Namespace, declared: Sequence[Service]) -> None:
     slots = ", ".join(f"{index} : {backend} . {BACKEND_PORT}" for index, backend in enumerate(service.backends))
     rule = f"ip daddr {service.address} tcp dport {PORT} dnat ip to numgen inc mod {BACKENDS} map {{ {slots} }}"
     ours = f"meta l4proto tcp ct original ip daddr {service.address} ct original proto-dst {PORT}"
-    back = f"ct status dnat {ours} masquerade fully-random"
+    back = f"ct status dnat {ours} masquerade"
     _nft(namespace, "ip", [f"chain prerouting {{ {_HOOKS['prerouting']} {rule}; }}"], back)
 
 
@@ -169,9 +169,7 @@ _HOOKS = {
 }
 
 
-def _nft(
-    namespace: Namespace, family: str, lines: Sequence[str], back: str = "ct status dnat masquerade fully-random"
-) -> None:
+def _nft(namespace: Namespace, family: str, lines: Sequence[str], back: str = "ct status dnat masquerade") -> None:
     after = [f"chain output {{ {_HOOKS['output']} }}", f"chain postrouting {{ {_HOOKS['postrouting']} {back}; }}"]
     namespace.run("nft", "-f", "-", text="\n".join([f"table {family} nat {{", *lines, *after, "}", ""]))
 
@@ -181,7 +179,7 @@ def _dnat(backend: str) -> str:
 
 
 def _iptables(namespace: Namespace, variant: str, chains: Sequence[str], rules: Sequence[str]) -> None:
-    back = "-A POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE --random-fully"
+    back = "-A POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE"
     declared = [f":{chain} - [0:0]" for chain in chains]
     namespace.run(f"iptables-{variant}-restore", text="\n".join(["*nat", *declared, *rules, back, "COMMIT", ""]))
 

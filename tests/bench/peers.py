@@ -103,7 +103,7 @@ table ip by_hand {{
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat;
-        ct status dnat masquerade
+        ct status dnat masquerade{ports}
     }}
 }}
 """
@@ -141,12 +141,17 @@ def direct(place: Place) -> None:
     stand.host.ip(f"route add {stand.vip}/32 {ways}")
 
 
-def by_hand(place: Place) -> None:
-    """What one would type for these four backends, and no more: the floor of what NAT costs."""
-    stand = place.stand
-    webs = ", ".join(f"{i} : {address} . {HTTP_PORT}" for i, address in enumerate(stand.webs.values()))
-    text = BY_HAND.format(vip=stand.vip, webs=webs, bulk_port=BULK_PORT, bulk=stand.web(0))
-    stand.host.run("nft", "-f", place.write("nft", text))
+def by_hand(ports: str = "") -> SetUp:
+    """What one would type for these four backends, and no more: the floor of what NAT costs. `ports` says which ones
+    the backends see."""
+
+    def set_up(place: Place) -> None:
+        stand = place.stand
+        webs = ", ".join(f"{i} : {address} . {HTTP_PORT}" for i, address in enumerate(stand.webs.values()))
+        text = BY_HAND.format(vip=stand.vip, webs=webs, bulk_port=BULK_PORT, bulk=stand.web(0), ports=ports)
+        stand.host.run("nft", "-f", place.write("nft", text))
+
+    return set_up
 
 
 def natlb(engine: str, variant: str | None = None, snat: str = "masquerade") -> SetUp:
@@ -226,10 +231,12 @@ def start_nginx(running: Running, name: str, host: Host, path: str) -> int:
 
 
 DIRECT, RULE, NATLB = "direct", "one nft rule by hand", "natlb, nftables"
+BY_CHANCE = "the same, ports by chance"
 LEGACY, NFTLB, HA, NGX = "natlb, iptables (legacy)", "nftlb", "HAProxy", "nginx stream"
 CONTESTANTS: dict[str, SetUp] = {
     DIRECT: direct,
-    RULE: by_hand,
+    RULE: by_hand(),
+    BY_CHANCE: by_hand(" fully-random"),
     NATLB: natlb("nftables"),
     "natlb, nftables, snat none": natlb("nftables", snat="none"),
     "natlb, iptables (nft)": natlb("iptables", "nft"),
@@ -482,7 +489,7 @@ def lines(results: Results, set_ups: Mapping[str, str]) -> Iterator[str]:
     yield ""
     yield from NOTE.format(many=MANY, few=FEW).splitlines()
     yield ""
-    if max(rounds_of(results, repeated_share)[NATLB].values):
+    if max(rounds_of(results, repeated_share)[BY_CHANCE].values):
         yield from [*NOTE_ON_WAITING.splitlines(), ""]
     yield "Ours over the others', round by round:"
     yield ""
@@ -504,15 +511,15 @@ have connections of their own, masquerade. Client, balancer and backends share t
 the limit for all, and no ratio can be larger than the balancers' part in the whole work allows."""
 
 NOTE_ON_WAITING = """\
-**Of 10,000 waited 1 s**: SYNs that the client had to send again. natlb masquerades with ports drawn by chance
+**Of 10,000 waited 1 s**: SYNs that the client had to send again. So it goes where a port is drawn for each connection
 (`fully-random`, in iptables `--random-fully`). When a client uses a port of its own again, connection tracking forgets
 the old connection, and the masqueraded port of that is free, while the backend, which closed first, keeps it in
 TIME_WAIT for 60 s. A connection that draws this port looks like the old one, and where its sequence number and its
 clock both happen to be behind (net/ipv4/tcp_minisocks.c), it is accepted at its second SYN only. Where the client's
-port is kept (the rule by hand, nftlb, `snat none`), a connection meets its own past, which it is ahead of. It takes a
-client that comes round its ports within a minute, as here with thousands of connections per second from one address,
-and a server that closes first. For a few seconds the other connections fill the processors, and the connections per
-second hide it; the longer such a load lasts, the more wait, until they are fewer too."""
+port is kept, as natlb does, a connection meets its own past, which it is ahead of. It takes a client that comes round
+its ports within a minute, as here with thousands of connections per second from one address, and a server that closes
+first. For a few seconds the other connections fill the processors, and the connections per second hide it; the longer
+such a load lasts, the more wait, until they are fewer too."""
 
 NOTE_ON_COST = """\
 What a connection costs: NAT is done in softirqs, which no process is charged for. So this is the busy time of the whole
@@ -533,7 +540,7 @@ NOTE_ON_SET_UPS = """\
 The proxies have as many threads or workers as there are cores. What else was tried for them lost, or won less than the
 rounds differ (HAProxy: a socket for each thread, no splicing, smart accept, pinned threads, one thread; nginx: a socket
 for each worker, multi_accept). nftlb has mode snat and scheduler rr; its filter chain looks at every packet, not only
-at the first one of a connection, and it masquerades without `fully-random`, as the rule by hand does."""
+at the first one of a connection."""
 
 
 def plots(results: Results) -> Iterator[str]:
