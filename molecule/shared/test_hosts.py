@@ -64,7 +64,6 @@ def test_the_second_removal_changes_nothing() -> None:
 
 @pytest.mark.parametrize("host", ["balancer", *LAB.get("converged_backends", [])])
 def test_a_host_that_is_right_costs_few_tasks(host: str) -> None:
-    """Of a backend the inclusion of the role counts as one more."""
     recap = record("converge-run-2")["recap"][host]
     assert 0 < recap["ok"] <= ROLE_TASKS_AT_MOST
 
