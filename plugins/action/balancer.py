@@ -31,8 +31,7 @@ class ActionModule(ActionBase):
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             token = result.pop("_token", "")
             if token:
-                after_s = int(result["invocation"]["module_args"]["rollback_after"])
-                self._confirm(result, token, task_vars, after_s)
+                self._confirm(result, token, task_vars, int(self._task.args["rollback_after"]))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
