@@ -44,6 +44,8 @@ PREFIX = "natlb-fleet"
 OPTIONS = ("--network=none", "--systemd=always", "--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN",
            "--security-opt=unmask=/proc/sys", "--sysctl=net.ipv4.ip_forward=0")  # fmt: skip
 BOOT_TIMEOUT_S = 120
+INOTIFY = pathlib.Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_OF_ONE = 16
 LONGEST_RUN_S = 900
 #: How often the memory of all processes is added up. Only in a run of its own, which is not timed.
 SAMPLE_S = 0.25
@@ -82,25 +84,40 @@ def boot(number: int) -> None:
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     state = ""
     # Right after the start there is nobody to ask yet, and the answer is empty.
-    while state != "running":
-        if time.monotonic() > deadline:
-            raise lab.LabError(f"{name(number)} did not boot within {BOOT_TIMEOUT_S} s: {state or 'no answer'}")
+    while state not in ("running", "degraded") and time.monotonic() < deadline:
         state = podman("exec", name(number), "systemctl", "is-system-running", "--wait", check=False).strip()
+    if state != "running":
+        failed = podman("exec", name(number), "systemctl", "--failed", "--no-legend", check=False)
+        raise lab.LabError(f"{name(number)} did not boot: {state or 'no answer'}\n{failed}")
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """All containers share one user's inotify instances, 128 by default, which some twenty systemds use up.
+
+    What was set before is put back.
+    """
+    before = INOTIFY.read_text()
+    try:
+        INOTIFY.write_text(str(max(int(before), 128 + INOTIFY_OF_ONE * size)))
+        yield
+    finally:
+        INOTIFY.write_text(before)
 
 
 @contextlib.contextmanager
 def fleet(size: int) -> Iterator[pathlib.Path]:
     """New containers, and a folder with their inventory and what is declared for them."""
     remove_fleet()
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(boot, range(1, size + 1)))
-        with tempfile.TemporaryDirectory() as folder:
+    with room_for(size), tempfile.TemporaryDirectory() as folder:
+        try:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(boot, range(1, size + 1)))
             pathlib.Path(folder, "inventory.json").write_text(json.dumps(inventory(size)))
             pathlib.Path(folder, "declared.json").write_text(json.dumps({"natlb_services": services()}))
             yield pathlib.Path(folder)
-    finally:
-        remove_fleet()
+        finally:
+            remove_fleet()
 
 
 def inventory(size: int) -> dict[str, Any]:
