@@ -3,13 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a fleet costs its controller: the playbook `deploy` over containers that boot systemd, new ones and again.
 
-    tools/run python tests/bench/fleet.py [--sizes 1,10,50] [--forks 20] [--rounds 3] [--write]
+    tools/run python tests/bench/fleet.py [--sizes 1,10,50] [--forks 10] [--rounds 3] [--write]
 
 The containers are made for this and removed again, whatever happens. They have no network: the connection is `podman
 exec`, with pipelining. They share the machine with the controller, so the CPU time of each is told apart: the
 controller's is that of ansible-playbook and all that it starts, the rest of the machine's is theirs.
 
-Not part of `make test`: nothing here fails because a machine is slow.
+About ten minutes, and nothing else is to run on the machine meanwhile. Not part of `make test`: nothing here fails
+because a machine is slow.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ def settings(figures: Figures, size: int, rounds: int) -> None:
 def main() -> None:
     parser = report.parser(__doc__, rounds=3)
     parser.add_argument("--sizes", default="1,10,50", help="numbers of hosts, at least two (1,10,50)")
-    parser.add_argument("--forks", type=int, default=20, help="hosts at a time (20)")
+    parser.add_argument("--forks", type=int, default=10, help="hosts at a time (10)")
     options = parser.parse_args()
     sizes = sorted({int(size) for size in options.sizes.split(",")})
     if len(sizes) < 2:
