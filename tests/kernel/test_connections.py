@@ -58,7 +58,12 @@ def test_a_udp_flow_stays_with_a_drained_backend(balancer: Balancer, key: Mappin
 
 
 def test_only_what_is_stale_is_deleted(balancer: Balancer) -> None:
-    """Masquerade draws a port per flow: the same port means the same tracked flow."""
+    """Somebody else draws a port for each new flow, before ours would keep it: the same port means the same tracked
+    flow."""
+    rules = (
+        "table ip other { chain post { type nat hook postrouting priority 90; udp dport != 0 masquerade random; }; }"
+    )
+    balancer.host.run("nft", "-f", "-", stdin=rules)
     declared = [service(protocol="udp"), service("other", listen=f"{VIP}:53", protocol="udp")]
     balancer.apply(declared)
     ((other, before),) = balancer.hold(f"{VIP}:53", protocol="udp")
