@@ -46,8 +46,8 @@ class Limit:
 
 
 #: From seven checks (four of them with rules loaded anew) on the machine of docs/performance.md, while tests ran on it.
-#: Of the run: what three checks on the quiet machine agree on (1.58 to 1.60), and the distances of four under load. A CPU
-#: on which calls and returns are cheaper (other mitigations) has lower ratios; there a limit is less strict.
+#: Of the run: what three checks on the quiet machine agree on (1.58 to 1.60), and the distances of four under load. A
+#: CPU on which calls and returns are cheaper (other mitigations) has lower ratios; there a limit is less strict.
 LIMITS = {
     "run without a change": Limit(1.6, 0.1),
     "first packet, nftables": Limit(1.085, 0.015),
