@@ -17,22 +17,22 @@ for folder in (HERE.parents[1] / "plugins" / "module_utils", HERE.parent, HERE.p
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import report  # noqa: E402
+import fault_table  # noqa: E402
 from faults import DRILLS  # noqa: E402
 from kernel_lab.balancer import ENGINES  # noqa: E402
 from kernel_lab.host import run_program  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def rows() -> Iterator[report.Rows]:
+def rows() -> Iterator[fault_table.Rows]:
     """What all drills found; after all of them, in the full form, the page is written."""
-    found: report.Rows = {}
+    found: fault_table.Rows = {}
     yield found
     names = [*DRILLS, "fleet", "fuzz"]
-    if report.FULL and set(found) == set(names) and all(row.good for row in found.values()):
+    if fault_table.FULL and set(found) == set(names) and all(row.good for row in found.values()):
         nft = run_program(["nft", "--version"], "", True).split()[1]
-        report.write(
+        fault_table.write(
             [found[name] for name in names],
             f"Engines: {', '.join(ENGINES)}, each with all of these faults. Linux {platform.release()}, nft {nft}, "
-            f"Python {platform.python_version()}, seed {report.SEED}.",
+            f"Python {platform.python_version()}, seed {fault_table.SEED}.",
         )

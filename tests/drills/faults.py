@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import drill_host
+from fault_table import Row
 from kernel_lab import drive, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.drive import Contents, contents
 from kernel_lab.topology import OTHER_VIP, VIP, VIP6, WEB6
-from report import Row
 
 BOTH = [*webs("web1", "web2", port=8080), {"address": WEB6["web1"]}, {"address": WEB6["web2"], "weight": 3}]
 OLD: list[Mapping] = [

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fault_table import FULL, SEED, Row, Rows
 from faults import DRILLS, Field
 from kernel_lab.balancer import ENGINES, Balancer
 from kernel_lab.topology import Lab
-from report import FULL, SEED, Row, Rows
 
 pytestmark = pytest.mark.skipif(
     bool(os.geteuid()) or shutil.which("nft") is None, reason="needs root, network namespaces, nft and iptables"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_table import FULL, Row, Rows
 from fleet import PORT, Member, fleet
-from report import FULL, Row, Rows
 
 #: Hosts, all of them at once, and how long a change waits. They share the controller's cores: on two busy ones 30 s
 #: were not enough for 12 of 49 to be asked again, and those went back.

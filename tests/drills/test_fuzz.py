@@ -11,7 +11,7 @@ from typing import Any
 
 import fuzz
 import pytest
-from report import FULL, SEED, Row, Rows
+from fault_table import FULL, SEED, Row, Rows
 
 INPUTS = 100_000 if FULL else 2_000
 EXAMPLE = (
