@@ -41,6 +41,19 @@ def test_hosts_say_who_they_are(lab: Lab, protocol: str) -> None:
             assert answer[:5] == (name, source, answer.peer_port, address, 8080)
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_no_connection_comes_from_the_port_of_another(lab: Lab, protocol: str) -> None:
+    """A UDP flow that does is no new one for connection tracking."""
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    answers = [
+        answer
+        for _unused in range(20)
+        for answer in lab.client.call(traffic.ask, f"{WEB['web1']}:80", 20, protocol=protocol)
+    ]
+    assert traffic.tally(answers) == {"web1": 400}
+    assert len({answer.peer_port for answer in answers}) == 400
+
+
 def test_hand_written_rules_are_seen_at_both_ends(lab: Lab) -> None:
     lab.balancer.sysctl({"ipv4/ip_forward": 1})
     lab.balancer.run("nft", "-f", "-", stdin=RULES)
