@@ -107,6 +107,14 @@ def test_a_tree_finds_what_a_list_finds(
                 assert item.rules[0] in met
 
 
+@pytest.mark.parametrize("count", [20, 200, 2000, 10000])
+def test_no_block_is_one_that_iptables_nft_is_slow_with(count: int) -> None:
+    items = [Item((80, 80), (address, address), ("",)) for address in range(0xC6120000, 0xC6120000 + count * 7, 7)]
+    rules = [rule for lines in build(TREE, items).values() for rule in lines if rule]
+    assert not [rule for rule in rules if "/24 " in rule]
+    assert [rule for rule in rules if "/25 " in rule or "/23 " in rule] or count == 20
+
+
 def test_a_leaf_is_a_list() -> None:
     items = [Item((80, 80), (i, i), (f"item{i}",)) for i in range(8)]
     assert build(TREE, items) == {"NATLB..d.tcp": [f"item{i}" for i in range(8)]}
