@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from typing import Any
 
 import pytest
@@ -387,9 +388,9 @@ def test_parse_save() -> None:
 
 def test_full() -> None:
     text = iptables.full(render({**WEB, "backends": BACKENDS[:1]}), "ip")
-    assert text.startswith("*nat\n:NATLB..d.tcp - [0:0]\n")
+    assert text.startswith("*nat\n:")
+    assert ":NATLB.web.tcp - [0:0]\n-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n" in text
     assert text.endswith(
-        "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
         "-I OUTPUT 1 -j NATLB.out\n-I POSTROUTING 1 -j NATLB.post\n-I PREROUTING 1 -j NATLB.pre\nCOMMIT\n"
     )
 
@@ -399,13 +400,13 @@ def test_delta_names_what_differs_only() -> None:
     after = render({**WEB, "backends": BACKENDS[:1]})
     assert iptables.delta(before, after, after) == {
         "ip": "*nat\n"
-        ":NATLB..d.tcp - [0:0]\n"
-        ":NATLB..s.tcp - [0:0]\n"
-        ":NATLB.web.tcp - [0:0]\n"
         "-F NATLB.other.tcp\n"
-        "-A NATLB..d.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp\n"
+        ":NATLB..s.tcp - [0:0]\n"
         "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE\n"
+        ":NATLB.web.tcp - [0:0]\n"
         "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
+        ":NATLB..d.tcp - [0:0]\n"
+        "-A NATLB..d.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp\n"
         "-X NATLB.other.tcp\n"
         "COMMIT\n"
     }
@@ -418,6 +419,48 @@ def test_delta_compares_with_the_normal_form_and_loads_the_rendered_one() -> Non
     normal = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.29999999981 -j RETURN",))}
     assert iptables.delta(normal, normal, rendered) == {}
     assert "--probability 0.3 -j" in iptables.delta({}, normal, rendered)["ip"]
+
+
+def test_a_chain_stands_behind_those_that_it_leads_to() -> None:
+    many = [{**WEB, "name": f"s{i}", "listen": f"192.0.2.{i}:80", "allow_from": ["192.0.2.0/24"]} for i in range(100)]
+    declared = set()
+    lines = [line for line in iptables.full(render(*many), "ip").splitlines() if line.startswith((":", "-A"))]
+    for line in lines:
+        if line.startswith(":"):
+            declared.add(line[1:].split()[0])
+        else:
+            assert line.split()[1] in declared
+            target = line.split()[-1]
+            assert target in declared or not target.startswith("NATLB.")
+    assert len(declared) > 200
+
+
+def test_chains_come_in_an_order_that_iptables_nft_is_quick_with() -> None:
+    """Both of its loops over chains, counted: see iptables_restore._loading_order."""
+    many = [{**WEB, "name": f"s{i}", "listen": f"198.18.{i // 250}.{i % 250}:80"} for i in range(1000)]
+    text = iptables.full(render(*many), "ip")
+    known: list[str] = []
+    walked = 0
+    for line in text.splitlines():
+        if line.startswith(":"):
+            insort(known, line[1:].split()[0])
+        if line.startswith((":", "-A")):
+            walked += bisect_left(known, line.lstrip(":").replace("-A ", "").split()[0])
+    lines = len(text.splitlines())
+    assert walked < 40 * lines
+    names = [line[1:].split()[0] for line in text.splitlines() if line.startswith(":")]
+    assert compared(names) < 40 * len(names)
+    assert compared(sorted(names)) > 300 * len(names)
+
+
+def compared(names: list[str]) -> int:
+    """Comparisons of a quicksort that takes the first name for its pivot."""
+    count, pending = 0, [names]
+    while pending:
+        first, *rest = pending.pop()
+        count += len(rest)
+        pending += [part for part in ([n for n in rest if n < first], [n for n in rest if n > first]) if part]
+    return count
 
 
 def test_jumps_are_put_back_in_front() -> None:

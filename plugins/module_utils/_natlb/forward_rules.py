@@ -12,9 +12,10 @@ that egress names.
 
 from __future__ import annotations
 
-from .dispatch import Item, Tree, build, chain_name, digest, number_range, ports_text
+from .dispatch import chain_name, digest, ports_text
+from .iptables_origin import add_trees
 from .iptables_service import Tables
-from .model import PROTOCOLS, Backend, Config, Egress, Frontend, Service
+from .model import Backend, Config, Egress, Frontend, Service
 from .ruleset import Key, Ruleset, Section
 
 ROOT = chain_name("forward")
@@ -52,44 +53,25 @@ def _is_here(key: Key) -> bool:
 
 def _services(tables: Tables, config: Config) -> list[str]:
     """A tree for each protocol; returns the rules that enter them."""
-    items: dict[tuple[bool, str], list[Item]] = {}
-    for service in config.services:
-        for frontend in service.frontends():
-            if frontend.family == tables.family:
-                addresses = number_range(frontend.address) if frontend.address else (0, 0)
-                item = Item((frontend.low, frontend.high), addresses, (_service_rule(tables, service, frontend),))
-                items.setdefault((frontend.address is None, frontend.protocol), []).append(item)
-    jumps = []
-    for wildcard, protocol in sorted(items, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
-        tree = Tree(
-            ("", "aw" if wildcard else "a", protocol),
-            tables.bits,
-            "-m conntrack --ctorigdstport {}".format,
-            "-m conntrack --ctorigdst {}".format,
-        )
-        for name, lines in build(tree, sorted(items[wildcard, protocol], key=_order)).items():
-            tables.chains["filter", name] = lines
-        jumps.append(f"-m conntrack --ctstate DNAT --ctproto {protocol} -j {tree.root}")
-    return jumps
+
+    def action(service: Service, frontend: Frontend) -> str:
+        return _service_action(tables, service, frontend)
+
+    roots = add_trees(tables, "filter", "a", config.services, action)
+    return [f"-m conntrack --ctstate DNAT --ctproto {protocol} -j {root}" for protocol, root in roots]
 
 
-def _order(item: Item) -> tuple[object, ...]:
-    return item.addresses, item.ports, item.rules
-
-
-def _service_rule(tables: Tables, service: Service, frontend: Frontend) -> str:
-    """The rule for one frontend. Where its original destination does not tell that it was us, the backend does."""
+def _service_action(tables: Tables, service: Service, frontend: Frontend) -> str:
+    """What is done with a frontend's connections. Where the original destination does not tell that they are ours, the
+    backend does."""
+    if frontend.address is not None and frontend.interface is None:
+        return "-j ACCEPT"
     ports = ports_text((frontend.low, frontend.high))
-    match = f"-m conntrack --ctorigdstport {ports}"
-    if frontend.address is not None:
-        match = f"-m conntrack --ctorigdst {frontend.address} --ctorigdstport {ports}"
-        if frontend.interface is None:
-            return f"{match} -j ACCEPT"
     backends = [backend for backend in service.backends if backend.family == tables.family]
     rules = [_backend_rule(backend, ports) for backend in backends]
     name = chain_name("", "a", digest("\n".join(rules)))
     tables.chains["filter", name] = rules
-    return f"{match} -j {name}"
+    return f"-j {name}"
 
 
 def _backend_rule(backend: Backend, ports: str) -> str:

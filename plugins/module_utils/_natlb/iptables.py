@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from typing import Callable
 
 from .dispatch import Item, Range, Tree, build, number_range, ports_text
+from .iptables_origin import add_trees
 from .iptables_restore import delta, full, parse_save, remove
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
-from .iptables_snat import add_egress, add_uplinks, snat_rules
+from .iptables_snat import add_egress, add_uplinks, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from .ruleset import Ruleset
 
@@ -58,7 +59,7 @@ def _add_dnat(tables: Tables, services: Sequence[Service]) -> None:
         return [_to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")]
 
     targets = {(s.name, protocol): service_target(tables, s, protocol) for s in services for protocol in s.protocols}
-    jumps = _add_trees(tables, "nat", "d", services, rules)
+    jumps = _add_trees(tables, "nat", services, rules)
     if jumps:
         tables.enter("nat", "PREROUTING", "pre", jumps)
         # A packet of the host's own has no interface that it came in by, so `-i` never matches there.
@@ -68,7 +69,7 @@ def _add_dnat(tables: Tables, services: Sequence[Service]) -> None:
 def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
     """New connections to a frontend that no rule has translated, where a service may leave some so."""
     refusing = [service for service in services if _refuses(service, tables.family)]
-    jumps = _add_trees(tables, "filter", "d", refusing, _refusal)
+    jumps = _add_trees(tables, "filter", refusing, _refusal)
     if jumps:
         # One that was translated is somebody's, even if its backend has the address of a frontend that refuses.
         past = ["-m conntrack ! --ctstate NEW -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
@@ -100,19 +101,17 @@ def _to_frontend(frontend: Frontend, action: str) -> str:
 
 
 def _add_snat(tables: Tables, services: Sequence[Service], networks: Sequence[str]) -> None:
-    def rules(service: Service, frontend: Frontend) -> Sequence[str]:
-        return snat_rules(tables, service, frontend, networks)
+    def action(service: Service, frontend: Frontend) -> str:
+        return snat_action(tables, service, frontend, networks)
 
-    jumps = _add_trees(tables, "nat", "s", services, rules)
-    if jumps:
+    roots = add_trees(tables, "nat", "s", services, action, dear=True)
+    if roots:
+        jumps = [f"-p {protocol} -m conntrack --ctstate DNAT -j {root}" for protocol, root in roots]
         tables.enter("nat", "POSTROUTING", "post", jumps)
 
 
-def _add_trees(tables: Tables, table: str, kind: str, services: Sequence[Service], rules: _Rules) -> list[str]:
-    """A tree for each protocol, and one more for frontends on every local address; returns the rules that enter them.
-
-    `kind` is `d` where packets are on their way to the frontend, `s` where they left it for a backend.
-    """
+def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _Rules) -> list[str]:
+    """A tree for each protocol, and one more for every local address; returns the rules that enter them."""
     found: dict[tuple[bool, str], list[Item]] = {}
     for service in services:
         for frontend in service.frontends():
@@ -121,24 +120,14 @@ def _add_trees(tables: Tables, table: str, kind: str, services: Sequence[Service
                 found.setdefault((frontend.address is None, frontend.protocol), []).append(item)
     jumps = []
     for wildcard, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
-        tree = _tree(tables.family, kind, protocol, wildcard)
-        for name, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
-            tables.chains[table, name] = lines
-        condition = "-m conntrack --ctstate DNAT" if kind == "s" else ""
-        if wildcard and kind == "d":
-            condition = "-m addrtype --dst-type LOCAL"
-        address = f"! -d {_LOOPBACK[tables.family]} " if wildcard and kind == "d" else ""
-        jumps.append(" ".join(f"{address}-p {protocol} {condition} -j {tree.root}".split()))
+        name = ("", f"d{'w' if wildcard else ''}", protocol)
+        tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
+        for chain, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
+            tables.chains[table, chain] = lines
+        address = f"! -d {_LOOPBACK[tables.family]} " if wildcard else ""
+        condition = "-m addrtype --dst-type LOCAL " if wildcard else ""
+        jumps.append(f"{address}-p {protocol} {condition}-j {tree.root}")
     return jumps
-
-
-def _tree(family: str, kind: str, protocol: str, wildcard: bool) -> Tree:
-    name = ("", f"{kind}{'w' if wildcard else ''}", protocol)
-    bits = 128 if family == "ip6" else 32
-    if kind == "s":
-        matches = ("-m conntrack --ctorigdstport {}".format, "-m conntrack --ctorigdst {}".format)
-        return Tree(name, bits, *matches, dear=True)
-    return Tree(name, bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
 
 
 def _addresses(frontend: Frontend) -> Range:

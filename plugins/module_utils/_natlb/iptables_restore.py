@@ -11,7 +11,7 @@ that both the old and the new rules serve: filter before nat, since what nat tra
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from .dispatch import PREFIX
 from .model import FAMILIES
@@ -101,24 +101,65 @@ def _table_text(
 ) -> str:
     """One table's part; empty where nothing differs.
 
-    The order matters: chains are declared before a rule leads to them, and a chain can go only when none does.
+    The order matters: chains are declared before a rule leads to them, and a chain can go only when none does. Each is
+    filled right after it is declared (see `_loading_order`).
     """
     wanted, found = _of(normal, place, "chain"), _of(live, place, "chain")
-    changed = [key for key in wanted if found.get(key) != wanted[key]]
-    gone = [key[3] for key in found if key not in wanted]
+    changed = {key[3]: rendered[key].body for key in wanted if found.get(key) != wanted[key]}
+    gone = _middle_first([key[3] for key in found if key not in wanted])
     jumps_wanted, jumps_found = _of(normal, place, "jump"), _of(live, place, "jump")
     moved = sorted(key for key in {*jumps_wanted, *jumps_found} if jumps_wanted.get(key) != jumps_found.get(key))
-    lines = [f":{key[3]} - [0:0]" for key in changed]
-    for key in moved:
-        lines += [f"-D{rule[2:]}" for rule in jumps_found.get(key, _NOTHING).body]
+    lines = [f"-D{rule[2:]}" for key in moved for rule in jumps_found.get(key, _NOTHING).body]
     lines += [f"-F {name}" for name in gone]
-    for key in changed:
-        lines += rendered[key].body
+    for name in _loading_order(changed):
+        lines += [f":{name} - [0:0]", *changed[name]]
     for key in moved:
         if key in jumps_wanted:
             lines += [_inserted(rule) for rule in reversed(rendered[key].body)]
     lines += [f"-X {name}" for name in gone]
     return "".join(f"{line}\n" for line in [f"*{place[1]}", *lines, "COMMIT"]) if lines else ""
+
+
+def _loading_order(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """Chains in an order in which iptables-nft is quick, each behind those of them that its rules lead to.
+
+    For each line that it reads, iptables-nft 1.8.9 walks a sorted list of the chains named so far, up to the chain of
+    the line (cache_chain_list_insert); and it sorts what the kernel lists, which is in the order of creation, by a
+    quicksort that takes the first one for its pivot (__nft_chain_list_sort). With chains in the order of their names
+    both go with the square of their number: of 14,000 chains, a load takes 3.7 s instead of 3.1 (the targets of jumps are
+    walked to as well, and no order helps them), a listing 1.7 s instead of 0.5.
+    """
+    ordered: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if name in ordered:
+            return
+        for rule in chains[name]:
+            target = rule[rule.rfind(" ") + 1 :]
+            if target in chains:
+                add(target)
+        ordered[name] = None
+
+    for name in _middle_first(sorted(chains)):
+        add(name)
+    return list(ordered)
+
+
+def _middle_first(names: Sequence[str]) -> list[str]:
+    """Sorted names in the order of a balanced search tree: each before its two halves, of which the later goes first.
+
+    So a name has few smaller ones before it (less than the logarithm of their number), and a first name parts the rest
+    in halves.
+    """
+    found: list[str] = []
+    pending = [(0, len(names))]
+    while pending:
+        low, high = pending.pop()
+        if low < high:
+            middle = (low + high) // 2
+            found.append(names[middle])
+            pending += [(low, middle), (middle + 1, high)]
+    return found
 
 
 def _of(ruleset: Mapping[Key, Section], place: tuple[str, str], kind: str) -> Ruleset:

@@ -23,18 +23,15 @@ _MASQUERADE = "-j MASQUERADE"
 # -- services ------------------------------------------------------------------------------------------------------
 
 
-def snat_rules(tables: Tables, service: Service, frontend: Frontend, networks: Sequence[str]) -> list[str]:
-    """Rules for a frontend's connections, once it is known that somebody translated their destination.
+def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: Sequence[str]) -> str:
+    """What is done with a frontend's connections, once it is known by their original destination that they are ours.
 
-    Their original destination tells that it was us. It does not show a `*` or an interface; there the backend tells.
+    That does not show a `*` or an interface; there the backend tells.
     """
     action = _snat(tables, service, networks)
+    if frontend.address is not None and frontend.interface is None:
+        return action
     ports = ports_text((frontend.low, frontend.high))
-    match = f"-m conntrack --ctorigdstport {ports}"
-    if frontend.address is not None:
-        match = f"-m conntrack --ctorigdst {frontend.address} --ctorigdstport {ports}"
-        if frontend.interface is None:
-            return [f"{match} {action}"]
     name = chain_name(service.name, frontend.protocol, "out", ports.replace(":", "-"))
     tables.chains["nat", name] = [
         f"-d {backend.address}/{tables.bits} -p {frontend.protocol} -m {frontend.protocol} "
@@ -42,7 +39,7 @@ def snat_rules(tables: Tables, service: Service, frontend: Frontend, networks: S
         for backend in service.backends
         if backend.family == tables.family
     ]
-    return [f"{match} -j {name}"]
+    return f"-j {name}"
 
 
 def _snat(tables: Tables, service: Service, networks: Sequence[str]) -> str:
