@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import json
 import os
 import shlex
@@ -21,12 +20,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from . import addresses, boot, engines, forward, forwarding, guard, kernel, parse, rollback, routing, store, tracking
+from . import (
+    addresses,
+    boot,
+    engines,
+    forward,
+    forwarding,
+    guard,
+    kernel,
+    normal_form,
+    parse,
+    rollback,
+    routing,
+    store,
+    tracking,
+)
 from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import CarryError, ConfigErrors, HostError
 from .kernel import Command
 from .model import EMPTY, FAMILIES, Config, parse_config
+from .normal_form import NormalForm
 from .ruleset import Ruleset, compare, unified
 from .store import DEFAULT_PATHS, Content, Paths
 from .tracking import Tracking, parse_tracking
@@ -102,7 +116,7 @@ class Plan:
     rules: Part
     #: Files to write, or to remove where None, once the rest stands.
     staged: dict[Path, Content | None]
-    cache: dict[str, Any]
+    normal: list[NormalForm]
     warnings: list[str]
 
     def outcome(self) -> Outcome:
@@ -260,60 +274,38 @@ def make_plan(request: Request) -> Plan:
     """
     config = request.config
     engine, warnings = engines.choose(request.engine, request.variant)
-    with ThreadPoolExecutor(1) as aside:
-        # The kernel takes as long to list ten thousand services as it takes to validate them.
-        listing = aside.submit(engine.live)
+    with ThreadPoolExecutor(2) as aside:
+        # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
+        # is done meanwhile.
+        listing = aside.submit(engine.listed)
         hairpin = any(service.snat == "none" for service in config.services)
         rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
-        normal, cache = _normal_form(engine, rendered, request.paths)
+        validation = aside.submit(normal_form.ask, engine, rendered, store.read_json(request.paths.run / store.NORMAL))
+        previous = _previous(request.paths)
+        path = forward.look(config, request.forward)
+        files, staged = _files_part(request, engine, path, rendered)
+        leftovers = engines.leftovers(engine)
+        warnings += _warnings(request, engine) + path.warnings
+        normal = validation.result()
         live = listing.result()
-    previous = _previous(request.paths)
-    path = forward.look(config, request.forward)
-    rules = Part(live, normal, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, normal))
-    transaction = engine.plan(live, normal, rendered)
-    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, {}, cache, warnings)
+    wanted = normal.ruleset
+    rules = Part(live, wanted, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, wanted))
+    transaction = engine.plan(live, wanted, rendered)
+    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, staged, [normal], warnings)
     plan.parts.append(_sysctl_part(_sysctls(request)))
     plan.parts.append(_routing_part(config, previous))
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
-    plan.parts += [_removal_part(other, left) for other, left in engines.leftovers(engine)]
-    plan.parts.append(_files_part(plan))
-    warnings += _warnings(request, engine) + path.warnings
+    plan.parts += [_removal_part(other, left) for other, left in leftovers]
+    plan.parts.append(files)
     return plan
 
 
-def _normal_form(engine: Engine | forward.Opening, rendered: Ruleset, paths: Paths) -> tuple[Ruleset, dict[str, Any]]:
-    """What the kernel will list once `rendered` is loaded, and the cache that says so the next time.
-
-    Where there is no namespace to ask the kernel in, the rendered form stands in for it once; the run then keeps what
-    it reads back.
-    """
-    known = store.read_json(paths.run / store.NORMAL)
-    normal: Ruleset = {}
-    cache: dict[str, Any] = {}
-    for unit, text in engine.texts(rendered).items() if rendered else ():
-        key = hashlib.sha256(f"{engine.identity()}\n{text}".encode()).hexdigest()
-        entry = known.get(unit)
-        if not isinstance(entry, dict) or entry.get("key") != key or not isinstance(entry.get("listing"), str):
-            entry = {"key": key, "listing": engine.normal(unit, text)}
-        cache[unit] = entry
-        if entry["listing"] is not None:
-            normal.update(engine.parse(unit, entry["listing"]))
-    asked = all(entry["listing"] is not None for entry in cache.values())
-    return (normal if asked else rendered), cache
-
-
 def _keep_normal_form(plan: Plan) -> None:
-    if not plan.cache:
-        return
-    for unit, entry in plan.cache.items():
-        if entry["listing"] is None:
-            readers = {opening.title: opening for opening in plan.path.openings}
-            entry["listing"] = readers.get(unit.split()[0], plan.engine).listing(unit)
     path = plan.request.paths.run / store.NORMAL
-    text = json.dumps(plan.cache)
-    if store.read_text(path) != text:
-        store.write_text(path, text)
+    known = {normal.engine.title: normal.learned() for normal in plan.normal if normal.rendered}
+    if known and store.read_json(path) != known:
+        store.write_text(path, json.dumps(known))
 
 
 def _sysctls(request: Request) -> dict[str, str]:
@@ -373,9 +365,10 @@ def _routing_part(config: Config, previous: Config) -> Part:
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
-    normal, cache = _normal_form(opening, opening.rendered, plan.request.paths)
-    plan.cache.update(cache)
-    return Part(opening.live, normal, lambda: opening.commands(normal), lambda: opening.undo(normal))
+    normal = normal_form.ask(opening, opening.rendered, store.read_json(plan.request.paths.run / store.NORMAL))
+    plan.normal.append(normal)
+    wanted = normal.ruleset
+    return Part(opening.live, wanted, lambda: opening.commands(wanted), lambda: opening.undo(wanted))
 
 
 def _removal_part(engine: Engine, live: Ruleset) -> Part:
@@ -383,14 +376,15 @@ def _removal_part(engine: Engine, live: Ruleset) -> Part:
     return Part(live, {}, lambda: engine.commands(transaction), lambda: engine.undo(live, {}))
 
 
-def _files_part(plan: Plan) -> Part:
-    request = plan.request
+def _files_part(
+    request: Request, engine: Engine, path: forward.ForwardPath, rendered: Ruleset
+) -> tuple[Part, dict[Path, Content | None]]:
+    """The files of ours, and of these what to write or, where None, to remove."""
     known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
-    wanted = boot.files(plan.engine, plan.path, request.config, plan.rendered, request.paths, request.persist)
+    wanted = boot.files(engine, path, request.config, rendered, request.paths, request.persist)
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
-
-    plan.staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(boot.sections(live), boot.sections(wanted))
+    staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
+    return Part(boot.sections(live), boot.sections(wanted)), staged
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Transaction:
 class NftablesEngine:
     """Rules in tables of our own, `ip natlb` and `ip6 natlb`."""
 
-    name = "nftables"
+    name = title = "nftables"
 
     def __init__(self) -> None:
         self.nft = kernel.Nft()
@@ -59,15 +59,12 @@ class NftablesEngine:
     def parse(self, _unit: str, listing: str) -> Ruleset:
         return nftables.parse_listing(listing)
 
-    def listing(self, _unit: str) -> str:
-        """What the kernel holds of ours now."""
-        return self._listing(counters=False)
-
     def _listing(self, counters: bool) -> str:
         tables = [pair for pair in self.nft.tables() if pair[1] == nftables.TABLE and pair[0] in FAMILIES]
         return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
 
-    def live(self) -> Ruleset:
+    def listed(self) -> Ruleset:
+        """What the kernel holds of ours now."""
         return nftables.parse_listing(self._listing(counters=False))
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
@@ -116,10 +113,12 @@ class IptablesEngine:
     def __init__(self, variant: str | None) -> None:
         self.program = kernel.Iptables(variant)
 
+    @property
+    def title(self) -> str:
+        return self.program.title
+
     def identity(self) -> str:
-        path = self.program.path("ip", "restore")
-        status = os.stat(path)
-        return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
+        return self.program.identity()
 
     def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
         return iptables.render(config, networks)
@@ -133,17 +132,14 @@ class IptablesEngine:
     def parse(self, unit: str, listing: str) -> Ruleset:
         return iptables.parse_save(unit, listing)
 
-    def listing(self, unit: str) -> str:
-        """What the kernel holds in one family now, of whatever owner."""
-        return self._listing(unit, counters=False)
-
     def _listing(self, family: str, counters: bool) -> str:
         """Asking iptables-legacy-save about tables that nobody uses would make them."""
         if self.program.variant == "legacy" and not kernel.legacy_tables(family):
             return ""
         return self.program.save(family, counters)
 
-    def live(self) -> Ruleset:
+    def listed(self) -> Ruleset:
+        """What the kernel holds of ours now, without the way through FORWARD."""
         found: Ruleset = {}
         for family in FAMILIES:
             found.update(iptables.parse_save(family, self._listing(family, counters=False)))
@@ -263,4 +259,4 @@ def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
     held["nft"] = any(table in ("nat", "filter", "mangle") for _unused, table in tables)
     own = current.program.variant if isinstance(current, IptablesEngine) else ""
     others += [IptablesEngine(variant) for variant in kernel.iptables_variants() if variant != own and held[variant]]
-    return [(engine, live) for engine in others for live in [engine.live()] if live]
+    return [(engine, live) for engine in others for live in [engine.listed()] if live]

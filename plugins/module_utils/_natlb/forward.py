@@ -10,7 +10,6 @@ of ours would not bind them; those a run never changes, it says what to add ther
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,25 +37,27 @@ class Opening:
 
     @property
     def title(self) -> str:
-        return f"iptables-{self.program.variant}" if self.program.variant else "iptables"
+        return f"{self.program.title} forward"
 
     def identity(self) -> str:
-        path = self.program.path("ip", "restore")
-        status = os.stat(path)
-        return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
+        return self.program.identity()
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         texts = {family: iptables.full(rendered, family) for family in FAMILIES}
-        return {f"{self.title} forward {family}": text for family, text in texts.items() if text}
+        return {family: text for family, text in texts.items() if text}
 
     def normal(self, unit: str, text: str) -> str | None:
-        return self.program.normal(unit.rsplit(maxsplit=1)[-1], text)
+        return self.program.normal(unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
-        return forward_rules.split(iptables.parse_save(unit.rsplit(maxsplit=1)[-1], listing))[1]
+        return forward_rules.split(iptables.parse_save(unit, listing))[1]
 
-    def listing(self, unit: str) -> str:
-        return self.program.save(unit.rsplit(maxsplit=1)[-1], table="filter")
+    def listed(self) -> Ruleset:
+        """What the kernel holds of it now, in the families where something was to be loaded."""
+        found: Ruleset = {}
+        for family in sorted({key[0] for key in self.rendered}):
+            found.update(self.parse(family, self.program.save(family, table="filter")))
+        return found
 
     def commands(self, normal: Ruleset) -> list[Command]:
         """What makes the way through."""

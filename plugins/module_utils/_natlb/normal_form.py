@@ -1,0 +1,113 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the kernel lists what it is given: found out in a scratch namespace, and known from then on.
+
+Each section (a chain, a map) is asked about once, together with the bare names that it leads to. So what a change
+costs goes with the sections that it changes, not with all that is declared; and each section has been accepted by a
+kernel before this host's is touched. What only the whole can have wrong (iptables-nft takes sixteen jumps in a row) the
+transaction itself finds out, and then changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from .engines import Engine
+from .forward import Opening
+from .ruleset import Key, Ruleset, Section
+
+#: Whoever can load sections and list them again.
+Asked = Union[Engine, Opening]
+
+#: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
+_LEADS_TO = re.compile(r"\b(?:goto|jump) ([^\s;,}]+)|@([^\s;,}]+)| -[jg] (\S+)$")
+
+
+@dataclass
+class NormalForm:
+    """`ruleset` is what the kernel will list once what was rendered is loaded.
+
+    `known` is what the next run finds in its file. It is None where there was no namespace to ask in: the rendered form
+    stands in for the listed one then, until it is `learned` from the host.
+    """
+
+    engine: Asked
+    rendered: Ruleset
+    ruleset: Ruleset
+    known: dict[str, Any] | None
+
+    def learned(self) -> dict[str, Any]:
+        """`known`, also where only the host's own rules, now loaded, can tell."""
+        if self.known is None:
+            listed = self.engine.listed()
+            found = {key: listed[key] for key in self.rendered if key in listed}
+            self.known = _entry(self.engine, self.rendered, found)
+        return self.known
+
+
+def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
+    """The normal form of `rendered`, as far as it has to be asked for and is not `known` from the last run.
+
+    Raises `HostError` where the kernel refuses what it was asked about.
+    """
+    found = _remembered(engine, rendered, known)
+    missing = [key for key in rendered if key not in found]
+    for unit, text in engine.texts(excerpt(rendered, missing)).items() if missing else ():
+        listing = engine.normal(unit, text)
+        if listing is None:
+            return NormalForm(engine, rendered, rendered, None)
+        listed = engine.parse(unit, listing)
+        found.update((key, listed[key]) for key in missing if key in listed)
+    return NormalForm(engine, rendered, found, _entry(engine, rendered, found))
+
+
+def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
+    """These sections, and those that they lead to without what is in them."""
+    found: Ruleset = {}
+    by_name: dict[tuple[str, str, str], list[Key]] = {}
+    for key in ruleset:
+        by_name.setdefault((key[0], key[1], key[3]), []).append(key)
+    wanted = set(keys)
+    for key in wanted:
+        for line in ruleset[key].body:
+            for names in _LEADS_TO.findall(line):
+                for other in by_name.get((*key[:2], "".join(names)), ()):
+                    if other[2] != "jump":
+                        found[other] = Section(ruleset[other].header, ())
+    found.update((key, ruleset[key]) for key in wanted)
+    return found
+
+
+def _remembered(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Ruleset:
+    """What the last run found out about sections that are still rendered the same way, and listed by the same program
+    on the same kernel."""
+    entry = known.get(engine.title)
+    if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
+        return {}
+    sections = entry.get("sections")
+    if not isinstance(sections, dict):
+        return {}
+    found: Ruleset = {}
+    for key, section in rendered.items():
+        line = sections.get(" ".join(key))
+        if isinstance(line, list) and line[:1] == [_digest(section)]:
+            found[key] = Section(tuple(line[1]), tuple(line[2]))
+    return found
+
+
+def _entry(engine: Asked, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
+    sections = {
+        " ".join(key): [_digest(rendered[key]), list(section.header), list(section.body)]
+        for key, section in found.items()
+    }
+    return {"identity": engine.identity(), "sections": sections}
+
+
+def _digest(section: Section) -> str:
+    text = "\n".join([*section.header, "", *section.body])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -1,0 +1,147 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which sections the kernel is asked about; what it answers is tested in tests/kernel/test_normal_form.py."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from _natlb.normal_form import ask, excerpt
+from _natlb.ruleset import Ruleset, Section
+
+
+def chain(name: str, *rules: str) -> Ruleset:
+    return {("ip", "natlb", "chain", name): Section((), rules)}
+
+
+class Engine:
+    """Lists what it is given in capital letters, and keeps what it was asked about."""
+
+    title = "nftables"
+
+    def __init__(self, namespace: bool = True) -> None:
+        self.namespace = namespace
+        self.program = "nft 1"
+        self.asked: list[Ruleset] = []
+        self.live: Ruleset = {}
+
+    def identity(self) -> str:
+        return self.program
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        self.asked.append(rendered)
+        return {"nft": "text"}
+
+    def normal(self, _unit: str, _text: str) -> str | None:
+        return "listing" if self.namespace else None
+
+    def parse(self, _unit: str, _listing: str) -> Ruleset:
+        return listed(self.asked[-1])
+
+    def listed(self) -> Ruleset:
+        return self.live
+
+
+def listed(rendered: Ruleset) -> Ruleset:
+    return {key: Section(section.header, tuple(map(str.upper, section.body))) for key, section in rendered.items()}
+
+
+def known_after(engine: Any, rendered: Ruleset) -> dict[str, Any]:
+    """What a later run reads from its file."""
+    found: dict[str, Any] = json.loads(json.dumps({engine.title: ask(engine, rendered, {}).learned()}))
+    engine.asked.clear()
+    return found
+
+
+BEFORE = {**chain("web", "dnat one"), **chain("dns", "dnat two")}
+AFTER = {**chain("web", "dnat one"), **chain("dns", "dnat three"), **chain("new", "dnat four")}
+
+
+def test_only_what_is_new_is_asked_about() -> None:
+    engine: Any = Engine()
+    known = known_after(engine, BEFORE)
+    assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
+    assert engine.asked == []
+    normal = ask(engine, AFTER, known)
+    assert normal.ruleset == listed(AFTER)
+    assert engine.asked == [{**chain("dns", "dnat three"), **chain("new", "dnat four")}]
+    assert normal.learned() == ask(engine, AFTER, {}).learned()
+
+
+DNS = "ip natlb chain dns"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"nftables": None},
+        {"nftables": {"sections": ["?"]}},
+        {"nftables": {"sections": {DNS: 7, "ip natlb chain web": [None, 7, 7]}}},
+        {"nftables": {"identity": "nft 2"}},
+        {"iptables": {}},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_relied_on_is_asked_again(other: Any) -> None:
+    engine: Any = Engine()
+    known = known_after(engine, BEFORE)
+    known = {title: {**known["nftables"], **entry} if entry is not None else None for title, entry in other.items()}
+    assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
+    assert engine.asked == [BEFORE]
+
+
+def test_without_a_namespace_the_host_tells_afterwards() -> None:
+    engine: Any = Engine(namespace=False)
+    normal = ask(engine, BEFORE, {})
+    assert normal.ruleset == BEFORE
+    engine.live = {**listed(BEFORE), **chain("of others", "accept")}
+    known = {engine.title: normal.learned()}
+    engine.asked.clear()
+    assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
+    assert engine.asked == []
+
+
+NFT = {
+    **chain("prerouting", "ip daddr . meta l4proto . th dport vmap @service"),
+    **chain("s.web.tcp", "dnat ip to ip daddr . tcp dport . numgen inc mod 4 map @slot_tcp", "goto first_slot_tcp"),
+    **chain("first_slot_tcp", "dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp"),
+    **chain("postrouting", "ct status dnat jump source_nat"),
+    **chain("source_nat", "meta l4proto tcp ct original ip daddr vmap @source_nat"),
+    ("ip", "natlb", "map", "source_nat"): Section(("type …",), ("1 : goto source_nat",)),
+    ("ip", "natlb", "map", "service"): Section(("type …",), ("192.0.2.10 . 6 . 80 : goto s.web.tcp",)),
+    ("ip", "natlb", "map", "slot_tcp"): Section(("typeof …", "counter"), ("192.0.2.10 . 80 . 0 : 10.0.0.3 . 8080",)),
+    ("ip6", "natlb", "chain", "s.web.tcp"): Section((), ("accept",)),
+}
+IPTABLES = {
+    ("ip", "nat", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -p tcp -j NATLB..d.tcp",)),
+    ("ip", "nat", "chain", "NATLB..d.tcp"): Section((), ("-A NATLB..d.tcp -d 192.0.2.10/32 -g NATLB.web.tcp",)),
+    ("ip", "nat", "chain", "NATLB.web.tcp"): Section((), ("-A NATLB.web.tcp -j DNAT --to-destination 10.0.0.3",)),
+    ("ip", "filter", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -j RETURN",)),
+    ("ip", "nat", "jump", "PREROUTING"): Section((), ("-A PREROUTING -j NATLB.pre",)),
+}
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "key", "stubs"),
+    [
+        (NFT, ("ip", "natlb", "chain", "prerouting"), ["map service"]),
+        (NFT, ("ip", "natlb", "chain", "s.web.tcp"), ["chain first_slot_tcp", "map slot_tcp"]),
+        (NFT, ("ip", "natlb", "map", "service"), ["chain s.web.tcp"]),
+        (NFT, ("ip", "natlb", "map", "slot_tcp"), []),
+        (NFT, ("ip", "natlb", "chain", "postrouting"), ["chain source_nat", "map source_nat"]),
+        (IPTABLES, ("ip", "nat", "jump", "PREROUTING"), ["chain NATLB.pre"]),
+        (IPTABLES, ("ip", "nat", "chain", "NATLB.pre"), ["chain NATLB..d.tcp"]),
+        (IPTABLES, ("ip", "nat", "chain", "NATLB..d.tcp"), ["chain NATLB.web.tcp"]),
+        (IPTABLES, ("ip", "nat", "chain", "NATLB.web.tcp"), []),
+    ],
+)
+def test_an_excerpt_has_what_it_leads_to(ruleset: Ruleset, key: Any, stubs: list[str]) -> None:
+    found = excerpt(ruleset, [key])
+    assert found.pop(key) == ruleset[key]
+    assert sorted(f"{other[2]} {other[3]}" for other in found) == stubs
+    for other, section in found.items():
+        assert other[:2] == key[:2]
+        assert section == Section(ruleset[other].header, ())
