@@ -72,6 +72,16 @@ def test_a_closed_port_and_a_reset_lab(lab: Lab) -> None:
     assert traffic.tally(lab.client.call(traffic.ask, f"{WEB['web1']}:81")) == {"ConnectionRefusedError": 1}
 
 
+def test_a_reset_lab_has_forgotten_the_connections_that_were_held(lab: Lab) -> None:
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    lab.client.call(traffic.hold, f"{WEB['web1']}:80", source="198.18.3.7", source_port=40000)
+    # The other end will not hear of it.
+    lab.balancer.sysctl({"ipv4/ip_forward": 0})
+    assert ":40000 " in lab.client.run("ss", "--no-header", "--tcp", "--all", "--numeric")
+    lab.reset()
+    assert ":40000 " not in lab.client.run("ss", "--no-header", "--tcp", "--all", "--numeric")
+
+
 def test_what_one_balancer_said_about_ways_is_not_believed_of_the_next(lab: Lab) -> None:
     """Without rules a router sends packets for an address of the same network back, with an ICMP redirect: ask there
     yourself. Who believes it loses that address for 300 s (RT_GC_TIMEOUT in net/ipv4/route.c)."""
