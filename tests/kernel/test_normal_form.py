@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shapes
-from kernel_lab.asking import both_ways
+from kernel_lab.asking import both_ways, in_parts
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 
 NETWORKS = ["10.0.0.0/24", "192.0.2.0/24", "2001:db8:2::/64"]
@@ -31,3 +31,11 @@ def test_a_drain_asks_about_what_it_changes(balancer: Balancer) -> None:
     assert not differing
     assert 0 < little < whole / 5
     assert asked(balancer, many, many)[:2] == ([], 0)
+
+
+def test_many_services_get_the_form_that_they_get_in_one_piece(balancer: Balancer) -> None:
+    many = [*shapes.ALL, *[service(f"s{i}", listen=f"192.0.2.200:{i}") for i in range(1000, 2000)]]
+    name, _dash, variant = balancer.engine.partition("-")
+    differing, more = balancer.host.call(in_parts, name, variant or None, many, NETWORKS)
+    assert not differing
+    assert more > 0

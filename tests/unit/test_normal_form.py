@@ -33,13 +33,13 @@ class Engine:
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         self.asked.append(rendered)
-        return {"nft": "text"}
+        return {"nft": str(len(self.asked))}
 
-    def normal(self, _unit: str, _text: str) -> str | None:
-        return "listing" if self.namespace else None
+    def normal(self, _unit: str, text: str) -> str | None:
+        return text if self.namespace else None
 
-    def parse(self, _unit: str, _listing: str) -> Ruleset:
-        return listed(self.asked[-1])
+    def parse(self, _unit: str, listing: str) -> Ruleset:
+        return listed(self.asked[int(listing) - 1])
 
     def listed(self) -> Ruleset:
         return self.live
@@ -69,6 +69,25 @@ def test_only_what_is_new_is_asked_about() -> None:
     assert normal.ruleset == listed(AFTER)
     assert engine.asked == [{**chain("dns", "dnat three"), **chain("new", "dnat four")}]
     assert normal.learned() == ask(engine, AFTER, {}).learned()
+
+
+def test_many_lines_are_asked_about_in_halves() -> None:
+    engine: Any = Engine()
+    jumps = chain("first", *[f"goto service{i}" for i in range(1000)])
+    many = {**jumps, **{key: section for i in range(1000) for key, section in chain(f"service{i}", "dnat").items()}}
+    assert ask(engine, many, {}).ruleset == listed(many)
+    lines = [sum(1 + len(section.body) for section in part.values()) for part in engine.asked]
+    filled = [sum(len(section.body) for section in part.values()) for part in engine.asked]
+    assert sum(filled) == 2000
+    assert min(filled) > 600
+    # What the first half leads to is there too, but bare.
+    assert sum(lines) > 3001
+    engine.asked.clear()
+    jump = ("ip", "natlb", "chain", "first")
+    known = {engine.title: ask(engine, {**many, jump: Section((), ("drop",))}, {}).known}
+    engine.asked.clear()
+    assert ask(engine, many, known).ruleset == listed(many)
+    assert [len(part) for part in engine.asked] == [1001]
 
 
 DNS = "ip natlb chain dns"

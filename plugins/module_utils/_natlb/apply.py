@@ -16,7 +16,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -119,10 +119,14 @@ class Plan:
     normal: list[NormalForm]
     warnings: list[str]
 
+    def diff(self) -> str:
+        return "".join(unified(part.live, part.wanted) for part in self.parts)
+
     def outcome(self) -> Outcome:
+        """What to tell of it, without its diff."""
         return Outcome(
             changed=any(part.differs for part in self.parts),
-            diff="".join(unified(part.live, part.wanted) for part in self.parts),
+            diff="",
             engine=self.engine.name,
             transaction=self.transaction.kind,
             services=len(self.request.config.services),
@@ -181,11 +185,15 @@ def balance(
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
-        return make_plan(request).outcome()
+        plan = make_plan(request)
+        return replace(plan.outcome(), diff=plan.diff())
     with rollback.settled(paths):
         plan = make_plan(request)
         outcome = plan.outcome()
-        outcome.token = _commit_parts(plan)
+        with ThreadPoolExecutor(1) as aside:
+            diff = aside.submit(plan.diff)
+            outcome.token = _commit_parts(plan)
+        outcome.diff = diff.result()
         outcome.transaction = plan.transaction.kind
         outcome.warnings += forget_gone(plan.previous, request.config)
         _keep_normal_form(plan)
@@ -280,7 +288,9 @@ def make_plan(request: Request) -> Plan:
         listing = aside.submit(engine.listed)
         hairpin = any(service.snat == "none" for service in config.services)
         rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
-        validation = aside.submit(normal_form.ask, engine, rendered, store.read_json(request.paths.run / store.NORMAL))
+        # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
+        question = normal_form.question(engine, rendered, store.read_json(request.paths.run / store.NORMAL))
+        validation = aside.submit(question.answer)
         previous = _previous(request.paths)
         path = forward.look(config, request.forward)
         files, staged = _files_part(request, engine, path, rendered)

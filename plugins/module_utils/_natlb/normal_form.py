@@ -11,11 +11,14 @@ transaction itself finds out, and then changes nothing.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from .engines import Engine
 from .forward import Opening
@@ -26,6 +29,9 @@ Asked = Union[Engine, Opening]
 
 #: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
 _LEADS_TO = re.compile(r"\b(?:goto|jump) ([^\s;,}]+)|@([^\s;,}]+)| -[jg] (\S+)$")
+
+#: Fewer take the kernel less time than another namespace does.
+_MANY_LINES = 2000
 
 
 @dataclass
@@ -50,20 +56,66 @@ class NormalForm:
         return self.known
 
 
-def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
-    """The normal form of `rendered`, as far as it has to be asked for and is not `known` from the last run.
+class Part(NamedTuple):
+    """Sections to ask about, and the text of a unit of the engine that has them."""
 
-    Raises `HostError` where the kernel refuses what it was asked about.
-    """
+    keys: list[Key]
+    unit: str
+    text: str
+
+
+@dataclass
+class Question:
+    """What is known of a rendered ruleset, and what the kernel has still to be asked about."""
+
+    engine: Asked
+    rendered: Ruleset
+    known: Ruleset
+    parts: list[Part]
+
+    def answer(self) -> NormalForm:
+        """Ask, about all parts side by side. Raises `HostError` where the kernel refuses one."""
+        found = dict(self.known)
+        with ThreadPoolExecutor(2) as aside:
+            for listed in list(aside.map(self._listed, self.parts)):
+                if listed is None:
+                    return NormalForm(self.engine, self.rendered, self.rendered, None)
+                found.update(listed)
+        return NormalForm(self.engine, self.rendered, found, _entry(self.engine, self.rendered, found))
+
+    def _listed(self, part: Part) -> Ruleset | None:
+        """The sections asked about. Those that they lead to are there as well, but bare."""
+        listing = self.engine.normal(part.unit, part.text)
+        if listing is None:
+            return None
+        listed = self.engine.parse(part.unit, listing)
+        return {key: listed[key] for key in part.keys if key in listed}
+
+
+def question(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Question:
+    """What has to be asked about `rendered`, as far as it is not `known` from the last run."""
     found = _remembered(engine, rendered, known)
     missing = [key for key in rendered if key not in found]
-    for unit, text in engine.texts(excerpt(rendered, missing)).items() if missing else ():
-        listing = engine.normal(unit, text)
-        if listing is None:
-            return NormalForm(engine, rendered, rendered, None)
-        listed = engine.parse(unit, listing)
-        found.update((key, listed[key]) for key in missing if key in listed)
-    return NormalForm(engine, rendered, found, _entry(engine, rendered, found))
+    parts = [
+        Part(keys, unit, text)
+        for keys in _halves(rendered, missing)
+        for unit, text in engine.texts(excerpt(rendered, keys)).items()
+    ]
+    return Question(engine, rendered, found, parts)
+
+
+def _halves(rendered: Ruleset, keys: list[Key]) -> list[list[Key]]:
+    """These sections, in two parts of as many lines where they are many: a second processor takes one of them."""
+    lines = list(itertools.accumulate(1 + len(rendered[key].body) for key in keys))
+    if not keys or lines[-1] < _MANY_LINES:
+        return [keys] if keys else []
+    middle = bisect.bisect(lines, lines[-1] // 2)
+    return [half for half in (keys[:middle], keys[middle:]) if half]
+
+
+def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
+    """The normal form of `rendered`. Raises `HostError` where the kernel refuses it."""
+    return question(engine, rendered, known).answer()
 
 
 def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:

@@ -33,9 +33,24 @@ def both_ways(
     asked.clear()
     whole = normal_form.ask(engine, rendered, {})
     assert little.known == whole.known
-    differing = [
+    return _differing(little, whole), characters, sum(asked)
+
+
+def in_parts(engine_name: str, variant: str | None, declared: Any, networks: list[str]) -> tuple[list[str], int]:
+    """The sections whose form is another one where the kernel is asked about all in one piece; and how many times more
+    than that it was asked."""
+    engine, _warnings = engines.choose(engine_name, variant)
+    rendered = engine.render(parse_config(declared), networks)
+    question = normal_form.question(engine, rendered, {})
+    found = question.answer()
+    pieces = [normal_form.Part(list(rendered), unit, text) for unit, text in engine.texts(rendered).items()]
+    whole = normal_form.Question(engine, rendered, {}, pieces).answer()
+    return _differing(found, whole), len(question.parts) - len(pieces)
+
+
+def _differing(one: normal_form.NormalForm, other: normal_form.NormalForm) -> list[str]:
+    return [
         " ".join(key)
-        for key in little.ruleset.keys() | whole.ruleset.keys() | rendered.keys()
-        if key not in whole.ruleset or little.ruleset.get(key) != whole.ruleset[key]
+        for key in one.ruleset.keys() | other.ruleset.keys() | one.rendered.keys()
+        if key not in other.ruleset or one.ruleset.get(key) != other.ruleset[key]
     ]
-    return differing, characters, sum(asked)
