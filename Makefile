@@ -38,7 +38,7 @@ drills: dev ## Inject faults, some minutes long, print what was lost and write i
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule
 
-bench: ## Speed side by side with what one would pick instead, about half an hour; writes docs/performance.md
+bench: ## Speed side by side with what one would pick instead, about an hour; writes docs/performance.md
 	@MAKE_TARGET=bench tools/setup bench
 	@set -e; for part in $(BENCHMARKS); do $(RUN) python tests/bench/$$part.py --write; done
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a fleet costs its controller: the playbook `deploy` over containers that boot systemd, new ones and again.
 
-    tools/run python tests/bench/fleet.py [--sizes 1,10,50] [--forks 10] [--rounds 3] [--write]
+    tools/run python tests/bench/fleet.py [--sizes 1,10,50] [--forks 10] [--rounds 5] [--write]
 
 The containers are made for this and removed again, whatever happens. They have no network: the connection is `podman
 exec`, with pipelining. They share the machine with the controller, so the CPU time of each is told apart: the
@@ -286,7 +286,7 @@ def settings(figures: Figures, size: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = report.parser(__doc__, rounds=3)
+    parser = report.parser(__doc__, rounds=5)
     parser.add_argument("--sizes", default="1,10,50", help="numbers of hosts, at least two (1,10,50)")
     parser.add_argument("--forks", type=int, default=10, help="hosts at a time (10)")
     options = parser.parse_args()
