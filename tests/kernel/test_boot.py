@@ -42,6 +42,15 @@ def test_loading_twice_is_loading_once(balancer: Balancer) -> None:
     assert (outcome.transaction, outcome.diff) == ("none", "")
 
 
+def test_thousands_of_services_come_back(balancer: Balancer) -> None:
+    """With iptables their chains have a commit of their own."""
+    many = [service(f"s{port}", listen=f"{VIP}:{port}") for port in range(1000, 3200)]
+    balancer.apply(many)
+    reboot(balancer, "boot", "boot")
+    outcome = balancer.apply(many)
+    assert (outcome.transaction, outcome.diff) == ("none", "")
+
+
 def test_uplinks_come_back(balancer: Balancer) -> None:
     balancer.lab.uplinks()
     balancer.apply([service()], [by_weight(2, 1)])

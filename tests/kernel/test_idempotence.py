@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.drive import Contents, contents
-from kernel_lab.topology import VIP
+from kernel_lab.topology import NAMES, VIP
 from shapes import ALL, CHANGED, EGRESS, GUARDED, PLAIN
 
 DECLARATIONS: dict[str, tuple[list[Mapping], list[Mapping]]] = {
@@ -141,3 +141,18 @@ def test_one_engine_after_another(balancer: Balancer) -> None:
         assert not balancer.apply(wanted).changed
     balancer.remove()
     assert balancer.ours_left() == []
+
+
+def test_thousands_of_services_come_and_go_at_once(balancer: Balancer) -> None:
+    """With iptables their chains have a commit of their own: see iptables_restore._table_text."""
+    few = [service()]
+    many = [service(f"s{port}", listen=f"{VIP}:{port}", backends=webs(port=80)) for port in range(1000, 3200)]
+    balancer.apply(few)
+    before = balancer.snapshot()
+    first = balancer.apply([*few, *many])
+    assert (first.changed, first.transaction) == (True, "delta")
+    assert not balancer.apply([*few, *many]).changed
+    for port in (80, 1000, 3199):
+        assert balancer.tally(f"{VIP}:{port}", 8) == dict.fromkeys(NAMES, 2)
+    balancer.apply(few)
+    assert balancer.snapshot() == before

@@ -3,15 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import random
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import Any
 
 import pytest
 from _natlb import iptables, model
 from _natlb.dispatch import MAX_NAME
 from _natlb.errors import ConfigError
-from _natlb.iptables_restore import touched
 from _natlb.ruleset import Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
@@ -401,12 +401,12 @@ def test_delta_names_what_differs_only() -> None:
     assert iptables.delta(before, after, after) == {
         "ip": "*nat\n"
         "-F NATLB.other.tcp\n"
-        ":NATLB..s.tcp - [0:0]\n"
-        "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE\n"
         ":NATLB.web.tcp - [0:0]\n"
         "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"
         ":NATLB..d.tcp - [0:0]\n"
         "-A NATLB..d.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j NATLB.web.tcp\n"
+        ":NATLB..s.tcp - [0:0]\n"
+        "-A NATLB..s.tcp -m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 80 -j MASQUERADE\n"
         "-X NATLB.other.tcp\n"
         "COMMIT\n"
     }
@@ -435,22 +435,60 @@ def test_a_chain_stands_behind_those_that_it_leads_to() -> None:
     assert len(declared) > 200
 
 
+def by_chance(count: int) -> Ruleset:
+    """Services whose addresses and names are in different orders."""
+    names = random.Random(1).sample(range(count), count)
+    return render(*({**WEB, "name": f"s{n}", "listen": f"198.18.{i // 250}.{i % 250}:80"} for i, n in enumerate(names)))
+
+
 def test_chains_come_in_an_order_that_iptables_nft_is_quick_with() -> None:
-    """Both of its loops over chains, counted: see iptables_restore._loading_order."""
-    many = [{**WEB, "name": f"s{i}", "listen": f"198.18.{i // 250}.{i % 250}:80"} for i in range(1000)]
-    text = iptables.full(render(*many), "ip")
+    """Both of its loops over chains, counted: see iptables_restore._table_text."""
+    ruleset = by_chance(3000)
+    lines = iptables.delta({}, ruleset, ruleset)["ip"].splitlines()
+    chains = {key[3]: [f":{key[3]} - [0:0]", *ruleset[key].body] for key in sorted(ruleset) if key[2] == "chain"}
+    by_name = [line for name in chains for line in chains[name]]
+    assert walked(lines) < walked(by_name) / 5
+    assert walked(iptables.full(ruleset, "ip").splitlines()) < walked(by_name) / 3
+    names = [line[1:].split()[0] for line in lines if line.startswith(":")]
+    assert compared(names) < 60 * len(names)
+    assert compared(sorted(names)) > 1000 * len(names)
+
+
+def walked(lines: list[str]) -> int:
+    """Steps through a sorted list of the names so far, to each that a line names."""
     known: list[str] = []
-    walked = 0
-    for line in text.splitlines():
-        if line.startswith(":"):
-            insort(known, line[1:].split()[0])
-        if line.startswith((":", "-A")):
-            walked += bisect_left(known, line.lstrip(":").replace("-A ", "").split()[0])
-    lines = len(text.splitlines())
-    assert walked < 40 * lines
-    names = [line[1:].split()[0] for line in text.splitlines() if line.startswith(":")]
-    assert compared(names) < 40 * len(names)
-    assert compared(sorted(names)) > 300 * len(names)
+    steps = 0
+    for line in lines:
+        if line == "COMMIT":
+            known.clear()
+        for name in (line.lstrip(":-A ").split()[0], line.split()[-1]) if line.startswith((":", "-A")) else ():
+            if name.startswith("NATLB."):
+                at = bisect_left(known, name)
+                steps += at
+                if known[at : at + 1] != [name]:
+                    known.insert(at, name)
+    return steps
+
+
+def test_many_new_chains_go_ahead_of_what_leads_to_them() -> None:
+    ruleset = by_chance(3000)
+    first, second, rest = iptables.delta({}, ruleset, ruleset)["ip"].split("COMMIT\n")
+    assert not rest
+    assert first.count("\n:") > 3000
+    assert "-j NATLB" not in first
+    assert "-g NATLB" not in first
+    assert second.endswith("-I PREROUTING 1 -j NATLB.pre\n")
+    assert iptables.full(ruleset, "ip").count("COMMIT\n") == 1
+    fewer = by_chance(1000)
+    assert iptables.delta({}, fewer, fewer)["ip"].count("COMMIT\n") == 1
+
+
+def test_chains_that_are_in_use_change_with_what_leads_to_them() -> None:
+    """In one step with it, however many they are: no packet meets new backends by the way of old frontends."""
+    ruleset = by_chance(3000)
+    services = [key for key in ruleset if key[3].endswith(".tcp") and not key[3].startswith("NATLB..")]
+    other = {**ruleset, **{key: Section((), (f"-A {key[3]} -j ACCEPT",)) for key in services}}
+    assert iptables.delta(ruleset, other, other)["ip"].count("COMMIT\n") == 1
 
 
 def compared(names: list[str]) -> int:
@@ -476,8 +514,9 @@ def test_jumps_are_put_back_in_front() -> None:
 def test_remove_and_what_it_touches() -> None:
     live = render({**WEB, "backends": []})
     texts = iptables.remove(live)
-    assert list(touched(texts)) == [("ip", "filter"), ("ip", "nat")]
+    assert list(texts) == ["ip"]
     lines = texts["ip"].splitlines()
+    assert [line for line in lines if line.startswith("*")] == ["*filter", "*nat"]
     assert not [line for line in lines if line.startswith(("-A", "-I", ":"))]
     assert sorted(line[3:] for line in lines if line.startswith("-X")) == sorted(
         key[3] for key in live if key[2] == "chain"

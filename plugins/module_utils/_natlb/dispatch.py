@@ -209,6 +209,10 @@ def _port_title(block: Range) -> str:
 
 def number_range(network: str) -> Range:
     """First and last address of a network, or of an address alone, as numbers."""
+    if "/" not in network:
+        # A network takes more than twice as long to make.
+        number = int(ipaddress.ip_address(network))
+        return number, number
     parsed = ipaddress.ip_network(network)
     return int(parsed.network_address), int(parsed.broadcast_address)
 

@@ -169,8 +169,8 @@ class IptablesEngine:
             if not _has(rendered, family):
                 continue
             name = f"ruleset.{family}tables"
-            chains = {key: section for key, section in rendered.items() if key[2] == "chain"}
-            files[name] = iptables.full(chains, family)
+            chains = {key: section for key, section in rendered.items() if key[2] == "chain" and key[0] == family}
+            files[name] = iptables.delta({}, chains, chains)[family]
             lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
             program = f"{self.program.path(family)} --wait 30"
             for key in sorted(rendered):

@@ -4,14 +4,15 @@
 """What iptables-save prints, and what iptables-restore is to be given.
 
 Everything goes through `iptables-restore --noflush`, which empties and refills just the chains that its input declares,
-and commits each table in one step. Tables go in an order in which no moment between two commits refuses a connection
-that both the old and the new rules serve: filter before nat, since what nat translated the filter rules let pass.
+and commits each table in one step; many new chains go in a step before, when nothing leads to them yet. Tables go in an
+order in which no moment between two commits refuses a connection that both the old and the new rules serve: filter
+before nat, since what nat translated the filter rules let pass.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .dispatch import PREFIX
 from .model import FAMILIES
@@ -19,6 +20,8 @@ from .ruleset import Key, Ruleset, Section
 
 _TABLES = ("mangle", "filter", "nat")
 _NOTHING = Section((), ())
+#: From so many chains on a commit of their own costs less than it saves (see `_table_text`).
+_MANY_CHAINS = 2000
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -65,8 +68,8 @@ def _leads_to_us(rule: str) -> bool:
 
 
 def full(ruleset: Mapping[Key, Section], family: str) -> str:
-    """Everything of a family, to be loaded where nothing of ours is there; empty if the family has nothing."""
-    return _family_text({}, ruleset, ruleset, family)
+    """Everything of a family in one step a table, to be loaded where nothing is; empty if the family has nothing."""
+    return _family_text({}, ruleset, ruleset, family, steps=1)
 
 
 def delta(
@@ -76,7 +79,7 @@ def delta(
 
     `normal` is what iptables-save shows once `rendered` is loaded: the one is compared with, the other is loaded.
     """
-    texts = {family: _family_text(live, normal, rendered, family) for family in FAMILIES}
+    texts = {family: _family_text(live, normal, rendered, family, steps=2) for family in FAMILIES}
     return {family: text for family, text in texts.items() if text}
 
 
@@ -86,10 +89,10 @@ def remove(live: Mapping[Key, Section]) -> dict[str, str]:
 
 
 def _family_text(
-    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], family: str
+    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], family: str, steps: int
 ) -> str:
     tables = sorted({key[1] for key in [*live, *normal] if key[0] == family}, key=_table_order)
-    return "".join(_table_text(live, normal, rendered, (family, table)) for table in tables)
+    return "".join(_table_text(live, normal, rendered, (family, table), steps) for table in tables)
 
 
 def _table_order(table: str) -> tuple[int, str]:
@@ -97,50 +100,73 @@ def _table_order(table: str) -> tuple[int, str]:
 
 
 def _table_text(
-    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], place: tuple[str, str]
+    live: Mapping[Key, Section],
+    normal: Mapping[Key, Section],
+    rendered: Mapping[Key, Section],
+    place: tuple[str, str],
+    steps: int,
 ) -> str:
     """One table's part; empty where nothing differs.
 
-    The order matters: chains are declared before a rule leads to them, and a chain can go only when none does. Each is
-    filled right after it is declared (see `_loading_order`).
+    The order matters: chains are declared before a rule leads to them, and a chain can go only when none does. It also
+    is one in which iptables-nft is quick. For each line that it reads, 1.8.9 walks a sorted list of the chains named so
+    far in this commit, up to the chain of the line and to the one that it leads to (cache_chain_list_insert); and it
+    sorts what the kernel lists, which is in the order of creation, by a quicksort that takes the first one for its
+    pivot (__nft_chain_list_sort). With chains in the order of their names both go with the square of their number. So
+    those that lead nowhere come first, in the order of a balanced tree, and where they are many in a commit of their
+    own; those that lead to them begin with the last names then. 12,000 chains load in 2.0 s so, in one commit in 3.0.
     """
     wanted, found = _of(normal, place, "chain"), _of(live, place, "chain")
     changed = {key[3]: rendered[key].body for key in wanted if found.get(key) != wanted[key]}
+    names = {key[3] for key in wanted}
+    new_ends = [key[3] for key in wanted if key not in found and not _targets(rendered[key].body) & names]
+    ahead = [line for name in _middle_first(new_ends) for line in _filled(name, changed[name])]
     gone = _middle_first([key[3] for key in found if key not in wanted])
     jumps_wanted, jumps_found = _of(normal, place, "jump"), _of(live, place, "jump")
     moved = sorted(key for key in {*jumps_wanted, *jumps_found} if jumps_wanted.get(key) != jumps_found.get(key))
     lines = [f"-D{rule[2:]}" for key in moved for rule in jumps_found.get(key, _NOTHING).body]
     lines += [f"-F {name}" for name in gone]
-    for name in _loading_order(changed):
-        lines += [f":{name} - [0:0]", *changed[name]]
+    rest = {name: changed[name] for name in changed.keys() - set(new_ends)}
+    lines += [line for name in _last_names_first(rest) for line in _filled(name, rest[name])]
     for key in moved:
         if key in jumps_wanted:
             lines += [_inserted(rule) for rule in reversed(rendered[key].body)]
     lines += [f"-X {name}" for name in gone]
-    return "".join(f"{line}\n" for line in [f"*{place[1]}", *lines, "COMMIT"]) if lines else ""
+    apart = steps > 1 and len(new_ends) >= _MANY_CHAINS
+    return "".join(_commit(place[1], part) for part in ([ahead, lines] if apart else [[*ahead, *lines]]))
 
 
-def _loading_order(chains: Mapping[str, Sequence[str]]) -> list[str]:
-    """Chains in an order in which iptables-nft is quick, each behind those of them that its rules lead to.
+def _commit(table: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"*{table}", *lines, "COMMIT", ""]) if lines else ""
 
-    For each line that it reads, iptables-nft 1.8.9 walks a sorted list of the chains named so far, up to the chain of
-    the line (cache_chain_list_insert); and it sorts what the kernel lists, which is in the order of creation, by a
-    quicksort that takes the first one for its pivot (__nft_chain_list_sort). With chains in the order of their names
-    both go with the square of their number: of 14,000 chains, a load takes 3.7 s instead of 3.1 (it walks to the
-    targets of jumps too, and no order helps there), a listing 1.7 s instead of 0.5.
-    """
+
+def _filled(name: str, rules: Sequence[str]) -> list[str]:
+    return [f":{name} - [0:0]", *rules]
+
+
+def _targets(rules: Sequence[str]) -> set[str]:
+    """The last words of rules: the chains that they lead to, among others."""
+    return {rule[rule.rfind(" ") + 1 :] for rule in rules}
+
+
+def _last_names_first(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """Chains by the last one of the names that they lead to in the end, and each behind those that it leads to."""
+    targets = {name: [t for t in _targets(rules) if t.startswith(PREFIX)] for name, rules in chains.items()}
+    last: dict[str, str] = {}
     ordered: dict[str, None] = {}
 
-    def add(name: str) -> None:
-        if name in ordered:
-            return
-        for rule in chains[name]:
-            target = rule[rule.rfind(" ") + 1 :]
-            if target in chains:
-                add(target)
-        ordered[name] = None
+    def last_name(name: str) -> str:
+        if name not in last:
+            last[name] = max(map(last_name, targets.get(name, ())), default=name)
+        return last[name]
 
-    for name in _middle_first(sorted(chains)):
+    def add(name: str) -> None:
+        if name in chains and name not in ordered:
+            for target in sorted(targets[name], key=lambda target: (last_name(target), target), reverse=True):
+                add(target)
+            ordered[name] = None
+
+    for name in sorted(chains, key=lambda name: (last_name(name), name), reverse=True):
         add(name)
     return list(ordered)
 
@@ -170,11 +196,3 @@ def _inserted(rule: str) -> str:
     """An `-A CHAIN …` as `-I CHAIN 1 …`: in front, for a foreign rule before it could take our connections."""
     _unused, chain, rest = rule.split(" ", 2)
     return f"-I {chain} 1 {rest}"
-
-
-def touched(texts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """The (family, table) pairs that some input changes: each is one commit of its own."""
-    for family, text in texts.items():
-        for line in text.splitlines():
-            if line.startswith("*"):
-                yield family, line[1:]
