@@ -11,7 +11,7 @@ Each round measures everything once, in an order of its own, each between two ru
 that to their mean. A run counts with its median batch of 64 packets, so that an interrupt, or the machine's other
 users, spoil a batch and not the run. The median of the rounds is shown with its spread.
 
-    tools/run python tests/bench/first_packet.py [--sizes 1,100,1000,10000] [--rounds 5] [--packets 4000] [--write]
+    tools/run python tests/bench/first_packet.py [--sizes 1,100,1000,10000] [--rounds 15] [--packets 4000] [--write]
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def spread(found: Results) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = report.parser(__doc__)
+    parser = report.parser(__doc__, rounds=15)
     parser.add_argument("--sizes", default="1,100,1000,10000")
     parser.add_argument("--packets", type=int, default=4000, help="connections of one run")
     options = parser.parse_args()

@@ -286,7 +286,7 @@ def settings(figures: Figures, size: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = report.parser(__doc__, rounds=5)
+    parser = report.parser(__doc__)
     parser.add_argument("--sizes", default="1,10,50", help="numbers of hosts, at least two (1,10,50)")
     parser.add_argument("--forks", type=int, default=10, help="hosts at a time (10)")
     options = parser.parse_args()
