@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,12 +26,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import memory
 import report
 
 ENGINES = [("nftables", None), ("iptables", "nft"), ("iptables", "legacy")]
 FIRST, DRAINED = "first apply", "one drained"
 OPERATIONS = [FIRST, "no change", DRAINED, "one added", "1 % changed"]
 LOOP_RULES = 20
+#: How often the memory of all processes is added up.
+SAMPLE_S = 0.02
 RULES_PER_SERVICE = 5
 PLAYBOOK = "playbook of one task"
 FLAT = {variant: f"`iptables-restore` of a flat file ({variant})" for variant in ("nft", "legacy")}
@@ -208,6 +212,8 @@ class Results:
     kernel_s: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
     peak_mib: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
     rule_s: list[float] = field(default_factory=list)
+    #: Of all processes together, by engine, with the largest number of services.
+    all_peak_mib: dict[str, float] = field(default_factory=dict)
 
     def over_sizes(self, contestant: str, operation: str) -> dict[float, report.Rounds]:
         return {
@@ -241,6 +247,10 @@ def measure(sizes: list[int], rounds: int) -> Results:
             found.seconds.setdefault((name, FIRST, count), []).append(flat_restore(count, variant))
         print(f"{count} services: round {number} of {rounds}", file=sys.stderr, flush=True)
     found.rule_s = [loop_of_single_rules() for _round in range(rounds)]
+    for engine, variant in ENGINES:
+        with memory.watched(lambda: memory.descendants(os.getpid()), SAMPLE_S) as peak:
+            one_round(max(sizes), engine, variant)
+        found.all_peak_mib[_name(engine, variant)] = peak.mib
     return found
 
 
@@ -253,8 +263,22 @@ def table(found: Results, sizes: list[int]) -> list[str]:
         cells.append(_rounds(found.kernel_s[(name, DRAINED, count)]).shown(3))
         cells.append(f"{max(max(found.peak_mib[key]) for key in keys):.0f}")
         rows.append([f"{count:,}", name, *cells])
-    head = ["services of 4", "engine", *OPERATIONS, "of it the kernel's transactions, one drained", "peak memory, MiB"]
+    head = [
+        "services of 4",
+        "engine",
+        *OPERATIONS,
+        "of it the kernel's transactions, one drained",
+        "peak memory of the module, MiB",
+    ]
     return report.table(head, rows)
+
+
+def all_memory(found: Results, sizes: list[int]) -> list[str]:
+    peaks = ", ".join(f"{mib:.0f} MiB with {name}" for name, mib in found.all_peak_mib.items())
+    return [
+        f"With {max(sizes):,} services all processes of a run together, the programs that the module starts included,",
+        f"have {peaks} at most (PSS, looked at every {SAMPLE_S * 1000:.0f} ms in a round that is not timed).",
+    ]
 
 
 def other_means(found: Results, sizes: list[int]) -> list[str]:
@@ -300,8 +324,14 @@ def main() -> None:
     sizes = [int(size) for size in options.sizes.split(",")]
     found = measure(sizes, options.rounds)
     head = f"Measured on {report.machine()}: {options.rounds} rounds, median and (smallest to largest), in seconds."
-    lines = [head, "", *table(found, sizes), "", "The same services by other means, and as a whole playbook:", ""]
-    lines += [*other_means(found, sizes), "", *loop(found, sizes)]
+    lines = [head, "", *table(found, sizes), "", *all_memory(found, sizes), ""]
+    lines += [
+        "The same services by other means, and as a whole playbook:",
+        "",
+        *other_means(found, sizes),
+        "",
+        *loop(found, sizes),
+    ]
     print("\n".join(lines))
     if options.write:
         report.write("control plane", [*lines, "", plot(found)])

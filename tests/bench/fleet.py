@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import memory
 import report
 from fleet_report import KINDS, Cost, Figures, lines, plot
 
@@ -170,25 +171,12 @@ def run(
 
 
 def peak_memory(folder: pathlib.Path, hosts: int, forks: int) -> float:
-    """MiB of all processes of one run together, pages that they share counted once (PSS), at the worst moment seen."""
+    """MiB of all processes of one run together, at the worst moment seen."""
     process = start(folder, forks, (), {})
-    peak_kib, done = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak_kib
-        while not done.wait(SAMPLE_S):
-            peak_kib = max(peak_kib, sum(map(pss_kib, session(process.pid))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        with ended_in_any_case(process):
-            process.wait(LONGEST_RUN_S)
-    finally:
-        done.set()
-        watcher.join()
+    with memory.watched(lambda: memory.session(process.pid), SAMPLE_S) as peak, ended_in_any_case(process):
+        process.wait(LONGEST_RUN_S)
     check(folder, process.returncode, hosts, changed=False)
-    return peak_kib / 1024
+    return peak.mib
 
 
 @contextlib.contextmanager
@@ -233,22 +221,6 @@ def process_s(pid: int) -> tuple[float, float]:
     user, system, user_children, system_children = map(int, fields[11:15])
     ticks = os.sysconf("SC_CLK_TCK")
     return (user + system) / ticks, (user_children + system_children) / ticks
-
-
-def session(leader: int) -> Iterator[int]:
-    """The processes of a session, see proc_pid_stat(5)."""
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[3]) == leader:
-                yield int(path.parent.name)
-
-
-def pss_kib(pid: int) -> int:
-    """0 for a process that has gone meanwhile."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^Pss: +(\d+)", pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-        return int(found[1]) if found else 0
-    return 0
 
 
 def connection_s() -> float:
