@@ -30,6 +30,9 @@ import neighbours  # noqa: E402
 LOCK = "/run/natlb-lab-scenario.lock"
 #: Longest time without an answer that any of this may cost the clients.
 LONGEST_GAP_S = 2.0
+#: The same behind a command that takes longer itself, as on a busy machine. Its first step may take our rules away, and
+#: the unit that brings them back begins with its last one: what is ours is what comes then.
+LONGEST_GAP_BEYOND_S = 1.0
 SERVICES = [{"name": "web", "listen": ["192.0.2.10:80"], "backends": [{"address": "10.0.0.3", "port": 8080}]}]
 
 #: On the client: connections without pause, the time of each that was answered, until its input ends.
@@ -176,6 +179,7 @@ def gap(title: str, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     )
     assert client.stdout is not None
     times = [float(client.stdout.readline())]
+    began = time.monotonic()
     try:
         yield
         done = time.monotonic()
@@ -187,8 +191,8 @@ def gap(title: str, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
         client.communicate(timeout=30)
     longest = max(after - before for before, after in itertools.pairwise(times))
     with capsys.disabled():
-        print(f"\n  {title}: longest time without an answer {longest:.2f} s, {len(times)} connections ", end="")
-    assert longest <= LONGEST_GAP_S
+        print(f"\n  {title} took {done - began:.2f} s: longest time without an answer {longest:.2f} s ", end="")
+    assert longest <= max(LONGEST_GAP_S, done - began + LONGEST_GAP_BEYOND_S)
 
 
 STOCK_NFTABLES = """#!/usr/sbin/nft -f
