@@ -16,7 +16,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
@@ -116,6 +116,8 @@ class Plan:
     rules: Part
     #: Files to write, or to remove where None, once the rest stands.
     staged: dict[Path, Content | None]
+    #: What the last run has left about normal forms, and those of this run.
+    known: dict[str, Any]
     normal: list[NormalForm]
     warnings: list[str]
 
@@ -186,7 +188,9 @@ def balance(
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
         plan = make_plan(request)
-        return replace(plan.outcome(), diff=plan.diff())
+        outcome = plan.outcome()
+        outcome.diff = plan.diff()
+        return outcome
     with rollback.settled(paths):
         plan = make_plan(request)
         outcome = plan.outcome()
@@ -289,7 +293,8 @@ def make_plan(request: Request) -> Plan:
         hairpin = any(service.snat == "none" for service in config.services)
         rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
-        question = normal_form.question(engine, rendered, store.read_json(request.paths.run / store.NORMAL))
+        known = store.read_json(request.paths.run / store.NORMAL)
+        question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
         previous = _previous(request.paths)
         path = forward.look(config, request.forward)
@@ -301,7 +306,7 @@ def make_plan(request: Request) -> Plan:
     wanted = normal.ruleset
     rules = Part(live, wanted, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, wanted))
     transaction = engine.plan(live, wanted, rendered)
-    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, staged, [normal], warnings)
+    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, staged, known, [normal], warnings)
     plan.parts.append(_sysctl_part(_sysctls(request)))
     plan.parts.append(_routing_part(config, previous))
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
@@ -312,10 +317,9 @@ def make_plan(request: Request) -> Plan:
 
 
 def _keep_normal_form(plan: Plan) -> None:
-    path = plan.request.paths.run / store.NORMAL
     known = {normal.engine.title: normal.learned() for normal in plan.normal if normal.rendered}
-    if known and store.read_json(path) != known:
-        store.write_text(path, json.dumps(known))
+    if known and plan.known != known:
+        store.write_text(plan.request.paths.run / store.NORMAL, json.dumps(known))
 
 
 def _sysctls(request: Request) -> dict[str, str]:
@@ -375,7 +379,7 @@ def _routing_part(config: Config, previous: Config) -> Part:
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
-    normal = normal_form.ask(opening, opening.rendered, store.read_json(plan.request.paths.run / store.NORMAL))
+    normal = normal_form.ask(opening, opening.rendered, plan.known)
     plan.normal.append(normal)
     wanted = normal.ruleset
     return Part(opening.live, wanted, lambda: opening.commands(wanted), lambda: opening.undo(wanted))

@@ -17,23 +17,14 @@ def both_ways(
     """The sections of `second` whose form differs when `first` was known; and the characters that the kernel was given
     in both cases."""
     engine, _warnings = engines.choose(engine_name, variant)
-    asked: list[int] = []
-    normal = engine.normal
-
-    def counted(unit: str, text: str) -> str | None:
-        asked.append(len(text))
-        return normal(unit, text)
-
     known = normal_form.ask(engine, engine.render(parse_config(first), networks), {}).known
     assert known is not None
     rendered = engine.render(parse_config(second), networks)
-    engine.normal = counted  # type: ignore[method-assign]
-    little = normal_form.ask(engine, rendered, {engine.title: known})
-    characters = sum(asked)
-    asked.clear()
-    whole = normal_form.ask(engine, rendered, {})
+    questions = [normal_form.question(engine, rendered, what) for what in ({engine.title: known}, {})]
+    little, whole = (question.answer() for question in questions)
     assert little.known == whole.known
-    return _differing(little, whole), characters, sum(asked)
+    characters = [sum(len(part.text) for part in question.parts) for question in questions]
+    return _differing(little, whole), characters[0], characters[1]
 
 
 def in_parts(engine_name: str, variant: str | None, declared: Any, networks: list[str]) -> tuple[list[str], int]:
