@@ -9,19 +9,16 @@ their canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
 from typing import Any, Callable
 
 from . import parse
+from .conflicts import between
 from .entities import (
     DEFAULT_MARK_MASK,
     EMPTY,
     FAMILIES,
-    HEALTH_KEYS,
     MAX_BACKENDS,
     MAX_SERVICES,
-    MAX_UPLINK_WEIGHT_SUM,
     MAX_WEIGHT,
     METHODS,
     PROTOCOLS,
@@ -41,7 +38,10 @@ from .entities import (
     protocol_number,
 )
 from .errors import ConfigError, ConfigErrors
-from .overlaps import overlaps
+from .parse_egress import egress_rule, uplink_count
+from .parse_egress import mark_mask as read_mark_mask
+from .parse_health import health_check
+from .parse_lists import distinct, networks, snat_choice
 
 __all__ = [
     "EMPTY",
@@ -73,17 +73,17 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Co
     """
     errors: list[ConfigError] = []
     parsed_services = _each(services, "services", _service, errors)
-    parsed_egress = _each(egress, "egress", _egress, errors)
+    parsed_egress = _each(egress, "egress", egress_rule, errors)
     if len(parsed_services) > MAX_SERVICES:
         errors.append(ConfigError("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}"))
     mask = DEFAULT_MARK_MASK
     try:
-        mask = _mark_mask(mark_mask)
+        mask = read_mark_mask(mark_mask)
     except ConfigError as error:
         errors.append(error)
     if not errors:
-        errors.extend(_between(parsed_services))
-        errors.extend(_uplink_count(parsed_egress, mask))
+        errors.extend(between(parsed_services))
+        errors.extend(uplink_count(parsed_egress, mask))
     if errors:
         raise ConfigErrors(errors)
     return Config(tuple(parsed_services), tuple(parsed_egress), mask)
@@ -125,11 +125,11 @@ _SERVICE_KEYS = (
 def _service(value: Any, path: str) -> Service:
     given = parse.mapping(value, path, _SERVICE_KEYS, required=("name", "listen", "backends"))
     name = parse.name(given["name"], f"{path}.name")
-    listens = tuple(_distinct([_listen(item, at) for at, item in parse.one_or_more(given["listen"], f"{path}.listen")]))
+    listens = tuple(distinct([_listen(item, at) for at, item in parse.one_or_more(given["listen"], f"{path}.listen")]))
     if not listens:
         raise ConfigError(f"{path}.listen", "is empty", "name at least one ADDRESS:PORT")
     protocols = _protocols(given.get("protocol", "tcp"), f"{path}.protocol")
-    snat, snat_addresses = _snat(given.get("snat", "masquerade"), f"{path}.snat")
+    snat, snat_addresses = snat_choice(given.get("snat", "masquerade"), f"{path}.snat")
     interface = given.get("interface")
     service = Service(
         name=name,
@@ -140,7 +140,7 @@ def _service(value: Any, path: str) -> Service:
         affinity_s=int(parse.duration(given.get("affinity", 0), f"{path}.affinity", 0, 86400 * 7)),
         snat=snat,
         snat_addresses=snat_addresses,
-        allow_from=_networks(given.get("allow_from", []), f"{path}.allow_from"),
+        allow_from=networks(given.get("allow_from", []), f"{path}.allow_from"),
         max_connections_per_client=parse.integer(
             given.get("max_connections_per_client", 0), f"{path}.max_connections_per_client", 0, 1000000
         ),
@@ -149,15 +149,11 @@ def _service(value: Any, path: str) -> Service:
         ),
         when_empty=parse.choice(given.get("when_empty", "reject"), f"{path}.when_empty", ("reject", "drop")),
         log=parse.boolean(given.get("log", False), f"{path}.log"),
-        health=_health(given.get("health"), f"{path}.health"),
+        health=health_check(given.get("health"), f"{path}.health"),
         backends=_backends(given["backends"], f"{path}.backends"),
     )
     _check_service(service, path)
     return service
-
-
-def _distinct(items: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(items))
 
 
 def _listen(value: Any, path: str) -> Listen:
@@ -182,62 +178,6 @@ def _protocols(value: Any, path: str) -> tuple[str, ...]:
     if not chosen:
         raise ConfigError(path, "is empty", f"choose from {', '.join(PROTOCOLS)}")
     return tuple(protocol for protocol in PROTOCOLS if protocol in chosen)
-
-
-def _snat(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
-    if value in ("masquerade", "none"):
-        return str(value), ()
-    addresses = _distinct([str(parse.host_address(item, at)) for at, item in parse.one_or_more(value, path)])
-    if not addresses:
-        raise ConfigError(path, "is empty", "write masquerade, none, or one or several addresses")
-    return "address", tuple(addresses)
-
-
-def _networks(value: Any, path: str) -> tuple[str, ...]:
-    """Networks in their shortest equal form, so that no two of them overlap."""
-    networks = [parse.network(item, at) for at, item in parse.one_or_more(value, path)]
-    v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
-    return tuple(str(network) for network in [*v4, *v6])
-
-
-def _health(value: Any, path: str) -> Health | None:
-    if value is None or value == "none":
-        return None
-    common = ("type", "interval", "timeout", "fall", "rise")
-    every = (*common, "port", "path", "host", "status", "argv")
-    given = parse.mapping(value, path, every, required=("type",))
-    kind = parse.choice(given["type"], f"{path}.type", tuple(HEALTH_KEYS))
-    parse.mapping(given, path, common + HEALTH_KEYS[kind])
-    if kind == "none":
-        return None
-    health = Health(
-        type=kind,
-        port=parse.port(given["port"], f"{path}.port") if "port" in given else None,
-        interval_s=parse.duration(given.get("interval", 2), f"{path}.interval", 0.1, 3600),
-        timeout_s=parse.duration(given.get("timeout", 1), f"{path}.timeout", 0.05, 3600),
-        fall=parse.integer(given.get("fall", 3), f"{path}.fall", 1, 100),
-        rise=parse.integer(given.get("rise", 2), f"{path}.rise", 1, 100),
-        path=_printable(given.get("path", "/"), f"{path}.path"),
-        host=_printable(given["host"], f"{path}.host") if "host" in given else None,
-        status=tuple(
-            parse.integer(item, at, 100, 599, "an HTTP status")
-            for at, item in parse.one_or_more(given.get("status", 200), f"{path}.status")
-        ),
-        argv=tuple(parse.text(item, at) for at, item in parse.one_or_more(given.get("argv", []), f"{path}.argv")),
-    )
-    if health.timeout_s > health.interval_s:
-        raise ConfigError(f"{path}.timeout", "is longer than the interval", "answers would overlap; make it shorter")
-    if kind == "command" and not health.argv:
-        raise ConfigError(f"{path}.argv", "is missing", "name the program and its arguments as a list")
-    return health
-
-
-def _printable(value: Any, path: str) -> str:
-    text = parse.text(value, path)
-    if text and text.isascii() and text.isprintable() and " " not in text:
-        return text
-    raise ConfigError(path, f"{parse.shown(text)} cannot stand in a request", "use visible ASCII without spaces")
 
 
 def _backends(value: Any, path: str) -> tuple[Backend, ...]:
@@ -328,170 +268,3 @@ def _check_loop(service: Service, backend: Backend, path: str) -> None:
 
 def _family_name(family: str) -> str:
     return "IPv6" if family == "ip6" else "IPv4"
-
-
-def _egress(value: Any, path: str) -> Egress:
-    known = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
-    given = parse.mapping(value, path, known, required=("source",))
-    sources = _networks(given["source"], f"{path}.source")
-    if not sources:
-        raise ConfigError(f"{path}.source", "is empty", "name at least one network")
-    protocol = parse.choice(given["protocol"], f"{path}.protocol", PROTOCOLS) if "protocol" in given else None
-    ports = tuple(
-        parse.port_range(str(item), at)
-        for at, item in parse.one_or_more(given.get("destination_ports", []), f"{path}.destination_ports")
-    )
-    if ports and protocol is None:
-        raise ConfigError(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")
-    snat, addresses = _snat(given.get("snat", "masquerade"), f"{path}.snat")
-    if snat == "none" or len(addresses) > 1:
-        raise ConfigError(
-            f"{path}.snat", f"{parse.shown(given['snat'])} is not a choice here", "masquerade or one address"
-        )
-    interface = given.get("out_interface")
-    egress = Egress(
-        sources=sources,
-        out_interface=None if interface is None else parse.interface(interface, f"{path}.out_interface"),
-        protocol=protocol,
-        ports=_merged(ports),
-        snat=snat,
-        snat_address=addresses[0] if addresses else None,
-        uplinks=_uplinks(given.get("uplinks", []), f"{path}.uplinks"),
-    )
-    _check_egress(egress, path)
-    return egress
-
-
-def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Port ranges sorted, with overlapping and adjoining ones made one."""
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
-
-
-def _uplinks(value: Any, path: str) -> tuple[Uplink, ...]:
-    uplinks = []
-    for index, item in enumerate(parse.sequence(value, path)):
-        at = f"{path}[{index}]"
-        given = parse.mapping(item, at, ("interface", "gateway", "weight"), required=("interface", "gateway"))
-        uplinks.append(
-            Uplink(
-                interface=parse.interface(given["interface"], f"{at}.interface"),
-                gateway=str(parse.address(given["gateway"], f"{at}.gateway")),
-                weight=parse.integer(given.get("weight", 1), f"{at}.weight", 1, MAX_WEIGHT, "a weight"),
-            )
-        )
-    if len({(uplink.interface, uplink.gateway) for uplink in uplinks}) != len(uplinks):
-        raise ConfigError(path, "names the same uplink twice", "name it once, with a higher weight")
-    if sum(uplink.weight for uplink in uplinks) > MAX_UPLINK_WEIGHT_SUM:
-        raise ConfigError(path, "the weights are too large", f"their sum may be {MAX_UPLINK_WEIGHT_SUM} at most")
-    return tuple(uplinks)
-
-
-def _check_egress(egress: Egress, path: str) -> None:
-    families = egress.families()
-    if len(families) > 1 and (egress.snat_address or egress.uplinks):
-        raise ConfigError(f"{path}.source", "mixes IPv4 and IPv6", "write one egress rule for each family")
-    if egress.uplinks and egress.out_interface:
-        raise ConfigError(f"{path}.out_interface", "stands beside uplinks", "the uplinks name the interfaces; drop it")
-    if egress.uplinks and egress.snat_address:
-        raise ConfigError(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
-    for index, uplink in enumerate(egress.uplinks):
-        if family_of(uplink.gateway) not in families:
-            raise ConfigError(
-                f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is"
-            )
-    if egress.snat_address and family_of(egress.snat_address) not in families:
-        raise ConfigError(
-            f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is"
-        )
-
-
-def _mark_mask(value: Any) -> int:
-    remedy = "write a run of adjoining bits such as 0x3f000000"
-    if value is None:
-        return DEFAULT_MARK_MASK
-    try:
-        mask = int(value, 0) if isinstance(value, str) else int(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError("mark_mask", f"{parse.shown(value)} is not a number", remedy) from None
-    shifted = mask // (mask & -mask) if mask else 0
-    if isinstance(value, bool) or not 0 < mask < 2**32 or shifted & (shifted + 1):
-        raise ConfigError("mark_mask", f"{parse.shown(value)} is not a mask", remedy)
-    return mask
-
-
-def _uplink_count(egress: Sequence[Egress], mask: int) -> list[ConfigError]:
-    count = len(Config((), tuple(egress), mask).uplinks())
-    room = mask // (mask & -mask)
-    if count <= room:
-        return []
-    return [
-        ConfigError("egress", f"{count} uplinks do not fit into the mark mask {mask:#x}", f"it has room for {room}")
-    ]
-
-
-def _between(services: Sequence[Service]) -> list[ConfigError]:
-    """What is wrong between services: two of one name, or two that claim the same packets."""
-    errors: list[ConfigError] = []
-    names: dict[str, int] = {}
-    for index, service in enumerate(services):
-        if service.name in names:
-            errors.append(
-                ConfigError(
-                    f"services[{index}].name",
-                    f"{service.name} is the name of services[{names[service.name]}] already",
-                    "give each service a name of its own",
-                )
-            )
-        names.setdefault(service.name, index)
-    claims = [(frontend, index) for index, service in enumerate(services) for frontend in service.frontends()]
-    seen = set()
-    for (first, one), (second, two) in overlaps(claims):
-        low, high = sorted((one, two))
-        if (low, high) not in seen:
-            seen.add((low, high))
-            errors.append(_overlap_error(services, (low, high), first, second))
-    return errors or _source_nat_conflicts(services)
-
-
-def _source_nat_conflicts(services: Sequence[Service]) -> list[ConfigError]:
-    """Behind the balancer a connection no longer shows by which interface it came; its backend tells services apart."""
-    errors: list[ConfigError] = []
-    seen: dict[tuple[object, ...], tuple[int, Service]] = {}
-    for index, service in enumerate(services):
-        if service.interface is None:
-            continue
-        for frontend in service.frontends():
-            for backend in service.backends:
-                place = (frontend.family, frontend.protocol, frontend.address, frontend.low, frontend.high, backend.key)
-                other_index, other = seen.setdefault(place, (index, service))
-                if (other.snat, other.snat_addresses) != (service.snat, service.snat_addresses):
-                    errors.append(
-                        ConfigError(
-                            f"services[{index}].snat",
-                            f"{service.name} and {other.name} (services[{other_index}]) share {frontend} up to the "
-                            f"interface and the backend {backend.address}, but not their snat",
-                            "give both the same snat",
-                        )
-                    )
-    return errors[:1]
-
-
-def _overlap_error(
-    services: Sequence[Service], pair: tuple[int, int], first: Frontend, second: Frontend
-) -> ConfigError:
-    low, high = pair
-    if low == high:
-        return ConfigError(
-            f"services[{low}].listen", f"claims {first} and {second}, which overlap", "name each address and port once"
-        )
-    return ConfigError(
-        f"services[{high}].listen",
-        f"{services[high].name} and {services[low].name} (services[{low}]) both claim {first}",
-        "an address, port and protocol belong to one service; change one of the two",
-    )

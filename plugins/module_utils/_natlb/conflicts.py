@@ -1,0 +1,74 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong between services: two of one name, or two that claim the same packets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .entities import Frontend, Service
+from .errors import ConfigError
+from .overlaps import overlaps
+
+
+def between(services: Sequence[Service]) -> list[ConfigError]:
+    """What is wrong between services: two of one name, or two that claim the same packets."""
+    errors: list[ConfigError] = []
+    names: dict[str, int] = {}
+    for index, service in enumerate(services):
+        if service.name in names:
+            errors.append(
+                ConfigError(
+                    f"services[{index}].name",
+                    f"{service.name} is the name of services[{names[service.name]}] already",
+                    "give each service a name of its own",
+                )
+            )
+        names.setdefault(service.name, index)
+    claims = [(frontend, index) for index, service in enumerate(services) for frontend in service.frontends()]
+    seen = set()
+    for (first, one), (second, two) in overlaps(claims):
+        low, high = sorted((one, two))
+        if (low, high) not in seen:
+            seen.add((low, high))
+            errors.append(_overlap_error(services, (low, high), first, second))
+    return errors or _source_nat_conflicts(services)
+
+
+def _source_nat_conflicts(services: Sequence[Service]) -> list[ConfigError]:
+    """Behind the balancer a connection no longer shows by which interface it came; its backend tells services apart."""
+    errors: list[ConfigError] = []
+    seen: dict[tuple[object, ...], tuple[int, Service]] = {}
+    for index, service in enumerate(services):
+        if service.interface is None:
+            continue
+        for frontend in service.frontends():
+            for backend in service.backends:
+                place = (frontend.family, frontend.protocol, frontend.address, frontend.low, frontend.high, backend.key)
+                other_index, other = seen.setdefault(place, (index, service))
+                if (other.snat, other.snat_addresses) != (service.snat, service.snat_addresses):
+                    errors.append(
+                        ConfigError(
+                            f"services[{index}].snat",
+                            f"{service.name} and {other.name} (services[{other_index}]) share {frontend} up to the "
+                            f"interface and the backend {backend.address}, but not their snat",
+                            "give both the same snat",
+                        )
+                    )
+    return errors[:1]
+
+
+def _overlap_error(
+    services: Sequence[Service], pair: tuple[int, int], first: Frontend, second: Frontend
+) -> ConfigError:
+    low, high = pair
+    if low == high:
+        return ConfigError(
+            f"services[{low}].listen", f"claims {first} and {second}, which overlap", "name each address and port once"
+        )
+    return ConfigError(
+        f"services[{high}].listen",
+        f"{services[high].name} and {services[low].name} (services[{low}]) both claim {first}",
+        "an address, port and protocol belong to one service; change one of the two",
+    )
