@@ -53,7 +53,7 @@ forwarding:
   returned: success
   type: bool
 drift:
-  description: Whether a run with the last declaration would change anything.
+  description: Whether a run with the options of the last one would change anything, files and kernel settings included.
   returned: success
   type: bool
 warnings:

@@ -16,7 +16,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -37,10 +37,12 @@ from . import (
 )
 from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
-from .errors import CarryError, ConfigErrors, HostError
+from .errors import CarryError, HostError
 from .kernel import Command
 from .model import EMPTY, FAMILIES, Config, parse_config
 from .normal_form import NormalForm
+from .request import Request
+from .request import previous as request_of_before
 from .ruleset import Ruleset, compare, unified
 from .store import DEFAULT_PATHS, Content, Paths
 from .tracking import Tracking, parse_tracking
@@ -79,26 +81,12 @@ class Part:
     commands: Callable[[], list[Command]] = list
     undo: Callable[[], list[Command]] = list
     commit: Callable[[], None] = _nothing
+    #: Why this host cannot be brought there; empty where it can.
+    obstacle: str = ""
 
     @property
     def differs(self) -> bool:
         return bool(compare(self.live, self.wanted))
-
-
-@dataclass
-class Request:
-    """What a run is asked for, checked and complete."""
-
-    config: Config
-    engine: str
-    variant: str | None
-    forwarding: bool
-    persist: bool
-    paths: Paths
-    rollback_after_s: int = 0
-    tracking: Tracking = field(default_factory=Tracking)
-    #: One of `forward.CHOICES`.
-    forward: str = "warn"
 
 
 @dataclass
@@ -123,6 +111,12 @@ class Plan:
 
     def diff(self) -> str:
         return "".join(unified(part.live, part.wanted) for part in self.parts)
+
+    def must_be_possible(self) -> None:
+        """Raises `HostError` where the host cannot be brought to what is asked for."""
+        obstacles = [part.obstacle for part in self.parts if part.obstacle]
+        if obstacles:
+            raise HostError("\n".join(obstacles))
 
     def outcome(self) -> Outcome:
         """What to tell of it, without its diff."""
@@ -188,11 +182,13 @@ def balance(
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
         plan = make_plan(request)
+        plan.must_be_possible()
         outcome = plan.outcome()
         outcome.diff = plan.diff()
         return outcome
     with rollback.settled(paths):
         plan = make_plan(request)
+        plan.must_be_possible()
         outcome = plan.outcome()
         with ThreadPoolExecutor(1) as aside:
             diff = aside.submit(plan.diff)
@@ -257,24 +253,6 @@ def _undo(parts: list[Part]) -> list[Command]:
     return [command for part in reversed(parts) for command in part.undo()]
 
 
-def declared(state: Mapping[str, Any]) -> Config:
-    """What the last run declared, as far as this version can read it."""
-    try:
-        return parse_config(state.get("services"), state.get("egress"), state.get("mark_mask"))
-    except ConfigErrors:
-        return EMPTY
-
-
-def _previous(paths: Paths) -> Config:
-    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks.
-
-    Ten thousand services take half a second to parse, so the others are left out.
-    """
-    state = store.read_state(paths)
-    services = [item for item in state.get("services", []) if "udp" in item.get("protocol", [])]
-    return declared({**state, "services": services})
-
-
 # -- the plan --------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +263,7 @@ def make_plan(request: Request) -> Plan:
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
     config = request.config
-    engine, warnings = engines.choose(request.engine, request.variant)
+    engine, warnings = engines.choose(request.held_by or request.engine, request.variant)
     with ThreadPoolExecutor(2) as aside:
         # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
         # is done meanwhile.
@@ -296,7 +274,7 @@ def make_plan(request: Request) -> Plan:
         known = store.read_json(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
-        previous = _previous(request.paths)
+        previous = request_of_before(request.paths)
         path = forward.look(config, request.forward)
         files, staged = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
@@ -337,11 +315,12 @@ def _sysctl_part(settings: Mapping[str, str]) -> Part:
     """Settings are put on, never off: whether something else needs them is not ours to know."""
     live = {name: kernel.sysctl_get(name) or "" for name in settings}
     missing = {name: value for name, value in settings.items() if live[name] != value}
+    obstacles = []
     for name, value in missing.items():
         if not live[name]:
-            raise HostError(f"sysctl {name}: this kernel or this host has no such setting")
-        if not kernel.sysctl_writable(name):
-            raise HostError(
+            obstacles.append(f"sysctl {name}: this kernel or this host has no such setting")
+        elif not kernel.sysctl_writable(name):
+            obstacles.append(
                 f"sysctl {name} is {live[name]} and cannot be written here; set it to {value} on the machine itself, "
                 f"or unmask /proc/sys for this container"
             )
@@ -353,7 +332,8 @@ def _sysctl_part(settings: Mapping[str, str]) -> Part:
     def undo() -> list[Command]:
         return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
 
-    return Part(forwarding.section(live), forwarding.section(settings), undo=undo, commit=commit)
+    sections = forwarding.section(live), forwarding.section(settings)
+    return Part(*sections, undo=undo, commit=commit, obstacle="\n".join(obstacles))
 
 
 def _routing_part(config: Config, previous: Config) -> Part:
@@ -395,10 +375,10 @@ def _files_part(
 ) -> tuple[Part, dict[Path, Content | None]]:
     """The files of ours, and of these what to write or, where None, to remove."""
     known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
-    wanted = boot.files(engine, path, request.config, rendered, request.paths, request.persist)
+    wanted = boot.files(engine, path, request, rendered)
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
     staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(boot.sections(live), boot.sections(wanted)), staged
+    return Part(*boot.sections(live, wanted)), staged
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

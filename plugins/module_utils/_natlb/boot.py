@@ -10,52 +10,39 @@ network is up; `boot-uplinks` adds routes, which need their interfaces, once it 
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from . import forward, routing, store
 from .engines import Engine
-from .model import Config, dump
+from .model import Config
+from .request import Request, state_text
 from .ruleset import Ruleset, Section
-from .store import Content, Paths
+from .store import Content
 
 #: Every name that any engine may leave in /etc/natlb.
 NAMES = (store.STATE, "boot", "boot-uplinks", "ruleset.nft", "ruleset.iptables", "ruleset.ip6tables", *forward.FILES)
 _HEAD = "#!/bin/sh\n# Written by natlb.netfilter, as its last successful run; changes here are undone.\nset -eu\n"
 
 
-def files(
-    engine: Engine, path: forward.ForwardPath, config: Config, rendered: Ruleset, paths: Paths, persist: bool
-) -> dict[Path, Content]:
+def files(engine: Engine, path: forward.ForwardPath, request: Request, rendered: Ruleset) -> dict[Path, Content]:
     """Text and mode of each file that is to be there."""
-    if config.empty:
+    if request.config.empty:
         return {}
-    state = {(paths.etc if persist else paths.run) / store.STATE: (state_text(engine, path, config), 0o600)}
-    if not persist:
+    paths = request.paths
+    state = {(paths.etc if request.persist else paths.run) / store.STATE: (state_text(request, engine.name), 0o600)}
+    if not request.persist:
         return state
     texts, lines = engine.boot(rendered, str(paths.etc))
     more, opening = path.boot(str(paths.etc))
     texts, lines = {**texts, **more}, [*lines, *opening]
     found = {**state, **{paths.etc / name: (text, 0o600) for name, text in texts.items()}}
     found[paths.etc / "boot"] = (_HEAD + "".join(f"{line}\n" for line in lines), 0o700)
-    uplinks = uplink_lines(config)
+    uplinks = uplink_lines(request.config)
     if uplinks:
         found[paths.etc / "boot-uplinks"] = (_HEAD + "".join(f"{line}\n" for line in uplinks), 0o700)
     return found
-
-
-def state_text(engine: Engine, path: forward.ForwardPath, config: Config) -> str:
-    """JSON with a line per service, so that a diff of it reads like a diff of the declaration."""
-    declared = dump(config)
-    lines = [f'"engine": {json.dumps(engine.name)}', f'"mark_mask": {declared["mark_mask"]}']
-    if path.forward != "warn":
-        lines.append(f'"forward": {json.dumps(path.forward)}')
-    for key in ("services", "egress"):
-        items = ",\n".join(json.dumps(item) for item in declared[key])
-        lines.append(f'"{key}": [\n{items}\n]' if items else f'"{key}": []')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def uplink_lines(config: Config) -> list[str]:
@@ -77,13 +64,24 @@ def read(path: Path) -> Content | None:
     return None if text is None else (text, stat.S_IMODE(path.stat().st_mode))
 
 
-def sections(contents: Mapping[Path, Content]) -> Ruleset:
-    """Files as they show up in a diff: the declaration line by line, of the others only that they differ."""
-    found: Ruleset = {}
-    for path, (text, mode) in contents.items():
-        if path.name == store.STATE:
-            body = tuple(line.rstrip(",") for line in text.splitlines())
-        else:
-            body = (f"sha256 {hashlib.sha256(text.encode()).hexdigest()}",)
-        found[("", "", "file", str(path))] = Section((f"mode {mode:04o}",), body)
+def sections(live: Mapping[Path, Content], wanted: Mapping[Path, Content]) -> tuple[Ruleset, Ruleset]:
+    """Files as they show up in a diff: the declaration line by line, of the others only that they differ.
+
+    So does a declaration that says the same in another way, such as with other ends of lines.
+    """
+    found: tuple[Ruleset, Ruleset] = ({}, {})
+    for path in live.keys() | wanted.keys():
+        both = [contents.get(path) for contents in (live, wanted)]
+        bodies = [_body(content[0], path.name == store.STATE) if content else () for content in both]
+        if None not in both and set(bodies[0]) == set(bodies[1]):
+            bodies = [_body(content[0], False) if content else () for content in both]
+        for ruleset, content, body in zip(found, both, bodies):
+            if content:
+                ruleset["", "", "file", str(path)] = Section((f"mode {content[1]:04o}",), body)
     return found
+
+
+def _body(text: str, by_line: bool) -> tuple[str, ...]:
+    if by_line:
+        return tuple(line.rstrip(",") for line in text.split("\n"))
+    return (f"sha256 {hashlib.sha256(text.encode()).hexdigest()}",)

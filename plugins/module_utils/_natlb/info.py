@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import apply, forwarding, kernel, store, tracking
+from . import apply, forwarding, kernel, tracking
+from . import request as requests
 from .conntrack import Frontends
 from .errors import HostError
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
@@ -28,23 +29,14 @@ def info(
     `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
     cannot be read, or where no service has the name that is asked for.
     """
-    state = store.read_state(paths)
-    config = apply.declared(state)
+    request, unread = requests.restored(paths, iptables_variant)
+    config = request.config
     if service is not None and service not in {item.name for item in config.services}:
         known = ", ".join(item.name for item in config.services) or "none"
         raise HostError(f"service {service}: not declared on this host (declared: {known})")
-    request = apply.Request(
-        config=config,
-        engine=str(state.get("engine", "auto")),
-        variant=iptables_variant,
-        forwarding=True,
-        persist=(paths.etc / store.STATE).exists(),
-        paths=paths,
-        forward=str(state.get("forward", "warn")),
-    )
     plan = apply.make_plan(request)
     outcome = plan.outcome()
-    warnings = list(outcome.warnings)
+    warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new = plan.engine.counters(config)
     active = _active(config, warnings)
     usage = _conntrack(warnings)

@@ -47,9 +47,12 @@ Content = tuple[str, int]
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a file, or None where there is none."""
+    """The text of a file, or None where there is none.
+
+    Every byte counts: ends of lines are left as they are, and what is no UTF-8 is shown by its number.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8", "backslashreplace")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -61,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
         parsed = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -69,6 +72,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_state(paths: Paths) -> dict[str, Any]:
     """What the last successful run declared."""
     return read_json(paths.etc / STATE) or read_json(paths.run / STATE)
+
+
+def state_path(paths: Paths) -> Path | None:
+    """Where that is kept: in `run` with `persist: false`. None where nothing is declared."""
+    return next((path / STATE for path in (paths.etc, paths.run) if (path / STATE).exists()), None)
 
 
 def make_directory(path: Path) -> None:

@@ -66,6 +66,18 @@ def parse_tracking(value: Any) -> Tracking:
     return Tracking(entries, buckets, timeouts)
 
 
+def dump_tracking(tracking: Tracking) -> dict[str, Any]:
+    """As a user could have typed it: `parse_tracking(dump_tracking(t))` is `t` again."""
+    found: dict[str, Any] = {}
+    if tracking.entries is not None:
+        found["max"] = tracking.entries or "auto"
+    if tracking.buckets is not None:
+        found["buckets"] = tracking.buckets
+    seconds = dict(tracking.timeouts)
+    timeouts = {key: seconds[name] for key, name in _TIMEOUTS.items() if name in seconds}
+    return {**found, **({"timeouts": timeouts} if timeouts else {})}
+
+
 def settings(tracking: Tracking, memory: int, current: Mapping[str, int]) -> dict[str, str]:
     """Kernel settings by name with slashes, for a host with so many bytes of memory.
 

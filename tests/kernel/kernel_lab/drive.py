@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _natlb import apply, engines, rollback, store
+from _natlb import apply, engines, request, rollback, store
 from _natlb import info as balancer_info
 
 from . import run_once
@@ -33,14 +33,14 @@ def info(root: str, service: str | None = None, variant: str | None = None) -> A
 def serving(root: str, variant: str | None) -> set[tuple[str, str]]:
     """(service, backend) of every way that the live rules offer to a new connection, read back from the kernel."""
     state = store.read_state(_paths(root))
-    config = apply.declared(state)
+    config = request.declared(state)
     engine, _warnings = engines.choose(str(state["engine"]), variant) if state else (None, [])
     return set(engine.counters(config)) if engine else set()
 
 
 def declared(root: str) -> Any:
     """What the host remembers of the last run."""
-    return apply.declared(store.read_state(_paths(root)))
+    return request.declared(store.read_state(_paths(root)))
 
 
 def confirm(root: str, token: str) -> None:
