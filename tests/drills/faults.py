@@ -245,7 +245,7 @@ def rebooted(field: Field, times: int) -> Row:
         field.balancer.lab.reset()
         subprocess.run(["rm", "-rf", str(field.root / "run")], check=True)
         field.balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
-        field.balancer.host.run(str(field.balancer.etc / "boot"))
+        field.balancer.host.run("sh", str(field.balancer.etc / "boot"))
         try:
             field.balancer.host.call(drive.confirm, str(field.root), outcome["token"])
         except Exception as error:

@@ -21,14 +21,14 @@ def reboot(balancer: Balancer, *scripts: str) -> None:
     balancer.lab.reset()
     balancer.host.sysctl(FORWARDING)
     for script in scripts:
-        balancer.host.run(str(balancer.etc / script))
+        balancer.host.run("sh", str(balancer.etc / script))
 
 
 def test_the_rules_come_back(balancer: Balancer) -> None:
     balancer.apply(ALL, EGRESS)
     reboot(balancer)
     assert balancer.ours_left() == []
-    balancer.host.run(str(balancer.etc / "boot"))
+    balancer.host.run("sh", str(balancer.etc / "boot"))
     outcome = balancer.apply(ALL, EGRESS)
     assert (outcome.transaction, outcome.diff) == ("none", "")
     assert balancer.tally(f"{VIP}:53", 8) == dict.fromkeys(NAMES, 2)
@@ -58,8 +58,8 @@ def test_uplinks_come_back(balancer: Balancer) -> None:
     balancer.lab.uplinks()
     balancer.host.sysctl({f"ipv4/conf/{link}/src_valid_mark": 1 for link in ("up1", "up2")})
     for _turn in range(2):
-        balancer.host.run(str(balancer.etc / "boot"))
-        balancer.host.run(str(balancer.etc / "boot-uplinks"))
+        balancer.host.run("sh", str(balancer.etc / "boot"))
+        balancer.host.run("sh", str(balancer.etc / "boot-uplinks"))
     assert ways(out(balancer, f"{INTERNET}:80", 6)) == {"isp1": 4, "isp2": 2}
     assert not balancer.apply([service()], [by_weight(2, 1)]).changed
 

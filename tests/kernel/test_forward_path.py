@@ -310,12 +310,12 @@ def test_the_way_is_open_after_a_reboot(balancer: Balancer, variant: str) -> Non
         balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
         if first == "theirs":
             load(balancer, variant, DOCKER)
-        balancer.host.run(str(balancer.etc / "boot"))
+        balancer.host.run("sh", str(balancer.etc / "boot"))
         if first == "ours":
             for words in ("-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-I FORWARD -j DOCKER-USER", "-P FORWARD DROP"):
                 balancer.host.run(variant, "-w", "10", *words.split())
         passes(balancer)
-        balancer.host.run(str(balancer.etc / "boot"))
+        balancer.host.run("sh", str(balancer.etc / "boot"))
         passes(balancer)
         assert not balancer.info()["drift"] or first == "ours"
         balancer.remove()

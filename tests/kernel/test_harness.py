@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kernel_lab import sctp, statistics, traffic
+from kernel_lab.balancer import Balancer
 from kernel_lab.topology import BACK, CLIENT, INTERNET, VIP, WEB, WEB6, Lab
 
 RULES = f"""
@@ -110,6 +113,17 @@ def test_sctp_packets_arrive_as_they_were_sent(lab: Lab) -> None:
     lab.client.call(sctp.send, f"{WEB['web1']}:3868", 40000)
     assert web1.call(sctp.received) == (CLIENT, WEB["web1"], 40000, 3868, True)
     web1.call(sctp.close)
+
+
+@pytest.mark.engines("nftables")
+def test_the_files_of_a_balancer_cannot_be_executed(balancer: Balancer, tmp_path: Path) -> None:
+    """As below /run on a real host; what is written there can be read by a shell only."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho here\n")
+    script.chmod(0o755)
+    assert balancer.host.run("sh", str(script)) == "here\n"
+    with pytest.raises(PermissionError):
+        balancer.host.run(str(script))
 
 
 def test_crc32c() -> None:

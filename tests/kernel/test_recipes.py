@@ -291,7 +291,7 @@ def test_14_a_reboot(balancer: Balancer, tmp_path: Path, name: str) -> None:
     foreign = balancer.foreign()
     balancer.host.sysctl({"ipv4/ip_forward": 1})
     for _unused in range(2):
-        balancer.host.run(str(tmp_path / "etc" / "boot"))
+        balancer.host.run("sh", str(tmp_path / "etc" / "boot"))
         assert balancer.tally(count=10) == shares("web1", "web2", each=5)
         assert balancer.foreign() == foreign, "what others have loaded meanwhile stays"
     assert rules(balancer.host.run(*listing(balancer))) == rules(before)

@@ -82,7 +82,7 @@ def _tidy() -> Iterator[None]:
     yield
     host("systemctl", "stop", "nftables", "firewalld", "fail2ban")
     host("ufw", "--force", "disable")
-    shell("nft delete table inet mine 2>/dev/null || true; if test -e /etc/natlb/boot; then /etc/natlb/boot; fi")
+    shell("nft delete table inet mine 2>/dev/null || true; if test -e /etc/natlb/boot; then sh /etc/natlb/boot; fi")
 
 
 def host(*command: str, check: bool = True) -> str:

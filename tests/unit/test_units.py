@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from _natlb import units
 from _natlb.errors import ConfigError, HostError
 from _natlb.units import File, Found, Plan, Status, Unit
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = "/etc/systemd/system"
 SCRIPT = File("/usr/local/sbin/routes", "routes\n", 0o755)
 SERVICE = File(f"{FOLDER}/routes.service", "unit\n")
@@ -192,3 +194,13 @@ def test_commands_come_before_and_after_the_files(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(units.kernel, "run", lambda argv: seen.append((argv, path.exists())))
     units.carry_out(Plan([["stop", "a"]], [File(str(path), "text")], [], [["start", "a"]]), os.rename)
     assert seen == [(["systemctl", "--quiet", "stop", "a"], False), (["systemctl", "--quiet", "start", "a"], True)]
+
+
+@pytest.mark.parametrize("path", sorted(CHECKOUT.glob("roles/*/templates/*.service.j2")), ids=lambda path: path.name)
+def test_units_execute_programs_of_the_system_only(path: Path) -> None:
+    """What we have written ourselves is read by the shell: it may lie where nothing can be executed."""
+    commands = re.findall(r"^Exec\w+=(.*)$", path.read_text(), re.MULTILINE)
+    assert commands
+    for command in commands:
+        executed = [command, *re.findall(r"(?:exec|&&|\|\||[;&|(]) *(/\S+)", command)]
+        assert all(words.startswith(("/bin/", "/usr/bin/")) for words in executed), command

@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Commit and confirm: a change that nobody confirms undoes itself.
 
-Before the change a script is left on the host that puts the former rules back, and a timer that starts it. Who still
-reaches the host confirms, over a new connection; only then are the files for the next boot written. So whatever happens
-in between (no way in any more, a killed run, a reboot) the host ends with the former rules or with confirmed ones.
+Before the change a script is started on the host that waits, and then puts the former rules back. Who still reaches the
+host confirms, over a new connection; only then are the files for the next boot written. So whatever happens in between
+(no way in any more, a killed run, a reboot) the host ends with the former rules or with confirmed ones.
+
+The script is running before anything is changed, and has said so. A timer that is to start it later could find out only
+then that it cannot (/run is mounted noexec on most hosts), with nobody there any more to be told.
 
 The script and the confirmation race for one file, `pending`: whoever renames it first wins, and rename(2) is atomic.
 """
@@ -31,33 +34,41 @@ UNIT = "natlb-rollback"
 #: The longest time, in seconds, that a change may wait for its confirmation.
 LONGEST_S = 300
 SETTLE_TIMEOUT_S = LONGEST_S + 30.0
-#: How long a timer may be late before the next run does its work.
+#: How long the script may be late before the next run does its work.
 GRACE_S = 3.0
-#: One per change, named by its token: a timer that comes too late finds nothing, never the script of a later change.
+#: How long the script may take to begin, on a host that is busy.
+START_TIMEOUT_S = 20.0
+#: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
 DIRECTORY = "rollback.{token}"
 UNDONE = "undone"
-_PENDING, _CONFIRMED, _STAGED, _SCRIPT = "pending", "confirmed", "staged.json", "undo"
+_PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
 
-#: The lock keeps a run that begins at this very moment from planning with rules that are about to go.
-_HEAD = """#!/bin/sh
-# Written by natlb.netfilter: puts the rules of before an unconfirmed change back.
+#: The lock keeps a run that begins at this very moment from planning with rules that are about to go. The clock of
+#: `sleep` is the monotonic one: setting the time neither hastens nor delays it.
+_HEAD = """# Written by natlb.netfilter: puts the rules of before an unconfirmed change back, after so many seconds.
+# Run it as `sh undo SECONDS`: what is below /run cannot be executed on most hosts.
 export PATH={path}
 umask 077
 cd {directory} || exit 0
+[ "$1" -eq 0 ] || {{ : > {running} && sleep "$1"; }}
 exec 9>>{lock}
 flock --timeout 30 9 || true
 mv {pending} undoing 2>/dev/null || exit 0
-exec 2>complaints
+exec 8>&2 2>complaints
 """
+#: What could not be put back is told to whoever asks next, and before that to the journal, by a unit that has failed.
 _TAIL = """
 date --utc +'%Y-%m-%d %H:%M:%S UTC' > {undone}
-[ -s complaints ] && {{ echo 'but not in everything:'; cat complaints; }} >> {undone}
+status=0
+[ -s complaints ] && {{ status=1; echo 'but not in everything:'; cat complaints; }} >> {undone}
+[ $status -eq 0 ] || cat {undone} >&8
 cd / && rm -rf {directory}
+exit $status
 """
 
 
 def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping[Path, Content | None]) -> str:
-    """Leave the script and its timer on the host. Returns the token that `confirm` takes.
+    """Leave the script on the host, waiting. Returns the token that `confirm` takes.
 
     `commands` undo the change, in order; `staged` are the files to write (text and mode) or to remove (None) once it is
     confirmed.
@@ -66,20 +77,20 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
     token = os.urandom(8).hex()
     directory = _directory(paths, token)
     store.make_directory(directory)
-    names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "undone": paths.run / UNDONE}
-    names["path"] = kernel.PATH
+    names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
+    names.update(undone=paths.run / UNDONE, path=kernel.PATH)
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     lines = [_HEAD.format(**quoted)]
     for number, (command, text) in enumerate(commands):
         store.write_text(directory / f"undo.{number}", text)
         lines.append(f"{command} < undo.{number}\n")
-    store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted), 0o700)
+    store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted))
     kept = {str(path): content for path, content in staged.items()}
     store.write_text(directory / _STAGED, json.dumps(kept))
     store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
     store.remove(paths.run / UNDONE)
     try:
-        _start_timer(directory / _SCRIPT, after_s, f"{UNIT}-{token}")
+        _start(directory, after_s, f"{UNIT}-{token}")
     except HostError:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -90,30 +101,41 @@ def _directory(paths: Paths, token: str) -> Path:
     return paths.run / DIRECTORY.format(token=token)
 
 
-def _start_timer(script: Path, after_s: int, unit: str) -> None:
-    """With systemd a timer of its own, which outlives this process, its session and its container's exec."""
+def _start(directory: Path, after_s: int, unit: str) -> None:
+    """Start the script, and return once it waits. Raises `HostError` where it cannot be brought to that.
+
+    With systemd it is a unit of its own, which outlives this process, its session and its container's exec. One that
+    fails stays in the list of failed units.
+    """
+    argv = ["/bin/sh", str(directory / _SCRIPT), str(after_s)]
     if os.path.isdir("/run/systemd/system") and kernel.find("systemd-run"):
-        argv = [kernel.require("systemd-run", "systemd"), "--quiet", "--collect", f"--unit={unit}"]
-        argv += [f"--on-active={after_s}", "--timer-property=AccuracySec=100ms", str(script)]
-        kernel.run(argv)
-        return
-    # The clock of `sleep` is the monotonic one: setting the time neither hastens nor delays it.
-    subprocess.Popen(
-        ["/bin/sh", "-c", 'sleep "$1"; exec "$2"', "natlb-rollback", str(after_s), str(script)],
-        start_new_session=True,
-        close_fds=True,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+        kernel.run([kernel.require("systemd-run", "systemd"), "--quiet", f"--unit={unit}", *argv])
+        remedy = f"`systemctl status {unit}` says why"
+    else:
+        subprocess.Popen(
+            argv,
+            start_new_session=True,
+            close_fds=True,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        remedy = f"see what becomes of `{shlex.join(argv)}`"
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while not (directory / _RUNNING).exists():
+        if time.monotonic() > give_up:
+            raise HostError(
+                f"what is to put the former rules back cannot be started, so nothing was changed ({remedy})"
+            )
+        time.sleep(0.01)
 
 
 def confirm(paths: Paths, token: str) -> None:
-    """Keep the change: stop the timer and write the files for the next boot.
+    """Keep the change: stop the script and write the files for the next boot.
 
     Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
-    the files cannot be written: the timer then does its work.
+    the files cannot be written: the script then does its work.
     """
     if not token.isalnum():
         raise HostError(f"{token!r} is not a token")
@@ -146,9 +168,9 @@ def disarm(paths: Paths) -> None:
     for directory in _directories(paths):
         store.remove(directory / _PENDING)
         if os.path.isdir("/run/systemd/system") and kernel.find("systemctl"):
-            timer = f"{UNIT}-{directory.name.partition('.')[2]}.timer"
+            unit = f"{UNIT}-{directory.name.partition('.')[2]}.service"
             # 5: there is no such unit any more.
-            kernel.run([kernel.require("systemctl", "systemd"), "stop", timer], ok=(0, 5))
+            kernel.run([kernel.require("systemctl", "systemd"), "stop", unit], ok=(0, 5))
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -162,7 +184,7 @@ def pending(paths: Paths) -> list[Path]:
 
 
 def _overdue(directory: Path) -> bool:
-    """Whether the timer should have gone off long ago: it was killed, or its run before it could start one."""
+    """Whether the script should have done its work long ago: it was killed, or its run before it could start it."""
     text = store.read_text(directory / _PENDING)
     try:
         return text is not None and time.monotonic() > float(text) + GRACE_S
@@ -193,8 +215,8 @@ def settled(paths: Paths) -> Iterator[None]:
                 yield
                 return
         for directory in filter(_overdue, waiting):
-            # It takes the lock itself.
-            kernel.run(["/bin/sh", str(directory / _SCRIPT)])
+            # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
+            kernel.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
         if time.monotonic() > give_up:
             raise HostError(
                 f"{paths.run}: a change of another run has been waiting to be confirmed for "

@@ -248,7 +248,7 @@ def make_plan(files: Sequence[File], units: Sequence[Unit], state: str) -> Plan:
         if file.content is not None and not os.path.isdir(os.path.dirname(file.path)):
             raise HostError(f"{file.path}: there is no folder {os.path.dirname(file.path)}")
     written = {file.path for file in outdated(files, found)}
-    drifts = {unit.name: kernel.run(unit.drift) for unit in units if unit.drift and unit.drift[0] not in written}
+    drifts = {unit.name: kernel.run(unit.drift) for unit in units if unit.drift and not written & set(unit.drift)}
     return presence(files, units, found, statuses, drifts)
 
 

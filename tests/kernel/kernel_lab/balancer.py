@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import drive, traffic
+from . import drive, mounts, traffic
 from .topology import VIP, WEB, Lab
 from .traffic import Answer
 
@@ -27,6 +27,8 @@ class Balancer:
         self.lab, self.host, self.client = lab, lab.balancer, lab.client
         self.engine, _dash, self.variant = engine.partition("-")
         self._root = str(root)
+        # Stricter than a real host, where only /run is mounted so, and /etc/natlb may be.
+        self.host.call(mounts.forbid_execution, self._root)
         self.etc = root / "etc"
 
     @property

@@ -48,8 +48,8 @@ def confirm(root: str, token: str) -> None:
     rollback.confirm(_paths(root), token)
 
 
-def put_off_the_timer(root: str) -> None:
-    """As if the timer of the change that waits had been killed, long ago."""
+def put_off_the_undoing(root: str) -> None:
+    """As if the script of the change that waits had been killed, long ago."""
     for path in Path(root, "run").glob("rollback.*/pending"):
         path.write_text("0")
 

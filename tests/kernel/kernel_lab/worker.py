@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One host of the lab: a process in a network namespace of its own that calls the functions it is sent.
+"""One host of the lab: a process in namespaces of its own, for network and mounts, that calls the functions it is sent.
 
-Run as `python worker.py FD`. The namespace has no name and lives as long as this process; the process ends when its
+Run as `python worker.py FD`. The namespaces have no name and live as long as this process; the process ends when its
 parent closes the connection, however the parent ends. So nothing is left behind, even by a killed test run.
 """
 
@@ -16,6 +16,8 @@ import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
+
+from kernel_lab import mounts
 
 CLONE_NEWNET = 0x40000000
 #: Sent instead of a call: leave the namespace for a new, empty one.
@@ -70,4 +72,5 @@ def serve(connection: Connection) -> None:
 
 if __name__ == "__main__":
     new_namespace()
+    mounts.new_namespace()
     serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,58 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What waits to undo a change: it runs before anything is changed, or the change is not made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from _natlb import rollback, store
+from _natlb.errors import HostError
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Paths:
+    """A host without systemd: that of this machine, if it has one, is not to be given units."""
+    monkeypatch.setattr(rollback.os.path, "isdir", lambda _path: False)
+    return store.Paths(tmp_path / "etc", tmp_path / "run")
+
+
+def undone(paths: store.Paths) -> list[str]:
+    deadline = time.monotonic() + DEADLINE_S
+    while any(paths.run.glob("rollback.*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return (paths.run / rollback.UNDONE).read_text().splitlines()
+
+
+def test_it_runs_when_the_change_begins(paths: store.Paths) -> None:
+    token = rollback.arm(paths, 300, [], {})
+    (directory,) = rollback.pending(paths)
+    assert (directory / "running").exists()
+    assert not (directory / "undo").stat().st_mode & 0o111, "nothing executes it"
+    rollback.confirm(paths, token)
+    assert rollback.pending(paths) == []
+
+
+@pytest.mark.parametrize("fault", ["exit 203", "syntax error ("])
+def test_one_that_cannot_be_started_is_told_before_anything_is_changed(
+    paths: store.Paths, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(rollback, "_HEAD", f"{fault}\n")
+    monkeypatch.setattr(rollback, "START_TIMEOUT_S", 0.2)
+    with pytest.raises(HostError, match=r"cannot be started, so nothing was changed \(see what becomes of `/bin/sh /"):
+        rollback.arm(paths, 300, [], {})
+    assert list(paths.run.glob("rollback.*")) == []
+
+
+def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) -> None:
+    rollback.arm(paths, 1, [("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")], {})
+    _when, *said = undone(paths)
+    assert said[0] == "but not in everything:"
+    assert "nobody-knows-this" in said[1]
+    assert (tmp_path / "second").read_text() == "done"
