@@ -43,6 +43,7 @@ from .model import EMPTY, FAMILIES, Config, parse_config
 from .normal_form import NormalForm
 from .request import Request
 from .request import previous as request_of_before
+from .routes import Routes
 from .ruleset import Ruleset, compare, unified
 from .store import DEFAULT_PATHS, Content, Paths
 from .tracking import Tracking, parse_tracking
@@ -264,21 +265,22 @@ def make_plan(request: Request) -> Plan:
     """
     config = request.config
     engine, warnings = engines.choose(request.held_by or request.engine, request.variant)
+    table = Routes()
     with ThreadPoolExecutor(2) as aside:
         # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
         # is done meanwhile.
         listing = aside.submit(engine.listed)
         hairpin = any(service.snat == "none" for service in config.services)
-        rendered = engine.render(config, kernel.connected_networks() if hairpin else [])
+        rendered = engine.render(config, table.connected if hairpin else [])
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         known = store.read_json(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
         previous = request_of_before(request.paths)
-        path = forward.look(config, request.forward)
+        path = forward.look(config, request.forward, table)
         files, staged = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
-        warnings += _warnings(request, engine) + path.warnings
+        warnings += _warnings(request, engine, table) + path.warnings
         normal = validation.result()
         live = listing.result()
     wanted = normal.ruleset
@@ -384,7 +386,7 @@ def _files_part(
 # -- warnings --------------------------------------------------------------------------------------------------------
 
 
-def _warnings(request: Request, engine: Engine) -> list[str]:
+def _warnings(request: Request, engine: Engine, table: Routes) -> list[str]:
     config = request.config
     found = []
     for service in config.services:
@@ -399,7 +401,7 @@ def _warnings(request: Request, engine: Engine) -> list[str]:
         )
     listens = {str(listen.address): s.name for s in config.services for listen in s.listens if listen.address}
     if listens:
-        found += addresses.address_warnings(listens, kernel.local_addresses(), kernel.connected_networks())
+        found += addresses.address_warnings(listens, kernel.local_addresses(), table.connected)
     if request.forwarding and request.persist:
         names = list(forwarding.settings(config))
         found += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)

@@ -19,6 +19,7 @@ from .forward_listing import Hook, forward_hooks, is_of_iptables, parse_nft, par
 from .forward_path import Chains, Finding, Packet, closed, may_deny, packets
 from .kernel import Command
 from .model import FAMILIES, Config, family_of
+from .routes import Routes
 from .ruleset import Ruleset, Section
 
 #: What `forward` may be: only say what stands in the way, or make a way through as well.
@@ -104,7 +105,7 @@ class ForwardPath:
         return files, lines
 
 
-def look(config: Config, forward: str) -> ForwardPath:
+def look(config: Config, forward: str, routes: Routes) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
 
     `forward` is one of `CHOICES`. A host that filters nothing costs one call of nft.
@@ -121,7 +122,7 @@ def look(config: Config, forward: str) -> ForwardPath:
             if chains is None:
                 continue
             chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
-            tried = packets(config, kernel.routes()) if tried is None else tried
+            tried = packets(config, routes.ways) if tried is None else tried
             if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried)):
                 opening.rendered.update(forward_rules.render(config, family))
                 _mark_misplaced(opening.live, chains, tried)
@@ -131,7 +132,7 @@ def look(config: Config, forward: str) -> ForwardPath:
             path.openings.append(opening)
     for hook in hooks or ():
         if not is_of_iptables(hook) and hook[:2] not in [(family, nftables.TABLE) for family in FAMILIES]:
-            tried = packets(config, kernel.routes()) if tried is None else tried
+            tried = packets(config, routes.ways) if tried is None else tried
             path.warnings += _nft_warnings(hook, tried)
     return path
 

@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple, Union
 from .model import Config, Frontend, family_of
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-#: (network, interface) of each route in the main tables.
+#: (network, interface) of each route in the main tables; no interface where a route refuses what it is for.
 Routes = Sequence[tuple[Network, str]]
 #: So many ways through the host are tried: about 20 ms, where ten thousand would be felt.
 TRIED = 1000
@@ -311,20 +311,20 @@ def _way(routes: Routes, address: str) -> set[str]:
         within = wanted.network_address in network and wanted.prefixlen >= network.prefixlen
         if within and (best is None or network.prefixlen > best[0]):
             best = (network.prefixlen, interface)
-    return {best[1]} if best else set()
+    return {best[1]} if best and best[1] else set()
 
 
 def _elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Network, ...]:
     """Networks that are reached by other interfaces than these; none where these are not known."""
     if not interfaces:
         return ()
-    return tuple(n for n, interface in routes if n.prefixlen and interface not in interfaces)[:_ELSEWHERE]
+    return tuple(n for n, way in routes if n.prefixlen and way and way not in interfaces)[:_ELSEWHERE]
 
 
 def _ways(routes: Routes, family: str, address: str | None) -> set[str]:
     """Where clients come from: the interfaces of the default routes, and the one in the address's network."""
     version = 6 if family == "ip6" else 4
-    found = {interface for network, interface in routes if network.prefixlen == 0 and network.version == version}
+    found = {way for network, way in routes if way and network.prefixlen == 0 and network.version == version}
     return found | (_way(routes, address) if address else set())
 
 

@@ -16,8 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -360,49 +358,17 @@ def conntrack_statistics() -> str:
     return _read("/proc/thread-self/net/stat/nf_conntrack")
 
 
-def connected_networks() -> list[str]:
-    """The networks that this host reaches without a gateway, of both families, loopback left out."""
-    found: set[str] = set()
-    for line in _read("/proc/thread-self/net/route").splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 7 and fields[2] == "00000000" and fields[0] != "lo":
-            address = socket.inet_ntoa(struct.pack("=I", int(fields[1], 16)))
-            mask = socket.inet_ntoa(struct.pack("=I", int(fields[7], 16)))
-            if mask != "0.0.0.0":
-                found.add(str(ipaddress.ip_network(f"{address}/{mask}", strict=False)))
-    for address, prefix, scope in _inet6():
-        if scope == 0:
-            found.add(str(ipaddress.ip_network(f"{address}/{prefix}", strict=False)))
-    return sorted(found)
-
-
-def routes() -> list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]]:
-    """(network, interface) of the routes of both families; the most specific one that fits an address leads to it."""
-    found: list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = []
-    for line in _read("/proc/thread-self/net/route").splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 7:
-            address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
-            found.append((ipaddress.IPv4Network(f"{address}/{mask}", strict=False), fields[0]))
-    for line in _read("/proc/thread-self/net/ipv6_route").splitlines():
-        fields = line.split()
-        if len(fields) > 9 and fields[9] != "lo" and not fields[0].startswith("ff"):
-            address6 = ipaddress.IPv6Address(bytes.fromhex(fields[0]))
-            found.append((ipaddress.IPv6Network((address6, int(fields[1], 16)), strict=False), fields[9]))
-    return found
-
-
-def _inet6() -> Iterable[tuple[str, int, int]]:
-    """(address, prefix length, scope) of each IPv6 address; scope 0 is global."""
+def _inet6() -> Iterable[str]:
+    """Each IPv6 address of this host."""
     for line in _read("/proc/thread-self/net/if_inet6").splitlines():
         fields = line.split()
         if len(fields) >= 6:
-            yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0]))), int(fields[2], 16), int(fields[3], 16)
+            yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0])))
 
 
 def local_addresses() -> set[str]:
     """Every address of this host, loopback included."""
-    found = {address for address, _unused, _unused in _inet6()}
+    found = set(_inet6())
     lines = _read("/proc/thread-self/net/fib_trie").splitlines()
     for line, after in zip(lines, lines[1:]):
         if "|-- " in line and after.strip().startswith("/32 host LOCAL"):
