@@ -1,5 +1,5 @@
 # Two commands are all it takes on Debian 12 or Ubuntu 24.04, as root: `make demo` and `make test`.
-# Each installs what it needs first, and does nothing of that the second time.
+# Each installs what it needs first, and does nothing of that the second time. `make build` needs no root.
 
 SHELL := /bin/bash
 RUN := tools/run
@@ -46,7 +46,8 @@ bench-check: ## Has something become slow? A minute of it, against limits
 	@MAKE_TARGET=bench-check tools/setup bench
 	@$(RUN) python tests/bench/check.py
 
-build: dev ## Build the collection's archive
+build: ## Build the collection's archive; needs no root
+	@MAKE_TARGET=build tools/setup build
 	@$(RUN) ansible-galaxy collection build --force
 
 setup: dev ## Install everything that the targets above need

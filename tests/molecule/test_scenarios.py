@@ -24,14 +24,23 @@ def _clear_up() -> Iterator[None]:
     subprocess.run(["flock", LOCK, "tools/run", "python3", "tests/lab/lab.py", "down"], cwd=ROOT, check=True)
 
 
+def plain_environment() -> dict[str, str]:
+    """Nothing of what tools/run sets."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "CONTAINERS_"))}
+    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    colours = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false"}
+    return {**kept, **colours, "PATH": path}
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a person types it: plain molecule, with no more than its folder on the path."""
     with capsys.disabled():
         print(f"\nmolecule test --scenario-name {scenario} ", end="", flush=True)
     done = subprocess.run(
-        ["flock", LOCK, "tools/run", "molecule", "test", "--scenario-name", scenario],
+        ["flock", LOCK, "molecule", "test", "--scenario-name", scenario],
         cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "MOLECULE_COMMAND_BORDERS": "false"},
+        env=plain_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,6 +52,8 @@ def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
     # A playbook that molecule does not find is no failure to it.
     assert "Missing playbook" not in done.stdout, done.stdout
     assert re.search(r"\b[1-9]\d* passed\b", done.stdout), f"testinfra checked nothing\n{done.stdout}"
+    # These are left out of a `molecule verify` by hand, and must not be missed here.
+    assert "test_the_second_run_changes_nothing PASSED" in done.stdout, done.stdout
 
 
 def test_all_scenarios_are_here() -> None:
