@@ -13,12 +13,11 @@ import contextlib
 import gc
 import json
 import os
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from . import (
     addresses,
@@ -31,20 +30,19 @@ from . import (
     normal_form,
     parse,
     rollback,
-    routing,
     store,
-    tracking,
 )
 from .conntrack import forget_gone
 from .engines import Engine, IptablesEngine, Transaction
 from .errors import CarryError, HostError
 from .kernel import Command
-from .model import EMPTY, FAMILIES, Config, parse_config
+from .model import EMPTY, Config, parse_config
 from .normal_form import NormalForm
+from .parts import Part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .request import previous as request_of_before
 from .routes import Routes
-from .ruleset import Ruleset, compare, unified
+from .ruleset import Ruleset, unified
 from .store import DEFAULT_PATHS, Content, Paths
 from .tracking import Tracking, parse_tracking
 
@@ -63,31 +61,6 @@ class Outcome:
     warnings: list[str]
     #: What `rollback.confirm` takes, where the change is undone unless it is confirmed.
     token: str = ""
-
-
-def _nothing() -> None:
-    return None
-
-
-@dataclass
-class Part:
-    """One piece of the host: what it is, what it is to be, and how to get there.
-
-    `commit` is what this process does itself, before anything else; `commands` of all parts are run by one process that
-    a kill of this one leaves alone.
-    """
-
-    live: Ruleset
-    wanted: Ruleset
-    commands: Callable[[], list[Command]] = list
-    undo: Callable[[], list[Command]] = list
-    commit: Callable[[], None] = _nothing
-    #: Why this host cannot be brought there; empty where it can.
-    obstacle: str = ""
-
-    @property
-    def differs(self) -> bool:
-        return bool(compare(self.live, self.wanted))
 
 
 @dataclass
@@ -127,7 +100,7 @@ class Plan:
             engine=self.engine.name,
             transaction=self.transaction.kind,
             services=len(self.request.config.services),
-            sysctls=_sysctls(self.request),
+            sysctls=sysctls(self.request),
             warnings=self.warnings,
         )
 
@@ -287,11 +260,11 @@ def make_plan(request: Request) -> Plan:
     rules = Part(live, wanted, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, wanted))
     transaction = engine.plan(live, wanted, rendered)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, staged, known, [normal], warnings)
-    plan.parts.append(_sysctl_part(_sysctls(request)))
-    plan.parts.append(_routing_part(config, previous))
+    plan.parts.append(sysctl_part(sysctls(request)))
+    plan.parts.append(uplinks_part(config, previous))
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
-    plan.parts += [_removal_part(other, left) for other, left in leftovers]
+    plan.parts += [leftovers_part(other, left) for other, left in leftovers]
     plan.parts.append(files)
     return plan
 
@@ -302,74 +275,11 @@ def _keep_normal_form(plan: Plan) -> None:
         store.write_text(plan.request.paths.run / store.NORMAL, json.dumps(known))
 
 
-def _sysctls(request: Request) -> dict[str, str]:
-    """The kernel settings that the run is to see to. The size of a table that only the machine itself can set, as from
-    within a container, is not asked for unless the user does."""
-    found = forwarding.settings(request.config) if request.forwarding else {}
-    current = {name: kernel.sysctl_number(name) for name in tracking.names()}
-    sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
-    if request.tracking.entries == 0 and not all(kernel.sysctl_writable(name) for name in sizes):
-        sizes = {name: value for name, value in sizes.items() if name not in tracking.names()}
-    return {**found, **sizes}
-
-
-def _sysctl_part(settings: Mapping[str, str]) -> Part:
-    """Settings are put on, never off: whether something else needs them is not ours to know."""
-    live = {name: kernel.sysctl_get(name) or "" for name in settings}
-    missing = {name: value for name, value in settings.items() if live[name] != value}
-    obstacles = []
-    for name, value in missing.items():
-        if not live[name]:
-            obstacles.append(f"sysctl {name}: this kernel or this host has no such setting")
-        elif not kernel.sysctl_writable(name):
-            obstacles.append(
-                f"sysctl {name} is {live[name]} and cannot be written here; set it to {value} on the machine itself, "
-                f"or unmask /proc/sys for this container"
-            )
-
-    def commit() -> None:
-        for name, value in missing.items():
-            kernel.sysctl_set(name, value)
-
-    def undo() -> list[Command]:
-        return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
-
-    sections = forwarding.section(live), forwarding.section(settings)
-    return Part(*sections, undo=undo, commit=commit, obstacle="\n".join(obstacles))
-
-
-def _routing_part(config: Config, previous: Config) -> Part:
-    """Rules and tables for uplinks; read only where there are or were some."""
-    wanted = routing.render(config)
-    live: Ruleset = {}
-    if config.uplinks() or previous.uplinks():
-        for family in FAMILIES:
-            live.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
-        tables = {
-            (key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"
-        }
-        for family, table in sorted(tables):
-            routes = kernel.ip_json(family, "route", "show", "table", table)
-            live.update(routing.parse_routes(family, int(table), routes))
-
-    return Part(
-        live,
-        wanted,
-        lambda: kernel.ip_batch(routing.batch(live, wanted)),
-        lambda: kernel.ip_batch(routing.batch(live=wanted, wanted=live)),
-    )
-
-
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
     normal = normal_form.ask(opening, opening.rendered, plan.known)
     plan.normal.append(normal)
     wanted = normal.ruleset
     return Part(opening.live, wanted, lambda: opening.commands(wanted), lambda: opening.undo(wanted))
-
-
-def _removal_part(engine: Engine, live: Ruleset) -> Part:
-    transaction = engine.plan(live, {}, {})
-    return Part(live, {}, lambda: engine.commands(transaction), lambda: engine.undo(live, {}))
 
 
 def _files_part(

@@ -1,0 +1,107 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pieces of the host that a run looks after: kernel settings, routes of uplinks, rules."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable
+
+from . import forwarding, kernel, routing, tracking
+from .engines import Engine
+from .kernel import Command
+from .model import FAMILIES, Config
+from .request import Request
+from .ruleset import Ruleset, compare
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass
+class Part:
+    """One piece of the host: what it is, what it is to be, and how to get there.
+
+    `commit` is what this process does itself, before anything else; `commands` of all parts are run by one process that
+    a kill of this one leaves alone.
+    """
+
+    live: Ruleset
+    wanted: Ruleset
+    commands: Callable[[], list[Command]] = list
+    undo: Callable[[], list[Command]] = list
+    commit: Callable[[], None] = _nothing
+    #: Why this host cannot be brought there; empty where it can.
+    obstacle: str = ""
+
+    @property
+    def differs(self) -> bool:
+        return bool(compare(self.live, self.wanted))
+
+
+def sysctls(request: Request) -> dict[str, str]:
+    """The kernel settings that the run is to see to. The size of a table that only the machine itself can set, as from
+    within a container, is not asked for unless the user does."""
+    found = forwarding.settings(request.config) if request.forwarding else {}
+    current = {name: kernel.sysctl_number(name) for name in tracking.names()}
+    sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
+    if request.tracking.entries == 0 and not all(kernel.sysctl_writable(name) for name in sizes):
+        sizes = {name: value for name, value in sizes.items() if name not in tracking.names()}
+    return {**found, **sizes}
+
+
+def sysctl_part(settings: Mapping[str, str]) -> Part:
+    """Settings are put on, never off: whether something else needs them is not ours to know."""
+    live = {name: kernel.sysctl_get(name) or "" for name in settings}
+    missing = {name: value for name, value in settings.items() if live[name] != value}
+    obstacles = []
+    for name, value in missing.items():
+        if not live[name]:
+            obstacles.append(f"sysctl {name}: this kernel or this host has no such setting")
+        elif not kernel.sysctl_writable(name):
+            obstacles.append(
+                f"sysctl {name} is {live[name]} and cannot be written here; set it to {value} on the machine itself, "
+                f"or unmask /proc/sys for this container"
+            )
+
+    def commit() -> None:
+        for name, value in missing.items():
+            kernel.sysctl_set(name, value)
+
+    def undo() -> list[Command]:
+        return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
+
+    sections = forwarding.section(live), forwarding.section(settings)
+    return Part(*sections, undo=undo, commit=commit, obstacle="\n".join(obstacles))
+
+
+def uplinks_part(config: Config, previous: Config) -> Part:
+    """Rules and tables for uplinks; read only where there are or were some."""
+    wanted = routing.render(config)
+    live: Ruleset = {}
+    if config.uplinks() or previous.uplinks():
+        for family in FAMILIES:
+            live.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
+        tables = {
+            (key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"
+        }
+        for family, table in sorted(tables):
+            routes = kernel.ip_json(family, "route", "show", "table", table)
+            live.update(routing.parse_routes(family, int(table), routes))
+
+    return Part(
+        live,
+        wanted,
+        lambda: kernel.ip_batch(routing.batch(live, wanted)),
+        lambda: kernel.ip_batch(routing.batch(live=wanted, wanted=live)),
+    )
+
+
+def leftovers_part(engine: Engine, live: Ruleset) -> Part:
+    """What another engine has left, to be removed."""
+    transaction = engine.plan(live, {}, {})
+    return Part(live, {}, lambda: engine.commands(transaction), lambda: engine.undo(live, {}))
