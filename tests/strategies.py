@@ -19,7 +19,7 @@ Declared = dict[str, Any]
 METHODS = ("round_robin", "random", "source_hash", "flow_hash")
 PROTOCOLS = ("tcp", "udp", "sctp")
 #: Interfaces that a host need not have: rules may name them all the same.
-INTERFACES = ("front", "back", "eth0.100", "wg-1", "br_lan@if7")
+INTERFACES = ("front", "back", "eth0.100", "wg-1", "br_lan.if7")
 UPLINKS = ({"interface": "up1", "gateway": "100.64.1.1"}, {"interface": "up2", "gateway": "100.64.2.1"})
 
 _names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True) | st.from_regex(

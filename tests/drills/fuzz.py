@@ -100,7 +100,7 @@ EVIL: tuple[Any, ...] = (
 )
 METHODS = ("round_robin", "random", "source_hash", "flow_hash")
 NAMES = ("a", "web", "x-1", "w_w", "0")
-LINKS = ("eth0", "front", "wg-1", "br_lan@if7", "eth0.100")
+LINKS = ("eth0", "front", "wg-1", "br_lan.if7", "eth0.100")
 
 
 # -- declarations ------------------------------------------------------------------------------------------------------

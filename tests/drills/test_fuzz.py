@@ -16,7 +16,7 @@ from fault_table import FULL, SEED, Row, Rows
 INPUTS = 100_000 if FULL else 2_000
 EXAMPLE = (
     "services[0].interface: 'eth0; reboot' is not the name of an interface "
-    "(1 to 15 letters, digits, _ . @ or -, as `ip link` shows it; the first a letter, a digit or _)"
+    "(1 to 15 letters, digits, _ . or -; the first a letter, a digit or _)"
 )
 #: (seed, what it found)
 SEEDS: list[tuple[int, str]] = [

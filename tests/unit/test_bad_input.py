@@ -92,6 +92,7 @@ SERVICES = [
     (service(interface="--wait"), "services[0].interface", "not the name of an interface"),
     (service(interface=".."), "services[0].interface", "not the name of an interface"),
     (service(interface="@eth0"), "services[0].interface", "not the name of an interface"),
+    (service(interface="front@if9"), "services[0].interface", "is how `ip link` shows the interface front"),
     # numbers
     (service(affinity="soon"), "services[0].affinity", "not a time"),
     (service(affinity=-1), "services[0].affinity", "out of range"),

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import pytest
-from _natlb.addresses import address_warnings
+from _natlb.addresses import Addressing, warnings
 from _natlb.forward_path import _elsewhere, _way, _ways
+from _natlb.model import parse_config
 from _natlb.routes import Routes
 
 #: As Linux 6.18 lists `blackhole 10.0.0.0/8`, `unreachable 11.0.0.0/8`, `throw 13.0.0.0/8`, `14.0.0.0/8 via inet6 …`,
@@ -71,5 +72,7 @@ def test_what_the_kernel_learned_by_router_advertisements() -> None:
 
 
 def test_a_listen_address_behind_a_refusing_route_may_well_be_routed_here() -> None:
-    assert address_warnings({"11.0.0.5": "web"}, set(), HERE.connected) == []
-    assert len(address_warnings({"15.0.0.5": "web"}, set(), HERE.connected)) == 1
+    here = Addressing(set(), HERE.connected, HERE.ways)
+    for address, warned in (("11.0.0.5", 0), ("15.0.0.5", 1)):
+        web = {"name": "web", "listen": f"{address}:80", "backends": [{"address": "10.0.0.3"}]}
+        assert len(warnings(parse_config([web]), here)) == warned

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import addresses, tracking
+from _natlb import tracking
 from _natlb.errors import ConfigError
 
 GIB = 1 << 30
@@ -74,14 +74,3 @@ def test_a_table_that_is_nearly_full(count: int, most: int, warned: bool) -> Non
     warning = tracking.fill_warning(count, most)
     assert (warning is not None) == warned
     assert warning is None or f"{count} % full ({count} of {most})" in warning
-
-
-@pytest.mark.parametrize(
-    ("address", "warned"),
-    [("192.0.2.2", False), ("192.0.2.10", True), ("198.51.100.1", False), ("2001:db8:1::10", True)],
-)
-def test_addresses_that_nobody_answers_for(address: str, warned: bool) -> None:
-    connected = ["10.0.0.0/24", "192.0.2.0/24", "2001:db8:1::/64"]
-    warnings = addresses.address_warnings({address: "web"}, {"192.0.2.2", "10.0.0.1"}, connected)
-    assert bool(warnings) == warned
-    assert all(f"service web: {address} is in the connected network" in warning for warning in warnings)

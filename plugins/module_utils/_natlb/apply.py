@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from . import (
-    addresses,
     boot,
     engines,
     forward,
-    forwarding,
     guard,
     kernel,
     normal_form,
     parse,
     rollback,
     store,
+    warn,
 )
 from .conntrack import forget_gone
-from .engines import Engine, IptablesEngine, Transaction
+from .engines import Engine, Transaction
 from .errors import CarryError, HostError
 from .kernel import Command
 from .model import EMPTY, Config, parse_config
@@ -253,7 +252,7 @@ def make_plan(request: Request) -> Plan:
         path = forward.look(config, request.forward, table)
         files, staged = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
-        warnings += _warnings(request, engine, table) + path.warnings
+        warnings += warn.found(config, engine, table, boots=request.forwarding and request.persist) + path.warnings
         normal = validation.result()
         live = listing.result()
     wanted = normal.ruleset
@@ -291,28 +290,3 @@ def _files_part(
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
     staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
     return Part(*boot.sections(live, wanted)), staged
-
-
-# -- warnings --------------------------------------------------------------------------------------------------------
-
-
-def _warnings(request: Request, engine: Engine, table: Routes) -> list[str]:
-    config = request.config
-    found = []
-    for service in config.services:
-        if not all(service.serving(family) for family in service.families()):
-            found.append(f"service {service.name}: no backend can serve; clients get a {service.when_empty}")
-        if service.health is not None:
-            found.append(f"service {service.name}: no health checker runs yet; its backends are taken as healthy")
-    if isinstance(engine, IptablesEngine) and any(service.affinity_s for service in config.services):
-        found.append(
-            f"affinity on iptables remembers {kernel.recent_list_size()} clients per backend (xt_recent's ip_list_tot) "
-            f"and forgets the oldest beyond that; the nftables engine remembers 65536"
-        )
-    listens = {str(listen.address): s.name for s in config.services for listen in s.listens if listen.address}
-    if listens:
-        found += addresses.address_warnings(listens, kernel.local_addresses(), table.connected)
-    if request.forwarding and request.persist:
-        names = list(forwarding.settings(config))
-        found += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)
-    return list(dict.fromkeys(found))

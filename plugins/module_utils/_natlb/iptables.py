@@ -26,7 +26,7 @@ from .iptables_snat import add_egress, add_uplinks, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from .ruleset import Ruleset
 
-__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "delta", "full", "parse_save", "remove", "render"]
+__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "delta", "full", "parse_save", "refuses", "remove", "render"]
 
 _LOOPBACK = {"ip": "127.0.0.0/8", "ip6": "::1/128"}
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
@@ -68,7 +68,7 @@ def _add_dnat(tables: Tables, services: Sequence[Service]) -> None:
 
 def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
     """New connections to a frontend that no rule has translated, where a service may leave some so."""
-    refusing = [service for service in services if _refuses(service, tables.family)]
+    refusing = [service for service in services if refuses(service, tables.family)]
     jumps = _add_trees(tables, "filter", refusing, _refusal)
     if jumps:
         # One that was translated is somebody's, even if its backend has the address of a frontend that refuses.
@@ -77,7 +77,8 @@ def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
             tables.enter("filter", builtin, "refuse", [*past, *jumps] if builtin == "INPUT" else [])
 
 
-def _refuses(service: Service, family: str) -> bool:
+def refuses(service: Service, family: str) -> bool:
+    """Whether some clients of the service, or all, are turned away."""
     limited = service.max_connections_per_client or service.new_connections_per_second
     return bool(limited or service.allow_from or not service.serving(family))
 

@@ -24,8 +24,8 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 # dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
 # out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
-#: The kernel would take more. A leading - would be an option to some program.
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}\Z")
+# A leading - would be an option to some program, and `ip` writes an @ and the other end of a link behind its name.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -209,8 +209,11 @@ def network(value: Any, path: str) -> Network:
 def interface(value: Any, path: str) -> str:
     if isinstance(value, str) and _INTERFACE.match(value):
         return value
+    name = value.partition("@")[0] if isinstance(value, str) else ""
+    if _INTERFACE.match(name) and name != value:
+        raise ConfigError(path, f"{shown(value)} is how `ip link` shows the interface {name}", f"write {name}")
     raise ConfigError(
         path,
         f"{shown(value)} is not the name of an interface",
-        "1 to 15 letters, digits, _ . @ or -, as `ip link` shows it; the first a letter, a digit or _",
+        "1 to 15 letters, digits, _ . or -; the first a letter, a digit or _",
     )

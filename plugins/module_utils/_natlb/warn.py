@@ -1,0 +1,55 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run warns of: a declaration that this host cannot live up to, though the rules for it are right.
+
+The host is asked here, and only where the answer matters; what is made of it stands in pure functions elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import addresses, forwarding, iptables, kernel, links
+from .engines import Engine, IptablesEngine
+from .model import Config
+from .routes import Routes
+
+
+def found(config: Config, engine: Engine, table: Routes, boots: bool) -> list[str]:
+    """Every warning, once. With `boots` the forwarding settings are to hold after a reboot as well."""
+    warnings = [*_empty(config), *_affinity(config, engine), *_links(config), *_addresses(config, engine, table)]
+    if boots:
+        names = list(forwarding.settings(config))
+        warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)
+    return list(dict.fromkeys(warnings))
+
+
+def _empty(config: Config) -> Iterator[str]:
+    for service in config.services:
+        if not all(service.serving(family) for family in service.families()):
+            yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
+        if service.health is not None:
+            yield f"service {service.name}: no health checker runs yet; its backends are taken as healthy"
+
+
+def _affinity(config: Config, engine: Engine) -> Iterator[str]:
+    if isinstance(engine, IptablesEngine) and any(service.affinity_s for service in config.services):
+        yield (
+            f"affinity on iptables remembers {kernel.recent_list_size()} clients per backend (xt_recent's ip_list_tot) "
+            f"and forgets the oldest beyond that; the nftables engine remembers 65536"
+        )
+
+
+def _links(config: Config) -> list[str]:
+    return links.warnings(config, links.read()) if next(links.named(config), None) else []
+
+
+def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
+    if config.empty:
+        return []
+    refusing: set[str] = set()
+    if isinstance(engine, IptablesEngine):
+        refusing = {s.name for s in config.services for family in s.families() if iptables.refuses(s, family)}
+    here = addresses.Addressing(kernel.local_addresses(), table.connected, table.ways if refusing else [])
+    return addresses.warnings(config, here, refusing)

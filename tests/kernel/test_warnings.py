@@ -1,0 +1,146 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declarations that the host cannot live up to: each is shown to fail, a run says why, and is silent once mended."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from kernel_lab import traffic
+from kernel_lab.balancer import Balancer, service, webs
+from kernel_lab.topology import CLIENT, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, WEB
+
+#: Routed to the balancer by the client, and in none of the balancer's networks.
+ROUTED, ROUTED6 = "203.0.113.10", "2001:db8:99::10"
+#: Addresses that no host has asked for yet: those that outlive a test remember their neighbours.
+_unasked = itertools.count(200)
+NOT_SERVED = {"TimeoutError", "OSError", "ConnectionRefusedError"}
+
+
+def fails(balancer: Balancer, target: str = f"{VIP}:80") -> None:
+    assert set(balancer.tally(target, timeout_s=0.5)) <= NOT_SERVED
+
+
+def told(outcome: Any, words: str) -> list[str]:
+    return [warning for warning in outcome.warnings if words in warning]
+
+
+# -- interfaces ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["frnt", "Front"])
+def test_an_interface_that_is_not_there(balancer: Balancer, wrong: str) -> None:
+    outcome = balancer.apply([service(interface=wrong)])
+    fails(balancer)
+    (warning,) = told(outcome, "has no interface")
+    assert warning.startswith(f"service web: this host has no interface {wrong}, so no connection comes in by it; ")
+    assert "it has front, " in warning
+    assert told(balancer.apply([service(interface="front")]), "has no interface") == []
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+
+
+def test_the_port_of_a_bridge_is_not_the_bridge(balancer: Balancer) -> None:
+    host = balancer.host
+    host.ip(
+        f"link add br0 type bridge\naddress flush dev front\nlink set front master br0\n"
+        f"address add {FRONT}/24 dev br0\nlink set br0 address 02:00:00:00:00:02\nlink set br0 up"
+    )
+    outcome = balancer.apply([service(interface="front")])
+    fails(balancer)
+    (warning,) = told(outcome, "port of")
+    assert warning == ("service web: front is a port of the bridge br0, so no connection comes in by it; write br0")
+    assert told(balancer.apply([service(interface="br0")]), "port of") == []
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+
+
+def test_a_way_out_that_is_not_there(balancer: Balancer) -> None:
+    web1 = balancer.lab.backends["web1"]
+    outcome = balancer.apply([], [{"source": "10.0.0.0/24", "out_interface": "frontt"}])
+    (warning,) = told(outcome, "no interface frontt")
+    assert warning.startswith("egress of 10.0.0.0/24: this host has no interface frontt, so nothing leaves by it; ")
+    assert seen_by_client(web1) == WEB["web1"]
+    outcome = balancer.apply([], [{"source": "10.0.0.0/24", "out_interface": "front"}])
+    assert outcome.warnings == []
+    assert seen_by_client(web1) == FRONT
+
+
+def seen_by_client(host: Any, timeout_s: float = 5.0) -> str:
+    """The address from which the client sees this host's connections come."""
+    (answer,) = host.call(traffic.ask, f"{CLIENT}:80", timeout_s=timeout_s)
+    return str(answer.peer)
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+
+def test_a_source_address_that_nobody_has(balancer: Balancer) -> None:
+    balancer.host.ip(f"address add {VIP}/32 dev front")
+    address = f"10.0.0.{next(_unasked)}"
+    web = service(snat=address)
+    outcome = balancer.apply([web])
+    fails(balancer)
+    (warning,) = told(outcome, "snat")
+    assert warning.startswith(f"service web: snat {address} is in the connected network 10.0.0.0/24, but no interface")
+    balancer.host.ip(f"address add {address}/32 dev back")
+    assert balancer.apply([web]).warnings == []
+    assert {answer.peer for answer in balancer.ask(count=4)} == {address}
+
+
+def test_egress_by_an_address_that_nobody_has(balancer: Balancer) -> None:
+    address = f"192.0.2.{next(_unasked)}"
+    egress = [{"source": "10.0.0.0/24", "snat": address}]
+    web1 = balancer.lab.backends["web1"]
+    (warning,) = balancer.apply([], egress).warnings
+    assert warning.startswith(f"egress of 10.0.0.0/24: snat {address} is in the connected network 192.0.2.0/24")
+    assert seen_by_client(web1, timeout_s=0.5) == ""
+    balancer.host.ip(f"address add {address}/32 dev front")
+    assert balancer.apply([], egress).warnings == []
+    assert seen_by_client(web1) == address
+
+
+def test_a_refusal_needs_a_route_with_iptables(balancer: Balancer) -> None:
+    client = balancer.client
+    client.ip(f"route replace {ROUTED} via {FRONT}\nroute replace {ROUTED6} via {FRONT6}")
+    empty = [service(listen=[f"{ROUTED}:80", f"[{ROUTED6}]:80"], backends=[])]
+    for target in (f"{ROUTED}:80", f"[{ROUTED6}]:80"):
+        outcome = balancer.apply(empty)
+        warnings = told(outcome, "no route of this host leads to")
+        refused = balancer.tally(target, timeout_s=0.5) == {"ConnectionRefusedError": 1}
+        assert refused == balancer.nftables
+        assert len(warnings) == (0 if balancer.nftables else 2)
+    served = service(listen=f"{ROUTED}:80")
+    assert told(balancer.apply([served]), "no route") == []
+    assert balancer.tally(f"{ROUTED}:80", count=4) == dict.fromkeys(NAMES, 1)
+    balancer.host.ip(f"address add {ROUTED}/32 dev lo\naddress add {ROUTED6}/128 dev lo")
+    assert told(balancer.apply(empty), "no route") == []
+    for target in (f"{ROUTED}:80", f"[{ROUTED6}]:80"):
+        assert balancer.tally(target, timeout_s=0.5) == {"ConnectionRefusedError": 1}
+
+
+def test_a_backend_that_is_a_frontend_here(balancer: Balancer) -> None:
+    balancer.host.ip(f"address add {VIP}/32 dev front\naddress add {OTHER_VIP}/32 dev front")
+    chained = service("first", backends=[{"address": OTHER_VIP, "port": 81}])
+    second = service("second", listen=f"{OTHER_VIP}:81", backends=webs(port=80))
+    outcome = balancer.apply([chained, second])
+    fails(balancer)
+    (warning,) = outcome.warnings
+    assert warning == (
+        f"service first: its backend {OTHER_VIP} 81 is a frontend of service second here; a connection is translated "
+        f"only once, so they end on this host; name the backends of second instead"
+    )
+    assert balancer.apply([service("first"), second]).warnings == []
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+
+
+def test_a_backend_that_is_a_frontend_routed_elsewhere(balancer: Balancer) -> None:
+    """The router that the address is routed to sends it back here, and this host forwards it again."""
+    balancer.host.ip(f"address add {VIP}/32 dev front\nroute add {ROUTED}/32 via {CLIENT}")
+    balancer.client.ip(f"route replace {ROUTED} via {FRONT}")
+    second = service("second", listen=f"{ROUTED}:81", backends=webs(port=80))
+    outcome = balancer.apply([service("first", backends=[{"address": ROUTED, "port": 81}]), second])
+    fails(balancer)
+    (warning,) = told(outcome, "frontend of service second")
+    assert "reach nobody unless another balancer has that address" in warning

@@ -1,0 +1,71 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Interfaces that are declared, and those that the host has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from _natlb.links import Link, parse, warnings
+from _natlb.model import parse_config
+
+LINKS = [
+    Link("lo"),
+    Link("front", "veth"),
+    Link("back", "veth"),
+    Link("br0", "bridge"),
+    Link("port1", "veth", "br0", "bridge"),
+    Link("slave", "", "bond0", "bond"),
+    Link("red", "", "vrf1", "vrf"),
+    Link("eth0.100", "vlan"),
+]
+
+
+def declared(interface: str, **keys: Any) -> Any:
+    backends = [{"address": "10.0.0.3"}]
+    return parse_config([{"name": "web", "listen": "*:80", "interface": interface, "backends": backends}], **keys)
+
+
+@pytest.mark.parametrize(
+    ("interface", "said"),
+    [
+        ("front", ""),
+        ("eth0.100", ""),
+        ("red", ""),
+        ("frnt", "no interface frnt, so no connection comes in by it; it has front, "),
+        ("Front", "no interface Front, so no connection comes in by it; it has front, "),
+        ("port1", "port1 is a port of the bridge br0, so no connection comes in by it; write br0"),
+        ("slave", "slave is a port of the bond bond0, so no connection comes in by it; write bond0"),
+    ],
+)
+def test_a_way_in(interface: str, said: str) -> None:
+    told = warnings(declared(interface), LINKS)
+    assert len(told) == bool(said)
+    assert all(text.startswith("service web: ") and said in text for text in told)
+
+
+def test_ways_out() -> None:
+    uplinks = [{"interface": name, "gateway": "192.0.2.1"} for name in ("back", "up1")]
+    egress = [{"source": "10.0.0.0/24", "out_interface": "port1"}, {"source": "10.0.1.0/24", "uplinks": uplinks}]
+    told = warnings(parse_config([], egress), LINKS)
+    assert told[0].startswith("egress of 10.0.0.0/24: port1 is a port of the bridge br0, so nothing leaves by it")
+    assert told[1].startswith("egress of 10.0.1.0/24: this host has no interface up1, so nothing leaves by it")
+    assert len(told) == 1 + 1
+
+
+def test_a_host_with_nothing_but_loopback() -> None:
+    (told,) = warnings(declared("front"), [Link("lo")])
+    assert told.endswith("it has none but lo")
+
+
+def test_what_ip_prints_is_read() -> None:
+    port = {
+        "ifname": "p",
+        "master": "br0",
+        "linkinfo": {"info_kind": "veth", "info_slave_kind": "bridge", "info_slave_data": {"hairpin": True}},
+    }
+    assert parse(json.dumps([{"ifname": "lo"}, {}, port])) == [Link("lo"), Link("p", "veth", "br0", "bridge", True)]
+    assert parse("") == []
