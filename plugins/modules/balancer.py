@@ -63,7 +63,8 @@ options:
   mark_mask:
     description:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
-      - Only used where O(egress) names uplinks. V(0x3f000000) unless given.
+      - Only used where O(egress) names uplinks and, by the iptables engine, where services overlap up to their
+        interface, and share a backend but not their source NAT. V(0x3f000000) unless given.
     type: raw
   conntrack:
     description:

@@ -164,11 +164,6 @@ SERVICES = [
     ),
     (service(listen=["192.0.2.10:80", "[2001:db8::10]:80"]), "services[0].listen", "no backend has such an address"),
     # between services
-    (
-        [{**SERVICE, "interface": "eth0"}, {**SERVICE, "name": "b", "interface": "eth1", "snat": "none"}],
-        "services[1].snat",
-        "b and web (services[0]) share tcp 192.0.2.10:80",
-    ),
     (two(), "services[1].listen", "other and web (services[0]) both claim tcp 192.0.2.10:80"),
     (two(listen="192.0.2.10:70-90"), "services[1].listen", "both claim"),
     (two(listen="*:80"), "services[1].listen", "both claim"),

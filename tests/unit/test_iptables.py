@@ -296,6 +296,51 @@ def test_services_come_before_egress_and_uplinks() -> None:
     assert body(ruleset, "NATLB.out") == ["-p tcp -j NATLB..d.tcp"]
 
 
+def test_the_way_in_is_marked_where_source_nat_depends_on_it() -> None:
+    outside = {**WEB, "name": "outside", "listen": "*:23", "interface": "eth0", "snat": "none"}
+    inside = {**WEB, "name": "inside", "listen": "192.0.2.10:23", "interface": "eth1", "snat": "192.0.2.10"}
+    apart = {**inside, "name": "apart", "listen": "192.0.2.10:24"}
+    ruleset = render(outside, inside, apart)
+    mark = "-m mark --mark 0x2000000/0x3f000000"
+    assert body(ruleset, "NATLB..d.tcp") == [
+        "-d 192.0.2.10/32 -i eth1 -p tcp -m tcp --dport 23 -j MARK --set-xmark 0x2000000/0x3f000000",
+        "-d 192.0.2.10/32 -i eth1 -p tcp -m tcp --dport 23 -j NATLB.inside.tcp",
+        "-d 192.0.2.10/32 -i eth1 -p tcp -m tcp --dport 24 -j NATLB.apart.tcp",
+    ]
+    assert body(ruleset, "NATLB..s.tcp") == [
+        f"-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 23 {mark} -j NATLB.inside.tcp.out.23",
+        "-m conntrack --ctorigdst 192.0.2.10 --ctorigdstport 24 -j NATLB.apart.tcp.out.24",
+    ]
+    assert "0x1000000/0x3f000000" in body(ruleset, "NATLB..sw.tcp")[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"snat": "none"},
+        {"backends": [{"address": "10.0.0.5", "port": 8080}]},
+        {"listen": "192.0.2.11:23"},
+        {"listen": "*:24"},
+        {"protocol": "udp"},
+    ],
+)
+def test_nothing_is_marked_where_it_makes_no_difference(other: dict[str, Any]) -> None:
+    outside = {**WEB, "name": "outside", "listen": "192.0.2.10:23", "interface": "eth0", "snat": "none"}
+    inside = {**WEB, "name": "inside", "listen": "*:23", "interface": "eth1", "snat": "masquerade", **other}
+    assert not [line for section in render(outside, inside).values() for line in section.body if "MARK" in line]
+
+
+def test_marks_that_do_not_fit() -> None:
+    """The uplinks' come first."""
+    outside = {**WEB, "listen": "*:23", "interface": "eth0", "snat": "none"}
+    inside = {**WEB, "name": "inside", "listen": "192.0.2.10:23", "interface": "eth1"}
+    egress = [{"source": NET, "uplinks": UPLINKS}]
+    iptables.render(model.parse_config([outside, inside], egress, "0x700"), NETWORKS)
+    with pytest.raises(ConfigError, match="2 uplinks and 2 interfaces") as caught:
+        iptables.render(model.parse_config([outside, inside], egress, "0x300"), NETWORKS)
+    assert caught.value.path == "mark_mask"
+
+
 def test_flow_hash_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         render({**WEB, "method": "flow_hash"})

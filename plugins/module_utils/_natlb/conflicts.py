@@ -33,30 +33,7 @@ def between(services: Sequence[Service]) -> list[ConfigError]:
         if (low, high) not in seen:
             seen.add((low, high))
             errors.append(_overlap_error(services, (low, high), first, second))
-    return errors or _source_nat_conflicts(services)
-
-
-def _source_nat_conflicts(services: Sequence[Service]) -> list[ConfigError]:
-    """Behind the balancer a connection no longer shows by which interface it came; its backend tells services apart."""
-    errors: list[ConfigError] = []
-    seen: dict[tuple[object, ...], tuple[int, Service]] = {}
-    for index, service in enumerate(services):
-        if service.interface is None:
-            continue
-        for frontend in service.frontends():
-            for backend in service.backends:
-                place = (frontend.family, frontend.protocol, frontend.address, frontend.low, frontend.high, backend.key)
-                other_index, other = seen.setdefault(place, (index, service))
-                if (other.snat, other.snat_addresses) != (service.snat, service.snat_addresses):
-                    errors.append(
-                        ConfigError(
-                            f"services[{index}].snat",
-                            f"{service.name} and {other.name} (services[{other_index}]) share {frontend} up to the "
-                            f"interface and the backend {backend.address}, but not their snat",
-                            "give both the same snat",
-                        )
-                    )
-    return errors[:1]
+    return errors
 
 
 def _overlap_error(

@@ -15,10 +15,11 @@ and the filter table refuses what is still addressed to a frontend then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from .dispatch import Item, Range, Tree, build, number_range, ports_text
+from .iptables_marks import marks
 from .iptables_origin import add_trees
 from .iptables_restore import delta, full, parse_save, remove
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
@@ -45,18 +46,21 @@ def render(config: Config, networks: Sequence[str]) -> Ruleset:
     for family in FAMILIES:
         tables = Tables(family)
         services = [service for service in config.services if family in service.families()]
-        _add_dnat(tables, services)
+        marked = marks(config, family)
+        _add_dnat(tables, services, marked)
         _add_refusals(tables, services)
         add_uplinks(tables, config)
-        _add_snat(tables, services, networks)
+        _add_snat(tables, services, networks, marked)
         add_egress(tables, config)
         ruleset.update(tables.ruleset())
     return ruleset
 
 
-def _add_dnat(tables: Tables, services: Sequence[Service]) -> None:
+def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:
     def rules(service: Service, frontend: Frontend) -> Sequence[str]:
-        return [_to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")]
+        jump = _to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")
+        mark = [_to_frontend(frontend, f"-j MARK --set-xmark {marked[frontend]}")] if frontend in marked else []
+        return [*mark, jump]
 
     targets = {(s.name, protocol): service_target(tables, s, protocol) for s in services for protocol in s.protocols}
     jumps = _add_trees(tables, "nat", services, rules)
@@ -101,9 +105,12 @@ def _to_frontend(frontend: Frontend, action: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _add_snat(tables: Tables, services: Sequence[Service], networks: Sequence[str]) -> None:
+def _add_snat(
+    tables: Tables, services: Sequence[Service], networks: Sequence[str], marked: Mapping[Frontend, str]
+) -> None:
     def action(service: Service, frontend: Frontend) -> str:
-        return snat_action(tables, service, frontend, networks)
+        mark = f"-m mark --mark {marked[frontend]} " if frontend in marked else ""
+        return mark + snat_action(tables, service, frontend, networks)
 
     roots = add_trees(tables, "nat", "s", services, action, dear=True)
     if roots:

@@ -16,13 +16,13 @@ Only plain strings leave this file; `kernel.py` loads them.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
-from .errors import ConfigError
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
+from .nftables_snat import add_snat
+from .nftables_table import Table, frontend_map, plain
 from .nftables_text import TABLE, Lines, count, delta, full, identifier, loadable, parse_listing
-from .ruleset import Ruleset, Section
+from .ruleset import Ruleset
 from .slots import interleave, slots
 
 __all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "render"]
@@ -50,7 +50,7 @@ def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
             continue
         for service in services:
             table.add_service(service)
-        table.add_snat(services, networks)
+        add_snat(table, services, networks)
         table.add_egress(egress)
         table.add_base_chains()
         ruleset.update(table.sections())
@@ -79,39 +79,15 @@ def _shared(service: Service) -> bool:
     return not own and all(frontend.exact for frontend in service.frontends())
 
 
-class _Table:
-    """One family's table while it is being filled."""
+class _Table(Table):
+    """One family's table with what a configuration puts into it."""
 
     def __init__(self, family: str, config: Config, shards: int) -> None:
-        self.family = family
-        self.address = "ipv6_addr" if family == "ip6" else "ipv4_addr"
+        super().__init__(family)
         self.config = config
         self.shards = shards
-        self.declarations: dict[tuple[str, str], Lines] = {}
-        self.elements: dict[tuple[str, str], dict[str, str]] = {}
-        self.chains: dict[str, Lines] = {}
-        self.headers: dict[str, str] = {}
         self.uplink_choice: Lines = []
         self.egress_snat: Lines = []
-
-    # -- pieces ------------------------------------------------------------------------------------------------
-
-    def declare(self, kind: str, name: str, *lines: str) -> dict[str, str]:
-        """The elements of a map or set, which is declared at its first use."""
-        self.declarations.setdefault((kind, name), list(lines))
-        return self.elements.setdefault((kind, name), {})
-
-    def put(self, kind: str, name: str, declaration: Sequence[str], key: str, data: str = "") -> None:
-        elements = self.declare(kind, name, *declaration)
-        if elements.setdefault(key, data) != data:
-            raise ConfigError(f"map {name}", f"{key} would lead to both {elements[key]} and {data}", "declare it once")
-
-    def chain(self, name: str, rules: Lines) -> str:
-        self.chains.setdefault(name, rules)
-        return name
-
-    def refuse(self) -> str:
-        return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
 
     # -- services ----------------------------------------------------------------------------------------------
 
@@ -141,7 +117,7 @@ class _Table:
             kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
         interval = ("flags interval",) if frontend.address is None or frontend.low != frontend.high else ()
         declaration = (f"type {' . '.join(kinds)} : verdict", *interval)
-        self.put("map", _frontend_map(frontend), declaration, " . ".join(key), verdict)
+        self.put("map", frontend_map(frontend), declaration, " . ".join(key), verdict)
 
     def shard(self, service: Service) -> int:
         return service.seed() % self.shards
@@ -204,7 +180,7 @@ class _Table:
         if service.allow_from:
             name = f"allow.{service.name}"
             allowed = self.declare("set", name, f"typeof {saddr}", "flags interval")
-            allowed.update((_plain(net), "") for net in service.allow_from if (":" in net) == (self.family == "ip6"))
+            allowed.update((plain(net), "") for net in service.allow_from if (":" in net) == (self.family == "ip6"))
             rules.append(f"{saddr} != @{name} goto {self.refuse()}")
         if service.new_connections_per_second:
             name, rate = f"rate.{service.name}", service.new_connections_per_second
@@ -234,79 +210,6 @@ class _Table:
         name = f"b.{service.name}.{protocol}.{identifier(backend)}"
         return self.chain(name, [f"{rule}counter dnat {self.family} to {target}{port}"])
 
-    # -- source NAT --------------------------------------------------------------------------------------------
-
-    def add_snat(self, services: Sequence[Service], networks: Sequence[str]) -> None:
-        for service in services:
-            verdict = f"goto {self.snat_chain(service)}"
-            backends = [backend for backend in service.backends if backend.family == self.family]
-            for frontend in service.frontends():
-                if frontend.family == self.family:
-                    self.add_snat_frontend(frontend, backends, verdict)
-        self.add_hairpin(services, networks)
-        self.chains["source_nat"] = self.snat_rules()
-
-    def snat_chain(self, service: Service) -> str:
-        """A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
-        is always drawn by chance (fully-random) meets what a backend still remembers (TIME_WAIT) of others."""
-        if service.snat == "masquerade":
-            return self.chain("source_nat_masquerade", ["masquerade"])
-        if service.snat == "none":
-            rules = ["fib saddr type local masquerade"]
-            rules.append(f"{self.family} saddr . {self.family} daddr @hairpin masquerade")
-            return self.chain("source_nat_none", [*rules, "accept"])
-        addresses = service.snat_of(self.family)
-        target = addresses[0]
-        if len(addresses) > 1:
-            entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
-            target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
-        return self.chain(f"source_nat.{service.name}", [f"snat {self.family} to {target}"])
-
-    def add_snat_frontend(self, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
-        """By its original destination a connection is known as ours. `*` and an interface do not show there, so those
-        are told by the backend as well."""
-        ports = ports_text(frontend.low, frontend.high)
-        kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol)), ports]
-        if frontend.address is not None:
-            kinds, key = [self.address, *kinds], [frontend.address, *key]
-        if frontend.address is not None and frontend.interface is None:
-            declaration = [f"type {' . '.join(kinds)} : verdict", *([] if frontend.exact else ["flags interval"])]
-            self.put("map", _snat_map(frontend), declaration, " . ".join(key), verdict)
-            return
-        declaration = [f"type {' . '.join([*kinds, self.address, 'inet_service'])} : verdict", "flags interval"]
-        for backend in backends:
-            behind = [backend.address, str(backend.port or ports)]
-            self.put("map", _snat_map(frontend), declaration, " . ".join([*key, *behind]), verdict)
-
-    def add_hairpin(self, services: Sequence[Service], networks: Sequence[str]) -> None:
-        """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
-        if not any(service.snat == "none" for service in services):
-            return
-        elements = self.declare("set", "hairpin", f"typeof {self.family} saddr . {self.family} daddr", "flags interval")
-        for service in services:
-            for backend in service.backends if service.snat == "none" else ():
-                if backend.family == self.family:
-                    for source in hairpin_sources(backend.address, networks):
-                        elements[f"{_plain(source)} . {backend.address}"] = ""
-
-    def snat_rules(self) -> Lines:
-        original = f"ct original {self.family} daddr"
-        keys = {
-            "source_nat": "{original} . meta l4proto . ct original proto-dst",
-            "source_nat_range": "{original} . meta l4proto . ct original proto-dst",
-            "source_nat_interface": "{original} . meta l4proto . ct original proto-dst . {behind}",
-            "source_nat_node": "meta l4proto . ct original proto-dst . {behind}",
-        }
-        used = {f.protocol for service in self.config.services for f in service.frontends() if f.family == self.family}
-        return [
-            f"meta l4proto {protocol} "
-            + key.format(original=original, behind=f"{self.family} daddr . {protocol} dport")
-            + f" vmap @{name}"
-            for name, key in keys.items()
-            if ("map", name) in self.declarations
-            for protocol in sorted(used)
-        ]
-
     # -- egress ------------------------------------------------------------------------------------------------
 
     def add_egress(self, egress: Sequence[Egress]) -> None:
@@ -327,7 +230,7 @@ class _Table:
             self.uplink_choice.append(f"{match}fib daddr type != local goto {name}")
 
     def egress_match(self, item: Egress) -> str:
-        sources = ", ".join(_plain(source) for source in item.sources_of(self.family))
+        sources = ", ".join(plain(source) for source in item.sources_of(self.family))
         match = f"{self.family} saddr {{ {sources} }} {self.family} daddr != {{ {sources} }} "
         if item.protocol and item.ports:
             ports = ", ".join(ports_text(low, high) for low, high in item.ports)
@@ -368,10 +271,6 @@ class _Table:
             entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
         return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
 
-    def base(self, name: str, header: str, rules: Lines) -> None:
-        self.chains[name] = rules
-        self.headers[name] = header
-
     def dispatch(self, interfaces: bool) -> Lines:
         """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
         daddr, port = f"{self.family} daddr", "meta l4proto . th dport"
@@ -391,31 +290,6 @@ class _Table:
             if ("map", name) in self.declarations and (interfaces or "interface" not in name)
         ]
 
-    def sections(self) -> Ruleset:
-        found: Ruleset = {(self.family, TABLE, "table", TABLE): Section((), ())}
-        for (kind, name), declaration in self.declarations.items():
-            body = (f"{key} : {data}" if data else key for key, data in self.elements[(kind, name)].items())
-            found[(self.family, TABLE, kind, name)] = Section(tuple(declaration), tuple(sorted(body)))
-        for name, rules in self.chains.items():
-            header = (self.headers[name],) if name in self.headers else ()
-            found[(self.family, TABLE, "chain", name)] = Section(header, tuple(rules))
-        return found
-
-
-def _frontend_map(frontend: Frontend) -> str:
-    name = "node" if frontend.address is None else "service"
-    if frontend.interface is not None:
-        name += "_interface"
-    return f"{name}_range" if frontend.address is not None and frontend.low != frontend.high else name
-
-
-def _snat_map(frontend: Frontend) -> str:
-    if frontend.address is None:
-        return "source_nat_node"
-    if frontend.interface is not None:
-        return "source_nat_interface"
-    return "source_nat" if frontend.exact else "source_nat_range"
-
 
 def _slot_map(protocol: str, shard: int) -> str:
     return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"
@@ -423,17 +297,3 @@ def _slot_map(protocol: str, shard: int) -> str:
 
 def _affinity(service: Service, backend: Backend) -> str:
     return f"affinity.{service.name}.{identifier(backend)}"
-
-
-def _plain(network: str) -> str:
-    """A network of one address as nft prints it: the address alone."""
-    address, _unused, length = network.partition("/")
-    return address if length == ("128" if ":" in address else "32") else network
-
-
-def hairpin_sources(address: str, networks: Sequence[str]) -> list[str]:
-    """The networks whose clients reach a backend without passing the balancer on the way back."""
-    ip = ipaddress.ip_address(address)
-    around = [net for net in map(ipaddress.ip_network, networks) if net.version == ip.version and ip in net]
-    widest = min(around, key=lambda net: net.prefixlen, default=None)
-    return [str(widest) if widest is not None else str(ipaddress.ip_network(address))]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Callable
 
 from .entities import Frontend
 
@@ -13,8 +14,14 @@ from .entities import Frontend
 Claim = tuple[Frontend, int]
 
 
-def overlaps(claims: Sequence[Claim]) -> Iterator[tuple[Claim, Claim]]:
-    """Pairs of claims that one packet could match.
+def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
+    return one.interface is None or two.interface is None or one.interface == two.interface
+
+
+def overlaps(
+    claims: Sequence[Claim], meet: Callable[[Frontend, Frontend], bool] = _interfaces_meet
+) -> Iterator[tuple[Claim, Claim]]:
+    """Pairs of claims that one packet could match; with another `meet`, on interfaces of which that is true.
 
     Grouped by address and swept over sorted ports, so ten thousand services cost no more than their sorting. `*` takes
     part in the group of every address.
@@ -31,10 +38,6 @@ def overlaps(claims: Sequence[Claim]) -> Iterator[tuple[Claim, Claim]]:
             active = [other for other in active if other[0].high >= claim[0].low]
             for other in active:
                 # A pair of two wildcards is found in the wildcards' own group.
-                if (id(claim) in group_set or id(other) in group_set) and _interfaces_meet(claim[0], other[0]):
+                if (id(claim) in group_set or id(other) in group_set) and meet(claim[0], other[0]):
                     yield other, claim
             active.append(claim)
-
-
-def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
-    return one.interface is None or two.interface is None or one.interface == two.interface
