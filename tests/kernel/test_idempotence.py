@@ -100,6 +100,18 @@ def test_one_backend_is_a_small_change(balancer: Balancer) -> None:
     assert balancer.tally(f"{VIP}:99", timeout_s=0.3), "it does not disturb"
 
 
+def test_a_diff_begins_with_what_a_person_wants_to_know(balancer: Balancer) -> None:
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    heavy = [{**webs("web1")[0], "weight": 3}, *webs("web2")]
+    diff = balancer.apply([service(backends=heavy)]).diff.splitlines()
+    assert diff[:3] == [
+        "web: web1 weight 1 -> 3, share 50 % -> 75 %",
+        "web: web2 share 50 % -> 25 %",
+        next(line for line in diff if line.startswith("--- ")),
+    ]
+    assert not [line for line in diff if '"backends"' in line], "the kept request is JSON, and not for people"
+
+
 def test_the_order_of_services_is_no_change(balancer: Balancer) -> None:
     balancer.apply(ALL)
     outcome = balancer.apply(ALL[::-1])

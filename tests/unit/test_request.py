@@ -130,6 +130,6 @@ WANTED = '{\n"format": 2,\n"services": [\n{"name": "a"},\n{"name": "b"}\n]\n}\n'
 )
 def test_every_change_to_a_file_is_seen(live: str) -> None:
     path = Path("/etc/natlb/state.json")
-    before, after = boot.sections({path: (live, 0o600)}, {path: (WANTED, 0o600)})
+    before, after = boot.sections({path: (live, 0o600)}), boot.sections({path: (WANTED, 0o600)})
     assert before != after
     assert unified(before, after)

@@ -29,6 +29,7 @@ from . import (
     parse,
     rollback,
     store,
+    summary,
     warn,
 )
 from .conntrack import forget_gone
@@ -81,9 +82,12 @@ class Plan:
     known: dict[str, Any]
     normal: list[NormalForm]
     warnings: list[str]
+    #: The request that is kept now, and the one that will be.
+    records: tuple[str | None, str | None]
 
     def diff(self) -> str:
-        return "".join(unified(part.live, part.wanted) for part in self.parts)
+        """First what a person wants to know, then the rules, files and settings."""
+        return summary.above("".join(unified(part.live, part.wanted) for part in self.parts), *self.records)
 
     def must_be_possible(self) -> None:
         """Raises `HostError` where the host cannot be brought to what is asked for."""
@@ -250,7 +254,7 @@ def make_plan(request: Request) -> Plan:
         validation = aside.submit(question.answer)
         previous = request_of_before(request.paths)
         path = forward.look(config, request.forward, table)
-        files, staged = _files_part(request, engine, path, rendered)
+        files, staged, records = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
         warnings += warn.found(config, engine, table, boots=request.forwarding and request.persist) + path.warnings
         normal = validation.result()
@@ -258,7 +262,8 @@ def make_plan(request: Request) -> Plan:
     wanted = normal.ruleset
     rules = Part(live, wanted, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, wanted))
     transaction = engine.plan(live, wanted, rendered)
-    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, staged, known, [normal], warnings)
+    kept = (staged, known, [normal], warnings, records)
+    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts.append(sysctl_part(sysctls(request)))
     plan.parts.append(uplinks_part(config, previous))
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
@@ -283,10 +288,10 @@ def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
 
 def _files_part(
     request: Request, engine: Engine, path: forward.ForwardPath, rendered: Ruleset
-) -> tuple[Part, dict[Path, Content | None]]:
-    """The files of ours, and of these what to write or, where None, to remove."""
+) -> tuple[Part, dict[Path, Content | None], tuple[str | None, str | None]]:
+    """The files of ours, of these what to write or, where None, to remove, and the kept request before and after."""
     known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
     wanted = boot.files(engine, path, request, rendered)
     live = {path: content for path in known for content in [boot.read(path)] if content is not None}
     staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(*boot.sections(live, wanted)), staged
+    return Part(boot.sections(live), boot.sections(wanted)), staged, (boot.record(live), boot.record(wanted))

@@ -64,24 +64,15 @@ def read(path: Path) -> Content | None:
     return None if text is None else (text, stat.S_IMODE(path.stat().st_mode))
 
 
-def sections(live: Mapping[Path, Content], wanted: Mapping[Path, Content]) -> tuple[Ruleset, Ruleset]:
-    """Files as they show up in a diff: the declaration line by line, of the others only that they differ.
-
-    So does a declaration that says the same in another way, such as with other ends of lines.
-    """
-    found: tuple[Ruleset, Ruleset] = ({}, {})
-    for path in live.keys() | wanted.keys():
-        both = [contents.get(path) for contents in (live, wanted)]
-        bodies = [_body(content[0], path.name == store.STATE) if content else () for content in both]
-        if None not in both and set(bodies[0]) == set(bodies[1]):
-            bodies = [_body(content[0], False) if content else () for content in both]
-        for ruleset, content, body in zip(found, both, bodies):
-            if content:
-                ruleset["", "", "file", str(path)] = Section((f"mode {content[1]:04o}",), body)
+def sections(contents: Mapping[Path, Content]) -> Ruleset:
+    """Files as they show up in a diff: only that they differ. What a declaration changes, `summary` tells."""
+    found: Ruleset = {}
+    for path, (text, mode) in contents.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found["", "", "file", str(path)] = Section((f"mode {mode:04o}",), (f"sha256 {digest}",))
     return found
 
 
-def _body(text: str, by_line: bool) -> tuple[str, ...]:
-    if by_line:
-        return tuple(line.rstrip(",") for line in text.split("\n"))
-    return (f"sha256 {hashlib.sha256(text.encode()).hexdigest()}",)
+def record(contents: Mapping[Path, Content]) -> str | None:
+    """The kept request among these files."""
+    return next((text for path, (text, _mode) in contents.items() if path.name == store.STATE), None)

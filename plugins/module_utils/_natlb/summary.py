@@ -1,0 +1,214 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person wants to know of a change: which services, which backends, which shares. Pure.
+
+It compares what is kept of the last run (`request.state_text`) with what this run will keep. Of 4,096 backends that all
+get another share, and of an allow list of 20,000 networks, it names the first ones and counts the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+#: How many items of a list are named, and how many lines a service may take.
+NAMED = 4
+LINES = 20
+#: Of a backend, what makes it that one; of the rest, what is not shown by its own line.
+_IDENTITY = ("address", "port")
+#: Of the file alone.
+_UNSAID = ("format",)
+
+Item = Mapping[str, Any]
+
+
+def above(diff: str, before: str | None, after: str | None) -> str:
+    """A diff with the summary above it; empty where it is."""
+    if not diff:
+        return ""
+    same = "the declaration is as it was; the host differs from it"
+    head = lines(before, after) or [same if before == after else "the declaration says what it said; it is kept anew"]
+    return "".join(f"{line}\n" for line in head) + diff
+
+
+def lines(before: str | None, after: str | None) -> list[str]:
+    """What has changed from one kept request to the next, for people; None where nothing is kept."""
+    if before == after:
+        return []
+    old, new = _read(before), _read(after)
+    found = [*_services(_items(old, "services"), _items(new, "services"))]
+    found += _egress(_items(old, "egress"), _items(new, "egress"))
+    if old and new:
+        keys = [key for key in new if key in old and key not in ("services", "egress", *_UNSAID)]
+        found += [f"{key}: {_change(old[key], new[key])}" for key in keys if old[key] != new[key]]
+    return found
+
+
+def _read(text: str | None) -> Item:
+    """A kept request, which may be damaged: then it says nothing."""
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _items(request: Item, key: str) -> list[Item]:
+    found = request.get(key)
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+def _services(old: Iterable[Item], new: Iterable[Item]) -> Iterator[str]:
+    before = {str(item.get("name")): item for item in old}
+    after = {str(item.get("name")): item for item in new}
+    for name, service in before.items():
+        if name not in after:
+            yield f"{name}: service removed ({_named(service.get('listen'))})"
+    for name, service in after.items():
+        former = before.get(name)
+        if former is None:
+            names = [str(backend.get("name")) for backend in _items(service, "backends")]
+            to = f"to {_named(names)}" if names else "without backends"
+            yield f"{name}: service added ({_named(service.get('listen'))} {to})"
+        elif former != service:
+            told = [*_keys(former, service), *_backends(_items(former, "backends"), _items(service, "backends"))]
+            yield from (f"{name}: {line}" for line in told[:LINES])
+            if len(told) > LINES:
+                yield f"{name}: and {len(told) - LINES:,} more changes"
+    if before.keys() == after.keys() and list(before) != list(after):
+        yield "services in another order"
+
+
+def _keys(former: Item, service: Item) -> Iterator[str]:
+    """What differs beside the backends. A key that an older version did not write says nothing."""
+    for key, value in service.items():
+        if key == "backends" or key not in former or former[key] == value:
+            continue
+        if isinstance(value, list) and isinstance(former[key], list):
+            yield from _list(key, former[key], value)
+        elif isinstance(value, Mapping) and isinstance(former[key], Mapping):
+            names = dict.fromkeys([*former[key], *value])
+            yield from (
+                f"{key}: {name} {_change(former[key].get(name), value.get(name))}"
+                for name in names
+                if former[key].get(name) != value.get(name)
+            )
+        else:
+            yield f"{key} {_change(former[key], value)}"
+
+
+def _list(key: str, former: Sequence[Any], value: Sequence[Any]) -> Iterator[str]:
+    """Items that came and went. Where none did, their order is another one."""
+    old, new = ({json.dumps(item, sort_keys=True): item for item in items} for items in (former, value))
+    gone = [item for text, item in old.items() if text not in new]
+    come = [item for text, item in new.items() if text not in old]
+    if gone:
+        yield f"{key} {_named(gone)} removed" + ("" if value else ", which leaves none")
+    if come:
+        yield f"{key} {_named(come)} added" + ("" if former else ", where there was none")
+    if not gone and not come:
+        yield f"{key} in another order"
+
+
+def _backends(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
+    shares = _shares(old), _shares(new)
+    before, after = ({_key(item): item for item in items} for items in (old, new))
+    for key, backend in before.items():
+        if key not in after:
+            yield f"backend {_titled(backend)} removed, which had a share of {_percent(shares[0][key])}"
+    loud: list[str] = []
+    quiet: list[str] = []
+    for key, backend in after.items():
+        share = shares[1][key]
+        if key not in before:
+            weight = "" if backend.get("weight") == 1 else f" weight {backend.get('weight')},"
+            state = "" if backend.get("state") == "active" else f" {backend.get('state')},"
+            yield f"backend {_titled(backend)} added,{weight}{state} share {_percent(share)}"
+            continue
+        told = [
+            f"{name} {_change(before[key][name], value)}"
+            for name, value in backend.items()
+            if name in before[key] and name not in _IDENTITY and before[key][name] != value
+        ]
+        shown = _percent(shares[0][key]), _percent(share)
+        moved = [f"share {shown[0]} -> {shown[1]}"] if shown[0] != shown[1] else []
+        if told or moved:
+            (loud if told else quiet).append(f"{before[key].get('name')} " + ", ".join([*told, *moved]))
+    yield from [*loud, *quiet]
+    if list(before) != list(after) and before.keys() == after.keys():
+        yield "backends in another order"
+
+
+def _key(backend: Item) -> tuple[Any, ...]:
+    return tuple(str(backend.get(name)) for name in _IDENTITY)
+
+
+def _titled(backend: Item) -> str:
+    """Name, and address and port where the name is not the address."""
+    address, port = str(backend.get("address")), backend.get("port")
+    host = f"[{address}]" if ":" in address and port else address
+    place = f"{host}:{port}" if port else host
+    return place if backend.get("name") == address else f"{backend.get('name')} ({place})"
+
+
+def _shares(backends: Sequence[Item]) -> dict[tuple[Any, ...], float]:
+    """Share of the new connections of its address family, by backend."""
+    shares = {_key(backend): 0.0 for backend in backends}
+    for six in (False, True):
+        able = [b for b in backends if (":" in str(b.get("address"))) == six and _weight(b)]
+        serving = [b for b in able if not b.get("backup")] or able
+        whole = sum(map(_weight, serving))
+        shares.update({_key(backend): _weight(backend) / whole for backend in serving})
+    return shares
+
+
+def _weight(backend: Item) -> int:
+    weight = backend.get("weight")
+    return weight if isinstance(weight, int) and backend.get("state") == "active" else 0
+
+
+def _egress(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
+    before, after = ({json.dumps(item, sort_keys=True): item for item in items} for items in (old, new))
+    yield from (f"egress: {_way(item)} removed" for text, item in before.items() if text not in after)
+    yield from (f"egress: {_way(item)} added" for text, item in after.items() if text not in before)
+    if list(before) != list(after) and before.keys() == after.keys():
+        yield "egress: rules in another order"
+
+
+def _way(item: Item) -> str:
+    """A rule of egress in short."""
+    words = [_named(item.get("source"))]
+    if item.get("destination_ports"):
+        words.append(f"to {item.get('protocol')} {_named(item['destination_ports'])}")
+    uplinks = [str(uplink.get("interface")) for uplink in _items(item, "uplinks")]
+    if uplinks or item.get("out_interface"):
+        words.append(f"by {_named(uplinks or [item.get('out_interface')])}")
+    if item.get("snat") not in (None, "masquerade"):
+        words.append(f"as {item['snat']}")
+    return " ".join(words)
+
+
+def _named(value: Any) -> str:
+    """The first items of a list, and how many more there are."""
+    items = value if isinstance(value, list) else [value]
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return ", ".join(map(_shown, items[:NAMED])) + more
+
+
+def _change(old: Any, new: Any) -> str:
+    return f"{_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "none"
+    if isinstance(value, Mapping) and isinstance(value.get("type"), str):
+        return str(value["type"])
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _percent(share: float) -> str:
+    text = f"{100 * share:.1f}"
+    return f"{text[:-2] if text.endswith('.0') else text} %"

@@ -1,0 +1,211 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands at the head of a diff."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb import summary
+from _natlb.model import parse_config
+from _natlb.request import Request, state_text
+from _natlb.store import Paths
+from hypothesis import given
+from hypothesis import strategies as st
+
+WEB1 = {"name": "web1", "address": "10.0.0.3", "port": 8080}
+WEB2 = {"name": "web2", "address": "10.0.0.4", "port": 8080}
+BARE = {"address": "10.0.0.5"}
+SIX = {"address": "2001:db8::5", "port": 80}
+HEAVY = {**WEB1, "weight": 3}
+
+
+def web(*backends: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"name": "web", "listen": "192.0.2.10:80", "backends": list(backends), **more}
+
+
+def kept(services: list[dict[str, Any]], egress: Any = (), engine: str = "nftables") -> str:
+    config = parse_config(services, list(egress))
+    return state_text(Request(config, engine, None, True, True, Paths(Path("/etc/natlb"), Path("/run/natlb"))), engine)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ([web(WEB1, WEB2)], [web(WEB1, WEB2)], []),
+        (
+            [web(WEB1, WEB2)],
+            [web(HEAVY, WEB2)],
+            ["web: web1 weight 1 -> 3, share 50 % -> 75 %", "web: web2 share 50 % -> 25 %"],
+        ),
+        (
+            [web(WEB1)],
+            [web(WEB1, WEB2)],
+            ["web: backend web2 (10.0.0.4:8080) added, share 50 %", "web: web1 share 100 % -> 50 %"],
+        ),
+        (
+            [web(WEB1)],
+            [web(WEB1, {**BARE, "weight": 2})],
+            ["web: backend 10.0.0.5 added, weight 2, share 66.7 %", "web: web1 share 100 % -> 33.3 %"],
+        ),
+        (
+            [web(WEB1, WEB2)],
+            [web(WEB2)],
+            [
+                "web: backend web1 (10.0.0.3:8080) removed, which had a share of 50 %",
+                "web: web2 share 50 % -> 100 %",
+            ],
+        ),
+        (
+            [web(WEB1, WEB2)],
+            [web({**WEB1, "state": "drained"}, WEB2)],
+            ["web: web1 state active -> drained, share 50 % -> 0 %", "web: web2 share 50 % -> 100 %"],
+        ),
+        # A backup serves once no other can.
+        (
+            [web(WEB1, {**WEB2, "backup": True})],
+            [web({**WEB1, "weight": 0}, {**WEB2, "backup": True})],
+            ["web: web1 weight 1 -> 0, share 100 % -> 0 %", "web: web2 share 0 % -> 100 %"],
+        ),
+        ([web(WEB1)], [web({**WEB1, "name": "alpha"})], ["web: web1 name web1 -> alpha"]),
+        ([web(WEB1, WEB2)], [web(WEB2, WEB1)], ["web: backends in another order"]),
+        ([], [web(WEB1, BARE)], ["web: service added (192.0.2.10:80 to web1, 10.0.0.5)"]),
+        ([web(WEB1)], [web()], ["web: backend web1 (10.0.0.3:8080) removed, which had a share of 100 %"]),
+        ([], [web()], ["web: service added (192.0.2.10:80 without backends)"]),
+        ([web(WEB1)], [], ["web: service removed (192.0.2.10:80)"]),
+        (
+            [web(WEB1)],
+            [web(WEB1, listen=["192.0.2.11:80", "192.0.2.11:81"])],
+            ["web: listen 192.0.2.10:80 removed", "web: listen 192.0.2.11:80, 192.0.2.11:81 added"],
+        ),
+        (
+            [web(WEB1)],
+            [web(WEB1, method="source_hash", affinity="1h", log=True, health={"type": "tcp"})],
+            [
+                "web: method round_robin -> source_hash",
+                "web: affinity 0 -> 3600",
+                "web: log false -> true",
+                "web: health none -> tcp",
+            ],
+        ),
+        (
+            [web(WEB1, health={"type": "tcp"})],
+            [web(WEB1, health={"type": "tcp", "fall": 5, "interval": "5s"})],
+            ["web: health: interval 2.0 -> 5.0", "web: health: fall 3 -> 5"],
+        ),
+        (
+            [web(WEB1)],
+            [web(WEB1, allow_from=[f"10.{number}.0.0/16" for number in range(1, 13, 2)])],
+            [
+                (
+                    "web: allow_from 10.1.0.0/16, 10.3.0.0/16, 10.5.0.0/16, 10.7.0.0/16 and 2 more added, "
+                    "where there was none"
+                )
+            ],
+        ),
+        (
+            [web(WEB1, allow_from=["10.0.0.0/8"])],
+            [web(WEB1)],
+            ["web: allow_from 10.0.0.0/8 removed, which leaves none"],
+        ),
+        (
+            [web(WEB1), {**web(SIX), "name": "old", "listen": "[2001:db8::10]:80"}],
+            [web(WEB1), {**web(SIX), "name": "new", "listen": "[2001:db8::10]:80"}],
+            ["old: service removed ([2001:db8::10]:80)", "new: service added ([2001:db8::10]:80 to 2001:db8::5)"],
+        ),
+        (
+            [web(WEB1), {**web(SIX), "name": "old", "listen": "[2001:db8::10]:80"}],
+            [{**web(SIX), "name": "old", "listen": "[2001:db8::10]:80"}, web(WEB1)],
+            ["services in another order"],
+        ),
+    ],
+)
+def test_services(before: list[Any], after: list[Any], lines: list[str]) -> None:
+    found = summary.lines(kept(before), kept(after))
+    assert found == lines
+
+
+EGRESS = {"source": "10.0.0.0/24", "out_interface": "eth0"}
+PORTS = {"source": "10.1.0.0/24", "protocol": "tcp", "destination_ports": [80], "snat": "192.0.2.10"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ([], [EGRESS], ["egress: 10.0.0.0/24 by eth0 added"]),
+        (
+            [EGRESS],
+            [PORTS],
+            ["egress: 10.0.0.0/24 by eth0 removed", "egress: 10.1.0.0/24 to tcp 80 as 192.0.2.10 added"],
+        ),
+        ([EGRESS, PORTS], [PORTS, EGRESS], ["egress: rules in another order"]),
+    ],
+)
+def test_egress(before: list[Any], after: list[Any], lines: list[str]) -> None:
+    assert summary.lines(kept([web(WEB1)], before), kept([web(WEB1)], after)) == lines
+
+
+def test_options_of_the_run() -> None:
+    lines = summary.lines(kept([web(WEB1)]), kept([web(WEB1)], engine="iptables"))
+    assert lines == ["engine: nftables -> iptables", "requested_engine: nftables -> iptables"]
+
+
+@pytest.mark.parametrize("before", [None, "", "{", "[]", "5", '{"services": null}', '{"services": [5, null]}'])
+def test_without_a_former_declaration_all_is_new(before: str | None) -> None:
+    assert summary.lines(before, kept([web(WEB1)]))[0] == "web: service added (192.0.2.10:80 to web1)"
+
+
+def test_all_goes() -> None:
+    assert summary.lines(kept([web(WEB1)], [EGRESS]), None) == [
+        "web: service removed (192.0.2.10:80)",
+        "egress: 10.0.0.0/24 by eth0 removed",
+    ]
+
+
+def test_a_key_that_an_older_version_did_not_write_says_nothing() -> None:
+    older = json.loads(kept([web(WEB1)]))
+    del older["services"][0]["snat"], older["services"][0]["backends"][0]["backup"], older["conntrack"]
+    assert summary.lines(json.dumps(older), kept([web(WEB1)])) == []
+
+
+def test_many_backends_take_few_lines() -> None:
+    many = [{"address": f"10.1.{number // 250}.{number % 250 + 1}"} for number in range(1000)]
+    lines = summary.lines(kept([web(*many)]), kept([web(*many[:-1])]))
+    assert lines == ["web: backend 10.1.3.250 removed, which had a share of 0.1 %"]
+    lines = summary.lines(kept([web(*many[:100])]), kept([web(*many[:50])]))
+    assert len(lines) == summary.LINES + 1
+    assert lines[0] == "web: backend 10.1.0.51 removed, which had a share of 1 %"
+    assert lines[-1] == "web: and 80 more changes"
+
+
+def test_it_stands_above_the_rules() -> None:
+    rules = "--- ip natlb map\n+++ ip natlb map\n"
+    before, after = kept([web(WEB1, WEB2)]), kept([web(HEAVY, WEB2)])
+    assert summary.above(rules, before, after).splitlines()[0] == "web: web1 weight 1 -> 3, share 50 % -> 75 %"
+    assert summary.above(rules, before, after).endswith(rules)
+    assert summary.above(rules, before, before) == f"the declaration is as it was; the host differs from it\n{rules}"
+    assert summary.above("", before, after) == ""
+    older = before.replace('"format": 2', '"format": 1')
+    assert summary.above(rules, older, before) == f"the declaration says what it said; it is kept anew\n{rules}"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["services", "egress", "backends", "name", "weight", "uplinks"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(ANYTHING, ANYTHING)
+def test_nothing_that_is_kept_raises(before: Any, after: Any) -> None:
+    for text in summary.lines(json.dumps(before), json.dumps(after)):
+        assert isinstance(text, str)
