@@ -31,6 +31,12 @@ def balancer() -> Any:
     return testinfra.get_host("podman://natlb-balancer")
 
 
+@pytest.mark.parametrize("folder", ["/run", "/tmp"])
+def test_the_balancer_executes_nothing_from(balancer: Any, folder: str) -> None:
+    """As real hosts mount them: or these tests would not see what such hosts refuse."""
+    assert set(balancer.mount_point(folder).options) >= {"noexec", "nosuid", "nodev"}
+
+
 def test_rules_are_in_the_engine_that_was_asked_for(balancer: Any) -> None:
     tables = balancer.check_output("nft list tables").splitlines()
     assert (f"table {FAMILY} natlb" in tables) == (ENGINE == "nftables")

@@ -45,6 +45,9 @@ NAMESPACE_PATH = pathlib.Path("/run/netns") / NAMESPACE
 BOOT_TIMEOUT_S = 30
 LOCK_PATH = pathlib.Path("/run/natlb-lab.lock")
 
+# As real hosts have them: Debian and Ubuntu mount /run so, and hardened ones /tmp as well.
+NOTHING_EXECUTED = ("/run:rw,noexec,nosuid,nodev,mode=755", "/tmp:rw,noexec,nosuid,nodev,mode=1777")
+
 # The last address of each network is the bridge's; nothing routes over it.
 NETWORKS = {
     "natlb-front": (("192.0.2.0/24", "192.0.2.254"), ("2001:db8:1::/64", "2001:db8:1::fe")),
@@ -90,6 +93,7 @@ class Host:
         options += ["--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN", "--security-opt=unmask=/proc/sys"]
         options += [f"--network={interface.option()}" for interface in self.interfaces]
         options += [f"--sysctl={sysctl}" for sysctl in self.sysctls]
+        options += [f"--tmpfs={mount}" for mount in NOTHING_EXECUTED]
         options += [f"--volume={LAB_DIR}:/lab:ro"]
         if self.units:
             options += [f"--volume={LAB_DIR}/systemd/{self.units}:/usr/local/lib/systemd/system:ro"]
