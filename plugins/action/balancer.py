@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
 
 MODULE = "natlb.netfilter.balancer"
 CONFIRM = "natlb.netfilter.confirm"
@@ -29,9 +30,11 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            if self._task._role is not None:
+                _in_variables(result)
             token = result.pop("_token", "")
             if token:
-                self._confirm(result, token, task_vars, int(self._task.args["rollback_after"]))
+                self._confirm(result, token, task_vars, _seconds(self._task.args["rollback_after"]))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
@@ -69,3 +72,16 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             return {"unreachable": True, "msg": str(error)}
         return answer
+
+
+def _seconds(value: Any) -> int:
+    """A number that the module has taken already, in any of the spellings that it takes: 30, "30", "30.0"."""
+    return int(float(value))
+
+
+def _in_variables(result: dict[str, Any]) -> None:
+    """Who runs the role types natlb_engine where who runs the module types engine."""
+    if isinstance(result.get("msg"), str):
+        result["msg"] = variables.in_variables(result["msg"])
+    if isinstance(result.get("warnings"), list):
+        result["warnings"] = [variables.in_variables(str(warning)) for warning in result["warnings"]]

@@ -23,11 +23,10 @@ options:
   services:
     description:
       - The services, each a mapping with a V(name), the addresses it listens on (V(listen)) and its V(backends).
-      - Required unless O(state=absent) or O(egress) is given.
+      - Required unless O(state=absent) or O(egress) is given. A list that is empty takes every service away.
       - All keys are described in the collection's page on services (docs/services.md).
     type: list
     elements: raw
-    default: []
   egress:
     description:
       - Source NAT for the networks behind this host, each a mapping with a V(source) and optionally V(out_interface),
@@ -35,7 +34,6 @@ options:
       - All keys are described in the collection's page on egress (docs/egress.md).
     type: list
     elements: raw
-    default: []
   engine:
     description:
       - V(auto) takes nftables where nft and the kernel can do it, unless this host's rules live in iptables-legacy.
@@ -169,8 +167,8 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import appl
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 
 ARGUMENTS = {
-    "services": {"type": "list", "elements": "raw", "default": []},
-    "egress": {"type": "list", "elements": "raw", "default": []},
+    "services": {"type": "list", "elements": "raw"},
+    "egress": {"type": "list", "elements": "raw"},
     "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "forwarding": {"type": "bool", "default": True},
     "forward": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},

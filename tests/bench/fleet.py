@@ -124,7 +124,7 @@ def fleet(size: int) -> Iterator[pathlib.Path]:
 
 def inventory(size: int) -> dict[str, Any]:
     variables = {"ansible_connection": "natlb_podman", "ansible_python_interpreter": "/usr/bin/python3"}
-    hosts = {name(number): {"natlb_lab_container": name(number)} for number in range(1, size + 1)}
+    hosts = {name(number): {"lab_container": name(number)} for number in range(1, size + 1)}
     return {"balancers": {"vars": variables, "hosts": hosts}}
 
 

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import balancer
 
 
-@pytest.mark.parametrize("rollback_after", [30, "30"])
+@pytest.mark.parametrize("rollback_after", [30, "30", "30.0"])
 def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
     rollback_after: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,10 +28,23 @@ def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
 
     monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
     action = balancer.ActionModule.__new__(balancer.ActionModule)
-    action._task = SimpleNamespace(args={"rollback_after": rollback_after})
+    action._task = SimpleNamespace(args={"rollback_after": rollback_after}, _role=None)
     action._connection = mock.Mock()
     monkeypatch.setattr(action, "_execute_module", execute)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
     assert action.run(task_vars={}) == {"changed": True, "confirmed": True}
     assert asked == [(balancer.MODULE, {}), (balancer.CONFIRM, {"token": "t"})]
     action._connection.reset.assert_called_once()
+
+
+@pytest.mark.parametrize(("role", "named"), [(None, "engine: iptables"), ("a role", "natlb_engine: iptables")])
+def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"failed": True, "msg": "or set engine: iptables", "warnings": ["or set engine: iptables"]}
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer.ActionModule.__new__(balancer.ActionModule)
+    action._task = SimpleNamespace(args={}, _role=role)
+    action._connection = mock.Mock()
+    monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
+    monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
+    result = action.run(task_vars={})
+    assert (result["msg"], result["warnings"]) == (f"or set {named}", [f"or set {named}"])

@@ -21,12 +21,14 @@ from typing import Any
 
 from . import (
     boot,
+    declaration,
     engines,
     forward,
     guard,
     kernel,
     normal_form,
     parse,
+    removal,
     rollback,
     store,
     summary,
@@ -34,7 +36,7 @@ from . import (
 )
 from .conntrack import forget_gone
 from .engines import Engine, Transaction
-from .errors import CarryError, HostError
+from .errors import CarryError, ConfigError, HostError
 from .kernel import Command
 from .model import EMPTY, Config, parse_config
 from .normal_form import NormalForm
@@ -146,8 +148,10 @@ def balance(
     touched, and `HostError` where the host cannot do it; the kernel then holds the old rules or the new ones, never a
     mix.
     """
+    if services is None and not egress and state == "present":
+        raise ConfigError("services", "is missing", "write services: [] or state: absent to take every service away")
     config = parse_config(services, egress, mark_mask)
-    rollback_after = parse.integer(rollback_after, "rollback_after", 0, rollback.LONGEST_S, "a number of seconds")
+    rollback_after = declaration.rollback_seconds(rollback_after)
     if state == "absent":
         config = EMPTY
     if not allow_management_port:
@@ -158,15 +162,11 @@ def balance(
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
-        plan = make_plan(request)
-        plan.must_be_possible()
-        outcome = plan.outcome()
+        plan, outcome = _planned(request, state)
         outcome.diff = plan.diff()
         return outcome
     with rollback.settled(paths):
-        plan = make_plan(request)
-        plan.must_be_possible()
-        outcome = plan.outcome()
+        plan, outcome = _planned(request, state)
         with ThreadPoolExecutor(1) as aside:
             diff = aside.submit(plan.diff)
             outcome.token = _commit_parts(plan)
@@ -177,6 +177,14 @@ def balance(
         if not outcome.token:
             store.remove_if_unused(paths)
     return outcome
+
+
+def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:
+    plan = make_plan(request)
+    plan.must_be_possible()
+    if state == "present":
+        plan.warnings += removal.warnings(store.read_state(request.paths), request.config)
+    return plan, plan.outcome()
 
 
 def _commit_parts(plan: Plan) -> str:

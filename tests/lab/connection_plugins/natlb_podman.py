@@ -20,7 +20,7 @@ options:
     default: inventory_hostname
     vars:
       - name: inventory_hostname
-      - name: natlb_lab_container
+      - name: lab_container
 """
 
 import pathlib

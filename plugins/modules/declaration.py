@@ -1,0 +1,57 @@
+#!/usr/bin/python
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check what the variables of a host declare."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: declaration
+short_description: Check on the controller what the variables of a host declare
+version_added: 0.1.0
+author:
+  - natlb contributors (@natlb)
+description:
+  - Reads the variables of the roles of this collection with the parser that runs on the hosts. All errors come at once.
+  - A variable whose name begins with C(natlb_) and that no role or playbook of this collection knows is an error too.
+  - No connection is opened, so this is done before any host is touched, and in check mode.
+  - The roles and the playbook C(natlb.netfilter.deploy) do this first. There is no need to call it in a play.
+options:
+  role:
+    description: The role whose variables are read. Without it only the names of variables are looked at.
+    type: str
+    choices: [balancer, backend]
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: full
+seealso:
+  - module: natlb.netfilter.balancer
+"""
+
+EXAMPLES = r"""
+- name: Check the declaration of each balancer
+  natlb.netfilter.declaration:
+    role: balancer
+"""
+
+RETURN = r"""
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    """What runs is the action plugin of the same name; this is here for what is documented."""
+    module = AnsibleModule(
+        argument_spec={"role": {"type": "str", "choices": ["balancer", "backend"]}}, supports_check_mode=True
+    )
+    module.fail_json(msg="this runs on the controller only, by its action plugin")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every variable of this collection, and how the messages of the core read to those who set them.
+
+Ansible passes over a variable that nobody reads, so a typing error in a name would be a declaration that is not there.
+tests/lint/test_role_variables.py keeps the lists in step with roles and playbooks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+PREFIX = "natlb_"
+
+#: What the argument specifications of the roles hold.
+ROLES = frozenset(
+    {
+        "natlb_allow_management_port",
+        "natlb_backend_addresses",
+        "natlb_backend_direct_networks",
+        "natlb_backend_direct_ports",
+        "natlb_backend_gateway",
+        "natlb_backend_mode",
+        "natlb_backend_ports",
+        "natlb_backend_state",
+        "natlb_backend_table",
+        "natlb_conntrack",
+        "natlb_egress",
+        "natlb_engine",
+        "natlb_forward",
+        "natlb_forwarding",
+        "natlb_manage_packages",
+        "natlb_mark_mask",
+        "natlb_packages",
+        "natlb_persist",
+        "natlb_rollback_after",
+        "natlb_services",
+        "natlb_state",
+    }
+)
+#: What playbooks take beside these.
+PLAYBOOKS = frozenset(
+    {
+        "natlb_backend_hosts",
+        "natlb_gather_facts",
+        "natlb_hosts",
+        "natlb_max_fail_percentage",
+        "natlb_serial",
+        "natlb_service",
+        "natlb_verify_address",
+        "natlb_verify_connections",
+        "natlb_verify_from",
+        "natlb_verify_probes",
+    }
+)
+#: What the filter `backends` reads of a backend's host (natlb_state too).
+HOSTS = frozenset({"natlb_address", "natlb_backup", "natlb_weight"})
+#: What roles and playbooks make for themselves. Nobody is told of these.
+INTERNAL = frozenset(
+    {
+        "natlb_backend_answer",
+        "natlb_backend_bad_port",
+        "natlb_backend_distribution",
+        "natlb_backend_gateways",
+        "natlb_backend_host",
+        "natlb_backend_host_now",
+        "natlb_backend_incomplete",
+        "natlb_backend_install",
+        "natlb_backend_links",
+        "natlb_backend_no_ports",
+        "natlb_backend_number",
+        "natlb_backend_package",
+        "natlb_backend_packages",
+        "natlb_backend_question",
+        "natlb_backend_readable",
+        "natlb_backend_routes",
+        "natlb_backend_script",
+        "natlb_backend_unit",
+        "natlb_backend_unit_file",
+        "natlb_backend_ways",
+        "natlb_balancer",
+        "natlb_balancer_checked",
+        "natlb_balancer_distribution",
+        "natlb_balancer_family",
+        "natlb_balancer_flavour",
+        "natlb_balancer_host",
+        "natlb_balancer_install",
+        "natlb_balancer_known_packages",
+        "natlb_balancer_packages",
+        "natlb_balancer_programs",
+        "natlb_balancer_setting_files",
+        "natlb_balancer_unit_files",
+        "natlb_balancer_unit_folder",
+        "natlb_balancer_units",
+        "natlb_balancer_uplink_units",
+        "natlb_run",
+        "natlb_run_reached",
+        "natlb_run_role",
+        "natlb_status",
+        "natlb_verify_answers",
+        "natlb_verify_info",
+    }
+)
+#: For parts of a declaration that users put together themselves, such as natlb_services_web.
+PARTS = ("natlb_services_", "natlb_egress_")
+
+PUBLIC = ROLES | PLAYBOOKS | HOSTS
+KNOWN = PUBLIC | INTERNAL
+
+#: Options of the module `balancer` as messages of the core name them: at the beginning of a place (`services[2].name`)
+#: or of what to write (`engine: iptables`). `state` is also a key of backends, and conntrack a program.
+_OPTION = re.compile(
+    r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
+    r"|(?:engine|forwarding|forward|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
+    r"|conntrack(?=\.(?:max|buckets|timeouts))|state(?=: (?:absent|present)\b))"
+)
+
+
+def unknown(names: Iterable[str]) -> list[str]:
+    """One message for each of the variables that begins as ours do and is not one of them."""
+    return [_complaint(name) for name in sorted(names) if name.startswith(PREFIX) and not _is_known(name)]
+
+
+def _is_known(name: str) -> bool:
+    return name in KNOWN or name.startswith(PARTS)
+
+
+def nearest(name: str) -> str | None:
+    """The variable that was most likely meant."""
+    found = difflib.get_close_matches(name, sorted(PUBLIC), n=1)
+    return found[0] if found else None
+
+
+def _complaint(name: str) -> str:
+    meant = nearest(name)
+    remedy = f"did you mean {meant}?" if meant else "docs/roles.md lists them all"
+    return f"{name}: no role or playbook knows this variable ({remedy} Variables of your own need another prefix)"
+
+
+def in_variables(message: str) -> str:
+    """A message of the core with the role's variables in the place of the module's options."""
+    return _OPTION.sub(lambda found: PREFIX + found[0], message)

@@ -1,0 +1,152 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks as people run them, up to where a host would be touched: nothing answers at its address."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> Iterator[int]:
+    """A port at which nobody listens, for as long as the tests run."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+class Site:
+    """An inventory with lb1 and lb2 in the group balancers, both with `variables`."""
+
+    def __init__(self, folder: pathlib.Path, port: int) -> None:
+        self.folder = folder
+        self.host = {"ansible_host": "127.0.0.1", "ansible_port": port, "ansible_ssh_common_args": "-F none"}
+
+    def write(self, group: str = "balancers", lb2: dict[str, Any] | None = None, **variables: Any) -> None:
+        hosts = {"lb1": dict(self.host), "lb2": {**self.host, **(lb2 or {})}}
+        inventory = {group: {"hosts": hosts, "vars": variables}}
+        (self.folder / "inventory.yml").write_text(yaml.safe_dump(inventory))
+
+    def run(self, playbook: str, *arguments: str) -> tuple[int, str]:
+        """Exit status and all that was printed, with line ends as they are in the messages."""
+        argv = [str(ROOT / "tools" / "run"), "ansible-playbook", "-i", "inventory.yml", f"natlb.netfilter.{playbook}"]
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_TIMEOUT": "2"}
+        done = subprocess.run(
+            [*argv, *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path, closed_port: int) -> Site:
+    return Site(tmp_path, closed_port)
+
+
+def messages(printed: str) -> dict[str, str]:
+    """What failed, by host."""
+    return dict(re.findall(r'^fatal: \[(\w+)\].*?"msg": "((?:[^"\\]|\\.)*)"', printed, re.MULTILINE))
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_errors_of_all_hosts_come_before_any_connection(site: Site, check: tuple[str, ...]) -> None:
+    bad = [{**WEB, "backends": [{"address": "10.0.0.3", "port": 99999}]}, {**WEB, "name": "b", "listen": "nowhere"}]
+    site.write(lb2={"natlb_services": bad, "natlb_engine": "ipfw"}, natlb_services=[WEB])
+    status, printed = site.run("deploy", *check)
+    found = messages(printed)
+    assert status == 2
+    assert list(found) == ["lb2"]
+    for error in ("natlb_services[0].backends[0].port: 99999", "natlb_services[1].listen: 'nowhere'", "natlb_engine: "):
+        assert error in found["lb2"]
+    assert "UNREACHABLE" not in printed
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "complaint"),
+    [
+        ({}, (), "natlb_services: is not set for this host ("),
+        ({"natlb_service": [WEB]}, (), "natlb_services: is not set for this host, but natlb_service is ("),
+        ({"natlb_services": None}, (), "natlb_services: is set to nothing"),
+        ({"natlb_services": [WEB], "natlb_rollback": 5}, (), "natlb_rollback: no role or playbook knows this variable"),
+        ({"natlb_services": [WEB]}, ("-e", "natlb_serail=1"), "did you mean natlb_serial?"),
+        ({"natlb_services": "{{ groups.web | default([]) }}"}, (), "gives an empty list"),
+        ({"natlb_services": "{{ groups.web }}"}, (), "natlb_services: cannot be read: "),
+    ],
+)
+def test_what_is_not_there_by_accident(
+    site: Site, variables: dict[str, Any], arguments: tuple[str, ...], complaint: str
+) -> None:
+    site.write(**variables)
+    status, printed = site.run("deploy", "--check", *arguments)
+    assert status == 2
+    assert set(messages(printed)) == {"lb1", "lb2"}
+    assert printed.count(complaint) >= 2
+    assert "UNREACHABLE" not in printed
+
+
+def test_variables_of_a_role_in_a_play_are_looked_at(site: Site) -> None:
+    site.write(natlb_services=[WEB])
+    role = {"role": "natlb.netfilter.balancer", "vars": {"natlb_egres": []}}
+    (site.folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
+    done = subprocess.run(
+        [str(ROOT / "tools" / "run"), "ansible-playbook", "-i", "inventory.yml", "play.yml"],
+        cwd=site.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "did you mean natlb_egress?" in done.stdout, done.stdout + done.stderr
+    assert "UNREACHABLE" not in done.stdout
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "remove"])
+def test_no_balancers_is_an_error(site: Site, playbook: str) -> None:
+    site.write(group="ballancers", natlb_services=[WEB])
+    status, printed = site.run(playbook)
+    assert status == 2
+    assert "natlb_hosts: no host of the inventory is in balancers" in printed
+    assert "the groups are ballancers)" in printed
+
+
+@pytest.mark.parametrize("where", ["inventory", "extra"])
+def test_settings_of_the_run_are_read_wherever_they_are(site: Site, where: str) -> None:
+    given = {"natlb_hosts": "front", "natlb_serial": 1}
+    extra = [f"--extra-vars={name}={value}" for name, value in given.items()] if where == "extra" else []
+    site.write(group="front", natlb_services=[WEB], **({} if extra else given))
+    status, printed = site.run("deploy", "--check", *extra)
+    assert status == 2
+    assert set(messages(printed)) == {"lb1", "lb2"}
+    assert "lb2 could not be reached, so nothing was changed on it" in messages(printed)["lb2"]
+
+
+def test_two_values_for_one_run_are_an_error(site: Site) -> None:
+    site.write(lb2={"natlb_serial": 2}, natlb_services=[WEB], natlb_serial=1)
+    status, printed = site.run("deploy")
+    assert status == 2
+    assert "natlb_serial: is 1 for lb1 and 2 for lb2" in printed
+
+
+def test_a_limit_holds(site: Site) -> None:
+    site.write(natlb_services=[WEB])
+    status, printed = site.run("deploy", "--limit", "lb2")
+    assert status == 2
+    assert set(messages(printed)) == {"lb2"}

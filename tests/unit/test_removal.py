@@ -1,0 +1,71 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What goes, and whether it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from _natlb import removal
+from _natlb.model import dump, parse_config
+
+
+def services(*names: str, first_port: int = 80) -> list[dict[str, Any]]:
+    ports = range(first_port, first_port + len(names))
+    backends = [{"address": "10.0.0.3"}]
+    return [
+        {"name": name, "listen": f"192.0.2.10:{port}", "backends": backends}
+        for name, port in zip(names, ports, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gone"),
+    [
+        ("", "", ""),
+        ("", "abc", ""),
+        ("a", "a", ""),
+        ("a", "", "1 of the 1 services of this host go: a ("),
+        ("ab", "b", ""),
+        ("ab", "", "2 of the 2 services of this host go: a, b ("),
+        ("abc", "bc", ""),
+        ("abc", "c", "2 of the 3 services of this host go: a, b ("),
+        ("abcd", "cd", ""),
+        ("abcdefgh", "h", "7 of the 8 services of this host go: a, b, c, d, e and 2 more ("),
+    ],
+)
+def test_a_removal_of_most_is_told(before: str, after: str, gone: str) -> None:
+    state = dump(parse_config(services(*before)))
+    kept = [service for service in services(*before) if service["name"] in after] if before else services(*after)
+    told = removal.warnings(state, parse_config(kept))
+    assert bool(told) == bool(gone)
+    assert all(f"services: {gone}" in line for line in told)
+
+
+def test_services_of_other_names_are_the_same_services() -> None:
+    assert removal.warnings(dump(parse_config(services("a", "b", "c"))), parse_config(services("x", "y", "z"))) == []
+
+
+def test_services_elsewhere_are_others() -> None:
+    told = removal.warnings(
+        dump(parse_config(services("a", "b", "c"))), parse_config(services("x", "y", "z", first_port=8080))
+    )
+    assert len(told) == 1
+
+
+def test_egress_that_goes_is_told() -> None:
+    ways = [{"source": "10.0.0.0/24"}, {"source": "10.0.1.0/24"}]
+    state = dump(parse_config(services("a"), ways))
+    (told,) = removal.warnings(state, parse_config(services("a")))
+    assert told.startswith("egress: all of the 2 egress rules of this host go")
+    assert removal.warnings(state, parse_config(services("a"), ways[:1])) == []
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"services": None}, {"services": 5}, {"services": [5, None]}, {"services": [{"listen": 7}, {}]}]
+)
+def test_whatever_was_kept_is_read(state: dict[str, Any]) -> None:
+    for line in removal.warnings(state, parse_config([])):
+        assert "None" in line
