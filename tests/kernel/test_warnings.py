@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, service, webs
-from kernel_lab.topology import CLIENT, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, WEB
+from kernel_lab.topology import CLIENT, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, VIP6, WEB
 
 #: Routed to the balancer by the client, and in none of the balancer's networks.
 ROUTED, ROUTED6 = "203.0.113.10", "2001:db8:99::10"
@@ -144,3 +144,66 @@ def test_a_backend_that_is_a_frontend_routed_elsewhere(balancer: Balancer) -> No
     fails(balancer)
     (warning,) = told(outcome, "frontend of service second")
     assert "reach nobody unless another balancer has that address" in warning
+
+
+# -- bridges -------------------------------------------------------------------------------------------------------
+
+#: The backends' own links: those of the last test go in the kernel's own time.
+_wires = itertools.count()
+BRIDGED = {"web1": "10.9.0.3", "web2": "10.9.0.4"}
+BRIDGED6 = {"web1": "2001:db8:9::3", "web2": "2001:db8:9::4"}
+
+
+def bridged(balancer: Balancer) -> None:
+    """Two backends as ports of a bridge of the balancer, which is their way to the virtual addresses."""
+    balancer.host.ip(
+        "link add br0 type bridge mcast_snooping 0\naddress add 10.9.0.1/24 dev br0\n"
+        "address add 2001:db8:9::1/64 dev br0 nodad\nlink set br0 up"
+    )
+    for name, address in BRIDGED.items():
+        host, link = balancer.lab.backends[name], f"own{next(_wires)}"
+        balancer.host.ip(f"link add {name} type veth peer name {link} netns {host.pid}\nlink set {name} master br0 up")
+        host.ip(
+            f"address add {address}/24 dev {link}\naddress add {BRIDGED6[name]}/64 dev {link} nodad\n"
+            f"link set {link} up\nroute replace {VIP} via 10.9.0.1\nroute replace {VIP6} via 2001:db8:9::1"
+        )
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_a_backend_behind_a_filtering_bridge_that_chooses_itself(balancer: Balancer, family: str) -> None:
+    bridged(balancer)
+    target = f"{VIP}:80" if family == "ip" else f"[{VIP6}]:80"
+    sysctl = "bridge-nf-call-iptables" if family == "ip" else "bridge-nf-call-ip6tables"
+    addresses = BRIDGED if family == "ip" else BRIDGED6
+    web = [service(listen=target, backends=[{"name": "web1", "address": addresses["web1"]}])]
+    web1 = balancer.lab.backends["web1"]
+
+    def reached() -> str:
+        return str(web1.call(traffic.ask, target, timeout_s=2.5)[0].who)
+
+    balancer.host.sysctl({f"bridge/{sysctl}": 1})
+    (warning,) = told(balancer.apply(web), "bridge br0")
+    assert reached() == "TimeoutError"
+    assert warning.startswith("service web: a backend behind the bridge br0 that connects to its own service")
+    assert f"({sysctl})" in warning
+    assert "(web1, web2)" in warning, "nobody has asked for the backend yet, so it may be behind any port"
+    at = addresses["web1"] if family == "ip" else f"[{addresses['web1']}]"
+    assert [answer.who for answer in balancer.host.call(traffic.ask, f"{at}:80")] == ["web1"]
+    (warning,) = told(balancer.apply(web), "bridge br0")
+    assert "for the ports of backends (web1), or" in warning
+
+    balancer.host.ip("link set dev web1 type bridge_slave hairpin on")
+    assert told(balancer.apply(web), "bridge br0") == []
+    assert reached() == "web1"
+    balancer.host.ip("link set dev web1 type bridge_slave hairpin off")
+    balancer.host.sysctl({f"bridge/{sysctl}": 0})
+    assert told(balancer.apply(web), "bridge br0") == []
+    assert reached() == "web1"
+
+
+def test_no_warning_where_no_backend_asks(balancer: Balancer) -> None:
+    bridged(balancer)
+    others = [service(allow_from="192.0.2.0/24", backends=[{"address": BRIDGED["web1"]}])]
+    assert told(balancer.apply(others), "bridge br0") == []
+    elsewhere = [service(interface="front", backends=[{"address": BRIDGED["web1"]}]), service("on", listen=f"{VIP}:81")]
+    assert told(balancer.apply(elsewhere), "bridge br0") == []

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from .model import Backend, Config, Service
-from .routes import Network
+from .routes import Network, Ways
 
 
 class Addressing(NamedTuple):
@@ -78,35 +78,15 @@ def _unanswered(owner: str, address: str, kind: str, network: Network) -> str:
 
 def _without_route(services: Sequence[Service], here: Addressing, told: Collection[str]) -> Iterator[str]:
     """A packet that is not translated meets the routing table before any rule can refuse it."""
-    routed = _Routed(here.routes)
+    ways = Ways(here.routes)
     for service in services:
         for address in {listen.address: None for listen in service.listens if listen.address}:
-            if address not in here.local and address not in told and address not in routed:
+            if address not in here.local and address not in told and not ways.interface(address):
                 yield (
                     f"service {service.name}: no route of this host leads to {address}, so the iptables engine cannot "
                     f"answer whom it refuses: clients wait, or are told that the network is unreachable; give the "
                     f"address to an interface (ip address add {address} dev lo), or use engine: nftables"
                 )
-
-
-class _Routed:
-    """Whether a route leads an address anywhere. Tables may hold a million routes, declarations many addresses."""
-
-    def __init__(self, routes: Sequence[tuple[Network, str]]) -> None:
-        found: dict[tuple[int, int], dict[int, str]] = {}
-        for network, interface in routes:
-            shift = network.max_prefixlen - network.prefixlen
-            found.setdefault((network.version, shift), {}).setdefault(int(network.network_address) >> shift, interface)
-        #: The longest prefixes first.
-        self._networks = sorted(found.items())
-
-    def __contains__(self, address: str) -> bool:
-        ip = ipaddress.ip_address(address)
-        for (version, shift), known in self._networks:
-            interface = known.get(int(ip) >> shift) if version == ip.version else None
-            if interface is not None:
-                return bool(interface)
-        return False
 
 
 def _twice(config: Config, here: Addressing, around: _Around) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, Union
 
@@ -90,6 +91,28 @@ class Routes:
         """(network, interface) of each route, an empty interface where it leads nowhere; the most specific one that
         fits an address counts, the first of equals."""
         return [(route.network, route.interface) for route in self.all]
+
+
+class Ways:
+    """The interface by which an address is reached. Tables may hold a million routes, declarations many addresses."""
+
+    def __init__(self, ways: Sequence[tuple[Network, str]]) -> None:
+        """As `Routes.ways` has them."""
+        found: dict[tuple[int, int], dict[int, str]] = {}
+        for network, interface in ways:
+            shift = network.max_prefixlen - network.prefixlen
+            found.setdefault((shift, network.version), {}).setdefault(int(network.network_address) >> shift, interface)
+        #: The longest prefixes first.
+        self._networks = sorted(found.items())
+
+    def interface(self, address: str) -> str:
+        """Empty where no route leads there."""
+        ip = ipaddress.ip_address(address)
+        for (shift, version), known in self._networks:
+            interface = known.get(int(ip) >> shift) if version == ip.version else None
+            if interface is not None:
+                return interface
+        return ""
 
 
 def _read(path: str) -> str:

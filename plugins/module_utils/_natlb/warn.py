@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import addresses, forwarding, iptables, kernel, links
+from . import addresses, bridges, forwarding, iptables, kernel, links
 from .engines import Engine, IptablesEngine
 from .model import Config
-from .routes import Routes
+from .routes import Routes, Ways
 
 
 def found(config: Config, engine: Engine, table: Routes, boots: bool) -> list[str]:
     """Every warning, once. With `boots` the forwarding settings are to hold after a reboot as well."""
-    warnings = [*_empty(config), *_affinity(config, engine), *_links(config), *_addresses(config, engine, table)]
+    warnings = [*_empty(config), *_affinity(config, engine), *_links(config, table), *_addresses(config, engine, table)]
     if boots:
         names = list(forwarding.settings(config))
         warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)
@@ -41,8 +41,15 @@ def _affinity(config: Config, engine: Engine) -> Iterator[str]:
         )
 
 
-def _links(config: Config) -> list[str]:
-    return links.warnings(config, links.read()) if next(links.named(config), None) else []
+def _links(config: Config, table: Routes) -> Iterator[str]:
+    families = bridges.filtered() if config.services else []
+    known = links.read() if families or any(links.named(config)) else []
+    yield from links.warnings(config, known)
+    if any(link.kind == "bridge" for link in known):
+        for bridge, services in bridges.behind(config, known, Ways(table.ways), families).items():
+            warning = bridges.warning(bridge, services, known, bridges.ports_by_address(bridge))
+            if warning is not None:
+                yield warning
 
 
 def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
