@@ -96,6 +96,7 @@ INTERNAL = frozenset(
         "natlb_balancer_unit_folder",
         "natlb_balancer_units",
         "natlb_balancer_uplink_units",
+        "natlb_balancer_writes_settings",
         "natlb_run",
         "natlb_run_reached",
         "natlb_run_role",

@@ -153,6 +153,18 @@ def test_marks_of_others_are_left_alone(balancer: Balancer) -> None:
 SEEN = 'type filter hook postrouting priority 150; oifname "up*" meta mark & 0xffff == 0x1234 counter'
 
 
+def test_a_strict_reverse_path_filter(balancer: Balancer) -> None:
+    """The mark has to count in it, whoever looks after forwarding."""
+    balancer.lab.uplinks()
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    balancer.host.sysctl({f"ipv4/conf/{link}/rp_filter": 1 for link in ("up1", "up2")})
+    outcome = balancer.apply([], [by_weight(1, 1)], forwarding=False)
+    assert {name for name in outcome.sysctls if "conf" in name} == {
+        f"net/ipv4/conf/{link}/src_valid_mark" for link in ("up1", "up2")
+    }
+    assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 2, "isp2": 2}
+
+
 def test_everything_is_undone(balancer: Balancer) -> None:
     balancer.lab.uplinks()
     before = balancer.snapshot()

@@ -114,10 +114,15 @@ def test_a_second_run_waits_and_then_says_who_holds_the_lock(tmp_path: Path, mon
         ("/etc/sysctl.d/zzz.conf", "net.ipv4.ip_forward = 1", False),
         ("/etc/sysctl.d/zzz.conf", "net.ipv6.conf.all.forwarding = 0", False),
         ("/etc/sysctl.conf", "net.ipv4.ip_forward=0", True),
+        ("/etc/sysctl.d/zzz.conf", "net.ipv6.conf.eth0/100.accept_ra=1", True),
+        ("/etc/sysctl.d/zzz.conf", "net/ipv6/conf/eth0.100/accept_ra=0", True),
+        ("/etc/sysctl.d/zzz.conf", "net/ipv6/conf/eth0.100/accept_ra=2", False),
+        ("/etc/sysctl.d/zzz.conf", "net.ipv6.conf.eth0.accept_ra=0", False),
     ],
 )
 def test_a_later_file_that_turns_forwarding_off(path: str, text: str, warned: bool) -> None:
-    warnings = forwarding.overrides({path: text}, ["net/ipv4/ip_forward"])
+    wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/eth0.100/accept_ra": "2"}
+    warnings = forwarding.overrides({path: text}, wanted)
     assert bool(warnings) == warned
     assert all(path in warning and "take that line out" in warning for warning in warnings)
 
@@ -125,12 +130,15 @@ def test_a_later_file_that_turns_forwarding_off(path: str, text: str, warned: bo
 def test_forwarding_follows_the_families_in_use() -> None:
     backends = [{"address": "2001:db8:2::3", "port": 80}]
     config = parse_config([{"name": "six", "listen": "[2001:db8::10]:80", "backends": backends}], UPLINKS)
-    assert forwarding.settings(config) == {
-        "net/ipv4/ip_forward": "1",
-        "net/ipv6/conf/all/forwarding": "1",
-        "net/ipv4/conf/eth1/src_valid_mark": "1",
-        "net/ipv4/conf/eth2/src_valid_mark": "1",
-    }
+    wanted = forwarding.settings(config, forwarding.Before(listening=("eth0",)))
+    assert list(wanted.items()) == [
+        ("net/ipv6/conf/eth0/accept_ra", "2"),
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ], "the kernel drops routes in the moment in which it begins to forward"
+    assert routing.sysctls(config) == dict.fromkeys(
+        ("net/ipv4/conf/eth1/src_valid_mark", "net/ipv4/conf/eth2/src_valid_mark"), "1"
+    )
 
 
 def test_routes_of_uplinks() -> None:

@@ -85,12 +85,12 @@ def test_a_damaged_file_is_read_as_far_as_it_can_be(tmp_path: Path, state: Any, 
     found, (warning,) = request.restored(paths)
     assert "state.json: not all of it can be read; the next run of the module balancer writes it anew" in warning
     assert {service.name for service in found.config.services} >= set(services)
-    assert request.previous(paths).services == ()
+    assert request.previous(paths)[0].services == ()
 
 
 def test_of_before_there_are_only_services_of_udp(tmp_path: Path) -> None:
     paths = kept(tmp_path, {"services": [WEB, DNS, {**DNS, "name": "alone", "listen": "*:54", "protocol": "udp"}]})
-    assert [service.name for service in request.previous(paths).services] == ["dns", "alone"]
+    assert [service.name for service in request.previous(paths)[0].services] == ["dns", "alone"]
 
 
 def test_nothing_is_kept(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from . import (
     declaration,
     engines,
     forward,
+    forwarding,
     guard,
     kernel,
     normal_form,
@@ -42,7 +43,7 @@ from .model import EMPTY, Config, parse_config
 from .normal_form import NormalForm
 from .parts import Part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
-from .request import previous as request_of_before
+from .request import previous as last_request
 from .routes import Routes
 from .ruleset import Ruleset, unified
 from .store import DEFAULT_PATHS, Content, Paths
@@ -260,11 +261,15 @@ def make_plan(request: Request) -> Plan:
         known = store.read_json(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
-        previous = request_of_before(request.paths)
+        previous, before = last_request(request.paths)
+        if request.forwarding:
+            advertised = [route.interface for route in table.all if route.advertised]
+            request.before = forwarding.look(before, config.families(), advertised, kernel.sysctl_get)
         path = forward.look(config, request.forward, table)
         files, staged, records = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
-        warnings += warn.found(config, engine, table, boots=request.forwarding and request.persist) + path.warnings
+        boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
+        warnings += warn.found(config, engine, table, boots) + path.warnings
         normal = validation.result()
         live = listing.result()
     wanted = normal.ruleset

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Callable
 
-from . import routing
 from .model import Config
 from .ruleset import Ruleset, Section
 
@@ -19,16 +20,72 @@ SYSCTL_FILE = "zz-natlb.conf"
 SYSCTL_DIRECTORIES = ("/usr/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d")
 
 
-def settings(config: Config) -> dict[str, str]:
-    """Kernel settings for a configuration, by name with slashes."""
-    return {**{_FORWARDING[family]: "1" for family in config.families()}, **routing.sysctls(config)}
+#: Gives a kernel setting by its name; None where there is none.
+Look = Callable[[str], "str | None"]
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the host was before natlb turned forwarding on, as far as it must go on. Kept until everything is removed.
+
+    `listening` are the interfaces that have learned routes or addresses by router advertisement.
+    """
+
+    listening: tuple[str, ...] = ()
+
+
+def look(kept: Before, families: Iterable[str], advertised: Iterable[str], get: Look) -> Before:
+    """What is to go on once these families are forwarded, where the kernel itself learned of `advertised` interfaces.
+
+    A router believes no other router's advertisements (RFC 4861, section 6.2.8), so in the moment in which IPv6
+    forwarding is turned on the kernel drops each default route that it has learned that way, and it lets addresses
+    expire; but for interfaces with `accept_ra=2` (rt6_purge_dflt_routers in the kernel's net/ipv6/route.c). Once chosen
+    an interface stays, since a router may be silent for a while. 0 is for those where somebody else listens:
+    systemd-networkd and NetworkManager do so themselves, and the kernel leaves their routes alone.
+    """
+    if "ip6" not in families:
+        return Before()
+    turned_on = get(_FORWARDING["ip6"]) == "0"
+    listening = set(kept.listening)
+    for interface in set(advertised) - listening:
+        now = get(accept_ra(interface))
+        if now == "2" or (now == "1" and turned_on):
+            listening.add(interface)
+    return Before(tuple(sorted(listening)))
+
+
+def accept_ra(interface: str) -> str:
+    return f"net/ipv6/conf/{interface}/accept_ra"
+
+
+def dump_before(before: Before) -> dict[str, Any]:
+    return {"listening": list(before.listening)}
+
+
+def parse_before(value: Any) -> Before:
+    """From a file that may be damaged: what cannot be read counts as not kept."""
+    listening = value.get("listening") if isinstance(value, Mapping) else None
+    names = listening if isinstance(listening, list) else []
+    return Before(tuple(name for name in names if isinstance(name, str) and name and "/" not in name))
+
+
+def settings(config: Config, before: Before) -> dict[str, str]:
+    """Kernel settings for a configuration, by name with slashes, in the order in which they are to be made."""
+    found = {accept_ra(interface): "2" for interface in before.listening}
+    return {**found, **{_FORWARDING[family]: "1" for family in config.families()}}
+
+
+def interface_of(name: str) -> str | None:
+    """The interface that a setting is of; None where it is of the host."""
+    found = re.fullmatch(r"net/ipv[46]/conf/(?!all/|default/)([^/]+)/\w+", name)
+    return found[1] if found else None
 
 
 def section(values: Mapping[str, str]) -> Ruleset:
     return {("", "", "sysctl", name): Section((), (value,)) for name, value in values.items()}
 
 
-def overrides(files: Mapping[str, str], names: list[str]) -> list[str]:
+def overrides(files: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Warnings about files (path → text) that will undo a setting at the next boot.
 
     Those are the ones that sort behind ours, and `/etc/sysctl.conf`, which `sysctl --system` reads last.
@@ -38,11 +95,19 @@ def overrides(files: Mapping[str, str], names: list[str]) -> list[str]:
         base = path.rpartition("/")[2]
         if base <= SYSCTL_FILE and path != "/etc/sysctl.conf":
             continue
-        for name in names:
-            for found, value in re.findall(r"^\s*-?\s*([\w./*-]+)\s*=\s*(\S+)", text, re.MULTILINE):
-                if found.replace(".", "/") == name and value != "1":
-                    warnings.append(
-                        f"{path} sets {found} = {value} at boot, after {SYSCTL_FILE}: "
-                        f"connections will not be forwarded after a reboot; take that line out"
-                    )
+        for found, value in re.findall(r"^\s*-?\s*([\w./*-]+)\s*=\s*(\S+)", text, re.MULTILINE):
+            name = _slashed(found)
+            if wanted.get(name, value) != value:
+                lost = "the default route goes" if name.endswith("/accept_ra") else "connections will not be forwarded"
+                warnings.append(
+                    f"{path} sets {found} = {value} at boot, after {SYSCTL_FILE}: {lost} after a reboot; "
+                    f"take that line out"
+                )
     return warnings
+
+
+def _slashed(name: str) -> str:
+    """The name of a setting with slashes. Where dots divide it, a slash is a dot in the name of an interface
+    (sysctl.d(5))."""
+    dotted = name.find(".") >= 0 and (name.find("/") < 0 or name.find(".") < name.find("/"))
+    return name.translate(str.maketrans("./", "/.")) if dotted else name

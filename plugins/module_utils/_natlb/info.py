@@ -42,7 +42,9 @@ def info(
     usage = _conntrack(warnings)
     return {
         "engine": plan.engine.name,
-        "forwarding": all(kernel.sysctl_get(name) == value for name, value in forwarding.settings(config).items()),
+        "forwarding": all(
+            kernel.sysctl_get(name) == value for name, value in forwarding.settings(config, request.before).items()
+        ),
         "drift": outcome.changed,
         "warnings": warnings,
         "conntrack": usage,

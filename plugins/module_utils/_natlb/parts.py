@@ -46,7 +46,8 @@ class Part:
 def sysctls(request: Request) -> dict[str, str]:
     """The kernel settings that the run is to see to. The size of a table that only the machine itself can set, as from
     within a container, is not asked for unless the user does."""
-    found = forwarding.settings(request.config) if request.forwarding else {}
+    found = forwarding.settings(request.config, request.before) if request.forwarding else {}
+    found.update(routing.sysctls(request.config))
     current = {name: kernel.sysctl_number(name) for name in tracking.names()}
     sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
     if request.tracking.entries == 0 and not all(kernel.sysctl_writable(name) for name in sizes):
@@ -55,8 +56,13 @@ def sysctls(request: Request) -> dict[str, str]:
 
 
 def sysctl_part(settings: Mapping[str, str]) -> Part:
-    """Settings are put on, never off: whether something else needs them is not ours to know."""
+    """Settings are put on, never off: whether something else needs them is not ours to know.
+
+    Those of an interface that is not there now wait for it: they are among what is kept for the next boot.
+    """
     live = {name: kernel.sysctl_get(name) or "" for name in settings}
+    settings = {name: value for name, value in settings.items() if live[name] or not forwarding.interface_of(name)}
+    live = {name: live[name] for name in settings}
     missing = {name: value for name, value in settings.items() if live[name] != value}
     obstacles = []
     for name, value in missing.items():

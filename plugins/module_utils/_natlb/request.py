@@ -17,6 +17,7 @@ from typing import Any
 
 from . import store
 from .errors import NatlbError
+from .forwarding import Before, dump_before, parse_before
 from .model import EMPTY, Config, dump, parse_config
 from .store import Paths
 from .tracking import Tracking, dump_tracking, parse_tracking
@@ -45,6 +46,8 @@ class Request:
     forward: str = "warn"
     #: The engine that holds the rules, where they are only looked at: `auto` might take another one by now.
     held_by: str = ""
+    #: Not asked for, but found by the first run and kept with the rest.
+    before: Before = field(default_factory=Before)
 
 
 def state_text(request: Request, engine: str) -> str:
@@ -69,6 +72,7 @@ def _options(request: Request) -> dict[str, Any]:
         "forwarding": request.forwarding,
         "forward": request.forward,
         "conntrack": dump_tracking(request.tracking),
+        "before": dump_before(request.before),
     }
 
 
@@ -122,13 +126,15 @@ def _readable(services: Any, egress: Any, mask: Any) -> bool:
     return True
 
 
-def previous(paths: Paths) -> Config:
-    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks.
+def previous(paths: Paths) -> tuple[Config, Before]:
+    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks; and what the
+    host was before the first run.
 
     Ten thousand services take half a second to parse, so the others are left out.
     """
     state = store.read_state(paths)
-    return declared({**state, "services": [item for item in _listed(state.get("services")) if _speaks_udp(item)]})
+    services = [item for item in _listed(state.get("services")) if _speaks_udp(item)]
+    return declared({**state, "services": services}), parse_before(state.get("before"))
 
 
 def _speaks_udp(service: Any) -> bool:

@@ -8,7 +8,7 @@ The host is asked here, and only where the answer matters; what is made of it st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from . import addresses, bridges, forwarding, iptables, kernel, links
 from .engines import Engine, IptablesEngine
@@ -16,12 +16,11 @@ from .model import Config
 from .routes import Routes, Ways
 
 
-def found(config: Config, engine: Engine, table: Routes, boots: bool) -> list[str]:
-    """Every warning, once. With `boots` the forwarding settings are to hold after a reboot as well."""
+def found(config: Config, engine: Engine, table: Routes, settings: Mapping[str, str]) -> list[str]:
+    """Every warning, once. `settings` are those of forwarding that are to hold after a reboot as well."""
     warnings = [*_empty(config), *_affinity(config, engine), *_links(config, table), *_addresses(config, engine, table)]
-    if boots:
-        names = list(forwarding.settings(config))
-        warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), names)
+    if settings:
+        warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), settings)
     return list(dict.fromkeys(warnings))
 
 
