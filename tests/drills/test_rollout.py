@@ -1,0 +1,179 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbook deploy on several hosts, of which one fails or cannot be reached: what the others are left with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import HERE, PORT, ROOT, Fleet, Member, fleet
+
+WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "198.51.100.1", "port": 8080}]}
+UNIT = "/etc/systemd/system/natlb.service"
+#: A systemd of one script: it knows what was enabled and started, and nothing fails but what the file `fails` names.
+SYSTEMCTL = """#!/bin/sh
+[ "$1" = --quiet ] && shift
+verb=$1
+shift
+for unit; do
+    case $unit in --*) continue ;; esac
+    grep -qsx "$verb $unit" /run/fails && { echo "Job for $unit failed." >&2; exit 1; }
+    case $verb in
+    show)
+        echo "LoadState=loaded"
+        if [ -e "/run/enabled.$unit" ]; then echo UnitFileState=enabled; else echo UnitFileState=disabled; fi
+        if [ -e "/run/active.$unit" ]; then echo ActiveState=active; else echo ActiveState=inactive; fi
+        printf 'NeedDaemonReload=no\\n\\n'
+        ;;
+    enable) : >"/run/enabled.$unit" ;;
+    start | restart) : >"/run/active.$unit" ;;
+    stop) rm -f "/run/active.$unit" ;;
+    disable) rm -f "/run/enabled.$unit" ;;
+    esac
+done
+"""
+
+pytestmark = pytest.mark.skipif(
+    bool(os.geteuid()) or shutil.which("nft") is None, reason="needs root, network namespaces and nft"
+)
+
+
+@dataclass
+class Run:
+    status: int
+    printed: str
+
+    def recap(self, member: Member, what: str) -> int:
+        found = re.search(rf"^{member.name} +:.* {what}=(\d+)", self.printed, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+
+@dataclass
+class Rollout:
+    hosts: Fleet
+
+    def deploy(self, *arguments: str, **of_hosts: dict[str, Any]) -> Run:
+        """The playbook on all hosts, with what `of_hosts` gives each, by name, beside one service for all."""
+        hosts = {
+            member.name: {
+                "ansible_host": member.address,
+                "ansible_port": PORT,
+                "fleet_pid": member.pid,
+                **of_hosts.get(member.name, {}),
+            }
+            for member in self.hosts.members
+        }
+        variables = {
+            "ansible_connection": "natlb_namespace",
+            "ansible_python_interpreter": sys.executable,
+            "natlb_services": [WEB],
+            "natlb_engine": "nftables",
+            "natlb_manage_packages": False,
+        }
+        inventory = self.hosts.folder / "rollout.json"
+        inventory.write_text(json.dumps({"balancers": {"hosts": hosts, "vars": variables}}))
+        argv = ["nsenter", f"--target={self.hosts.hub}", "--net", str(ROOT / "tools" / "run"), "env"]
+        argv += [f"ANSIBLE_CONNECTION_PLUGINS={HERE / 'connection_plugins'}", "ANSIBLE_NOCOLOR=1", "ansible-playbook"]
+        done = subprocess.run(
+            [*argv, f"--inventory={inventory}", "natlb.netfilter.deploy", *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("SSH_")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout + done.stderr)
+
+
+def balances(member: Member) -> bool:
+    return "192.0.2.10 . tcp . 80" in member.state()
+
+
+def boots(member: Member) -> bool:
+    """Whether the rules and what loads them come up at a boot."""
+    found = member.run("sh", "-c", f"ls /etc/natlb/boot {UNIT} /run/enabled.natlb.service 2>/dev/null || true")
+    return len(found.split()) == 3
+
+
+@pytest.fixture
+def rollout(tmp_path: Path) -> Iterator[Rollout]:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(SYSTEMCTL)
+    systemctl.chmod(0o755)
+    with fleet(3, tmp_path) as hosts:
+        for member in hosts.members:
+            member.run("mkdir", "-p", "/etc/systemd/system", "/etc/sysctl.d", "/etc/modules-load.d")
+            member.run("mount", "--bind", str(systemctl), shutil.which("systemctl") or "/usr/bin/systemctl")
+        yield Rollout(hosts)
+
+
+def break_nft(member: Member) -> None:
+    """Nothing is wrong with what is declared for it: the host cannot do it."""
+    member.run("mount", "--bind", shutil.which("false") or "/bin/false", shutil.which("nft") or "/usr/sbin/nft")
+
+
+def test_all_is_well(rollout: Rollout) -> None:
+    done = rollout.deploy()
+    assert done.status == 0, done.printed
+    for member in rollout.hosts.members:
+        assert balances(member)
+        assert boots(member)
+
+
+def test_a_host_that_fails_leaves_the_others_complete(rollout: Rollout) -> None:
+    first, second, third = rollout.hosts.members
+    break_nft(second)
+    done = rollout.deploy("--extra-vars=natlb_serial=3")
+    assert done.status == 2, done.printed
+    assert done.recap(second, "failed") == 1
+    for member in (first, third):
+        assert balances(member)
+        assert boots(member), done.printed
+
+
+def test_a_wrong_result_on_the_first_stops_the_rest(rollout: Rollout) -> None:
+    first, second, third = rollout.hosts.members
+    break_nft(first)
+    done = rollout.deploy()
+    assert done.status == 2, done.printed
+    for member in (second, third):
+        assert not balances(member)
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_a_host_that_cannot_be_reached_is_left_out_and_named(rollout: Rollout, gone: int) -> None:
+    unlucky = rollout.hosts.members[gone]
+    done = rollout.deploy(**{unlucky.name: {"ansible_port": PORT + 1}})
+    assert done.status == 2, done.printed
+    assert f"{unlucky.name} could not be reached, so nothing was changed on it: " in done.printed
+    for member in rollout.hosts.members:
+        assert (balances(member), boots(member)) == (member is not unlucky,) * 2, done.printed
+        assert done.recap(member, "failed") == (member is unlucky)
+
+
+def test_the_first_that_can_be_reached_goes_first(rollout: Rollout) -> None:
+    """With the first one not there, the second alone shows whether the declaration is right."""
+    first, second, third = rollout.hosts.members
+    break_nft(second)
+    done = rollout.deploy(**{first.name: {"ansible_port": PORT + 1}})
+    assert done.status == 2, done.printed
+    assert not balances(third)
+
+
+def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:
+    assert rollout.deploy().status == 0
+    done = rollout.deploy("--check", lb2={"natlb_services": []})
+    assert done.status == 0
+    assert " ".join(done.printed.split()).count("natlb_services: 1 of the 1 services of this host go: web") == 1
