@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import BACK, VIP, VIP6, WEB6
+from kernel_lab.topology import BACK, CLIENT, VIP, VIP6, WEB6
 
 GONE: list[tuple[str, list[Mapping]]] = [
     ("removed", webs("web1")),
@@ -85,6 +85,112 @@ def test_other_peoples_flows_to_a_removed_backend_stay(balancer: Balancer) -> No
     assert before.name == "web2"
     balancer.apply([service(protocol="udp", listen=f"{VIP}:53", backends=webs("web1"))])
     assert balancer.talk(handle)[:3] == before[:3]
+
+
+REDRAWN = "table ip other { chain post { type nat hook postrouting priority 90; udp dport != 0 masquerade random; }; }"
+
+
+@pytest.mark.parametrize("change", [{}, {"name": "renamed"}, {"max_connections_per_client": 1}], ids=str)
+def test_udp_flows_of_services_on_two_interfaces_stay(balancer: Balancer, change: Mapping) -> None:
+    """Somebody else draws a port for each new flow: the same port means the same tracked flow."""
+    balancer.host.run("nft", "-f", "-", stdin=REDRAWN)
+    declared = [
+        service("outside", protocol="udp", interface="front", backends=webs("web1")),
+        service("inside", protocol="udp", interface="back", backends=webs("web3")),
+    ]
+    balancer.apply(declared)
+    inside = balancer.lab.backends["web2"]
+    ((outer, before),) = balancer.hold(protocol="udp")
+    ((inner, inner_before),) = inside.call(traffic.hold, f"{VIP}:80", protocol="udp")
+    balancer.hold(f"{VIP}:80", 2, protocol="udp")
+    assert [found["backends"][0]["active_connections"] for found in balancer.info()["services"]] == [3, 1]
+    for _unused in range(3):
+        balancer.apply([{**declared[0], **change}, declared[1]])
+        assert balancer.talk(outer)[:3] == before[:3]
+        assert traffic.Answer(*inside.call(traffic.talk, inner))[:3] == inner_before[:3]
+
+
+def test_a_backend_of_both_interfaces_is_counted_by_the_way_back(balancer: Balancer) -> None:
+    balancer.apply([service(link, interface=link, backends=webs("web1")) for link in ("front", "back")])
+    balancer.hold(count=3)
+    balancer.lab.backends["web2"].call(traffic.hold, f"{VIP}:80", 2)
+    assert [found["backends"][0]["active_connections"] for found in balancer.info()["services"]] == [3, 2]
+
+
+TIGHTENED: list[Mapping] = [
+    {"allow_from": ["192.0.2.0/28", "198.18.0.0/16"]},
+    {"interface": "back"},
+    {"protocol": "tcp"},
+    {"backends": []},
+    {"backends": [], "when_empty": "drop"},
+]
+
+
+@pytest.mark.parametrize("keys", TIGHTENED, ids=str)
+def test_a_udp_flow_that_is_not_allowed_any_more_ends(balancer: Balancer, keys: Mapping) -> None:
+    balancer.apply([service(protocol="udp"), service("other", listen=f"{VIP}:53", protocol="udp")])
+    ((handle, _before),) = balancer.hold(protocol="udp")
+    ((other, other_before),) = balancer.hold(f"{VIP}:53", protocol="udp")
+    balancer.apply([service(**{"protocol": "udp", **keys}), service("other", listen=f"{VIP}:53", protocol="udp")])
+    assert not balancer.client.call(traffic.talk, handle, timeout_s=0.3)[0]
+    assert balancer.talk(other)[:3] == other_before[:3]
+
+
+def test_of_many_udp_flows_those_end_that_are_not_allowed_any_more(balancer: Balancer) -> None:
+    balancer.host.run("nft", "-f", "-", stdin=REDRAWN)
+    balancer.apply([service(protocol="udp", backends=webs("web1"))])
+    held = {
+        source: balancer.hold(protocol="udp", source=source)[0]
+        for source in [f"198.18.{third}.{last}" for third in (0, 1) for last in range(1, 31)]
+    }
+    balancer.apply([service(protocol="udp", backends=webs("web1"), allow_from="198.18.1.0/24")])
+    assert balancer.info()["services"][0]["backends"][0]["active_connections"] == 30
+    for source, (handle, before) in held.items():
+        if source.startswith("198.18.1."):
+            assert balancer.talk(handle)[:3] == before[:3]
+    assert not balancer.client.call(traffic.talk, held["198.18.0.9"][0], timeout_s=0.3)[0]
+
+
+@pytest.mark.parametrize(
+    "rules", ["ct zone set 5", 'iifname "front" ct original zone set 5'], ids=["both ways", "one way"]
+)
+def test_a_udp_flow_in_a_zone_of_others(balancer: Balancer, rules: str) -> None:
+    zone = f"table ip other {{ chain pre {{ type filter hook prerouting priority -300; udp dport != 0 {rules}; }}; }}"
+    balancer.host.run("nft", "-f", "-", stdin=zone)
+    balancer.apply([service(protocol="udp", backends=webs("web1"))])
+    ((handle, _before),) = balancer.hold(protocol="udp")
+    assert "zone" in balancer.host.run("conntrack", "-L", "-p", "udp")
+    balancer.apply([service(protocol="udp", backends=webs("web2"))])
+    assert balancer.talk(handle).name == "web2"
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_udp_flow_of_a_service_that_is_removed_ends(balancer: Balancer, state: str) -> None:
+    balancer.apply([service(protocol="udp")])
+    ((handle, _before),) = balancer.hold(protocol="udp")
+    balancer.apply([service("other", listen=f"{VIP}:53")] if state == "present" else [], state=state)
+    assert not balancer.client.call(traffic.talk, handle, timeout_s=0.3)[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seen"),
+    [("masquerade", "none", CLIENT), ("none", "masquerade", BACK), ("none", "10.0.0.200", "10.0.0.200")],
+)
+def test_a_udp_flow_follows_a_change_of_source_nat(balancer: Balancer, before: str, after: str, seen: str) -> None:
+    """A sender that never pauses would be seen as another for ever."""
+    balancer.host.ip("address add 10.0.0.200/32 dev back")
+    balancer.apply([service(protocol="udp", snat=before)])
+    ((handle, _before),) = balancer.hold(protocol="udp")
+    balancer.apply([service(protocol="udp", snat=after)])
+    assert balancer.talk(handle).peer == seen
+
+
+def test_limits_hold_for_new_udp_flows(balancer: Balancer) -> None:
+    """Of flows that are there it would have to be said which of them go: all stay, as those of TCP do."""
+    balancer.apply([service(protocol="udp")])
+    held = balancer.hold(count=4, protocol="udp")
+    balancer.apply([service(protocol="udp", new_connections_per_second=1)])
+    assert [balancer.talk(handle)[:3] for handle, _answer in held] == [answer[:3] for _handle, answer in held]
 
 
 CHANGES: list[list[Mapping]] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import conntrack, kernel
+from _natlb import conntrack, flows
 from _natlb.model import EMPTY, Config, parse_config
 
 LINE = (
@@ -23,9 +23,9 @@ def config(*backends: dict[str, Any], listen: Any = "192.0.2.10:53") -> Config:
     return parse_config([{"name": "dns", "listen": listen, "protocol": "udp", "backends": declared}])
 
 
-def flow(answerer: str = "10.0.0.3", answered: int = 9000, target: str = "192.0.2.10", port: int = 53) -> kernel.Flow:
+def flow(answerer: str = "10.0.0.3", answered: int = 9000, target: str = "192.0.2.10", port: int = 53) -> flows.Flow:
     line = LINE.format(target=target, port=port, answerer=answerer, answered=answered, seen="", assured="[ASSURED] ")
-    parsed = kernel._flow("ip", line)
+    parsed = flows.parse("ip", line)
     assert parsed is not None
     return parsed
 
@@ -55,9 +55,80 @@ def flow(answerer: str = "10.0.0.3", answered: int = 9000, target: str = "192.0.
         (EMPTY, config({}, listen="*:53"), flow("192.0.2.77", 53, target="192.0.2.77"), False),
     ],
 )
-def test_stale(before: Config, after: Config, one: kernel.Flow, gone: bool) -> None:
+def test_stale(before: Config, after: Config, one: flows.Flow, gone: bool) -> None:
     known = conntrack.Frontends(before, "udp", LOCAL), conntrack.Frontends(after, "udp", LOCAL)
-    assert conntrack.stale([one, one], *known) == ([one] if gone else [])
+    assert conntrack.stale([one, one], *known) == ([one, one] if gone else []), "each is deleted by itself"
+
+
+FRONT, BACK = {"interface": "front"}, {"interface": "back"}
+
+
+def services(*keys: dict[str, Any]) -> Config:
+    """Services that share what they do not say otherwise."""
+    shared = {"listen": "192.0.2.10:53", "protocol": "udp", "backends": [{"address": "10.0.0.3", "port": 9000}]}
+    return parse_config([{"name": f"s{number}", **shared, **key} for number, key in enumerate(keys)])
+
+
+OTHER = {"backends": [{"address": "10.0.0.4", "port": 9000}]}
+RANGE = {"listen": "192.0.2.10:50-60"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gone"),
+    [
+        # Services that only the interface tells apart.
+        (services(FRONT, {**BACK, **OTHER}), services(FRONT, {**BACK, **OTHER}), False),
+        (services({**FRONT, **OTHER}, BACK), services({**FRONT, **OTHER}, BACK), False),
+        (services(FRONT, {**BACK, **OTHER}), services({**FRONT, **OTHER}, {**BACK, **OTHER}), True),
+        (services({**FRONT, **RANGE, **OTHER}, BACK), services({**FRONT, **RANGE, **OTHER}, BACK), False),
+        (services(FRONT, {**BACK, **OTHER}), services({**BACK, **OTHER}), True),
+        (services(FRONT, BACK), services(BACK), True),
+        # Open to fewer interfaces, to another one, to more.
+        (services({}), services(FRONT), True),
+        (services(FRONT), services(BACK), True),
+        (services(FRONT), services(FRONT, BACK), False),
+        (services(FRONT), services({}), False),
+        # Who may come. The client is 192.0.2.100.
+        (services({}), services({"allow_from": ["198.51.100.0/24", "192.0.2.64/26"]}), False),
+        (services({}), services({"allow_from": ["198.51.100.0/24", "192.0.2.0/26"]}), True),
+        (services({"allow_from": "192.0.2.100"}), services({"allow_from": "192.0.2.99"}), True),
+        (services({"allow_from": "192.0.2.99"}), services({"allow_from": "192.0.2.100"}), False),
+        (
+            services({}),
+            services(
+                {
+                    "listen": ["192.0.2.10:53", "[2001:db8::10]:53"],
+                    "allow_from": "::c000:264/128",
+                    "backends": [{"address": "10.0.0.3", "port": 9000}, {"address": "2001:db8:2::3"}],
+                }
+            ),
+            True,
+        ),
+        # Whom the backends see.
+        (services({"snat": "none"}), services({}), True),
+        (services({}), services({"snat": "192.0.2.98"}), True),
+        (services({"snat": ["192.0.2.98", "192.0.2.99"]}), services({"snat": ["192.0.2.99", "192.0.2.98"]}), False),
+        (services({"snat": "192.0.2.98"}), services({"snat": "192.0.2.99"}), True),
+        (services({**FRONT, "snat": "none"}, BACK), services({**FRONT, "snat": "none"}, BACK), False),
+        (services({**FRONT, "snat": "none"}, BACK), services(FRONT, {**BACK, "snat": "none"}), True),
+        # All the same to a flow: a name, a limit, a method, another protocol.
+        (services({}), services({"name": "other", "method": "random", "max_connections_per_client": 1}), False),
+        (services({}), services({"protocol": ["udp", "tcp"]}), False),
+        (services({"protocol": ["udp", "tcp"]}), services({"protocol": "tcp"}), True),
+    ],
+)
+def test_what_is_not_declared_any_more_ends(before: Config, after: Config, gone: bool) -> None:
+    known = conntrack.Frontends(before, "udp", LOCAL), conntrack.Frontends(after, "udp", LOCAL)
+    assert bool(conntrack.stale([flow()], *known)) is gone
+
+
+def test_ranges_are_searched_and_not_walked() -> None:
+    """Ten thousand ranges on one address, and as many flows: by a walk over all it would be a hundred million steps."""
+    ranges = [{"name": f"r{i}", "listen": f"192.0.2.10:{5 * i + 1}-{5 * i + 3}"} for i in range(10000)]
+    found = conntrack.Frontends(services(*ranges), "udp", LOCAL)
+    for i in range(10000):
+        assert [service.name for service in found.find("ip", "192.0.2.10", 5 * i + 2)] == [f"r{i}"]
+    assert found.find("ip", "192.0.2.10", 5) == found.find("ip", "192.0.2.10", 5 * 9999 + 4) == []
 
 
 @pytest.mark.parametrize(
@@ -68,7 +139,7 @@ def test_stale(before: Config, after: Config, one: kernel.Flow, gone: bool) -> N
     ],
 )
 def test_lines_of_conntrack(line: str, state: str) -> None:
-    parsed = kernel._flow("ip", line)
+    parsed = flows.parse("ip", line)
     assert parsed is not None
     assert parsed.state == state
 
@@ -77,4 +148,4 @@ def test_lines_of_conntrack(line: str, state: str) -> None:
     "line", ["", "icmp 1 29 src=a dst=b type=8 code=0 id=1 src=b dst=a type=0 code=0 id=1", "what"]
 )
 def test_lines_of_other_things(line: str) -> None:
-    assert kernel._flow("ip", line) is None
+    assert flows.parse("ip", line) is None

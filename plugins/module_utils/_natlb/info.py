@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import apply, forwarding, kernel, tracking
+from . import flows as tracked
 from . import request as requests
-from .conntrack import Frontends
+from .conntrack import Frontends, answers
 from .errors import HostError
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
+from .routes import Routes, Ways
 from .slots import slots
 from .store import DEFAULT_PATHS, Paths
 
@@ -67,6 +69,7 @@ def _conntrack(warnings: list[str]) -> dict[str, int]:
 def _active(config: Config, warnings: list[str]) -> Counts | None:
     """Tracked connections by (service, backend key); None where conntrack(8) cannot say."""
     local = kernel.local_addresses()
+    ways = Ways(Routes().ways) if any(item.interface for item in config.services) else Ways([])
     counts: Counts = {}
     for protocol in PROTOCOLS:
         frontends = Frontends(config, protocol, local)
@@ -74,24 +77,26 @@ def _active(config: Config, warnings: list[str]) -> Counts | None:
             continue
         try:
             for family in config.families():
-                for flow in kernel.flows(family, protocol):
+                for flow in tracked.listed(family, protocol):
                     if protocol == "tcp" and flow.state not in _TCP_ACTIVE:
                         continue
-                    _count(frontends, flow, counts)
+                    _count(frontends, flow, counts, ways)
         except HostError as error:
             warnings.append(f"active connections cannot be counted: {error}")
             return None
     return counts
 
 
-def _count(frontends: Frontends, flow: kernel.Flow, counts: Counts) -> None:
-    owner = frontends.find(flow.family, flow.target, flow.target_port)
-    if owner is None:
-        return
-    for backend in owner[1].backends:
+def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways) -> None:
+    owners = [s for s in frontends.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
+    if len(owners) > 1:
+        # Services on several interfaces that share a backend: a client mostly comes in by where its answers go out.
+        way = ways.interface(flow.source)
+        owners = [service for service in owners if service.interface == way] or owners
+    for backend in owners[0].backends if owners else ():
         answerer = (backend.address, backend.port or flow.target_port)
         if answerer == (flow.answerer, flow.answerer_port):
-            key = (owner[1].name, backend.key)
+            key = (owners[0].name, backend.key)
             counts[key] = counts.get(key, 0) + 1
 
 
