@@ -41,13 +41,14 @@ from .errors import CarryError, ConfigError, HostError
 from .kernel import Command
 from .model import EMPTY, Config, parse_config
 from .normal_form import NormalForm
-from .parts import Part, leftovers_part, sysctl_part, sysctls, uplinks_part
+from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .request import previous as last_request
 from .routes import Routes
 from .ruleset import Ruleset, unified
 from .store import DEFAULT_PATHS, Content, Paths
 from .tracking import Tracking, parse_tracking
+from .way_back import put_back, way_back
 
 
 @dataclass
@@ -97,6 +98,15 @@ class Plan:
         obstacles = [part.obstacle for part in self.parts if part.obstacle]
         if obstacles:
             raise HostError("\n".join(obstacles))
+
+    def must_be_accepted(self) -> None:
+        """Ask a kernel about the rules as a whole; a run that changes the host asks its own.
+
+        Raises `HostError`. What only the whole can have wrong is not in any of the sections that are asked about.
+        """
+        if self.transaction.kind not in ("none", "remove"):
+            for unit, text in self.engine.texts(self.rendered).items():
+                self.engine.normal(unit, text)
 
     def outcome(self) -> Outcome:
         """What to tell of it, without its diff."""
@@ -164,6 +174,7 @@ def balance(
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
         plan, outcome = _planned(request, state)
+        plan.must_be_accepted()
         outcome.diff = plan.diff()
         return outcome
     with rollback.settled(paths):
@@ -204,8 +215,12 @@ def _commit_parts(plan: Plan) -> str:
                 part.commit()
             _carry(plan, parts)
             put()
-        except HostError as error:
-            raise HostError(f"{error} ({rollback.put_back(request.paths, _undo(parts))})") from error
+        except Exception as error:
+            said = put_back(parts)
+            rollback.disarm(request.paths)
+            if not isinstance(error, HostError):
+                raise
+            raise HostError(f"{error} ({said})") from error
     return token
 
 
@@ -227,16 +242,12 @@ def _carry(plan: Plan, parts: list[Part]) -> None:
 
 def _way_back(parts: list[Part]) -> list[Command]:
     try:
-        return _undo(parts)
+        return way_back(parts)
     except HostError as error:
         raise HostError(
             f"the former rules could not be put back again, so nothing was changed: {error} "
             f"(rollback_after: 0 changes them with no way back)"
         ) from error
-
-
-def _undo(parts: list[Part]) -> list[Command]:
-    return [command for part in reversed(parts) for command in part.undo()]
 
 
 # -- the plan --------------------------------------------------------------------------------------------------------
@@ -273,7 +284,7 @@ def make_plan(request: Request) -> Plan:
         normal = validation.result()
         live = listing.result()
     wanted = normal.ruleset
-    rules = Part(live, wanted, lambda: engine.commands(plan.transaction), lambda: engine.undo(live, wanted))
+    rules = engine_part(engine, live, wanted, lambda: plan.transaction)
     transaction = engine.plan(live, wanted, rendered)
     kept = (staged, known, [normal], warnings, records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
@@ -296,7 +307,7 @@ def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
     normal = normal_form.ask(opening, opening.rendered, plan.known)
     plan.normal.append(normal)
     wanted = normal.ruleset
-    return Part(opening.live, wanted, lambda: opening.commands(wanted), lambda: opening.undo(wanted))
+    return Part(opening.live, wanted, lambda: opening.commands(wanted), opening.undo, look=opening.look)
 
 
 def _files_part(

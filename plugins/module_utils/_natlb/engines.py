@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from . import forward_rules, iptables, iptables_count, kernel, nftables
+from . import forward_rules, iptables, iptables_count, kernel, nftables, scratch
 from .errors import HostError
 from .kernel import Command
 from .model import FAMILIES, Config
-from .ruleset import Ruleset, compare
+from .ruleset import Key, Ruleset, compare
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
@@ -54,7 +54,7 @@ class NftablesEngine:
         return {"nft": nftables.full(rendered)}
 
     def normal(self, _unit: str, text: str) -> str | None:
-        return self.nft.normal(text)
+        return scratch.nft(self.nft, text)
 
     def parse(self, _unit: str, listing: str) -> Ruleset:
         return nftables.parse_listing(listing)
@@ -100,6 +100,16 @@ class NftablesEngine:
         self.nft.check(text)
         return self.nft.load([text])
 
+    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+        """The same, but by what differs only, so that our tables keep their place and what packets have filled."""
+        back = nftables.loadable(live)
+        texts = nftables.delta(now, live, back, linux_version() >= LINUX_DROPS_CHAINS) if live and now else None
+        return self.undo(live, now) if texts is None else self.nft.load(texts)
+
+    def residue(self) -> str:
+        """What is left of a change that was undone: nothing, since the tables are ours."""
+        return ""
+
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""
         return nftables.count(config, self._listing(counters=True))
@@ -112,6 +122,9 @@ class IptablesEngine:
 
     def __init__(self, variant: str | None) -> None:
         self.program = kernel.Iptables(variant)
+        #: Of the first listing: where jumps of ours stand, and which tables there are, by family.
+        self._places: dict[Key, tuple[int, ...]] | None = None
+        self._tables: dict[str, set[str]] = {}
 
     @property
     def title(self) -> str:
@@ -127,7 +140,7 @@ class IptablesEngine:
         return {family: iptables.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
 
     def normal(self, unit: str, text: str) -> str | None:
-        return self.program.normal(unit, text)
+        return scratch.iptables(self.program, unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
         return iptables.parse_save(unit, listing)
@@ -141,8 +154,15 @@ class IptablesEngine:
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now, without the way through FORWARD."""
         found: Ruleset = {}
+        places: dict[Key, tuple[int, ...]] = {}
+        tables: dict[str, set[str]] = {}
         for family in FAMILIES:
-            found.update(iptables.parse_save(family, self._listing(family, counters=False)))
+            text = self._listing(family, counters=False)
+            found.update(iptables.parse_save(family, text))
+            places.update(iptables.jump_places(family, text))
+            tables[family] = iptables.tables(text)
+        if self._places is None:
+            self._places, self._tables = places, tables
         return forward_rules.split(found)[0]
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
@@ -184,6 +204,19 @@ class IptablesEngine:
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
         """What turns what a run wants into what is live before it."""
         return self.program.restore(iptables.delta(wanted, live, live))
+
+    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+        """The same, with each jump where it stood among the rules of others."""
+        return self.program.restore(iptables.delta(now, live, live, self._places))
+
+    def residue(self) -> str:
+        """What is left of a change that was undone: tables that iptables makes for whoever asks, and never removes."""
+        new = [
+            f"{self.program.program(family)} {table}"
+            for family in FAMILIES
+            for table in sorted(iptables.tables(self._listing(family, counters=False)) - self._tables[family])
+        ]
+        return f"tables that were not there before stay, without rules: {', '.join(new)}" if new else ""
 
     def counters(self, config: Config) -> dict[tuple[str, str], int]:
         """New connections by (service, backend key), as counted since the rules were loaded."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from . import forward_rules, iptables, kernel, nftables
+from . import forward_rules, iptables, kernel, nftables, scratch
 from .errors import HostError
 from .forward_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .forward_path import Chains, Finding, Packet, closed, may_deny, packets
@@ -48,7 +48,7 @@ class Opening:
         return {family: text for family, text in texts.items() if text}
 
     def normal(self, unit: str, text: str) -> str | None:
-        return self.program.normal(unit, text)
+        return scratch.iptables(self.program, unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
         return forward_rules.split(iptables.parse_save(unit, listing))[1]
@@ -60,13 +60,21 @@ class Opening:
             found.update(self.parse(family, self.program.save(family, table="filter")))
         return found
 
+    def look(self) -> Ruleset:
+        """What the kernel holds of it now, in every family, as `live` was before."""
+        found: Ruleset = {}
+        for family in sorted({key[0] for key in [*self.rendered, *self.live]}):
+            found.update(self.parse(family, self.program.save(family, table="filter")))
+        marked = {key for key, section in self.live.items() if section.header == (_MISPLACED,)}
+        return {key: Section((_MISPLACED,), s.body) if key in marked else s for key, s in found.items()}
+
     def commands(self, normal: Ruleset) -> list[Command]:
         """What makes the way through."""
         return self.program.restore(iptables.delta(self.live, normal, self.rendered))
 
-    def undo(self, normal: Ruleset) -> list[Command]:
-        """What puts back what is live now."""
-        return self.program.restore(iptables.delta(normal, self.live, self.live))
+    def undo(self, now: Ruleset) -> list[Command]:
+        """What turns `now` into what is live before the change."""
+        return self.program.restore(iptables.delta(now, self.live, self.live))
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""

@@ -21,13 +21,24 @@ from typing import Callable
 from .dispatch import Item, Range, Tree, build, number_range, ports_text
 from .iptables_marks import marks
 from .iptables_origin import add_trees
-from .iptables_restore import delta, full, parse_save, remove
+from .iptables_restore import delta, full, jump_places, parse_save, remove, tables
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
 from .iptables_snat import add_egress, add_uplinks, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from .ruleset import Ruleset
 
-__all__ = ["RECENT_CLIENTS", "RECENT_PARAMETER", "delta", "full", "parse_save", "refuses", "remove", "render"]
+__all__ = [
+    "RECENT_CLIENTS",
+    "RECENT_PARAMETER",
+    "delta",
+    "full",
+    "jump_places",
+    "parse_save",
+    "refuses",
+    "remove",
+    "render",
+    "tables",
+]
 
 _LOOPBACK = {"ip": "127.0.0.0/8", "ip6": "::1/128"}
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}

@@ -46,6 +46,28 @@ def parse_save(family: str, text: str) -> Ruleset:
     return {key: Section((), tuple(rules)) for key, rules in chains.items()}
 
 
+def jump_places(family: str, text: str) -> dict[Key, tuple[int, ...]]:
+    """At which places, counted from 1, our jumps stand in each chain of others."""
+    places: dict[Key, tuple[int, ...]] = {}
+    counts: dict[str, int] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table, counts = line[1:].strip(), {}
+        elif line.startswith("-A ") and not line.startswith(f"-A {PREFIX}"):
+            chain = line.split(" ", 2)[1]
+            counts[chain] = counts.get(chain, 0) + 1
+            if PREFIX in line and _leads_to_us(line):
+                key = (family, table, "jump", chain)
+                places[key] = (*places.get(key, ()), counts[chain])
+    return places
+
+
+def tables(text: str) -> set[str]:
+    """The tables that a listing has."""
+    return {line[1:].strip() for line in text.splitlines() if line.startswith("*")}
+
+
 def _rule(line: str) -> tuple[str, str] | None:
     """The chain and the text of an `-A` line, without packet counters."""
     if line.startswith("["):
@@ -69,17 +91,21 @@ def _leads_to_us(rule: str) -> bool:
 
 def full(ruleset: Mapping[Key, Section], family: str) -> str:
     """Everything of a family in one step a table, to be loaded where nothing is; empty if the family has nothing."""
-    return _family_text({}, ruleset, ruleset, family, steps=1)
+    return _family_text({}, ruleset, ruleset, family, 1, {})
 
 
 def delta(
-    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section]
+    live: Mapping[Key, Section],
+    normal: Mapping[Key, Section],
+    rendered: Mapping[Key, Section],
+    places: Mapping[Key, tuple[int, ...]] | None = None,
 ) -> dict[str, str]:
     """Input that makes `live` what is wanted, by family; families where nothing differs are left out.
 
-    `normal` is what iptables-save shows once `rendered` is loaded: the one is compared with, the other is loaded.
+    `normal` is what iptables-save shows once `rendered` is loaded: the one is compared with, the other is loaded. Jumps
+    come first in their chains, but for those that have `places`.
     """
-    texts = {family: _family_text(live, normal, rendered, family, steps=2) for family in FAMILIES}
+    texts = {family: _family_text(live, normal, rendered, family, 2, places or {}) for family in FAMILIES}
     return {family: text for family, text in texts.items() if text}
 
 
@@ -89,10 +115,15 @@ def remove(live: Mapping[Key, Section]) -> dict[str, str]:
 
 
 def _family_text(
-    live: Mapping[Key, Section], normal: Mapping[Key, Section], rendered: Mapping[Key, Section], family: str, steps: int
+    live: Mapping[Key, Section],
+    normal: Mapping[Key, Section],
+    rendered: Mapping[Key, Section],
+    family: str,
+    steps: int,
+    places: Mapping[Key, tuple[int, ...]],
 ) -> str:
-    tables = sorted({key[1] for key in [*live, *normal] if key[0] == family}, key=_table_order)
-    return "".join(_table_text(live, normal, rendered, (family, table), steps) for table in tables)
+    names = sorted({key[1] for key in [*live, *normal] if key[0] == family}, key=_table_order)
+    return "".join(_table_text(live, normal, rendered, (family, table), steps, places) for table in names)
 
 
 def _table_order(table: str) -> tuple[int, str]:
@@ -105,6 +136,7 @@ def _table_text(
     rendered: Mapping[Key, Section],
     place: tuple[str, str],
     steps: int,
+    places: Mapping[Key, tuple[int, ...]],
 ) -> str:
     """One table's part; empty where nothing differs.
 
@@ -130,7 +162,12 @@ def _table_text(
     lines += [line for name in _last_names_first(rest) for line in _filled(name, rest[name])]
     for key in moved:
         if key in jumps_wanted:
-            lines += [_inserted(rule) for rule in reversed(rendered[key].body)]
+            rules = rendered[key].body
+            stood = places.get(key, ())
+            if len(stood) == len(rules):
+                lines += [_inserted(rule, number) for rule, number in zip(rules, stood)]
+            else:
+                lines += [_inserted(rule) for rule in reversed(rules)]
     lines += [f"-X {name}" for name in gone]
     apart = steps > 1 and len(new_ends) >= _MANY_CHAINS
     return "".join(_commit(place[1], part) for part in ([ahead, lines] if apart else [[*ahead, *lines]]))
@@ -192,7 +229,7 @@ def _of(ruleset: Mapping[Key, Section], place: tuple[str, str], kind: str) -> Ru
     return {key: ruleset[key] for key in sorted(ruleset) if key[:3] == (*place, kind)}
 
 
-def _inserted(rule: str) -> str:
+def _inserted(rule: str, number: int = 1) -> str:
     """An `-A CHAIN …` as `-I CHAIN 1 …`: in front, for a foreign rule before it could take our connections."""
     _unused, chain, rest = rule.split(" ", 2)
-    return f"-I {chain} 1 {rest}"
+    return f"-I {chain} {number} {rest}"

@@ -47,9 +47,9 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
     """Run a program and return what it printed. Raises `HostError` with what it said where its exit status is not in
     `ok`."""
     program = os.path.basename(argv[0])
-    status, printed, complained = _ended(program, argv, text or "", independent=False)
+    status, printed, complained = attempt(argv, text or "")
     if status not in ok:
-        raise HostError(_complaint(program, status, complained or printed))
+        raise HostError(complaint(program, status, complained or printed))
     return printed
 
 
@@ -75,7 +75,12 @@ def carry(commands: Sequence[Command], past_failures: bool = False) -> None:
     if status:
         # It may also have been killed behind the last one.
         failed = 0 if past_failures else min(len(done), len(commands) - 1)
-        raise CarryError(_complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
+        raise CarryError(complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
+
+
+def attempt(argv: Sequence[str], text: str) -> tuple[int, str, str]:
+    """The exit status of a program, and what it left on its standard output and standard error."""
+    return _ended(os.path.basename(argv[0]), argv, text, independent=False)
 
 
 def _ended(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
@@ -127,9 +132,9 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, group: bool) -> int 
     return None if late.is_set() else status
 
 
-def _complaint(program: str, status: int, said: str) -> str:
+def complaint(program: str, status: int, said: str) -> str:
     text = " / ".join([line for line in said.splitlines() if line.strip()][:6]) or f"ended with status {status}"
-    denied = any(words in text for words in _DENIED) and "unshare" not in text
+    denied = any(words in text for words in _DENIED)
     return f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else "")
 
 
@@ -145,26 +150,6 @@ def _memory_file(text: str = "") -> Iterator[BinaryIO]:
 def _content(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
-
-
-def _scratch(commands: str, text: str) -> str:
-    """Run a constant shell line in a network namespace of its own, `text` being its standard input.
-
-    As root a namespace is to be had with CAP_SYS_ADMIN; in a container without it a user namespace often is. There a
-    ruleset of more than a few hundred elements does not fit, since the socket buffer cannot be forced (EMSGSIZE).
-    """
-    unshare = require("unshare", "util-linux")
-    try:
-        return run([unshare, "--net", "sh", "-c", commands], text)
-    except HostError as error:
-        if "unshare failed" not in str(error):
-            raise
-    return run([unshare, "--user", "--map-root-user", "--net", "sh", "-c", commands], text)
-
-
-def _no_namespace(error: HostError) -> bool:
-    """Whether it is the namespace that could not be had, rather than the ruleset that was refused."""
-    return "unshare" in str(error) or "Message too long" in str(error)
 
 
 def _identity(path: str) -> str:
@@ -197,19 +182,6 @@ class Nft:
 
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
-
-    def normal(self, text: str) -> str | None:
-        """How the kernel lists a ruleset that it has been given; None where no namespace is to be had to ask it in.
-
-        Raises `HostError` where the kernel refuses the ruleset.
-        """
-        try:
-            return _scratch("nft -f - && nft --stateless -nn list ruleset", text)
-        except HostError as error:
-            if not _no_namespace(error):
-                raise
-        self.check(text)
-        return None
 
     def check(self, text: str) -> None:
         run([self.path, "--check", "-f", "-"], text)
@@ -252,20 +224,9 @@ class Iptables:
         """What loads these texts, by family; each table in one transaction."""
         return [(f"{self.path(family, 'restore')} --noflush --wait 30", text) for family, text in sorted(texts.items())]
 
-    def normal(self, family: str, text: str) -> str | None:
-        """How the kernel lists the rules that it has been given; see `Nft.normal`.
-
-        There is nothing to flush in a new namespace. But where all may go, iptables-nft does not keep a list of the
-        chains that it reads of, which takes it half of the time for ten thousand services.
-        """
-        restore, save = self.program(family, "restore"), self.program(family, "save")
-        try:
-            return _scratch(f"{restore} && {save}", text)
-        except HostError as error:
-            if not _no_namespace(error):
-                raise
+    def test(self, family: str, text: str) -> None:
+        """Whether the program can read it; the kernel is hardly asked."""
         run([self.path(family, "restore"), "--noflush", "--test"], text)
-        return None
 
 
 def iptables_variants() -> list[str]:

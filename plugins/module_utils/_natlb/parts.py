@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from . import forwarding, kernel, routing, tracking
-from .engines import Engine
+from .engines import Engine, Transaction
 from .kernel import Command
 from .model import FAMILIES, Config
 from .request import Request
@@ -20,6 +20,10 @@ from .ruleset import Ruleset, compare
 
 def _nothing() -> None:
     return None
+
+
+def _no_way_back(_now: Ruleset) -> list[Command]:
+    return []
 
 
 @dataclass
@@ -33,14 +37,26 @@ class Part:
     live: Ruleset
     wanted: Ruleset
     commands: Callable[[], list[Command]] = list
-    undo: Callable[[], list[Command]] = list
+    #: What turns a state of it back into `live`. Before the change that state is `wanted`; after one that failed it is
+    #: what the host says (`look`).
+    undo: Callable[[Ruleset], list[Command]] = _no_way_back
+    #: The same by changing no more than what differs. It may fail where `undo` would not.
+    retrace: Callable[[Ruleset], list[Command]] | None = None
+    look: Callable[[], Ruleset] | None = None
     commit: Callable[[], None] = _nothing
     #: Why this host cannot be brought there; empty where it can.
     obstacle: str = ""
+    #: What the undoing of a change leaves behind, as a sentence; empty where it is nothing.
+    residue: Callable[[], str] = str
 
     @property
     def differs(self) -> bool:
         return bool(compare(self.live, self.wanted))
+
+    def strayed(self) -> Ruleset | None:
+        """What this piece is now, where that is not what it was."""
+        now = self.look() if self.look is not None else self.live
+        return now if compare(now, self.live) else None
 
 
 def sysctls(request: Request) -> dict[str, str]:
@@ -63,6 +79,10 @@ def sysctl_part(settings: Mapping[str, str]) -> Part:
     live = {name: kernel.sysctl_get(name) or "" for name in settings}
     settings = {name: value for name, value in settings.items() if live[name] or not forwarding.interface_of(name)}
     live = {name: live[name] for name in settings}
+
+    def look() -> Ruleset:
+        return forwarding.section({name: kernel.sysctl_get(name) or "" for name in settings})
+
     missing = {name: value for name, value in settings.items() if live[name] != value}
     obstacles = []
     for name, value in missing.items():
@@ -78,36 +98,55 @@ def sysctl_part(settings: Mapping[str, str]) -> Part:
         for name, value in missing.items():
             kernel.sysctl_set(name, value)
 
-    def undo() -> list[Command]:
+    def undo(_now: Ruleset) -> list[Command]:
         return [(f"cat > {shlex.quote(kernel.sysctl_path(name))}", live[name]) for name in missing]
 
     sections = forwarding.section(live), forwarding.section(settings)
-    return Part(*sections, undo=undo, commit=commit, obstacle="\n".join(obstacles))
+    return Part(*sections, undo=undo, look=look, commit=commit, obstacle="\n".join(obstacles))
 
 
 def uplinks_part(config: Config, previous: Config) -> Part:
     """Rules and tables for uplinks; read only where there are or were some."""
     wanted = routing.render(config)
-    live: Ruleset = {}
-    if config.uplinks() or previous.uplinks():
+
+    def look() -> Ruleset:
+        found: Ruleset = {}
+        if not config.uplinks() and not previous.uplinks():
+            return found
         for family in FAMILIES:
-            live.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
+            found.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
         tables = {
             (key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"
         }
         for family, table in sorted(tables):
             routes = kernel.ip_json(family, "route", "show", "table", table)
-            live.update(routing.parse_routes(family, int(table), routes))
+            found.update(routing.parse_routes(family, int(table), routes))
+        return found
 
+    live = look()
     return Part(
         live,
         wanted,
         lambda: kernel.ip_batch(routing.batch(live, wanted)),
-        lambda: kernel.ip_batch(routing.batch(live=wanted, wanted=live)),
+        lambda now: kernel.ip_batch(routing.batch(live=now, wanted=live)),
+        look=look,
+    )
+
+
+def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Callable[[], Transaction]) -> Part:
+    """The rules of an engine."""
+    return Part(
+        live,
+        wanted,
+        lambda: engine.commands(transaction()),
+        lambda now: engine.undo(live, now),
+        retrace=lambda now: engine.retrace(live, now),
+        look=engine.listed,
+        residue=engine.residue,
     )
 
 
 def leftovers_part(engine: Engine, live: Ruleset) -> Part:
     """What another engine has left, to be removed."""
     transaction = engine.plan(live, {}, {})
-    return Part(live, {}, lambda: engine.commands(transaction), lambda: engine.undo(live, {}))
+    return engine_part(engine, live, {}, lambda: transaction)

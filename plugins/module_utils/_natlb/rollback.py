@@ -192,17 +192,6 @@ def _overdue(directory: Path) -> bool:
         return True
 
 
-def put_back(paths: Paths, commands: Sequence[Command]) -> str:
-    """Undo at once what a run could not carry through, and say how that went. To be called with the lock held."""
-    said = "the host was put back to what it was"
-    try:
-        kernel.carry(commands, past_failures=True)
-    except HostError as error:
-        said += f" / {error}"
-    disarm(paths)
-    return said
-
-
 @contextlib.contextmanager
 def settled(paths: Paths) -> Iterator[None]:
     """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
