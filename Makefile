@@ -11,7 +11,7 @@ PROCESSES ?= 6
 BENCHMARKS ?= first_packet peers hash_quality control_plane fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel drills molecule build clean bench bench-check
+.PHONY: help setup demo up down test lint unit kernel drills molecule build clean versions bench bench-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ drills: dev ## Inject faults, some minutes long, print what was lost and write i
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule
+
+versions: dev ## The collection with every release of ansible-core that the README names
+	@$(PYTEST) --capture=no tests/versions
 
 bench: ## Speed side by side with what one would pick instead, about an hour; writes docs/performance.md
 	@MAKE_TARGET=bench tools/setup bench

@@ -114,6 +114,22 @@ def test_a_removal_stops_what_it_removes_first() -> None:
     assert [part["after"] for part in plan.diff] == ["", "", "disabled, inactive\n"]
 
 
+def test_without_systemd_there_are_only_files_to_take_away() -> None:
+    plan = units.bare_absence(FILES, RIGHT)
+    assert plan.remove == [SCRIPT.path, SERVICE.path]
+    assert (plan.before, plan.after) == ([], [])
+    assert not units.bare_absence(FILES, NOTHING).changed
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_systemd_is_asked_only_where_it_runs(monkeypatch: pytest.MonkeyPatch, runs: bool, tmp_path: Path) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(units, "systemd_runs", lambda: runs)
+    monkeypatch.setattr(units, "read_statuses", lambda found: asked.extend(unit.name for unit in found) or [UP])
+    units.make_plan([File(str(tmp_path / "none"))], [UNIT], "absent")
+    assert asked == ([UNIT.name] if runs else [])
+
+
 def test_a_second_removal_changes_nothing() -> None:
     assert not units.absence(FILES, [UNIT], NOTHING, [Status()]).changed
 

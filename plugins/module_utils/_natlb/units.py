@@ -124,6 +124,11 @@ def read_file(path: str) -> Found | None:
     return Found(content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
 
+def systemd_runs() -> bool:
+    """See sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
 def read_statuses(units: Sequence[Unit]) -> list[Status]:
     """The units in the order given."""
     if not units:
@@ -214,6 +219,13 @@ def absence(
     return plan
 
 
+def bare_absence(files: Sequence[File], found: Mapping[str, Found | None]) -> Plan:
+    """The same where systemd does not run: there are no units, but there may be files."""
+    plan = absence(files, [], found, [])
+    plan.after = []
+    return plan
+
+
 def file_diff(file: File, there: Found | None) -> list[dict[str, str]]:
     """What Ansible shows: the text, and apart from it whose it is and who may use it."""
     headers = {"before_header": file.path, "after_header": file.path}
@@ -241,9 +253,9 @@ def unit_diff(name: str, now: Status, wanted: Status) -> list[dict[str, str]]:
 def make_plan(files: Sequence[File], units: Sequence[Unit], state: str) -> Plan:
     """Read the host and say what separates it from what is asked for. `state` is present or absent. Touches nothing."""
     found = {file.path: read_file(file.path) for file in files}
-    statuses = read_statuses(units)
     if state == "absent":
-        return absence(files, units, found, statuses)
+        return absence(files, units, found, read_statuses(units)) if systemd_runs() else bare_absence(files, found)
+    statuses = read_statuses(units)
     for file in files:
         if file.content is not None and not os.path.isdir(os.path.dirname(file.path)):
             raise HostError(f"{file.path}: there is no folder {os.path.dirname(file.path)}")
