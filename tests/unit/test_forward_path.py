@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from _natlb import forward_rules
-from _natlb.forward_listing import forward_hooks, is_of_iptables, parse_nft, parse_save
-from _natlb.forward_path import Packet, closed, may_deny, packets
+from _natlb.foreign_listing import forward_hooks, is_of_iptables, parse_nft, parse_save
+from _natlb.forward_path import closed, may_deny, packets
 from _natlb.model import parse_config
+from _natlb.walk import Packet
 
 ROUTES = [
     (ipaddress.ip_network(network), interface)

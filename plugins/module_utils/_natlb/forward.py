@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from . import forward_rules, iptables, kernel, nftables, scratch
 from .errors import HostError
-from .forward_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
-from .forward_path import Chains, Finding, Packet, closed, may_deny, packets
+from .foreign_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
+from .forward_path import Finding, closed, may_deny, packets
 from .kernel import Command
 from .model import FAMILIES, Config, family_of
 from .routes import Routes
 from .ruleset import Ruleset, Section
+from .walk import Chains, Packet
 
 #: What `forward` may be: only say what stands in the way, or make a way through as well.
 CHOICES = ("warn", "accept")

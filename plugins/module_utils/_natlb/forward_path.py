@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether the rules of others let forwarded connections of ours through.
 
-The chains at the forward hook (`forward_listing.py`) are walked with the packets of each service. A match that cannot
-be told (a mark, a set, a rate) may be met or not, so a walk gives every end that it may have. A path is *closed* where
-each of them is a denial: a run warns of nothing less, since a false alarm teaches people not to read.
+The chains at the forward hook (`foreign_listing.py`) are walked with the packets of each service. A path is *closed*
+where every end that the walk may have (`walk.py`) is a denial: a run warns of nothing less.
 
 A packet passes only if every base chain at the hook lets it; an `accept` in one of them does not bind the others
 (nft(8), "verdict statements").
@@ -14,14 +13,14 @@ A packet passes only if every base chain at the hook lets it; an `accept` in one
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple, Union
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .model import Config, Frontend, family_of
+from .routes import Network
+from .walk import Chains, Packet, ends
 
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 #: (network, interface) of each route in the main tables; no interface where a route refuses what it is for.
 Routes = Sequence[tuple[Network, str]]
 #: So many ways through the host are tried: about 20 ms, where ten thousand would be felt.
@@ -29,188 +28,6 @@ TRIED = 1000
 #: Networks behind other interfaces that a packet is known not to come from.
 _ELSEWHERE = 50
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class Packet:
-    """A forwarded packet, as far as it is known. Interfaces are those that it may use; empty where nothing is known.
-
-    `owners` are the services, or the egress, that have such packets.
-    """
-
-    owners: tuple[str, ...]
-    family: str
-    protocol: str | None
-    state: str
-    dnat: bool
-    inside: frozenset[str]
-    outside: frozenset[str]
-    source: str | None = None
-    target: str | None = None
-    port: int | None = None
-    #: Where neither an unknown source nor an unknown target is: networks behind other interfaces than theirs.
-    not_source: tuple[Network, ...] = ()
-    not_target: tuple[Network, ...] = ()
-
-
-class Match(NamedTuple):
-    """`kind` is one that `_TELL` knows, or another, of which nobody can tell whether it is met."""
-
-    kind: str
-    values: tuple[str, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`verdict` is accept, deny, return, jump or goto; `target` the chain that the last two lead to."""
-
-    matches: tuple[Match, ...]
-    verdict: str
-    target: str = ""
-    text: str = ""
-
-
-@dataclass
-class Chains:
-    """The chains of one table in one family, and where its packets come in."""
-
-    place: str
-    family: str
-    base: str
-    policy: str
-    rules: dict[str, list[Rule]] = field(default_factory=dict)
-
-
-class End(NamedTuple):
-    """How a walk ends: `verdict` is accept, deny or fall (past the last rule), `why` the rule or the policy."""
-
-    verdict: str
-    why: str = ""
-
-
-_FALL = End("fall")
-
-
-# -- walking -------------------------------------------------------------------------------------------------------
-
-
-def ends(chains: Chains, packet: Packet, stop: str = "") -> set[End]:
-    """Every end that the packet may have; with `stop` only until a rule leads into that chain, which then accepts."""
-    found = _walk(chains, chains.base, packet, stop, ())
-    if _FALL in found:
-        found = found - {_FALL}
-        found.add(End("accept" if chains.policy == "accept" else "deny", f"policy {chains.policy}"))
-    return found
-
-
-def _walk(chains: Chains, name: str, packet: Packet, stop: str, above: tuple[str, ...]) -> set[End]:
-    found: set[End] = set()
-    for rule in chains.rules.get(name, ()):
-        met = _met(rule, packet)
-        if met is False:
-            continue
-        if stop and rule.target == stop:
-            return found | {End("accept", rule.text)}
-        if rule.verdict in ("jump", "goto"):
-            if rule.target in above:
-                continue
-            here = _walk(chains, rule.target, packet, stop, (*above, name))
-            found |= here - {_FALL}
-            if met and (_FALL not in here or rule.verdict == "goto"):
-                return found | here
-        else:
-            found.add(_FALL if rule.verdict == "return" else End(rule.verdict, rule.text))
-            if met:
-                return found
-    return found | {_FALL}
-
-
-def _met(rule: Rule, packet: Packet) -> bool | None:
-    """Whether all matches of a rule are met; None where that cannot be told."""
-    answers = [_tell(match, packet) for match in rule.matches]
-    return False if False in answers else None if None in answers else True
-
-
-def _tell(match: Match, packet: Packet) -> bool | None:
-    tell = _TELL.get(match.kind)
-    answer = None if tell is None else tell(match.values, packet)
-    return answer if answer is None else answer != match.negated
-
-
-def _tell_interface(values: Sequence[str], known: frozenset[str]) -> bool | None:
-    if any(value.startswith(("@", "$")) for value in values):
-        return None
-    found = {any(_is_interface(name, value) for value in values) for name in known}
-    return found.pop() if len(found) == 1 else None
-
-
-def _is_interface(name: str, pattern: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern[-1:] in ("*", "+") else name == pattern
-
-
-def _tell_address(values: Sequence[str], address: str | None, elsewhere: Sequence[Network]) -> bool | None:
-    """An address that is a network may lie in another in part; then nobody can tell.
-
-    Of an address that is not known, it is known only that it does not lie elsewhere.
-    """
-    if any(value.startswith(("@", "$")) for value in values):
-        return None
-    if address is None:
-        return False if all(_is_within(value, elsewhere) for value in values) else None
-    inner = ipaddress.ip_network(address)
-    low, high = int(inner.network_address), int(inner.broadcast_address)
-    apart = True
-    for value in values:
-        first, _dash, last = value.partition("-")
-        try:
-            outer, until = ipaddress.ip_network(first, strict=False), ipaddress.ip_network(last or first, strict=False)
-        except ValueError:
-            return None
-        if outer.version != inner.version:
-            continue
-        if int(outer.network_address) <= low and high <= int(until.broadcast_address):
-            return True
-        apart = apart and (high < int(outer.network_address) or low > int(until.broadcast_address))
-    return False if apart else None
-
-
-def _is_within(value: str, networks: Sequence[Network]) -> bool:
-    first, _dash, last = value.partition("-")
-    try:
-        ends_of = [ipaddress.ip_network(part, strict=False) for part in (first, last or first)]
-    except ValueError:
-        return False
-    return any(all(end[0] in network and end[-1] in network for end in ends_of) for network in networks)
-
-
-def _tell_port(values: Sequence[str], port: int | None) -> bool | None:
-    if port is None:
-        return None
-    for value in values:
-        ends_of = re.fullmatch(r"(\d+)(?:[-:](\d+))?", value)
-        if ends_of is None:
-            return None
-        if int(ends_of[1]) <= port <= int(ends_of[2] or ends_of[1]):
-            return True
-    return False
-
-
-_TELL: dict[str, Callable[[Sequence[str], Packet], bool | None]] = {
-    "iif": lambda values, packet: _tell_interface(values, packet.inside),
-    "oif": lambda values, packet: _tell_interface(values, packet.outside),
-    "family": lambda values, packet: packet.family in values,
-    "protocol": lambda values, packet: (
-        True if "all" in values else None if packet.protocol is None else packet.protocol in values
-    ),
-    "state": lambda values, packet: packet.state in values,
-    "status": lambda values, packet: "dnat" in values and packet.dnat,
-    # iptables has both in one list.
-    "ctstate": lambda values, packet: packet.state in values or ("dnat" in values and packet.dnat),
-    "source": lambda values, packet: _tell_address(values, packet.source, packet.not_source),
-    "target": lambda values, packet: _tell_address(values, packet.target, packet.not_target),
-    "port": lambda values, packet: _tell_port(values, packet.port),
-}
 
 
 # -- packets -------------------------------------------------------------------------------------------------------
@@ -362,13 +179,13 @@ def closed(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding |
     return Finding(
         place=chains.place,
         why=whys[0],
-        owners=_affected(denied, tried),
+        owners=affected(denied, tried),
         dnat=any(packet.dnat for packet in denied),
         sources=tuple(dict.fromkeys(p.owners[0].rpartition(" ")[2] for p in denied if not p.dnat)),
     )
 
 
-def _affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[str, ...]:
+def affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[str, ...]:
     """Whose packets are denied, with the backends where it is not all of them."""
     ways: dict[str, dict[str, None]] = {}
     for packet in denied:

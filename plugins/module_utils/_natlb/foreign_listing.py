@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables-save and nft print of the chains at the forward hook, read for `forward_path.py`.
+"""What iptables-save and nft print of the chains of others, read for `walk.py`.
 
 Both are read only as far as is needed to tell whether a packet passes. Whatever else a rule matches is kept as a match
 of which that cannot be told.
@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Container, Iterator
+from typing import NamedTuple
 
 from .dispatch import PREFIX
-from .forward_path import Chains, Match, Rule
+from .walk import Chains, Match, Rule
 
 #: Family, table and name of a base chain of nft.
 Hook = tuple[str, str, str]
@@ -31,17 +32,27 @@ _IPTABLES = {
     "--dports": "port",
     "--ctstate": "ctstate",
     "--state": "ctstate",
+    "--dst-type LOCAL": "local",
+    # Of the reverse path: `-m rpfilter --invert` is met by what did not come by the way back to its source.
+    "--invert": "astray",
 }
-_IPTABLES_VERDICTS = {"ACCEPT": "accept", "DROP": "deny", "REJECT": "deny", "RETURN": "return"}
+_IPTABLES_VERDICTS = {
+    "ACCEPT": "accept",
+    "DROP": "deny",
+    "REJECT": "deny",
+    "RETURN": "return",
+    "NOTRACK": "untrack",
+    **dict.fromkeys(("DNAT", "REDIRECT", "NETMAP", "SNAT", "MASQUERADE"), "translate"),
+}
 
 
-def parse_save(family: str, text: str, place: str) -> Chains | None:
-    """The filter table from the output of `iptables-save`, without chains of ours; None where there is none."""
-    block = re.search(r"^\*filter\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL)
-    policy = re.search(r"^:FORWARD (\w+)", block[1], re.MULTILINE) if block else None
+def parse_save(family: str, text: str, place: str, table: str = "filter", builtin: str = "FORWARD") -> Chains | None:
+    """A table from the output of `iptables-save`, without chains of ours; None where it has no such built-in chain."""
+    block = re.search(rf"^\*{table}\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL)
+    policy = re.search(rf"^:{builtin} (\w+)", block[1], re.MULTILINE) if block else None
     if block is None or policy is None:
         return None
-    chains = Chains(place, family, "FORWARD", policy[1])
+    chains = Chains(place, family, builtin, policy[1])
     chains.policy = "accept" if policy[1] == "ACCEPT" else policy[1]
     for name in re.findall(r"^:(\S+)", block[1], re.MULTILINE):
         chains.rules[name] = []
@@ -72,14 +83,15 @@ def _iptables_rule(line: str, known: Container[str]) -> Rule | None:
             values.append(words[position])
             position += 1
         if word in ("-j", "-g"):
-            return _iptables_verdict(word, values[0] if values else "", tuple(matches), line, known)
+            target = "NOTRACK" if "--notrack" in words[position:] else values[0] if values else ""
+            return _iptables_verdict(word, target, tuple(matches), line, known)
         if word == "!":
             negated = True
             continue
-        if word not in ("-m", "--comment"):
-            kind = _IPTABLES.get(word, word)
+        if word not in ("-m", "--comment", "--validmark"):
             text = ",".join(values)
-            text = text.lower() if kind in ("protocol", "ctstate") else text
+            kind = _IPTABLES.get(f"{word} {text}") or _IPTABLES.get(word, word)
+            text = text.lower() if kind in ("protocol", "ctstate", "local") else text
             matches.append(Match(kind, tuple(text.split(",")), negated))
         negated = False
     return None
@@ -111,25 +123,61 @@ _NFT_KINDS = {
     "saddr": "source",
     "daddr": "target",
     "dport": "port",
+    "fib daddr type": "local",
+    "fib saddr . iif oif": "astray",
+    "fib saddr . mark . iif oif": "astray",
 }
 _NFT_FAMILIES = {"ipv4": "ip", "ipv6": "ip6"}
 _NFT_MATCH = re.compile(
     r"(?:(?P<l3>ip6?) (?=[sd]addr)|(?P<l4>tcp|udp|sctp|th) (?=dport))?"
-    r"(?P<what>iifname|oifname|iif|oif|meta nfproto|meta l4proto|ip protocol|ct state|ct status|[sd]addr|dport) "
+    r"(?P<what>fib daddr type|fib saddr \. (?:mark \. )?iif oif|iifname|oifname|iif|oif"
+    r"|meta nfproto|meta l4proto|ip protocol|ct state|ct status|[sd]addr|dport) "
     r"(?P<no>!= )?(?P<values>\{[^}]*\}|\"[^\"]*\"|(?:[^\s,]+, ?)*[^\s,]+) ?"
 )
 #: Statements that decide nothing.
 _NFT_IDLE = re.compile(
     r"counter(?: packets \d+ bytes \d+| name \S+)? ?"
     r"|log(?: (?:prefix \"[^\"]*\"|(?:level|group|snaplen|queue-threshold) \w+|flags (?:tcp |ip )?[\w,]+))* ?"
+    r"|(?:meta|ct) \w+ set \w+ "
 )
-_NFT_VERDICT = re.compile(r"\b(accept|drop|return|reject(?: with .*)?|queue\b.*|(?:jump|goto) \S+)$")
+_NFT_VERDICT = re.compile(
+    r"\b(accept|drop|return|notrack|reject(?: with .*)?|queue\b.*|(?:jump|goto) \S+"
+    r"|(?:masquerade|redirect)(?: to :\S+)?(?: (?:random|fully-random|persistent)[\w,-]*)?"
+    r"|[sd]nat (?:ip6? )?(?:prefix )?to .*)$"
+)
+#: A translation that looks its target up finds one for every packet only where a number is looked up.
+_NFT_LOOKUP = re.compile(r" to (?!numgen |jhash |symhash ).* map ")
+#: A queue's program may do anything.
+_NFT_VERDICTS = {
+    "queue": "accept",
+    "drop": "deny",
+    "reject": "deny",
+    "notrack": "untrack",
+    **dict.fromkeys(("dnat", "snat", "redirect", "masquerade"), "translate"),
+}
 _NFT_STATE_MAP = re.compile(r"ct state vmap \{ ?(.*?) ?\}$")
-_NFT_BASE = re.compile(r"type filter hook forward priority [^;]*;(?: policy (\w+);)?")
+_NFT_BASE = re.compile(
+    r"type (\w+) hook (\w+)(?: device \"([^\"]*)\"| devices = \{ ([^}]*) \})? priority ([^;]*);(?: policy (\w+);)?"
+)
+#: nft(8): the names of priorities. Where a family has its own, those of the table bridge count.
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "out": 100, "security": 50, "srcnat": 100}
+_BRIDGE_PRIORITIES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 
 
-def parse_nft(listing: str) -> Iterator[Chains]:
-    """The base chains at the forward hook of one table and the chains that they lead to; one of each per family."""
+class BaseChain(NamedTuple):
+    """Where a chain of nft is hooked in. `kind` is filter, nat or route; `devices` belong to the hook ingress."""
+
+    family: str
+    table: str
+    name: str
+    kind: str
+    hook: str
+    priority: int
+    devices: tuple[str, ...] = ()
+
+
+def parse_nft(listing: str, hook: str = "forward") -> Iterator[Chains]:
+    """The base chains at a hook of one table and the chains that they lead to; one of each per family."""
     table = re.search(r"^table (\S+) (\S+) \{", listing, re.MULTILINE)
     if table is None:
         return
@@ -140,11 +188,11 @@ def parse_nft(listing: str) -> Iterator[Chains]:
         for line in map(str.strip, body.splitlines()):
             base = _NFT_BASE.match(line)
             if base:
-                bases.append((name, base[1] or "accept"))
+                bases += [(name, base[6] or "accept")] if base[2] == hook else []
             elif line and not line.startswith(("type ", "comment ", "policy ")):
                 rules[name] += _nft_rules(line)
     for name, policy in bases:
-        for family in ("ip", "ip6") if table[1] == "inet" else (table[1],):
+        for family in (table[1],) if table[1] in ("ip", "ip6") else ("ip", "ip6"):
             yield Chains(f"table {table[1]} {table[2]}, chain {name}", family, name, policy, rules)
 
 
@@ -168,9 +216,9 @@ def _nft_rule(matches: tuple[Match, ...], verdict: str, line: str) -> Rule:
     word, _space, target = verdict.partition(" ")
     if word in ("jump", "goto"):
         return Rule(matches, word, target, line)
-    # A queue's program may do anything.
-    known = {"queue": "accept", "drop": "deny", "reject": "deny"}
-    return Rule(matches, known.get(word, word), text=line)
+    if _NFT_LOOKUP.search(verdict):
+        matches = (*matches, Match("map", ()))
+    return Rule(matches, _NFT_VERDICTS.get(word, word), text=line)
 
 
 def _nft_matches(text: str) -> tuple[Match, ...]:
@@ -197,19 +245,41 @@ def _nft_matches(text: str) -> tuple[Match, ...]:
     return tuple(matches)
 
 
-def forward_hooks(listing: str) -> list[Hook]:
-    """Each base chain at the forward hook, from `nft list chains`."""
-    found: list[Hook] = []
+def base_chains(listing: str) -> list[BaseChain]:
+    """Every base chain, from `nft list chains`."""
+    found: list[BaseChain] = []
     family = table = chain = ""
     for line in listing.splitlines():
         words = line.split()
+        base = _NFT_BASE.match(line.strip())
         if line.startswith("table ") and len(words) > 2:
             family, table = words[1], words[2]
         elif len(words) > 1 and words[0] == "chain":
             chain = words[1]
-        elif _NFT_BASE.match(line.strip()) and family in ("ip", "ip6", "inet"):
-            found.append((family, table, chain))
+        elif base:
+            kind, hook, device, devices, priority, _policy = base.groups("")
+            names = tuple(name.strip('" ') for name in (device or devices).split(",") if name.strip())
+            found.append(BaseChain(family, table, chain, kind, hook, _priority(family, priority), names))
     return found
+
+
+def _priority(family: str, text: str) -> int:
+    """`dstnat + 10` and the like as a number."""
+    names = _BRIDGE_PRIORITIES if family == "bridge" else _PRIORITIES
+    words = text.split()
+    first = names.get(words[0])
+    if first is None:
+        return int(words[0])
+    return first + (int(words[1] + words[2]) if len(words) > 2 else 0)
+
+
+def forward_hooks(listing: str) -> list[Hook]:
+    """Each base chain at the forward hook, from `nft list chains`."""
+    return [
+        (chain.family, chain.table, chain.name)
+        for chain in base_chains(listing)
+        if (chain.kind, chain.hook) == ("filter", "forward") and chain.family in ("ip", "ip6", "inet")
+    ]
 
 
 def is_of_iptables(hook: Hook) -> bool:
