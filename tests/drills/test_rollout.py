@@ -172,6 +172,35 @@ def test_the_first_that_can_be_reached_goes_first(rollout: Rollout) -> None:
     assert not balances(third)
 
 
+def test_what_fails_at_boot_is_no_success(rollout: Rollout) -> None:
+    """The rules are live by then, and the operator is told that they would not come back."""
+    first, second, _third = rollout.hosts.members
+    second.run("sh", "-c", "echo start natlb.service > /run/fails")
+    done = rollout.deploy("--extra-vars=natlb_serial=3")
+    assert done.status == 2
+    words = " ".join(done.printed.split())
+    assert "the rules are live, but what loads them at boot is not complete: systemctl: Job for natlb.service" in words
+    assert boots(first)
+
+
+@pytest.mark.parametrize("ports", [["8080", "53/udp", "8000-8010", "9000/sctp"], []], ids=["policy", "gateway"])
+def test_backends_need_no_names_of_protocols(rollout: Rollout, ports: list[str]) -> None:
+    """/etc/protocols belongs to a package of its own, and ip says tcp or ipproto-6 by what is there."""
+    _first, _second, backend = rollout.hosts.members
+    backend.run("mount", "-t", "tmpfs", "sbin", "/usr/local/sbin")
+    backend.run("mount", "--bind", "/dev/null", "/etc/protocols")
+    given = {"natlb_backend_gateway": "10.77.0.1", "natlb_backend_ports": ports}
+    done = rollout.deploy("--extra-vars=natlb_hosts=lb1 natlb_backend_hosts=lb3", lb3=given)
+    assert done.status == 0, done.printed
+    script = "/usr/local/sbin/natlb-backend"
+    backend.run("sh", script, "up")
+    assert backend.run("sh", script, "drift") == ""
+    assert "proto 84" in backend.run("ip", "rule", "show")
+    backend.run("umount", "/etc/protocols")
+    assert backend.run("sh", script, "drift") == ""
+    backend.run("sh", script, "down")
+
+
 def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:
     assert rollout.deploy().status == 0
     done = rollout.deploy("--check", lb2={"natlb_services": []})

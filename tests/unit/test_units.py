@@ -212,6 +212,58 @@ def test_commands_come_before_and_after_the_files(tmp_path: Path, monkeypatch: p
     assert seen == [(["systemctl", "--quiet", "stop", "a"], False), (["systemctl", "--quiet", "start", "a"], True)]
 
 
+#: What systemctl show says of a unit, what its last start wrote, what is told of it by systemd, and the message.
+JOURNALS = {
+    "its own words": (
+        "ActiveState=failed\nInvocationID=5a",
+        "first\n\n  last   words\n",
+        "unit failed\n",
+        "; a.service: first / last words",
+    ),
+    "it could not begin": (
+        "ActiveState=failed\nInvocationID=",
+        "",
+        "Permission denied\n",
+        "; a.service: Permission denied",
+    ),
+    "no journal": ("ActiveState=failed\nInvocationID=5a", "", "", "; a.service: nothing in its journal"),
+    "not this one": ("ActiveState=active\nInvocationID=5a", "hello\n", "", ""),
+    "no systemd": ("", "", "", "; a.service: nothing in its journal"),
+}
+
+
+@pytest.mark.parametrize(("shown", "own", "systemd", "told"), JOURNALS.values(), ids=JOURNALS)
+def test_a_unit_that_fails_is_quoted(
+    shown: str, own: str, systemd: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(argv: list[str]) -> str:
+        if argv[:2] == ["systemctl", "--quiet"]:
+            raise HostError("systemctl: ended with status 1")
+        if argv[:2] == ["systemctl", "show"]:
+            return shown
+        if "--unit=a.service" in argv:
+            return systemd
+        return own if "_SYSTEMD_INVOCATION_ID=5a" in argv else ""
+
+    monkeypatch.setattr(units.kernel, "require", lambda program, _package: program)
+    monkeypatch.setattr(units.kernel, "run", run)
+    with pytest.raises(HostError) as caught:
+        units.carry_out(Plan(after=[["restart", "a.service"]]), os.rename)
+    assert str(caught.value) == f"systemctl: ended with status 1; systemctl restart a.service{told}"
+
+
+def test_a_journal_that_cannot_be_read_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str]) -> str:
+        raise HostError(f"{argv[0]}: ended with status 1")
+
+    monkeypatch.setattr(units.kernel, "require", lambda program, _package: program)
+    monkeypatch.setattr(units.kernel, "run", run)
+    with pytest.raises(
+        HostError, match=r"^systemctl: ended with status 1; systemctl start a; a: nothing in its journal$"
+    ):
+        units.carry_out(Plan(after=[["start", "a"]]), os.rename)
+
+
 @pytest.mark.parametrize("path", sorted(CHECKOUT.glob("roles/*/templates/*.service.j2")), ids=lambda path: path.name)
 def test_units_execute_programs_of_the_system_only(path: Path) -> None:
     """What we have written ourselves is read by the shell: it may lie where nothing can be executed."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from . import kernel
+from . import journal, kernel
 from .errors import ConfigError, HostError
 
 #: Where systemd looks for units that an administrator made, see systemd.unit(5).
@@ -279,7 +279,17 @@ def carry_out(plan: Plan, move: Callable[[str, str], None]) -> None:
 
 def _systemctl(commands: Iterable[list[str]]) -> None:
     for arguments in commands:
-        kernel.run([kernel.require("systemctl", "systemd"), "--quiet", *arguments])
+        try:
+            kernel.run([kernel.require("systemctl", "systemd"), "--quiet", *arguments])
+        except HostError as error:
+            raise HostError(f"{error}{_why(arguments)}") from error
+
+
+def _why(arguments: Sequence[str]) -> str:
+    """What was asked of systemd, and what the units say that could not be started: systemctl says that they failed."""
+    verb, *names = arguments
+    said = [journal.last_words(name) for name in names] if verb in ("start", "restart") else []
+    return "".join(f"; {text}" for text in (f"systemctl {' '.join(arguments)}", *said) if text)
 
 
 def _write(file: File, move: Callable[[str, str], None]) -> None:
