@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables, warned
 
 MODULE = "natlb.netfilter.balancer"
 CONFIRM = "natlb.netfilter.confirm"
@@ -30,6 +30,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            warned.name_host(result, str((task_vars or {}).get("inventory_hostname", "")))
             if self._task._role is not None:
                 _in_variables(result)
             token = result.pop("_token", "")

@@ -11,6 +11,7 @@ short_description: Make a table of what balancers do
 version_added: 0.1.0
 description:
   - Turns what M(natlb.netfilter.balancer_info) returned on one or more hosts into the lines of a table.
+  - Columns that say nothing (every backend active, every weight 1, no health checks) are left out.
   - The playbook C(natlb.netfilter.status) shows it.
 author:
   - natlb contributors (@natlb)
@@ -21,6 +22,7 @@ options:
     required: true
 seealso:
   - module: natlb.netfilter.balancer_info
+  - module: natlb.netfilter.show_text
 """
 
 EXAMPLES = r"""
@@ -29,15 +31,15 @@ EXAMPLES = r"""
   register: status
 
 - name: Show what it does
-  ansible.builtin.debug:
-    msg: "{{ {inventory_hostname: status} | natlb.netfilter.status_table }}"
+  natlb.netfilter.show_text:
+    lines: "{{ {inventory_hostname: status} | natlb.netfilter.status_table }}"
 """
 
 RETURN = r"""
 _value:
   description:
-    - The lines of the table. Behind it a line for every warning, and for each host how full its connection tracking
-      table is and what was lost.
+    - The lines of the table. Behind it a line for every rule of egress and every warning, and for each host how full
+      its connection tracking table is and what was lost.
   type: list
   elements: str
 """
@@ -48,12 +50,21 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 HEADER = (
-    *("BALANCER", "SERVICE", "LISTEN", "METHOD"),
+    *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD"),
     *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE"),
 )
 _NUMBERS = ("WEIGHT", "SHARE", "NEW", "ACTIVE")
-# A cell that would only repeat the one above it is left empty.
-_GROUPS = 4
+# A cell that would only repeat the one above it is left empty: those of a host, and then those of a service.
+_HOST, _GROUPS = 2, 5
+# What says nothing where every row has it.
+_ORDINARY = {
+    "CONDITION": "ok",
+    "METHOD": "round_robin",
+    "WEIGHT": "1",
+    "STATE": "active",
+    "HEALTH": "-",
+    "ACTIVE": "-",
+}
 
 Row = tuple[str, ...]
 
@@ -65,14 +76,42 @@ def status_table(hosts: Any) -> list[str]:
             "natlb.netfilter.status_table: the input is not a mapping of hosts to what balancer_info returned"
         )
     rows = [row for host, info in hosts.items() for row in _rows(str(host), info)]
-    return [*_aligned([HEADER, *_ungrouped(rows)]), *_remarks(hosts)]
+    if not rows:
+        return ["no balancers"]
+    shown = [column for column, name in enumerate(HEADER) if _tells(column, name, rows)]
+    table = [tuple(row[column] for column in shown) for row in (HEADER, *_ungrouped(rows))]
+    return [*_aligned(table), *_remarks(hosts)]
 
 
-def _rows(host: str, info: Mapping[str, Any]) -> Iterator[Row]:
-    for service in info.get("services") or []:
+def _tells(column: int, name: str, rows: Sequence[Row]) -> bool:
+    """Whether a column says anything: in all its rows it may be empty, or what is ordinary."""
+    if name == "BACKEND":
+        # A backend that was given no name is called by its address, which stands beside it.
+        address = HEADER.index("ADDRESS")
+        return any(row[column] not in (row[address], row[address].rpartition(":")[0].strip("[]")) for row in rows)
+    return any(row[column] not in ("", _ORDINARY.get(name, "")) for row in rows)
+
+
+def _condition(info: Any) -> str:
+    """How the host itself is, in two words."""
+    if not isinstance(info, Mapping) or "services" not in info:
+        return "not read"
+    found = ["drifted"] if info.get("drift") else []
+    if info.get("forwarding") is False:
+        found.append("not forwarding")
+    return ", ".join(found) or "ok"
+
+
+def _rows(host: str, info: Any) -> Iterator[Row]:
+    condition = _condition(info)
+    services = info.get("services") if isinstance(info, Mapping) else None
+    if not services:
+        nothing = "" if condition == "not read" else "egress only" if info.get("egress") else "none"
+        yield (host, condition, nothing, *[""] * (len(HEADER) - 3))
+    for service in services or []:
         listen = list(service["listen"])
         where = listen[0] if len(listen) == 1 else f"{listen[0]} (+{len(listen) - 1})" if listen else ""
-        group = (host, str(service["name"]), where, str(service["method"]))
+        group = (host, condition, str(service["name"]), where, str(service["method"]))
         for backend in service["backends"]:
             yield (*group, *_backend(backend))
         if not service["backends"]:
@@ -109,21 +148,18 @@ def _ungrouped(rows: Sequence[Row]) -> Iterator[Row]:
     """The rows without the group cells that repeat those of the row above."""
     above: Row = ()
     for row in rows:
-        same = 0
-        while same < _GROUPS and row[: same + 1] == above[: same + 1]:
-            same += 1
         # Method and address belong to the service: shown with it, even if the service before had the same.
-        shown = same if same in (0, 1) else _GROUPS if same == _GROUPS else 1
-        yield ("",) * shown + row[shown:]
+        same = _GROUPS if row[:_GROUPS] == above[:_GROUPS] else _HOST if row[:_HOST] == above[:_HOST] else 0
+        yield ("",) * same + row[same:]
         above = row
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
             cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(HEADER, row, widths)
+            for name, cell, width in zip(rows[0], row, widths)
         ).rstrip()
         for row in rows
     ]
@@ -132,16 +168,33 @@ def _aligned(rows: Sequence[Row]) -> list[str]:
 def _remarks(hosts: Mapping[str, Any]) -> Iterator[str]:
     """What a table cannot hold: one line for each thing to know."""
     for host, info in hosts.items():
-        if not info.get("services"):
-            yield f"{host}: no services"
+        if not isinstance(info, Mapping) or "services" not in info:
+            yield f"{host}: could not be read: {_reason(info)}"
+            continue
+        for rule in info.get("egress") or []:
+            yield f"{host}: {_egress(rule)}"
         if (info.get("conntrack") or {}).get("max"):
             yield f"{host}: {_tracking(info['conntrack'])}"
         if info.get("forwarding") is False:
             yield f"{host}: the kernel does not forward packets; run natlb.netfilter.deploy"
         if info.get("drift"):
             yield f"{host}: differs from what was declared last; run natlb.netfilter.deploy"
-        for warning in info.get("warnings") or []:
-            yield f"{host}: {warning}"
+        for remark in info.get("remarks") or []:
+            yield f"{host}: {remark}"
+
+
+def _reason(info: Any) -> str:
+    message = info.get("msg") if isinstance(info, Mapping) else None
+    return str(message or "it was not reached").strip().partition("\n")[0]
+
+
+def _egress(rule: Mapping[str, Any]) -> str:
+    """A rule for what the networks behind the host open, as a sentence."""
+    ways = [str(uplink["interface"]) for uplink in rule.get("uplinks") or []]
+    by = f" by {' or '.join(ways) or rule.get('out_interface')}" if ways or rule.get("out_interface") else ""
+    ports = ", ".join(map(str, rule.get("destination_ports") or []))
+    to = f" to {rule.get('protocol') or ''} {ports}".rstrip() if ports else ""
+    return f"source NAT for {', '.join(map(str, rule.get('source') or []))}{to}{by} ({rule.get('snat')})"
 
 
 def _tracking(usage: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ author:
 description:
   - Reads the rules, the counters and the tracked connections of this host's kernel, and sets them beside what the last
     run declared. Changes nothing.
+  - Only root may do that.
 requirements:
   - C(conntrack), to count active connections.
 options:
@@ -61,6 +62,17 @@ warnings:
   returned: success
   type: list
   elements: str
+remarks:
+  description: The same without the name of the host in front, and without the warnings that Ansible adds.
+  returned: success
+  type: list
+  elements: str
+egress:
+  description: The declared rules for connections that the networks behind this host open, as a user types them.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"source": ["10.0.0.0/24"], "out_interface": "eth0", "snat": "masquerade"}]
 conntrack:
   description:
     - The connection tracking table. V(count) entries of V(max), and what was lost since the kernel started, V(drop) (no
@@ -108,9 +120,10 @@ def main() -> None:
         found = info(service=module.params["service"])
     except NatlbError as error:
         module.fail_json(msg=str(error))
-    for warning in found.pop("warnings"):
+    remarks = found.pop("warnings")
+    for warning in remarks:
         module.warn(warning)
-    module.exit_json(changed=False, **found)
+    module.exit_json(changed=False, remarks=remarks, **found)
 
 
 if __name__ == "__main__":

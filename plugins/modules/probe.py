@@ -67,6 +67,16 @@ options:
       - With O(protocol=http) it is looked for in the body first, then in the header.
       - Without it, the name is the first word of the answer (of the body with O(protocol=http)).
     type: str
+  connect_only:
+    description:
+      - Counts the connections that come about, and asks nobody who they are. So it works with every server, also with
+        one that waits for the client to speak. The counters of the balancer tell who got them, see
+        M(natlb.netfilter.balancer_info).
+      - With O(protocol=tcp) a connection is opened and closed. With O(protocol=udp) one datagram is sent. No answer is
+        no error then; an ICMP message that nobody listens is one.
+      - Not with O(protocol=http), O(identify) and O(expected).
+    type: bool
+    default: false
   payload:
     description:
       - What to send after connecting, with O(protocol=tcp) and O(protocol=udp).
@@ -155,6 +165,12 @@ EXAMPLES = r"""
     max_errors: 1
   register: answers
 
+- name: Open 300 connections to a database that waits for its clients to speak
+  natlb.netfilter.probe:
+    target: 192.0.2.10:5432
+    connections: 300
+    connect_only: true
+
 - name: Show the counts
   ansible.builtin.debug:
     var: answers.backends
@@ -162,7 +178,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 backends:
-  description: How many connections each backend answered, by its name. Those expected are there even with none.
+  description:
+    - How many connections each backend answered, by its name. Those expected are there even with none.
+    - Empty with O(connect_only).
   returned: when connections were opened
   type: dict
   sample: {web1: 100, web2: 100, web3: 100}
@@ -226,6 +244,7 @@ ARGUMENT_SPEC = {
     "concurrency": {"type": "int", "default": 10},
     "timeout": {"type": "str", "default": "5s"},
     "identify": {"type": "str"},
+    "connect_only": {"type": "bool", "default": False},
     "payload": {"type": "str"},
     "path": {"type": "str", "default": "/"},
     "host": {"type": "str"},

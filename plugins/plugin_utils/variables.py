@@ -45,6 +45,7 @@ ROLES = frozenset(
 PLAYBOOKS = frozenset(
     {
         "natlb_backend_hosts",
+        "natlb_fail_on_problems",
         "natlb_gather_facts",
         "natlb_hosts",
         "natlb_max_fail_percentage",
@@ -97,10 +98,12 @@ INTERNAL = frozenset(
         "natlb_balancer_units",
         "natlb_balancer_uplink_units",
         "natlb_balancer_writes_settings",
+        "natlb_read",
+        "natlb_read_first",
+        "natlb_read_second",
         "natlb_run",
         "natlb_run_reached",
         "natlb_run_role",
-        "natlb_status",
         "natlb_verify_answers",
         "natlb_verify_info",
     }

@@ -46,11 +46,12 @@ class Member:
         assert not check or not done.returncode, done.stderr
         return done.stdout
 
-    def balance(self, services: Sequence[dict[str, Any]]) -> None:
+    def balance(self, services: Sequence[dict[str, Any]], **options: Any) -> None:
         """What the module does, with no controller."""
         script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb import apply; "
-        script += "apply.balance(json.load(sys.stdin), engine='nftables')"
-        self.run(sys.executable, "-c", script, str(Path(apply.__file__).parents[1]), text=json.dumps(services))
+        script += "apply.balance(**json.load(sys.stdin))"
+        asked = {"services": services, "engine": "nftables", **options}
+        self.run(sys.executable, "-c", script, str(Path(apply.__file__).parents[1]), text=json.dumps(asked))
 
     def state(self) -> str:
         """Rules without counters, and the files for the next boot."""

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.action import balancer
+from ansible_collections.natlb.netfilter.plugins.action import balancer, balancer_info
 
 
 @pytest.mark.parametrize("rollback_after", [30, "30", "30.0"])
@@ -48,3 +48,28 @@ def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatc
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
     result = action.run(task_vars={})
     assert (result["msg"], result["warnings"]) == (f"or set {named}", [f"or set {named}"])
+
+
+WARNED = "service web: no backend can serve"
+
+
+@pytest.mark.parametrize("action", [balancer, balancer_info])
+@pytest.mark.parametrize(
+    ("warning", "shown"),
+    [
+        (WARNED, f"lb1: {WARNED}"),
+        # As from ansible-core 2.19 on.
+        (SimpleNamespace(event=SimpleNamespace(msg=WARNED)), f"lb1: {WARNED}"),
+        ("Platform linux on host lb1 is using", "Platform linux on host lb1 is using"),
+        ("Platform linux on host lb11 is using", "lb1: Platform linux on host lb11 is using"),
+    ],
+)
+def test_a_warning_names_its_host(action: Any, warning: Any, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ansible shows the same words once: the second host's warning would not be seen."""
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    made = action.ActionModule.__new__(action.ActionModule)
+    made._task = SimpleNamespace(args={}, _role=None)
+    made._connection = mock.Mock()
+    monkeypatch.setattr(made, "_execute_module", lambda **_arguments: {"warnings": [warning]})
+    monkeypatch.setattr(made, "_remove_tmp_path", lambda _path: None)
+    assert made.run(task_vars={"inventory_hostname": "lb1"})["warnings"] == [shown]

@@ -90,6 +90,9 @@ def test_targets(target: str, result: tuple[str, int]) -> None:
         ({"expected": {"a": 1}, "tolerance": -0.1}, "tolerance: -0.1 is not a fraction (0 or more"),
         ({"expected": {"a": 1}, "significance": 1.5}, "significance: 1.5 is not a fraction (0 to 1"),
         ({"max_errors": -1}, "max_errors: -1 is not a number of errors"),
+        ({"connect_only": True, "protocol": "http"}, "connect_only: goes with tcp and udp only (for a service"),
+        ({"connect_only": True, "identify": "x"}, "connect_only: asks nobody who they are, and identify is given"),
+        ({"connect_only": True, "expected": {"a": 1}}, "connect_only: asks nobody who they are, and expected is given"),
     ],
 )
 def test_bad_input_is_refused_with_its_place(params: dict, message: str) -> None:
@@ -462,6 +465,34 @@ def test_a_silent_udp_service_takes_no_longer_than_one_timeout() -> None:
     assert outcome.result["error_messages"][0]["message"] == "answer: timed out"
     # The fifty that wait at the same time; each that ends may let one more begin, until the last of them has ended.
     assert outcome.result["connections"] < 100
+
+
+@pytest.mark.parametrize("handler", [hold_open, say_nothing, round_robin("app1"), http_answer])
+def test_connecting_alone_works_with_every_server(handler: Handler) -> None:
+    with served(handler) as server:
+        outcome = probed(server.port, connect_only=True, connections=40)
+    assert (outcome.problems, outcome.result["errors"], outcome.result["backends"]) == ([], 0, {})
+    assert outcome.result["connections"] == 40
+    assert outcome.result["latency_ms"]["p50"] > 0
+
+
+@pytest.mark.parametrize("payload", ["drop", "hello"])
+def test_datagrams_alone_need_no_answer(payload: str) -> None:
+    with served(udp=True) as server:
+        outcome = probed(
+            server.port, protocol="udp", payload=payload, connect_only=True, connections=40, concurrency=40
+        )
+    assert (outcome.problems, outcome.result["connections"], outcome.result["errors"]) == ([], 40, 0)
+    assert len(set(server.peers)) == 40
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_connecting_alone_sees_refusals(protocol: str) -> None:
+    with served() as server:
+        port = server.port
+    outcome = probed(port, protocol=protocol, connect_only=True, connections=5000)
+    assert outcome.result["connections"] < 20
+    assert "Connection refused" in outcome.problems[0]
 
 
 def test_many_messages_are_summed_up() -> None:

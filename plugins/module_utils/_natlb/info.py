@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from . import apply, forwarding, kernel, tracking
@@ -12,7 +13,7 @@ from . import flows as tracked
 from . import request as requests
 from .conntrack import Frontends, answers
 from .errors import HostError
-from .model import FAMILIES, PROTOCOLS, Backend, Config, Service
+from .model import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
 from .routes import Routes, Ways
 from .slots import slots
 from .store import DEFAULT_PATHS, Paths
@@ -31,6 +32,8 @@ def info(
     `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
     cannot be read, or where no service has the name that is asked for.
     """
+    if os.geteuid() != 0:
+        raise HostError("only root may read the rules of this host (become: true)")
     request, unread = requests.restored(paths, iptables_variant)
     config = request.config
     if service is not None and service not in {item.name for item in config.services}:
@@ -50,6 +53,7 @@ def info(
         "drift": outcome.changed,
         "warnings": warnings,
         "conntrack": usage,
+        "egress": dump(Config((), config.egress))["egress"],
         "services": [
             _service(item, new, active) for item in config.services if service is None or item.name == service
         ],

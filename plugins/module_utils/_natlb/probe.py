@@ -10,6 +10,7 @@ judges.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -32,6 +33,8 @@ MIN_EXPECTED = 5.0
 #: The place in the port range where a run begins goes round in this time, so that a run shortly after another one does
 #: not meet the tracked UDP connections of that one: nf_conntrack_udp_timeout is 30 s.
 PORT_CYCLE_S = 60.0
+#: With `connect_only`, how long after a UDP datagram a refusal (ICMP port unreachable) is waited for.
+REFUSAL_S = 0.25
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Tally:
     backends: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
+    #: With `connect_only`: what came about, and was asked nothing.
+    connected: int = 0
 
     @property
     def errors(self) -> int:
@@ -49,6 +54,10 @@ class Tally:
     @property
     def answers(self) -> int:
         return sum(self.backends.values())
+
+    @property
+    def made(self) -> int:
+        return self.answers + self.connected + self.errors
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,16 @@ class _Connection:
         self.stage = "connect"
         self.received = bytearray()
 
-    async def name(self) -> str:
-        """Who answers. Raises OSError or `NatlbError`."""
+    async def name(self) -> str | None:
+        """Who answers, or None where that is not asked. Raises OSError or `NatlbError`."""
         sock = await self._connect()
         try:
             self.stage = "answer"
-            return await self._ask(sock)
+            if not self.settings.connect_only:
+                return await self._ask(sock)
+            if self.settings.protocol == "udp":
+                await self._send(sock)
+            return None
         finally:
             sock.close()
 
@@ -175,6 +188,13 @@ class _Connection:
                 return sock
         raise OSError(errno.EADDRNOTAVAIL, "no free local port")
 
+    async def _send(self, sock: socket.socket) -> None:
+        """One datagram. Raises OSError where the host at the other end says that nobody is there."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, self.settings.payload)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.sock_recv(sock, MAX_ANSWER), min(REFUSAL_S, self.settings.timeout_s / 2))
+
     async def _ask(self, sock: socket.socket) -> str:
         loop = asyncio.get_running_loop()
         if self.settings.payload or self.settings.protocol == "udp":
@@ -206,7 +226,7 @@ class _Prober:
         while self.left and not self.gave_up:
             self.left -= 1
             await self._one()
-            self.gave_up = not self.tally.answers and self.tally.errors >= enough
+            self.gave_up = self.tally.made == self.tally.errors >= enough
 
     async def _one(self) -> None:
         """One connection, into the tally."""
@@ -222,7 +242,10 @@ class _Prober:
         except OSError as error:
             self.tally.messages[f"{connection.stage}: {os.strerror(error.errno or errno.EIO)}"] += 1
         else:
-            self.tally.backends[name] += 1
+            if name is None:
+                self.tally.connected += 1
+            else:
+                self.tally.backends[name] += 1
             self.tally.latencies_ms.append((time.perf_counter() - started) * 1000)
 
 
@@ -253,7 +276,7 @@ def outcome(settings: Settings, tally: Tally) -> Outcome:
     seen = {**dict.fromkeys(expected or {}, 0), **dict(sorted(tally.backends.items()))}
     result: dict[str, Any] = {
         "backends": seen,
-        "connections": tally.answers + tally.errors,
+        "connections": tally.made,
         "errors": tally.errors,
         "error_messages": _messages(tally.messages),
         "latency_ms": {"p50": _ms(tally.latencies_ms, 0.5), "p99": _ms(tally.latencies_ms, 0.99)},
@@ -276,7 +299,7 @@ def _messages(messages: Counter[str]) -> list[dict[str, Any]]:
 
 def _problems(settings: Settings, tally: Tally, seen: Mapping[str, int]) -> list[str]:
     problems = []
-    made = tally.answers + tally.errors
+    made = tally.made
     if tally.errors > settings.max_errors:
         details = "; ".join(f"{row['message']} ({row['count']})" for row in _messages(tally.messages))
         gave_up = f", then gave up on the other {settings.connections - made}" if made < settings.connections else ""

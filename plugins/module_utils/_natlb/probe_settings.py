@@ -46,6 +46,7 @@ class Settings:
     tolerance: float | None
     significance: float
     max_errors: int
+    connect_only: bool = False
 
 
 def parse_settings(params: Mapping[str, Any]) -> Settings:
@@ -54,6 +55,12 @@ def parse_settings(params: Mapping[str, Any]) -> Settings:
     expected = None if params.get("expected") is None else _expected(params["expected"])
     tolerance, significance = params.get("tolerance"), params.get("significance")
     protocol = parse.choice(params["protocol"], "protocol", PROTOCOLS)
+    connect_only = bool(params.get("connect_only"))
+    if connect_only and protocol == "http":
+        raise ConfigError("connect_only", "goes with tcp and udp only", "for a service that speaks HTTP take tcp")
+    for name in ("identify", "expected"):
+        if connect_only and params.get(name):
+            raise ConfigError("connect_only", f"asks nobody who they are, and {name} is given", "drop one of the two")
     return Settings(
         host=host,
         port=port,
@@ -72,6 +79,7 @@ def parse_settings(params: Mapping[str, Any]) -> Settings:
         tolerance=None if tolerance is None else _fraction(tolerance, "tolerance", math.inf),
         significance=DEFAULT_SIGNIFICANCE if significance is None else _fraction(significance, "significance", 1.0),
         max_errors=parse.integer(params.get("max_errors", 0), "max_errors", 0, MAX_CONNECTIONS, "a number of errors"),
+        connect_only=connect_only,
     )
 
 
