@@ -6,7 +6,6 @@ One container is taken through all of them, in the order of this file; each test
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -25,9 +24,8 @@ sys.path.insert(0, str(ROOT / "tests" / "lab"))
 
 import lab  # noqa: E402
 import neighbours  # noqa: E402
+from reservation import reserved  # noqa: E402
 
-#: The scenarios' as well (test_scenarios.py): the lab has room for one.
-LOCK = "/run/natlb-lab-scenario.lock"
 #: Longest time without an answer that any of this may cost the clients.
 LONGEST_GAP_S = 2.0
 #: The same behind a command that takes longer itself, as on a busy machine. Its first step may take our rules away, and
@@ -66,8 +64,7 @@ except OSError as error:
 
 @pytest.fixture(scope="module", autouse=True)
 def _lab() -> Iterator[None]:
-    with open(LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with reserved():
         neighbours.up()
         deploy(natlb_forward="accept")
         assert '"forward": "accept"' in host("cat", "/etc/natlb/state.json")

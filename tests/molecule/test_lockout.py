@@ -7,7 +7,6 @@ default route, as most controllers do.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -24,9 +23,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "lab"))
 import lab  # noqa: E402
+from reservation import reserved  # noqa: E402
 
-# The lab has room for one: whoever comes second waits, as do the scenarios.
-LOCK = "/run/natlb-lab-scenario.lock"
 CONTROLLER, ROUTER, BALANCER = "198.51.100.7", "192.0.2.254", "192.0.2.2"
 INSIDE = ["nsenter", f"--net={lab.NAMESPACE_PATH}"]
 ROLLBACK_AFTER_S = 5
@@ -169,8 +167,7 @@ def state() -> str:
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
     folder = tmp_path_factory.mktemp("ssh")
-    with open(LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with reserved():
         subprocess.run(["tools/run", "python", "tests/lab/lab.py", "up", "--fresh"], cwd=ROOT, check=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
         on_balancer(
