@@ -59,3 +59,24 @@ def test_a_run_of_its_own_afterwards(balancer: Balancer) -> None:
     assert balancer.apply(OTHER).changed
     assert balancer.tally(count=2) == {"web2": 2}
     assert not balancer.apply(OTHER, rollback_after=1).changed
+
+
+def test_a_cache_that_cannot_be_written_fails_no_finished_run(balancer: Balancer) -> None:
+    balancer.apply(DUAL)
+    normal = root(balancer) / "run" / "normal.json"
+    normal.unlink()
+    normal.mkdir()
+    outcome = balancer.apply(OTHER)
+    assert any("the change is made, but" in warning for warning in outcome.warnings)
+    assert balancer.tally(count=2) == {"web2": 2}
+    normal.rmdir()
+    assert not balancer.apply(OTHER).changed
+
+
+def test_a_change_that_was_undone_leaves_nothing_behind_a_removal(balancer: Balancer) -> None:
+    balancer.apply(DUAL)
+    balancer.apply(OTHER, rollback_after=1)
+    undone(balancer)
+    assert (root(balancer) / "run" / "undone").exists()
+    balancer.remove()
+    assert list(root(balancer).iterdir()) == []

@@ -68,6 +68,56 @@ def test_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old", "c": "old"}
 
 
+@pytest.mark.parametrize("failing", ["ruleset.nft", "boot", "state.json", "late", "old"])
+def test_where_one_file_cannot_be_switched_all_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """At the rename of each file in turn, and at the removal of the last."""
+    names = ["ruleset.nft", "boot", "state.json", "old"]
+    store.write_all({tmp_path / name: ("old", 0o600) for name in names})
+    contents: dict[Path, store.Content | None] = {tmp_path / name: ("new", 0o600) for name in [*names[:3], "late"]}
+    contents[tmp_path / "old"] = None
+    replace, unlink = store.os.replace, Path.unlink
+
+    def broken_replace(source: str, target: Path) -> None:
+        if Path(target).name == failing and Path(source).read_text() == "new":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    def broken_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == failing == "old":
+            raise OSError(5, "Input/output error")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(store.os, "replace", broken_replace)
+    monkeypatch.setattr(Path, "unlink", broken_unlink)
+    with pytest.raises(HostError, match=f"/{failing}: .*Input/output error"):
+        store.write_all(contents)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "old")
+
+
+def test_what_names_others_is_switched_last_and_the_folder_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace, fsync = store.os.replace, store.os.fsync
+
+    def noted_replace(source: str, target: Path) -> None:
+        done.append(target.name)
+        replace(source, target)
+
+    def noted_fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(store.os.fstat(descriptor).st_mode):
+            done.append("the folder")
+        fsync(descriptor)
+
+    monkeypatch.setattr(store.os, "replace", noted_replace)
+    monkeypatch.setattr(store.os, "fsync", noted_fsync)
+    names = ["state.json", "boot", "ruleset.nft", "boot-uplinks", "forward.iptables"]
+    store.write_all({tmp_path / name: ("new", 0o600) for name in names})
+    assert done == ["forward.iptables", "ruleset.nft", "boot-uplinks", "boot", "state.json", "the folder"]
+
+
 def test_what_a_killed_run_was_writing_goes(tmp_path: Path) -> None:
     paths = store.Paths(tmp_path / "etc", tmp_path / "run")
     store.write_text(paths.etc / "boot", "kept")

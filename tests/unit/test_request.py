@@ -15,7 +15,7 @@ from _natlb import boot, request, store
 from _natlb.model import EMPTY, parse_config
 from _natlb.ruleset import unified
 from _natlb.tracking import parse_tracking
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}
@@ -106,6 +106,7 @@ ANYTHING = st.recursive(
 KEYS = ("format", "engine", "requested_engine", "forwarding", "forward", "conntrack", "services", "egress", "mark_mask")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), ANYTHING))
 def test_no_state_raises(tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any]) -> None:
     paths = kept(tmp_path_factory.mktemp("state"), state)

@@ -27,7 +27,7 @@ def undone(paths: store.Paths) -> list[str]:
     while any(paths.run.glob("rollback.*")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return (paths.run / rollback.UNDONE).read_text().splitlines()
+    return (paths.run / store.UNDONE).read_text().splitlines()
 
 
 def test_it_runs_when_the_change_begins(paths: store.Paths) -> None:
@@ -56,3 +56,34 @@ def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) 
     assert said[0] == "but not in everything:"
     assert "nobody-knows-this" in said[1]
     assert (tmp_path / "second").read_text() == "done"
+
+
+def test_a_confirmation_whose_answer_was_lost_is_made_again(paths: store.Paths) -> None:
+    token = rollback.arm(paths, 300, [], {paths.etc / store.STATE: ("{}", 0o600)})
+    for _turn in range(3):
+        rollback.confirm(paths, token)
+    assert (paths.etc / store.STATE).exists()
+    later = rollback.arm(paths, 300, [], {paths.etc / store.STATE: ("{ }", 0o600)})
+    with pytest.raises(HostError, match="another run has replaced it"):
+        rollback.confirm(paths, token)
+    rollback.confirm(paths, later)
+
+
+def test_a_removal_can_be_confirmed_again_though_it_leaves_nothing(paths: store.Paths) -> None:
+    store.write_text(paths.etc / store.STATE, "{}")
+    token = rollback.arm(paths, 300, [], {paths.etc / store.STATE: None})
+    rollback.confirm(paths, token)
+    assert not paths.etc.exists()
+    assert not paths.run.exists()
+    rollback.confirm(paths, token)
+    store.write_text(paths.etc / store.STATE, "{}")
+    with pytest.raises(HostError, match="another run has replaced it"):
+        rollback.confirm(paths, token)
+
+
+def test_a_removal_that_was_undone_is_not_confirmed(paths: store.Paths) -> None:
+    store.write_text(paths.etc / store.STATE, "{}")
+    token = rollback.arm(paths, 1, [], {paths.etc / store.STATE: None})
+    undone(paths)
+    with pytest.raises(HostError, match="nobody confirmed the change in time"):
+        rollback.confirm(paths, token)

@@ -185,10 +185,23 @@ def balance(
         outcome.diff = diff.result()
         outcome.transaction = plan.transaction.kind
         outcome.warnings += forget_gone(plan.previous, request.config)
-        _keep_normal_form(plan)
-        if not outcome.token:
-            store.remove_if_unused(paths)
+        outcome.warnings += _tidied(plan, bool(outcome.token))
     return outcome
+
+
+def _tidied(plan: Plan, waits: bool) -> list[str]:
+    """Keep what the next run is quicker with, and nothing where nothing is declared any more.
+
+    The host is what was asked for by now, so what fails here is a warning.
+    """
+    try:
+        _keep_normal_form(plan)
+        if not waits:
+            store.remove(plan.request.paths.run / store.CONFIRMED)
+            store.remove_if_unused(plan.request.paths)
+    except HostError as error:
+        return [f"the change is made, but {error}"]
+    return []
 
 
 def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The host: the only file that runs programs or reads /proc.
 
-Nothing a user typed ever reaches a shell: programs get argument lists, and rulesets through standard input. The few
-lines that a shell does run are constant.
+Programs get argument lists, and rulesets through standard input. A shell runs constant lines and paths of ours; where
+such lines are kept for the next boot (`boot.py`) they hold addresses and names of interfaces as well, which were
+checked letter by letter before (`parse.py`).
 """
 
 from __future__ import annotations

@@ -38,9 +38,11 @@ SETTLE_TIMEOUT_S = LONGEST_S + 30.0
 GRACE_S = 3.0
 #: How long the script may take to begin, on a host that is busy.
 START_TIMEOUT_S = 20.0
+#: How the token of a change begins that takes everything away: nothing may be left on the host to tell that it was
+#: confirmed.
+_REMOVAL = "gone"
 #: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
 DIRECTORY = "rollback.{token}"
-UNDONE = "undone"
 _PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
 
 #: The lock keeps a run that begins at this very moment from planning with rules that are about to go. The clock of
@@ -74,11 +76,13 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
     confirmed.
     """
     disarm(paths)
-    token = os.urandom(8).hex()
+    store.remove(paths.run / store.CONFIRMED)
+    removal = bool(staged) and all(content is None for content in staged.values())
+    token = (_REMOVAL if removal else "") + os.urandom(8).hex()
     directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
-    names.update(undone=paths.run / UNDONE, path=kernel.PATH)
+    names.update(undone=paths.run / store.UNDONE, path=kernel.PATH)
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     lines = [_HEAD.format(**quoted)]
     for number, (command, text) in enumerate(commands):
@@ -88,7 +92,7 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
     kept = {str(path): content for path, content in staged.items()}
     store.write_text(directory / _STAGED, json.dumps(kept))
     store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
-    store.remove(paths.run / UNDONE)
+    store.remove(paths.run / store.UNDONE)
     try:
         _start(directory, after_s, f"{UNIT}-{token}")
     except HostError:
@@ -132,7 +136,8 @@ def _start(directory: Path, after_s: int, unit: str) -> None:
 
 
 def confirm(paths: Paths, token: str) -> None:
-    """Keep the change: stop the script and write the files for the next boot.
+    """Keep the change: stop the script and write the files for the next boot. Once more does no harm: the answer to the
+    first time may have been lost on its way.
 
     Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
     the files cannot be written: the script then does its work.
@@ -144,6 +149,8 @@ def confirm(paths: Paths, token: str) -> None:
         try:
             os.rename(directory / _PENDING, directory / _CONFIRMED)
         except FileNotFoundError:
+            if _is_confirmed(paths, token):
+                return
             raise HostError(_too_late(paths)) from None
         staged = store.read_json(directory / _STAGED)
         try:
@@ -151,12 +158,21 @@ def confirm(paths: Paths, token: str) -> None:
         except HostError:
             os.rename(directory / _CONFIRMED, directory / _PENDING)
             raise
+        store.write_text(paths.run / store.CONFIRMED, token)
         disarm(paths)
         store.remove_if_unused(paths)
 
 
+def _is_confirmed(paths: Paths, token: str) -> bool:
+    """Whether this change was confirmed before, and no other one has come since."""
+    if token.startswith(_REMOVAL):
+        # One that was undone leaves the kept request, and when it was undone.
+        return store.state_path(paths) is None and store.read_text(paths.run / store.UNDONE) is None
+    return store.read_text(paths.run / store.CONFIRMED) == token
+
+
 def _too_late(paths: Paths) -> str:
-    undone = store.read_text(paths.run / UNDONE)
+    undone = store.read_text(paths.run / store.UNDONE)
     if undone is None:
         return "this change is not waiting to be confirmed: another run has replaced it, or the host was rebooted"
     when = " ".join(undone.split())

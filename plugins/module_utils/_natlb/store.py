@@ -27,6 +27,10 @@ from .errors import HostError
 STATE = "state.json"
 NORMAL = "normal.json"
 BOOT = "boot"
+#: What the last confirmed change was told from others by, and when one was undone (`rollback.py`).
+CONFIRMED, UNDONE = "confirmed", "undone"
+#: These name other files, or say what all of them together are, and so are put in place behind them, in this order.
+_LAST = ("boot-uplinks", BOOT, STATE)
 _TEMPORARY = ".natlb-"
 #: A run takes seconds; one that holds the lock longer hangs, and waiting for it would hang every later one too.
 LOCK_TIMEOUT_S = 30.0
@@ -61,10 +65,10 @@ def read_text(path: Path) -> str | None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
-    text = read_text(path)
     try:
+        text = read_text(path)
         parsed = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+    except (HostError, ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -115,17 +119,72 @@ def prepared(contents: Mapping[Path, Content | None]) -> Iterator[Callable[[], N
                 raise HostError(f"{path}: cannot be removed: {path.parent} cannot be written to")
 
         def put() -> None:
-            for path in sorted(contents):
-                if path in made:
-                    _replace(made.pop(path), path)
-                else:
-                    remove(path)
+            _switch(contents, made)
 
         yield put
     finally:
         for temporary in made.values():
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _switch(contents: Mapping[Path, Content | None], made: dict[Path, str]) -> None:
+    """Rename each new file over the old one, and then remove what is to go. Where one fails, all are what they were.
+
+    In this order a boot script never names a file that is not there.
+    """
+
+    def order(path: Path) -> tuple[bool, int, Path]:
+        return path not in made, _LAST.index(path.name) if path.name in _LAST else -1, path
+
+    former: dict[Path, str | None] = {}
+    try:
+        for path in sorted(contents, key=order):
+            former[path] = _kept(path)
+            if path in made:
+                _replace(made[path], path)
+                del made[path]
+            else:
+                remove(path)
+    except HostError:
+        for path, backup in reversed(former.items()):
+            with contextlib.suppress(OSError):
+                if backup is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    os.replace(backup, path)
+        raise
+    finally:
+        for backup in former.values():
+            if backup is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(backup)
+    for directory in {path.parent for path in contents}:
+        _sync(directory)
+
+
+def _kept(path: Path) -> str | None:
+    """A second name of a file for as long as it may have to be put back; None where there is no such file."""
+    name = f"{path.parent}/{_TEMPORARY}{path.name}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        os.link(path, name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    return name
+
+
+def _sync(directory: Path) -> None:
+    """Names are on the disk only once their folder is (fsync(2))."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _complete(path: Path, text: str, mode: int) -> str:
@@ -192,7 +251,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, "lock"):
+    for name in (NORMAL, UNDONE, CONFIRMED, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)
