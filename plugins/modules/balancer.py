@@ -84,6 +84,12 @@ options:
       - Only ssh connections are known.
     type: bool
     default: false
+  assume_installed:
+    description:
+      - In check mode, plan as if the programs of the engine were there, for a play that would have installed them.
+      - Rules are then shown as they are loaded, which is not always how a kernel lists them.
+    type: bool
+    default: false
   state:
     description: V(absent) takes away everything that this module has ever made on the host.
     type: str
@@ -177,6 +183,7 @@ ARGUMENTS = {
     "conntrack": {"type": "dict"},
     "rollback_after": {"type": "int", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
+    "assume_installed": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _natlb import apply
 from fleet import HERE, PORT, ROOT, Fleet, Member, fleet
 
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "198.51.100.1", "port": 8080}]}
@@ -199,6 +200,47 @@ def test_backends_need_no_names_of_protocols(rollout: Rollout, ports: list[str])
     backend.run("umount", "/etc/protocols")
     assert backend.run("sh", script, "drift") == ""
     backend.run("sh", script, "down")
+
+
+def without(member: Member, *programs: str) -> None:
+    """A host that does not have them."""
+    script = "mkdir /run/sbin && mount --bind /usr/sbin /run/sbin && mount -t tmpfs sbin /usr/sbin"
+    script += " && ln -s /run/sbin/* /usr/sbin/ && cd /usr/sbin && rm " + " ".join(programs)
+    member.run("sh", "-ec", script)
+
+
+def planned(member: Member, engine: str, **more: Any) -> dict[str, Any]:
+    """What the module says of a run there."""
+    script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb import apply; "
+    script += "print(json.dumps(vars(apply.balance([json.loads(sys.argv[2])], **json.loads(sys.argv[3])))))"
+    options = json.dumps({"engine": engine, "conntrack": {"max": "auto"}, **more})
+    argv = [sys.executable, "-c", script, str(Path(apply.__file__).parents[1]), json.dumps(WEB), options]
+    found: dict[str, Any] = json.loads(member.run(*argv))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("engine", "programs", "taken"),
+    [
+        ("auto", ("nft",), "nftables"),
+        ("nftables", ("nft", "conntrack"), "nftables"),
+        ("iptables", ("iptables", "iptables-restore", "iptables-nft-restore"), "iptables"),
+    ],
+)
+def test_check_mode_knows_what_will_be_installed(
+    rollout: Rollout, engine: str, programs: tuple[str, ...], taken: str
+) -> None:
+    """The plan of a bare host is that of the run on a host of the same kind that has the programs."""
+    bare, full, _third = rollout.hosts.members
+    without(bare, *programs)
+    plan = planned(bare, engine, check=True, assume_installed=True)
+    done = planned(full, engine)
+    assert plan["engine"] == done["engine"] == taken
+    for known in ("changed", "transaction", "services", "sysctls", "warnings"):
+        assert plan[known] == done[known], known
+    assert plan["diff"].splitlines()[0] == done["diff"].splitlines()[0]
+    assert "192.0.2.10" in plan["diff"]
+    assert not balances(bare)
 
 
 def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:

@@ -56,7 +56,7 @@ def test_what_is_right_is_right(values: dict[str, Any]) -> None:
 
 
 def test_its_options_are_those_of_the_module() -> None:
-    assert set(declaration.OPTIONS) == set(balancer.ARGUMENTS)
+    assert {*declaration.OPTIONS, "assume_installed"} == set(balancer.ARGUMENTS)
     for option, choices in declaration.CHOICES.items():
         assert list(choices) == balancer.ARGUMENTS[option]["choices"]
 

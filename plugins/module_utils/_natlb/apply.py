@@ -23,6 +23,7 @@ from . import (
     boot,
     declaration,
     engines,
+    expected,
     forward,
     forwarding,
     guard,
@@ -149,6 +150,7 @@ def balance(
     conntrack: Any = None,
     rollback_after: int = 0,
     allow_management_port: bool = False,
+    assume_installed: bool = False,
     paths: Paths = DEFAULT_PATHS,
     iptables_variant: str | None = None,
 ) -> Outcome:
@@ -170,6 +172,7 @@ def balance(
     request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
     request.forward = parse.choice(forward, "forward", ("warn", "accept"))
     request.tracking = parse_tracking(conntrack) if state == "present" else Tracking()
+    request.expected = check and assume_installed
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     if check:
@@ -273,8 +276,10 @@ def make_plan(request: Request) -> Plan:
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
     config = request.config
-    engine, warnings = engines.choose(request.held_by or request.engine, request.variant)
+    choose = expected.choose if request.expected else engines.choose
+    engine, warnings = choose(request.held_by or request.engine, request.variant)
     table = Routes()
+    no_ip = request.expected and kernel.find("ip") is None
     with ThreadPoolExecutor(2) as aside:
         # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
         # is done meanwhile.
@@ -293,7 +298,8 @@ def make_plan(request: Request) -> Plan:
         files, staged, records = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
         boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
-        warnings += warn.found(config, engine, table, boots) + path.warnings
+        # Some warnings are read from what ip prints.
+        warnings += path.warnings if no_ip else warn.found(config, engine, table, boots) + path.warnings
         normal = validation.result()
         live = listing.result()
     wanted = normal.ruleset
@@ -301,8 +307,8 @@ def make_plan(request: Request) -> Plan:
     transaction = engine.plan(live, wanted, rendered)
     kept = (staged, known, [normal], warnings, records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
-    plan.parts.append(sysctl_part(sysctls(request)))
-    plan.parts.append(uplinks_part(config, previous))
+    plan.parts.append(sysctl_part(sysctls(request), request.expected))
+    plan.parts += [] if no_ip else [uplinks_part(config, previous)]
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
     plan.parts += [leftovers_part(other, left) for other, left in leftovers]

@@ -267,7 +267,9 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
                 )
             return NftablesEngine(), warnings
         if requested == "nftables" or kernel.find("iptables") is None:
-            remedy = "" if requested == "nftables" and kernel.find("iptables") is None else "; or set engine: iptables"
+            remedy = "; or set engine: iptables"
+            if kernel.find("iptables") is None:
+                remedy = "" if requested == "nftables" else "; or install iptables 1.8, which engine: auto takes then"
             raise HostError(f"the nftables engine cannot run here: {problem}{remedy}")
         warnings.append(f"the iptables engine was taken: {problem}")
     elif requested == "auto":

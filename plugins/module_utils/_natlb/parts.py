@@ -66,15 +66,18 @@ def sysctls(request: Request) -> dict[str, str]:
     found.update(routing.sysctls(request.config))
     current = {name: kernel.sysctl_number(name) for name in tracking.names()}
     sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
-    if request.tracking.entries == 0 and not all(kernel.sysctl_writable(name) for name in sizes):
+    # Without the module that has the table there is nothing yet that could be written.
+    missing = request.expected and not kernel.sysctl_get(tracking.names()[0])
+    if request.tracking.entries == 0 and not missing and not all(kernel.sysctl_writable(name) for name in sizes):
         sizes = {name: value for name, value in sizes.items() if name not in tracking.names()}
     return {**found, **sizes}
 
 
-def sysctl_part(settings: Mapping[str, str]) -> Part:
+def sysctl_part(settings: Mapping[str, str], expected: bool = False) -> Part:
     """Settings are put on, never off: whether something else needs them is not ours to know.
 
-    Those of an interface that is not there now wait for it: they are among what is kept for the next boot.
+    Those of an interface that is not there now wait for it: they are among what is kept for the next boot. `expected`:
+    what else is not there yet comes with the module of the kernel that the rules will load.
     """
     live = {name: kernel.sysctl_get(name) or "" for name in settings}
     settings = {name: value for name, value in settings.items() if live[name] or not forwarding.interface_of(name)}
@@ -86,6 +89,8 @@ def sysctl_part(settings: Mapping[str, str]) -> Part:
     missing = {name: value for name, value in settings.items() if live[name] != value}
     obstacles = []
     for name, value in missing.items():
+        if not live[name] and expected:
+            continue
         if not live[name]:
             obstacles.append(f"sysctl {name}: this kernel or this host has no such setting")
         elif not kernel.sysctl_writable(name):

@@ -46,6 +46,8 @@ class Request:
     forward: str = "warn"
     #: The engine that holds the rules, where they are only looked at: `auto` might take another one by now.
     held_by: str = ""
+    #: Whether programs that are missing will have been installed by the time of the run that is planned.
+    expected: bool = False
     #: Not asked for, but found by the first run and kept with the rest.
     before: Before = field(default_factory=Before)
 

@@ -1,0 +1,72 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine of a host whose programs are still to be installed: for check mode, which installs none.
+
+Such a host has no rules of ours. Rules are shown in the form in which they would be loaded, and no kernel is asked.
+"""
+
+from __future__ import annotations
+
+from . import engines, kernel
+from .engines import Engine, IptablesEngine, NftablesEngine
+from .ruleset import Ruleset
+
+#: Where the packages of Debian and Red Hat put them, and the variant of iptables that both have by default.
+_FOLDER = "/usr/sbin"
+_VARIANT = "nft"
+
+
+class _Nft(kernel.Nft):
+    def __init__(self) -> None:
+        self.path = f"{_FOLDER}/nft"
+
+
+class _Iptables(kernel.Iptables):
+    def __init__(self) -> None:
+        self.variant = _VARIANT
+
+    def path(self, family: str, action: str = "") -> str:
+        return f"{_FOLDER}/{self.program(family, action)}"
+
+
+class ExpectedNftables(NftablesEngine):
+    """The nftables engine, without nft."""
+
+    def __init__(self) -> None:
+        self.nft = _Nft()
+
+    def identity(self) -> str:
+        return ""
+
+    def normal(self, _unit: str, _text: str) -> str | None:
+        return None
+
+    def listed(self) -> Ruleset:
+        return {}
+
+
+class ExpectedIptables(IptablesEngine):
+    """The iptables engine, without iptables."""
+
+    def __init__(self) -> None:
+        self.program = _Iptables()
+
+    def identity(self) -> str:
+        return ""
+
+    def normal(self, _unit: str, _text: str) -> str | None:
+        return None
+
+    def listed(self) -> Ruleset:
+        return {}
+
+
+def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+    """As `engines.choose` would on this host once it has the programs of the engine that is asked for."""
+    if requested == "iptables":
+        if kernel.find("iptables-restore") is None:
+            return ExpectedIptables(), []
+    elif kernel.find("nft") is None and not (requested == "auto" and kernel.legacy_has_rules()):
+        return ExpectedNftables(), []
+    return engines.choose(requested, variant)
