@@ -28,6 +28,7 @@ from . import (
     forwarding,
     guard,
     kernel,
+    links,
     normal_form,
     parse,
     removal,
@@ -302,13 +303,15 @@ def make_plan(request: Request) -> Plan:
         warnings += path.warnings if no_ip else warn.found(config, engine, table, boots) + path.warnings
         normal = validation.result()
         live = listing.result()
+    idle = links.idle(config.uplinks(), table)
+    warnings += links.idle_warnings(idle)
     wanted = normal.ruleset
     rules = engine_part(engine, live, wanted, lambda: plan.transaction)
     transaction = engine.plan(live, wanted, rendered)
     kept = (staged, known, [normal], warnings, records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts.append(sysctl_part(sysctls(request), request.expected))
-    plan.parts += [] if no_ip else [uplinks_part(config, previous)]
+    plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
     plan.parts += [leftovers_part(other, left) for other, left in leftovers]

@@ -14,9 +14,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import forward, routing, store
+from . import follower, forward, store
 from .engines import Engine
-from .model import Config
 from .request import Request, state_text
 from .ruleset import Ruleset, Section
 from .store import Content
@@ -39,24 +38,10 @@ def files(engine: Engine, path: forward.ForwardPath, request: Request, rendered:
     texts, lines = {**texts, **more}, [*lines, *opening]
     found = {**state, **{paths.etc / name: (text, 0o600) for name, text in texts.items()}}
     found[paths.etc / "boot"] = (_HEAD + "".join(f"{line}\n" for line in lines), 0o700)
-    uplinks = uplink_lines(request.config)
+    uplinks = follower.script(request.config, paths.etc / "boot-uplinks", paths.run)
     if uplinks:
-        found[paths.etc / "boot-uplinks"] = (_HEAD + "".join(f"{line}\n" for line in uplinks), 0o700)
+        found[paths.etc / "boot-uplinks"] = (uplinks, 0o700)
     return found
-
-
-def uplink_lines(config: Config) -> list[str]:
-    """Shell lines that put rules and routes back, however often they run."""
-    lines = []
-    for key, section in sorted(routing.render(config).items()):
-        program = "ip -6" if key[0] == "ip6" else "ip -4"
-        for words in section.body:
-            if key[2] == "route":
-                lines.append(f"{program} route replace {words} table {key[3]}")
-            else:
-                lines.append(f"while {program} rule delete pref {key[3]} 2>/dev/null; do :; done")
-                lines.append(f"{program} rule add pref {key[3]} {words}")
-    return lines
 
 
 def read(path: Path) -> Content | None:

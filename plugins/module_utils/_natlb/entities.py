@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -151,11 +151,23 @@ class Service:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
 
 
+#: At most so many ways out, since each has a routing table and a rule of its own (`routing.py`).
+MAX_UPLINKS = 4095
+
+
 @dataclass(frozen=True)
 class Uplink:
+    """A way out of one family. `gateway` is None where the interface itself leads to the other end (WireGuard, PPP)."""
+
+    family: str
     interface: str
-    gateway: str
+    gateway: str | None
     weight: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Its identity, in the order in which uplinks are numbered."""
+        return self.interface, self.gateway or "", self.family
 
 
 @dataclass(frozen=True)
@@ -194,8 +206,8 @@ class Config:
 
     def uplinks(self) -> list[Uplink]:
         """Every distinct way out, in a fixed order; its position + 1 is its value in the connection mark."""
-        distinct = {(u.interface, u.gateway) for item in self.egress for u in item.uplinks}
-        return [Uplink(interface, gateway, 1) for interface, gateway in sorted(distinct)]
+        distinct = {uplink.key: uplink for item in self.egress for uplink in item.uplinks}
+        return [replace(distinct[key], weight=1) for key in sorted(distinct)]
 
     @property
     def empty(self) -> bool:

@@ -165,7 +165,7 @@ def _uplink_choice(tables: Tables, config: Config, item: Egress) -> str:
 
 def _uplink(tables: Tables, config: Config, uplink: Uplink) -> str:
     """The chain that marks connection and packet with an uplink's value."""
-    index = [(known.interface, known.gateway) for known in config.uplinks()].index((uplink.interface, uplink.gateway))
+    index = [known.key for known in config.uplinks()].index(uplink.key)
     value, mask = f"{mark_value(config.mark_mask, index):#x}", f"{config.mark_mask:#x}"
     name = chain_name("", "uplink", value)
     tables.chains["nat", name] = [

@@ -8,16 +8,23 @@ Read by `ip`, not from /sys: that shows the namespace in which it was mounted.
 
 from __future__ import annotations
 
+import fcntl
+import ipaddress
 import json
-from collections.abc import Iterator, Sequence
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from . import kernel
-from .model import Config
+from .entities import Config, Uplink
+from .routes import Routes
 
 #: So many names are offered in place of one that does not exist.
 _OFFERED = 5
+#: linux/sockios.h and linux/if.h.
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
 
 
 class Link(NamedTuple):
@@ -84,6 +91,44 @@ def named(config: Config) -> Iterator[tuple[str, str, bool]]:
             if name:
                 seen[f"egress of {item.sources[0]}", name, False] = None
     yield from seen
+
+
+def is_up(name: str) -> bool:
+    """Whether the interface is there and turned on, with a carrier or without; netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+        except OSError:
+            return False
+    return bool(struct.unpack("16sH14x", answer)[1] & _IFF_UP)
+
+
+def idle(uplinks: Iterable[Uplink], table: Routes) -> dict[Uplink, str]:
+    """The uplinks that cannot have a route now, and why."""
+    found = {}
+    for uplink in uplinks:
+        if not is_up(uplink.interface):
+            found[uplink] = f"{uplink.interface} is not there, or is down"
+        elif uplink.gateway and not _reaches(table, uplink.interface, uplink.gateway):
+            found[uplink] = f"{uplink.interface} is in no network that has {uplink.gateway}"
+    return found
+
+
+def _reaches(table: Routes, interface: str, gateway: str) -> bool:
+    address = ipaddress.ip_address(gateway)
+    return any(
+        route.interface == interface and address in route.network and (route.direct or address.is_link_local)
+        for route in table.all
+        if route.network.version == address.version
+    )
+
+
+def idle_warnings(idle: Mapping[Uplink, str]) -> list[str]:
+    return [
+        f"uplink {uplink.interface}{f' via {uplink.gateway}' if uplink.gateway else ''}: {why}, so it has no route; "
+        f"until it has one, its connections take the default route of the main table"
+        for uplink, why in idle.items()
+    ]
 
 
 def _offered(name: str, links: Sequence[Link]) -> str:

@@ -137,7 +137,7 @@ def _service(value: Any, path: str) -> Service:
         protocols=protocols,
         interface=None if interface is None else parse.interface(interface, f"{path}.interface"),
         method=parse.choice(given.get("method", "round_robin"), f"{path}.method", METHODS),
-        affinity_s=int(parse.duration(given.get("affinity", 0), f"{path}.affinity", 0, 86400 * 7)),
+        affinity_s=parse.whole_seconds(given.get("affinity", 0), f"{path}.affinity", 0, 86400 * 7),
         snat=snat,
         snat_addresses=snat_addresses,
         allow_from=networks(given.get("allow_from", []), f"{path}.allow_from"),

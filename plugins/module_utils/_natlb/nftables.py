@@ -213,7 +213,7 @@ class _Table(Table):
     # -- egress ------------------------------------------------------------------------------------------------
 
     def add_egress(self, egress: Sequence[Egress]) -> None:
-        uplinks = {(u.interface, u.gateway): index for index, u in enumerate(self.config.uplinks())}
+        uplinks = {u.key: index for index, u in enumerate(self.config.uplinks())}
         for number, item in enumerate(egress):
             match = self.egress_match(item)
             if not item.uplinks:
@@ -224,7 +224,7 @@ class _Table(Table):
             names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
             self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade")
             ring = interleave([uplink.weight for uplink in item.uplinks])
-            chosen = [uplinks[(item.uplinks[i].interface, item.uplinks[i].gateway)] for i in ring]
+            chosen = [uplinks[item.uplinks[i].key] for i in ring]
             entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))
             name = self.chain(f"uplinks.{number}", [f"numgen inc mod {len(chosen)} vmap {{ {entries} }}"])
             self.uplink_choice.append(f"{match}fib daddr type != local goto {name}")

@@ -145,6 +145,16 @@ def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
     return seconds
 
 
+def whole_seconds(value: Any, path: str, low_s: int, high_s: int) -> int:
+    """A duration for a kernel that counts in seconds: a part of one is refused, not dropped."""
+    seconds = duration(value, path, low_s, high_s)
+    whole = round(seconds)
+    if abs(seconds - whole) > 1e-6:
+        near = f"{int(seconds)}s or {int(seconds) + 1}s" if seconds > 1 else "1s, or 0 for none" if low_s == 0 else "1s"
+        raise ConfigError(path, f"{shown(value)} is not a whole number of seconds", f"write {near}")
+    return whole
+
+
 @lru_cache(maxsize=65536)
 def _address(value: str) -> Address | None:
     """The parsed address; of ten thousand services many share their backends."""

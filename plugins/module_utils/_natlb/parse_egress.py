@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import parse
-from .entities import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_WEIGHT, PROTOCOLS, Config, Egress, Uplink, family_of
+from .entities import (
+    DEFAULT_MARK_MASK,
+    MAX_UPLINK_WEIGHT_SUM,
+    MAX_UPLINKS,
+    MAX_WEIGHT,
+    PROTOCOLS,
+    Config,
+    Egress,
+    Uplink,
+    family_of,
+)
 from .errors import ConfigError
 from .parse_lists import networks, snat_choice
 
@@ -40,7 +50,7 @@ def egress_rule(value: Any, path: str) -> Egress:
         ports=_merged(ports),
         snat=snat,
         snat_address=addresses[0] if addresses else None,
-        uplinks=_uplinks(given.get("uplinks", []), f"{path}.uplinks"),
+        uplinks=_uplinks(given.get("uplinks", []), f"{path}.uplinks", family_of(sources[0])),
     )
     _check_egress(egress, path)
     return egress
@@ -57,19 +67,22 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def _uplinks(value: Any, path: str) -> tuple[Uplink, ...]:
+def _uplinks(value: Any, path: str, family: str) -> tuple[Uplink, ...]:
+    """`family` is that of the source, which tells an uplink without a gateway."""
     uplinks = []
     for index, item in enumerate(parse.sequence(value, path)):
         at = f"{path}[{index}]"
-        given = parse.mapping(item, at, ("interface", "gateway", "weight"), required=("interface", "gateway"))
+        given = parse.mapping(item, at, ("interface", "gateway", "weight"), required=("interface",))
+        gateway = str(parse.address(given["gateway"], f"{at}.gateway")) if "gateway" in given else None
         uplinks.append(
             Uplink(
+                family=family if gateway is None else family_of(gateway),
                 interface=parse.interface(given["interface"], f"{at}.interface"),
-                gateway=str(parse.address(given["gateway"], f"{at}.gateway")),
+                gateway=gateway,
                 weight=parse.integer(given.get("weight", 1), f"{at}.weight", 1, MAX_WEIGHT, "a weight"),
             )
         )
-    if len({(uplink.interface, uplink.gateway) for uplink in uplinks}) != len(uplinks):
+    if len({uplink.key for uplink in uplinks}) != len(uplinks):
         raise ConfigError(path, "names the same uplink twice", "name it once, with a higher weight")
     if sum(uplink.weight for uplink in uplinks) > MAX_UPLINK_WEIGHT_SUM:
         raise ConfigError(path, "the weights are too large", f"their sum may be {MAX_UPLINK_WEIGHT_SUM} at most")
@@ -85,7 +98,7 @@ def _check_egress(egress: Egress, path: str) -> None:
     if egress.uplinks and egress.snat_address:
         raise ConfigError(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
     for index, uplink in enumerate(egress.uplinks):
-        if family_of(uplink.gateway) not in families:
+        if uplink.family not in families:
             raise ConfigError(
                 f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is"
             )
@@ -111,7 +124,7 @@ def mark_mask(value: Any) -> int:
 
 def uplink_count(egress: Sequence[Egress], mask: int) -> list[ConfigError]:
     count = len(Config((), tuple(egress), mask).uplinks())
-    room = mask // (mask & -mask)
+    room = min(mask // (mask & -mask), MAX_UPLINKS)
     if count <= room:
         return []
     return [

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
 from . import forwarding, kernel, routing, tracking
 from .engines import Engine, Transaction
+from .entities import FAMILIES, Config, Uplink
 from .kernel import Command
-from .model import FAMILIES, Config
 from .request import Request
 from .ruleset import Ruleset, compare
 
@@ -110,25 +110,28 @@ def sysctl_part(settings: Mapping[str, str], expected: bool = False) -> Part:
     return Part(*sections, undo=undo, look=look, commit=commit, obstacle="\n".join(obstacles))
 
 
-def uplinks_part(config: Config, previous: Config) -> Part:
-    """Rules and tables for uplinks; read only where there are or were some."""
-    wanted = routing.render(config)
+def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) -> Part:
+    """Rules and tables for uplinks; read only where there are or were some. `without`: those that cannot have a route
+    now. They keep one that they have."""
+    every = routing.render(config)
 
     def look() -> Ruleset:
         found: Ruleset = {}
         if not config.uplinks() and not previous.uplinks():
             return found
+        most = max(len(config.uplinks()), len(previous.uplinks()))
         for family in FAMILIES:
-            found.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show")))
+            found.update(routing.parse_rules(family, kernel.ip_json(family, "rule", "show"), most))
         tables = {
-            (key[0], key[3]) for ruleset in (wanted, routing.render(previous)) for key in ruleset if key[2] == "route"
+            (key[0], key[3]) for ruleset in (every, routing.render(previous)) for key in ruleset if key[2] == "route"
         }
         for family, table in sorted(tables):
             routes = kernel.ip_json(family, "route", "show", "table", table)
             found.update(routing.parse_routes(family, int(table), routes))
         return found
 
-    live = look()
+    live, possible = look(), routing.render(config, without)
+    wanted = {key: section for key, section in every.items() if key in possible or live.get(key) == section}
     return Part(
         live,
         wanted,

@@ -10,29 +10,34 @@ uplink that sends the rest into a table with that uplink's gateway.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from .model import FAMILIES, Config, family_of, mark_value
+from .entities import FAMILIES, Config, Uplink, mark_value
 from .ruleset import Key, Ruleset, Section, compare
 
-#: Rule preferences and table numbers of ours: this one and the 63 above it. Below main's 32766.
+#: Rule preferences and table numbers of ours: this one, and one above it for each uplink. All below main's 32766.
 BASE = 24600
-COUNT = 64
+#: So many are ours, whoever put them there: where a run has lost what the last one declared, it finds them nonetheless.
+_AT_LEAST = 63
 
 
-def render(config: Config) -> Ruleset:
-    """Sections of kind `rule` and `route`, named by preference or table, with the words that `ip` takes as body."""
+def render(config: Config, without: Collection[Uplink] = ()) -> Ruleset:
+    """Sections of kind `rule` and `route`, named by preference or table, with the words that `ip` takes as body.
+
+    The rules are complete; there is no route of the uplinks in `without`, which cannot have one now.
+    """
     ruleset: Ruleset = {}
     mask = config.mark_mask
     for index, uplink in enumerate(config.uplinks()):
-        family = family_of(uplink.gateway)
+        family = uplink.family
         main = f"not fwmark 0/{mask:#x} lookup main suppress_prefixlength 0"
         ruleset[_key(family, "rule", BASE)] = Section((), (main,))
         table = BASE + index + 1
         marked = f"fwmark {mark_value(mask, index):#x}/{mask:#x} lookup {table}"
         ruleset[_key(family, "rule", table)] = Section((), (marked,))
-        ruleset[_key(family, "route", table)] = Section((), (f"default via {uplink.gateway} dev {uplink.interface}",))
+        if uplink not in without:
+            ruleset[_key(family, "route", table)] = Section((), (_words("default", uplink.gateway, uplink.interface),))
     return ruleset
 
 
@@ -40,21 +45,27 @@ def sysctls(config: Config) -> dict[str, str]:
     """With the mark in the reverse path check, replies on an uplink pass `rp_filter=1` without loosening it."""
     found = {}
     for uplink in config.uplinks():
-        if family_of(uplink.gateway) == "ip":
+        if uplink.family == "ip":
             found[f"net/ipv4/conf/{uplink.interface}/src_valid_mark"] = "1"
     return found
+
+
+def _words(target: Any, gateway: Any, interface: Any) -> str:
+    """A route as ip(8) takes it and prints it."""
+    return f"{target} via {gateway} dev {interface}" if gateway else f"{target} dev {interface}"
 
 
 def _key(family: str, kind: str, number: int) -> Key:
     return (family, "uplinks", kind, str(number))
 
 
-def parse_rules(family: str, rules: Sequence[dict[str, Any]]) -> Ruleset:
-    """Our rules from `ip -json rule show`."""
+def parse_rules(family: str, rules: Sequence[dict[str, Any]], uplinks: int) -> Ruleset:
+    """Our rules from `ip -json rule show`: those of as many uplinks, or of the fewest that are always looked for."""
+    last = BASE + max(uplinks, _AT_LEAST)
     bodies: dict[int, list[str]] = {}
     for rule in rules:
         preference = int(rule.get("priority", 0))
-        if not BASE <= preference < BASE + COUNT:
+        if not BASE <= preference <= last:
             continue
         words = "not " if "not" in rule else ""
         words += f"fwmark {rule.get('fwmark', '0')}/{rule.get('fwmask', '0xffffffff')} lookup {rule.get('table')}"
@@ -65,11 +76,8 @@ def parse_rules(family: str, rules: Sequence[dict[str, Any]]) -> Ruleset:
 
 
 def parse_routes(family: str, table: int, routes: Sequence[dict[str, Any]]) -> Ruleset:
-    body = tuple(
-        f"{route.get('dst')} via {route.get('gateway')} dev {route.get('dev')}"
-        for route in routes
-        if not set(route.get("flags", ())) & {"dead", "linkdown"}
-    )
+    """A route without a carrier (`linkdown`) is there as well: to put it in place again would change nothing."""
+    body = tuple(_words(route.get("dst"), route.get("gateway"), route.get("dev")) for route in routes)
     return {_key(family, "route", table): Section((), body)} if body else {}
 
 

@@ -60,7 +60,7 @@ def parse_tracking(value: Any) -> Tracking:
     if buckets and entries == 0:
         raise ConfigError("conntrack.buckets", "stands beside max: auto", "auto sets both; name a max, or drop it")
     timeouts = tuple(
-        (_TIMEOUTS[key], int(parse.duration(item, f"conntrack.timeouts.{key}", 1, 86400 * 30)))
+        (_TIMEOUTS[key], parse.whole_seconds(item, f"conntrack.timeouts.{key}", 1, 86400 * 30))
         for key, item in sorted(most.items())
     )
     return Tracking(entries, buckets, timeouts)
