@@ -10,13 +10,17 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables, warned
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
 
 MODULE = "natlb.netfilter.balancer"
 CONFIRM = "natlb.netfilter.confirm"
 #: How long to go on asking after the host should have gone back by itself, to learn that it did.
 AFTERWARDS_S = 15.0
 PAUSE_S = 0.5
+NO_ASYNC = (
+    "async: this module cannot run in the background, since the controller confirms the change over a new connection "
+    "(leave async and poll out; a run that is cut off is carried out or undone by the host itself)"
+)
 
 
 class ActionModule(ActionBase):
@@ -27,9 +31,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the module returns, and `confirmed` where the change had to be."""
+        if self._task.async_val:
+            return {"failed": True, "msg": NO_ASYNC}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            old_python.explain(result)
             warned.name_host(result, str((task_vars or {}).get("inventory_hostname", "")))
             if self._task._role is not None:
                 _in_variables(result)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import warned
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, warned
 
 MODULE = "natlb.netfilter.balancer_info"
 
@@ -23,6 +23,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            old_python.explain(result)
             warned.name_host(result, str((task_vars or {}).get("inventory_hostname", "")))
             return result
         finally:

@@ -28,7 +28,7 @@ def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
 
     monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
     action = balancer.ActionModule.__new__(balancer.ActionModule)
-    action._task = SimpleNamespace(args={"rollback_after": rollback_after}, _role=None)
+    action._task = SimpleNamespace(args={"rollback_after": rollback_after}, _role=None, async_val=0)
     action._connection = mock.Mock()
     monkeypatch.setattr(action, "_execute_module", execute)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
@@ -42,7 +42,7 @@ def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatc
     told = {"failed": True, "msg": "or set engine: iptables", "warnings": ["or set engine: iptables"]}
     monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
     action = balancer.ActionModule.__new__(balancer.ActionModule)
-    action._task = SimpleNamespace(args={}, _role=role)
+    action._task = SimpleNamespace(args={}, _role=role, async_val=0)
     action._connection = mock.Mock()
     monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
@@ -68,7 +68,7 @@ def test_a_warning_names_its_host(action: Any, warning: Any, shown: str, monkeyp
     """Ansible shows the same words once: the second host's warning would not be seen."""
     monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
     made = action.ActionModule.__new__(action.ActionModule)
-    made._task = SimpleNamespace(args={}, _role=None)
+    made._task = SimpleNamespace(args={}, _role=None, async_val=0)
     made._connection = mock.Mock()
     monkeypatch.setattr(made, "_execute_module", lambda **_arguments: {"warnings": [warning]})
     monkeypatch.setattr(made, "_remove_tmp_path", lambda _path: None)

@@ -1,0 +1,25 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The core. What is here runs before any of it is imported, and by an older Python than the rest could be read by."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+#: Of Python, on the hosts.
+OLDEST = (3, 9)
+
+if sys.version_info < OLDEST:
+    # As a module would: Ansible shows no more than that something went wrong where an import fails.
+    print(
+        json.dumps(
+            {
+                "failed": True,
+                "msg": "this collection needs Python {}.{} on the host, and {} is {}.{} (install a newer one, and set "
+                "ansible_python_interpreter to its path)".format(*OLDEST, sys.executable, *sys.version_info[:2]),
+            }
+        )
+    )
+    sys.exit(1)

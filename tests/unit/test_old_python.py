@@ -1,0 +1,51 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host whose Python is too old is told so, instead of with a traceback."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 7)])
+def test_the_core_says_what_it_needs(tmp_path: pathlib.Path, version: tuple[int, int]) -> None:
+    """Its first file, read by this Python, which is told that it is an older one."""
+    first = ROOT / "plugins" / "module_utils" / "_natlb" / "__init__.py"
+    script = f"import sys; sys.version_info = (*{version}, 0, 'final', 0)\n"
+    script += "exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))\nprint('went on')"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(first)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"needs Python 3.9 on the host, and {sys.executable} is {version[0]}.{version[1]} (" in done.stdout
+    assert "went on" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {
+            "failed": True,
+            "module_stderr": "SyntaxError: future feature annotations is not defined",
+            "msg": "MODULE FAILURE",
+        },
+        {"failed": True, "msg": "ansible-core requires a minimum of Python version 3.8. Current version: 3.7"},
+    ],
+)
+def test_what_cannot_even_start_is_explained(result: dict[str, object]) -> None:
+    old_python.explain(result)
+    assert result == {"failed": True, "msg": old_python.NEEDED}
+
+
+def test_other_failures_stay_as_they_are() -> None:
+    result = {"failed": True, "msg": "nft: Operation not permitted", "module_stderr": "none"}
+    old_python.explain(result)
+    assert result == {"failed": True, "msg": "nft: Operation not permitted", "module_stderr": "none"}
