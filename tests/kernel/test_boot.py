@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kernel_lab.balancer import Balancer, service
-from kernel_lab.topology import INTERNET, NAMES, VIP
+from kernel_lab.topology import INTERNET, NAMES, UPLINKS, VIP
 from shapes import ALL, EGRESS
 from test_egress import by_weight, out, ways
 
@@ -56,7 +56,7 @@ def test_uplinks_come_back(balancer: Balancer) -> None:
     balancer.apply([service()], [by_weight(2, 1)])
     reboot(balancer)
     balancer.lab.uplinks()
-    balancer.host.sysctl({f"ipv4/conf/{link}/src_valid_mark": 1 for link in ("up1", "up2")})
+    balancer.host.sysctl({f"ipv4/conf/{link}/src_valid_mark": 1 for link, _net in UPLINKS.values()})
     for _turn in range(2):
         balancer.host.run("sh", str(balancer.etc / "boot"))
         balancer.host.run("sh", str(balancer.etc / "boot-uplinks"))

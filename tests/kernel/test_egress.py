@@ -157,10 +157,10 @@ def test_a_strict_reverse_path_filter(balancer: Balancer) -> None:
     """The mark has to count in it, whoever looks after forwarding."""
     balancer.lab.uplinks()
     balancer.host.sysctl({"ipv4/ip_forward": 1})
-    balancer.host.sysctl({f"ipv4/conf/{link}/rp_filter": 1 for link in ("up1", "up2")})
+    balancer.host.sysctl({f"ipv4/conf/{link}/rp_filter": 1 for link, _net in UPLINKS.values()})
     outcome = balancer.apply([], [by_weight(1, 1)], forwarding=False)
     assert {name for name in outcome.sysctls if "conf" in name} == {
-        f"net/ipv4/conf/{link}/src_valid_mark" for link in ("up1", "up2")
+        f"net/ipv4/conf/{link}/src_valid_mark" for link, _net in UPLINKS.values()
     }
     assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 2, "isp2": 2}
 

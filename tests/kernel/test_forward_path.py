@@ -356,7 +356,7 @@ def test_a_change_that_nobody_confirms_closes_it_again(balancer: Balancer) -> No
 def test_uplinks_are_ways_out(balancer: Balancer) -> None:
     load(balancer, "iptables-nft", DOCKER)
     balancer.lab.uplinks()
-    ways = [{"interface": "up1", "gateway": "100.64.1.1"}, {"interface": "up2", "gateway": "100.64.2.1"}]
+    ways = [{"interface": "up1", "gateway": "100.64.1.1"}, {"interface": "up2.100", "gateway": "100.64.2.1"}]
     balancer.apply([], [{"source": "10.0.0.0/24", "uplinks": ways}], forward="accept")
     web1 = balancer.lab.backends["web1"]
     assert {reached(web1, f"{INTERNET}:80") for _unused in range(4)} == {"isp1", "isp2"}

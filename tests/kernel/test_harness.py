@@ -101,7 +101,7 @@ def test_what_one_balancer_said_about_ways_is_not_believed_of_the_next(lab: Lab)
 
 def test_uplinks_lead_to_different_hosts(lab: Lab) -> None:
     assert set(lab.uplinks()) == {"isp1", "isp2"}
-    for name, link, gateway in (("isp1", "up1", "100.64.1.1"), ("isp2", "up2", "100.64.2.1")):
+    for name, link, gateway in (("isp1", "up1", "100.64.1.1"), ("isp2", "up2.100", "100.64.2.1")):
         lab.balancer.ip(f"route replace {INTERNET} via {gateway} dev {link}")
         assert traffic.tally(lab.balancer.call(traffic.ask, f"{INTERNET}:80")) == {name: 1}
 

@@ -53,7 +53,7 @@ def both(count: int, **keys: Any) -> list[Mapping[str, Any]]:
 LONG = "a-name-as-long-as-a-name-may-well-be-in-some-large-company"
 UPLINKS = [
     {"interface": "up1", "gateway": "100.64.1.1", "weight": 20},
-    {"interface": "up2", "gateway": "100.64.2.1", "weight": 1},
+    {"interface": "up2.100", "gateway": "100.64.2.1", "weight": 1},
 ]
 WEB = {"name": "web", "listen": ["192.0.2.10:80", "[2001:db8::10]:80"], "backends": both(3)}
 

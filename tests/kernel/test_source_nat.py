@@ -144,7 +144,7 @@ def test_masquerade_leaves_other_peoples_dnat_alone(balancer: Balancer) -> None:
 def test_a_network_that_is_refused_is_not_connected(balancer: Balancer, kind: str) -> None:
     """A router drops what its own networks leave over of a larger one; clients there are seen nonetheless."""
     balancer.lab.client.ip("route replace local 10.9.9.0/24 dev lo")
-    balancer.host.ip(f"route add {kind} 10.0.0.0/8\nroute add 10.9.9.0/24 via {CLIENT}")
+    balancer.host.ip(f"route replace {kind} 10.0.0.0/8\nroute add 10.9.9.0/24 via {CLIENT}")
     outcome = balancer.apply([service(snat="none", backends=webs("web1")), service("far", listen="10.77.0.1:80")])
     ((_handle, answer),) = balancer.hold(source="10.9.9.9")
     assert answer.peer == "10.9.9.9"

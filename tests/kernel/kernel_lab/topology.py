@@ -26,7 +26,8 @@ OTHER_VIP = "192.0.2.11"
 CLIENTS, CLIENTS6 = "198.18.0.0/16", "2001:db8:18::/64"
 #: The same address behind both uplinks: the name that answers tells the way that was taken.
 INTERNET = "203.0.113.200"
-UPLINKS = {"isp1": ("up1", "100.64.1"), "isp2": ("up2", "100.64.2")}
+#: One is called as VLAN interfaces are: with a dot, which is no separator in the name of a sysctl.
+UPLINKS = {"isp1": ("up1", "100.64.1"), "isp2": ("up2.100", "100.64.2")}
 #: What an uplink's other end is called.
 UPLINK = "wire"
 
@@ -38,6 +39,9 @@ WEB6 = {name: f"2001:db8:2::{parts[0]}" for name, parts in HOST_PARTS.items()}
 TEN = [f"10.0.0.{part}" for parts in HOST_PARTS.values() for part in parts]
 PORTS = (53, 80, 8080, *range(9000, 9004))
 
+#: The link-layer addresses of the balancer, whatever it is made of.
+MAC = {"front": "02:00:00:00:00:02", "back": "02:00:00:00:01:01"}
+
 _QUIET = {
     "ipv6/conf/default/accept_dad": 0,
     "ipv6/conf/all/accept_dad": 0,
@@ -45,7 +49,10 @@ _QUIET = {
     # for 300 s, for all balancers of later tests.
     **{f"{family}/conf/{scope}/accept_redirects": 0 for family in ("ipv4", "ipv6") for scope in ("default", "all")},
 }
-_LOOSE = {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0}
+#: As most distributions and all hardening guides set it.
+_STRICT = {"ipv4/conf/all/rp_filter": 1, "ipv4/conf/default/rp_filter": 1}
+#: What a router has to drop what its own networks leave over of larger ones; nothing is to be concluded from them.
+_REFUSED = "route add blackhole 10.0.0.0/8\nroute add unreachable 2001:db8::/32"
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
@@ -117,13 +124,13 @@ class Lab:
 
     def _build_balancer(self) -> None:
         host = self.balancer
-        host.sysctl({**_QUIET, **_LOOSE, **dict.fromkeys(_FORWARDING, 0)})
-        self._wire(host, "front", "front", "02:00:00:00:00:02")
-        self._wire(host, "back", "back", "02:00:00:00:01:01")
+        host.sysctl({**_QUIET, **_STRICT, **dict.fromkeys(_FORWARDING, 0)})
+        self._wire(host, "front", "front", MAC["front"])
+        self._wire(host, "back", "back", MAC["back"])
         host.ip(
             f"address add {FRONT}/24 dev front\naddress add {FRONT6}/64 dev front nodad\nlink set front up\n"
             f"address add {BACK}/24 dev back\naddress add {BACK6}/64 dev back nodad\nlink set back up\n"
-            f"route add {CLIENTS} via {CLIENT}\nroute add {CLIENTS6} via {CLIENT6}"
+            f"route add {CLIENTS} via {CLIENT}\nroute add {CLIENTS6} via {CLIENT6}\n{_REFUSED}"
         )
 
     def reset(self) -> None:
@@ -132,14 +139,26 @@ class Lab:
             if host is not self.switch:
                 host.call(traffic.release)
         self.balancer.call(server.stop)
-        # Cut off at once; the kernel takes the old namespace away in its own time, which is longer.
-        self.switch.ip("\n".join(f"link set {port} down" for port in self._ports))
-        self._ports.clear()
+        self.vacate()
         for host in self._wired:
             host.ip(f"link set {UPLINK} down\nlink set {UPLINK} name old{self._wires}")
         self._wired.clear()
         self.balancer.renew()
         self._build_balancer()
+
+    def vacate(self) -> None:
+        """Cut the balancer off at once (the kernel takes its namespace away in its own time, which is longer), so that
+        another can take its place."""
+        self.switch.ip("\n".join(f"link set {port} down" for port in self._ports))
+        self._ports.clear()
+
+    def tap(self, bridge: str) -> str:
+        """A network card for a virtual machine that runs in the namespace of the switch; its name."""
+        self._wires += 1
+        port = f"port{self._wires}"
+        self.switch.ip(f"tuntap add {port} mode tap\nlink set {port} master {bridge} up")
+        self._ports.append(port)
+        return port
 
     def uplinks(self) -> dict[str, Host]:
         """Wire the balancer to two providers, each of which says its name at `INTERNET`; made when first asked for."""
