@@ -61,6 +61,16 @@ def die(root: str, after: str, services: Any, egress: Any = None, **options: Any
     return subprocess.run(argv, input=json.dumps(request), text=True, timeout=60, check=False).returncode
 
 
+def balance_by(python: str, root: str, services: Any, egress: Any = None, **options: Any) -> Any:
+    """A run in a process of its own, by another interpreter than that of the tests. What `run_once` prints."""
+    request = {"services": services, "egress": egress, "options": options}
+    argv = [python, "-I", "-B", run_once.__file__, str(Path(apply.__file__).parents[1]), root]
+    done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{python}: exit status {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
 def _paths(root: str) -> Any:
     return store.Paths(etc=Path(root, "etc"), run=Path(root, "run"))
 
