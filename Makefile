@@ -11,7 +11,7 @@ PROCESSES ?= 6
 BENCHMARKS ?= first_packet peers hash_quality control_plane fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel drills molecule build clean versions bench bench-check
+.PHONY: help setup demo up down test lint unit kernel drills molecule hosts build clean versions bench bench-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ molecule: dev ## All molecule scenarios, on containers
 
 versions: dev ## The collection with every release of ansible-core that the README names
 	@$(PYTEST) --capture=no tests/versions
+
+hosts: ## The same on real Debian hosts, as virtual machines; half an hour, and images are made the first time
+	@MAKE_TARGET=hosts tools/setup hosts
+	@$(PYTEST) tests/hosts
 
 bench: ## Speed side by side with what one would pick instead, about an hour; writes docs/performance.md
 	@MAKE_TARGET=bench tools/setup bench

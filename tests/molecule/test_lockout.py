@@ -6,11 +6,8 @@ default route, as most controllers do.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import threading
@@ -21,8 +18,10 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "lab"))
+for folder in ("tests", "tests/lab"):
+    sys.path.insert(0, str(ROOT / folder))
 import lab  # noqa: E402
+from processes import kill_all  # noqa: E402
 from reservation import reserved  # noqa: E402
 
 CONTROLLER, ROUTER, BALANCER = "198.51.100.7", "192.0.2.254", "192.0.2.2"
@@ -124,22 +123,6 @@ class Controller:
         (self.folder / "playbook.yml").write_text(json.dumps([play]))
         argv = self.argv("ansible-playbook", f"{self.folder}/playbook.yml")
         return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Its process group, and what it has started that leads groups of its own, as Ansible's workers do since 2.19."""
-    parents = {}
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    doomed = [process.pid]
-    for pid in doomed:
-        doomed += [child for child, parent in parents.items() if parent == pid]
-    for pid in doomed:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert process.wait(5) == -signal.SIGKILL
 
 
 def on_balancer(script: str, stdin: str = "") -> str:
