@@ -17,6 +17,7 @@ description:
   - Two hosts with two values of one setting are an error that names both.
 author:
   - natlb contributors (@natlb)
+positional: _input
 options:
   _input:
     description: The variable C(hostvars), as it is.

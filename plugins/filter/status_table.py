@@ -55,7 +55,8 @@ HEADER = (
 )
 _NUMBERS = ("WEIGHT", "SHARE", "NEW", "ACTIVE")
 # A cell that would only repeat the one above it is left empty: those of a host, and then those of a service.
-_HOST, _GROUPS = 2, 5
+_HOST = 2
+_GROUPS = 5
 # What says nothing where every row has it.
 _ORDINARY = {
     "CONDITION": "ok",

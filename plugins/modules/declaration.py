@@ -23,12 +23,15 @@ options:
     type: str
     choices: [balancer, backend]
 attributes:
+  action:
+    description: Has an action plug-in, which does all of it on the controller.
+    support: full
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
+    description: Does the same in check mode, as it changes nothing.
     support: full
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
-    support: full
+    description: Has no diff, as it changes nothing.
+    support: none
 seealso:
   - module: natlb.netfilter.balancer
 """

@@ -161,7 +161,7 @@ def warn_open_and_close(balancer: Balancer, shape: str, variant: str) -> None:
     (first, *_more) = closing(outcome)
     assert "service web: connections are not forwarded, because of the chain FORWARD of iptables-" in first
     assert ("policy DROP" in first) == (shape != "reject")
-    assert "natlb_forward: accept" in first
+    assert "; forward: accept lets" in first
     is_stopped(balancer)
 
     announced = balancer.apply(web, forward="accept", check=True)

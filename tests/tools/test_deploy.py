@@ -17,6 +17,10 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+#: Playbooks that begin with a look at the whole inventory.
+FINDING_HOSTS = sorted(
+    path.stem for path in (ROOT / "playbooks").glob("*.yml") if "tasks/find_hosts.yml" in path.read_text()
+)
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}
 
 
@@ -86,7 +90,6 @@ def test_errors_of_all_hosts_come_before_any_connection(site: Site, check: tuple
         ({"natlb_service": [WEB]}, (), "natlb_services: is not set for this host, but natlb_service is ("),
         ({"natlb_services": None}, (), "natlb_services: is set to nothing"),
         ({"natlb_services": [WEB], "natlb_rollback": 5}, (), "natlb_rollback: no role or playbook knows this variable"),
-        ({"natlb_services": [WEB]}, ("-e", "natlb_serail=1"), "did you mean natlb_serial?"),
         ({"natlb_services": "{{ groups.web | default([]) }}"}, (), "gives an empty list"),
         ({"natlb_services": "{{ groups.web }}"}, (), "natlb_services: cannot be read: "),
     ],
@@ -118,7 +121,17 @@ def test_variables_of_a_role_in_a_play_are_looked_at(site: Site) -> None:
     assert "UNREACHABLE" not in done.stdout
 
 
-@pytest.mark.parametrize("playbook", ["deploy", "remove"])
+@pytest.mark.parametrize("playbook", FINDING_HOSTS)
+def test_a_typing_error_in_an_extra_variable_is_told_first(site: Site, playbook: str) -> None:
+    site.write(natlb_services=[WEB])
+    status, printed = site.run(playbook, "-e", "natlb_verify_conections=1")
+    assert status == 2
+    assert list(messages(printed)) == ["localhost"]
+    assert "did you mean natlb_verify_connections?" in messages(printed)["localhost"]
+    assert "UNREACHABLE" not in printed
+
+
+@pytest.mark.parametrize("playbook", FINDING_HOSTS)
 def test_no_balancers_is_an_error(site: Site, playbook: str) -> None:
     site.write(group="ballancers", natlb_services=[WEB])
     status, printed = site.run(playbook)

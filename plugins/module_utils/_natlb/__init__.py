@@ -12,14 +12,12 @@ import sys
 OLDEST = (3, 9)
 
 if sys.version_info < OLDEST:
-    # As a module would: Ansible shows no more than that something went wrong where an import fails.
-    print(
-        json.dumps(
-            {
-                "failed": True,
-                "msg": "this collection needs Python {}.{} on the host, and {} is {}.{} (install a newer one, and set "
-                "ansible_python_interpreter to its path)".format(*OLDEST, sys.executable, *sys.version_info[:2]),
-            }
-        )
+    _said = (
+        "this collection needs Python {}.{} on the host, and {} is {}.{} (install a newer one, and set "
+        "ansible_python_interpreter to its path)"
     )
-    sys.exit(1)
+    # As a module would say it: Ansible shows no more than that something went wrong where an import fails.
+    sys.stdout.write(
+        json.dumps({"failed": True, "msg": _said.format(*OLDEST, sys.executable, *sys.version_info[:2])}) + "\n"
+    )
+    raise SystemExit(1)

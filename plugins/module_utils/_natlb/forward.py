@@ -136,7 +136,7 @@ def look(config: Config, forward: str, routes: Routes) -> ForwardPath:
                 opening.rendered.update(forward_rules.render(config, family))
                 _mark_misplaced(opening.live, chains, tried)
             elif (finding := closed(chains, tried)) is not None:
-                path.warnings.append(f"{finding.text()}; forward: accept (natlb_forward: accept) lets just them pass")
+                path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
     for hook in hooks or ():
