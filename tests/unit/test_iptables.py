@@ -128,7 +128,7 @@ SERVICES: list[tuple[dict[str, Any], str, list[str]]] = [
             "-s 10.0.0.0/24 -d 10.0.0.0/24 -j MASQUERADE",
             "-s 172.16.0.1/32 -d 172.16.0.1/32 -j MASQUERADE",
             "-m addrtype --src-type LOCAL -j MASQUERADE",
-            "-j ACCEPT",
+            "-j NETMAP --to 0.0.0.0/0",
         ],
     ),
     ({"allow_from": "198.51.100.0/24"}, "NATLB.web.guard", ["! -s 198.51.100.0/24 -j ACCEPT"]),

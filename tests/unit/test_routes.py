@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from _natlb.addresses import Addressing, warnings
-from _natlb.forward_path import _elsewhere, _way, _ways
+from _natlb.forward_path import _way, elsewhere, ways
 from _natlb.model import parse_config
 from _natlb.routes import Routes
 
@@ -61,9 +61,9 @@ def test_where_an_address_leads(address: str, interfaces: set[str]) -> None:
 
 
 def test_a_route_that_refuses_is_no_network_elsewhere() -> None:
-    elsewhere = {str(network) for network in _elsewhere(HERE.ways, ["up1"]) if network.version == 4}
-    assert elsewhere == {"10.0.0.0/24", "14.0.0.0/8", "15.0.0.0/8", "17.0.0.0/8"}
-    assert _ways(HERE.ways, "ip6", None) == {"v0"}
+    others = {str(network) for network in elsewhere(HERE.ways, ["up1"]) if network.version == 4}
+    assert others == {"10.0.0.0/24", "14.0.0.0/8", "15.0.0.0/8", "17.0.0.0/8"}
+    assert ways(HERE.ways, "ip6", None) == {"v0"}
 
 
 def test_what_the_kernel_learned_by_router_advertisements() -> None:

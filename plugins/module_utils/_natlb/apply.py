@@ -295,12 +295,13 @@ def make_plan(request: Request) -> Plan:
         if request.forwarding:
             advertised = [route.interface for route in table.all if route.advertised]
             request.before = forwarding.look(before, config.families(), advertised, kernel.sysctl_get)
-        path = forward.look(config, request.forward, table)
+        chains = kernel.Nft().chains() if kernel.find("nft") else None
+        path = forward.look(config, request.forward, table, chains)
         files, staged, records = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
         boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
         # Some warnings are read from what ip prints.
-        warnings += path.warnings if no_ip else warn.found(config, engine, table, boots) + path.warnings
+        warnings += path.warnings if no_ip else warn.found(config, engine, table, chains, boots) + path.warnings
         normal = validation.result()
         live = listing.result()
     idle = links.idle(config.uplinks(), table)

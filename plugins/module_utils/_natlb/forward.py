@@ -114,13 +114,13 @@ class ForwardPath:
         return files, lines
 
 
-def look(config: Config, forward: str, routes: Routes) -> ForwardPath:
+def look(config: Config, forward: str, routes: Routes, chains_of_nft: str | None) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
 
-    `forward` is one of `CHOICES`. A host that filters nothing costs one call of nft.
+    `forward` is one of `CHOICES`; `chains_of_nft` what `nft list chains` prints, None where the host has no nft.
     """
     path = ForwardPath(forward)
-    hooks = forward_hooks(kernel.Nft().chains()) if kernel.find("nft") else None
+    hooks = None if chains_of_nft is None else forward_hooks(chains_of_nft)
     tried: list[Packet] | None = None
     for variant, families in _iptables_places(hooks):
         opening = Opening(variant)

@@ -51,14 +51,14 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
             outside=frozenset(_way(routes, way.target)),
             target=way.target,
             port=way.port,
-            not_source=_elsewhere(routes, way.inside),
+            not_source=elsewhere(routes, way.inside),
         )
         found += [first, _answer(first)]
     for item in config.egress[:TRIED]:
         for source in item.sources:
             family = family_of(source)
             outs = {item.out_interface} if item.out_interface else {uplink.interface for uplink in item.uplinks}
-            outs = outs or _ways(routes, family, None)
+            outs = outs or ways(routes, family, None)
             first = Packet(
                 owners=(f"egress of {source}",),
                 family=family,
@@ -68,7 +68,7 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                 inside=frozenset(_way(routes, source)),
                 outside=frozenset(filter(None, outs)),
                 source=source,
-                not_target=_elsewhere(routes, outs),
+                not_target=elsewhere(routes, outs),
                 port=item.ports[0][0] if item.ports else None,
             )
             found += [first, _answer(first)]
@@ -97,7 +97,7 @@ def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]
             else:
                 key = (family, frontend.address)
                 if key not in networks:
-                    networks[key] = frozenset(_ways(routes, *key))
+                    networks[key] = frozenset(ways(routes, *key))
                 inside = networks[key]
             for backend in service.serving(family) or [item for item in service.backends if item.family == family]:
                 way = _ServiceWay(family, protocol, inside, backend.address, backend.port or frontend.low)
@@ -131,14 +131,14 @@ def _way(routes: Routes, address: str) -> set[str]:
     return {best[1]} if best and best[1] else set()
 
 
-def _elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Network, ...]:
+def elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Network, ...]:
     """Networks that are reached by other interfaces than these; none where these are not known."""
     if not interfaces:
         return ()
     return tuple(n for n, way in routes if n.prefixlen and way and way not in interfaces)[:_ELSEWHERE]
 
 
-def _ways(routes: Routes, family: str, address: str | None) -> set[str]:
+def ways(routes: Routes, family: str, address: str | None) -> set[str]:
     """Where clients come from: the interfaces of the default routes, and the one in the address's network."""
     version = 6 if family == "ip6" else 4
     found = {way for network, way in routes if way and network.prefixlen == 0 and network.version == version}

@@ -78,7 +78,9 @@ def _hairpin(tables: Tables, service: Service, networks: Sequence[str]) -> list[
             covered |= inside
     alone = [a for a in dict.fromkeys(backends) if a not in covered]
     near += [f"-s {a}/{tables.bits} -d {a}/{tables.bits} {_MASQUERADE}" for a in alone]
-    return [*near, f"-m addrtype --src-type LOCAL {_MASQUERADE}", "-j ACCEPT"]
+    # An ACCEPT would leave the source to every other chain of nat behind this; a translation to itself is one for good.
+    everything = "::/0" if tables.family == "ip6" else "0.0.0.0/0"
+    return [*near, f"-m addrtype --src-type LOCAL {_MASQUERADE}", f"-j NETMAP --to {everything}"]
 
 
 # -- egress --------------------------------------------------------------------------------------------------------

@@ -221,6 +221,10 @@ class Iptables:
         words = [*(["--counters"] if counters else []), *(["--table", table] if table else [])]
         return run([self.path(family, "save"), *words])
 
+    def builtin(self, family: str, table: str, chain: str) -> str:
+        """The rules of one built-in chain, as `-A` lines."""
+        return run([self.path(family), "--wait", "30", "-t", table, "-S", chain])
+
     def restore(self, texts: Mapping[str, str]) -> list[Command]:
         """What loads these texts, by family; each table in one transaction."""
         return [(f"{self.path(family, 'restore')} --noflush --wait 30", text) for family, text in sorted(texts.items())]

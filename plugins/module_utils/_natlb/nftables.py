@@ -34,6 +34,9 @@ SEED = 0x6E61746C
 #: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
 #: take 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
 SERVICES_PER_MAP = 64
+#: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
+#: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
+NAT = {"prerouting": -101, "postrouting": 99}
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
@@ -250,14 +253,18 @@ class _Table(Table):
 
     def add_base_chains(self) -> None:
         incoming = self.dispatch(interfaces=True) + self.uplink_choice
-        self.base("prerouting", "type nat hook prerouting priority -100; policy accept;", incoming)
+        self.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
         local = self.dispatch(interfaces=False)
         if local:
-            self.base("output", "type nat hook output priority -100; policy accept;", local)
+            self.base("output", f"type nat hook output priority {NAT['prerouting']}; policy accept;", local)
         ours = ["ct status dnat jump source_nat"] if self.chains.get("source_nat") else []
         if not ours:
             self.chains.pop("source_nat", None)
-        self.base("postrouting", "type nat hook postrouting priority 100; policy accept;", ours + self.egress_snat)
+        self.base(
+            "postrouting",
+            f"type nat hook postrouting priority {NAT['postrouting']}; policy accept;",
+            ours + self.egress_snat,
+        )
         if self.uplink_choice:
             self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [self.restore_marks()])
 

@@ -52,7 +52,9 @@ def _snat_chain(table: Table, service: Service) -> str:
     if service.snat == "none":
         rules = ["fib saddr type local masquerade"]
         rules.append(f"{table.family} saddr . {table.family} daddr @hairpin masquerade")
-        return table.chain("source_nat_none", [*rules, "accept"])
+        # An accept would leave the source to every chain of nat behind ours; a translation to itself is one for good.
+        everything = "::/0" if table.family == "ip6" else "0.0.0.0/0"
+        return table.chain("source_nat_none", [*rules, f"snat {table.family} prefix to {everything}"])
     addresses = service.snat_of(table.family)
     target = addresses[0]
     if len(addresses) > 1:

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from . import addresses, bridges, forwarding, iptables, kernel, links
+from . import addresses, bridges, foreign, forwarding, iptables, kernel, links, obstacles
 from .engines import Engine, IptablesEngine
 from .model import Config
 from .routes import Routes, Ways
 
 
-def found(config: Config, engine: Engine, table: Routes, settings: Mapping[str, str]) -> list[str]:
-    """Every warning, once. `settings` are those of forwarding that are to hold after a reboot as well."""
-    warnings = [*_empty(config), *_affinity(config, engine), *_links(config, table), *_addresses(config, engine, table)]
-    if settings:
-        warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), settings)
+def found(config: Config, engine: Engine, table: Routes, chains: str | None, boots: Mapping[str, str]) -> list[str]:
+    """Every warning, once.
+
+    `chains` is what `nft list chains` prints, None where the host has no nft; `boots` are the sysctls that are to hold
+    after a reboot as well.
+    """
+    warnings = [
+        *_empty(config),
+        *_affinity(config, engine),
+        *_links(config, table),
+        *_addresses(config, engine, table),
+        *_obstacles(config, engine, table, chains),
+    ]
+    if boots:
+        warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), boots)
     return list(dict.fromkeys(warnings))
 
 
@@ -59,3 +69,15 @@ def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
         refusing = {s.name for s in config.services for family in s.families() if iptables.refuses(s, family)}
     here = addresses.Addressing(kernel.local_addresses(), table.connected, table.ways if refusing else [])
     return addresses.warnings(config, here, refusing)
+
+
+def _obstacles(config: Config, engine: Engine, table: Routes, chains: str | None) -> Iterator[str]:
+    places = [] if config.empty else list(foreign.places(chains, engine))
+    if places:
+        is_bridged = any(place.family == "bridge" for place in places)
+        filtered = bridges.filtered() if is_bridged else []
+        # Where br_netfilter is on, a bridge has our rules translate at priority 0 (NF_BR_PRI_BRNF), before these.
+        places = [place for place in places if not place.sees_translated(filtered)]
+        names = [link.name for link in links.read() if link.kind == "bridge"] if is_bridged else []
+        traffic = obstacles.Traffic(config, table.ways, kernel.local_addresses(), names)
+        yield from obstacles.warnings(places, traffic)
