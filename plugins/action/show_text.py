@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
         lines, problems = ([str(line) for line in self._task.args.get(name) or []] for name in ("lines", "problems"))
         if str(constants.DEFAULT_STDOUT_CALLBACK).rpartition(".")[2] not in _FOR_PROGRAMS:
             display = Display()
-            for line in lines:
+            for line in [*lines, *problems]:
                 display.display(line)
         result.update(changed=False, lines=lines)
         if problems:

@@ -13,9 +13,10 @@ description:
   - From what M(natlb.netfilter.balancer_info) returned, makes one set of options for M(natlb.netfilter.probe) of every
     address and protocol that a service listens on.
   - A range of ports is probed at its first one. Services that no backend serves, and SCTP, are left out.
-  - A TCP service is probed with HTTP where its port or that of its backends is 80 or 8080, or where its health check is
-    of the type C(http).
+  - Connections are opened and closed, with UDP one datagram is sent. So it works with every server; the counters of the
+    balancer tell who got them. Only where O(overrides) says how to ask, backends are asked who they are.
   - With the method C(source_hash) or an affinity one client meets one backend. So no spread is expected then.
+  - A service with limits for each client gets no more connections than they let through.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
   - natlb contributors (@natlb)
@@ -26,20 +27,20 @@ options:
     type: list
     elements: dict
     required: true
-  declared:
-    description: The services as they were declared, which tells affinity and health checks.
-    type: list
-    elements: dict
-    default: []
   address:
     description: Where to reach the services that listen on every address of the balancer.
     type: str
   overrides:
     description:
-      - Options of M(natlb.netfilter.probe) by name of service, which are taken instead.
+      - Options of M(natlb.netfilter.probe) by name of service, which are taken instead. One service may be on another
+        balancer alone.
       - Beside them C(names), which tells by name of backend what it calls itself in its answers.
     type: dict
     default: {}
+  connections:
+    description: How many connections to open, where O(overrides) does not say it.
+    type: int
+    default: 300
 seealso:
   - module: natlb.netfilter.probe
   - module: natlb.netfilter.balancer_info
@@ -52,27 +53,26 @@ EXAMPLES = r"""
 
 - name: Open 300 connections to every service
   natlb.netfilter.probe:
-    target: "{{ item.target }}"
-    protocol: "{{ item.protocol }}"
-    connections: 300
-    expected: "{{ item.expected | default(omit) }}"
-  loop: "{{ status.services | natlb.netfilter.probes(declared=natlb_services, address=ansible_host) }}"
+    target: "{{ item.options.target }}"
+    protocol: "{{ item.options.protocol }}"
+    connections: "{{ item.options.connections }}"
+    connect_only: "{{ item.options.connect_only | default(omit) }}"
+  loop: "{{ status.services | natlb.netfilter.probes(address=ansible_host) }}"
   delegate_to: client
 """
 
 RETURN = r"""
 _value:
   description:
-    - Options of M(natlb.netfilter.probe), and beside them C(service) (its name) and C(names) (of the backends that may
-      answer).
+    - For each probe the C(service) (its name), the C(options) of M(natlb.netfilter.probe), C(judge) (of C(tolerance),
+      C(significance) and C(max_errors) those that were chosen) and C(names) (of the backends that may answer).
   type: list
   elements: dict
   sample:
     - service: web
       names: [web1, web2]
-      target: 192.0.2.10:80
-      protocol: http
-      expected: {web1: 3, web2: 1}
+      options: {target: 192.0.2.10:80, protocol: tcp, connections: 300, connect_only: true}
+      judge: {}
 """
 
 import re
@@ -81,55 +81,74 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-HTTP_PORTS = (80, 8080)
+#: Options that make backends say who they are.
+ASKING = ("identify", "names", "expected", "path", "host", "status")
+#: Options that say what is right; the counters are judged by them as well.
+JUDGING = ("tolerance", "significance", "max_errors")
+#: A refusal of a datagram is waited for, so that many are to be on their way at a time.
+UDP_CONCURRENCY = 50
 _LISTEN = re.compile(r"(?P<host>\*|\[[^\]]+\]|[^:]+):(?P<port>\d+)(?:-\d+)?\Z")
 
 
-def probes(services: Any, declared: Any = None, address: Any = None, overrides: Any = None) -> list[dict[str, Any]]:
+def probes(services: Any, address: Any = None, overrides: Any = None, connections: Any = 300) -> list[dict[str, Any]]:
     """What to probe. Raises AnsibleFilterError where a service listens everywhere and `address` is not known."""
-    by_name = {service.get("name"): service for service in declared or []}
     chosen = overrides or {}
-    for name in chosen:
-        if name not in {service["name"] for service in services}:
-            raise AnsibleFilterError(
-                f"natlb.netfilter.probes: there are options for {name}, but no such service (check its spelling)"
-            )
+    if not isinstance(chosen, Mapping) or not all(isinstance(value, Mapping) for value in chosen.values()):
+        raise AnsibleFilterError(
+            "natlb.netfilter.probes: the options are no mapping of services to options (write {web: {protocol: http}})"
+        )
     return [
-        _renamed(probe, chosen.get(service["name"], {}))
+        _probe(service, host, port, protocol, {"connections": int(connections), **chosen.get(service["name"], {})})
         for service in services
-        for probe in _of_service(service, by_name.get(service["name"], {}), address)
+        for host, port, protocol in _places(service, address)
     ]
 
 
-def _renamed(probe: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The probe with what was chosen instead, and backends called what they call themselves."""
-    called = chosen.get("names", {})
-    if "expected" in probe:
-        probe["expected"] = {called.get(name, name): weight for name, weight in probe["expected"].items()}
-    names = [called.get(name, name) for name in probe["names"]]
-    return {**probe, **chosen, "names": names}
-
-
-def _of_service(service: Mapping[str, Any], declared: Mapping[str, Any], address: Any) -> Iterator[dict[str, Any]]:
+def _places(service: Mapping[str, Any], address: Any) -> Iterator[tuple[str, int, str]]:
     for listen in service["listen"]:
         host, port = _place(listen, service["name"], address)
-        serving = [
-            backend
-            for backend in service["backends"]
-            if backend["expected_share"] and (":" in backend["address"]) == host.startswith("[")
-        ]
         for protocol in service.get("protocol") or ["tcp"]:
-            if not serving or protocol == "sctp":
-                continue
-            probe = {
-                "service": service["name"],
-                "names": [backend["name"] for backend in serving],
-                "target": f"{host}:{port}",
-                "protocol": "http" if protocol == "tcp" and _speaks_http(port, serving, declared) else protocol,
-            }
-            if service["method"] != "source_hash" and declared.get("affinity", 0) in (0, "0", "0s", None):
-                probe["expected"] = {backend["name"]: backend["weight"] for backend in serving}
-            yield probe
+            if protocol != "sctp" and _serving(service, host):
+                yield host, port, protocol
+
+
+def _serving(service: Mapping[str, Any], host: str) -> list[Mapping[str, Any]]:
+    """The backends that get connections to an address of this family."""
+    return [
+        backend
+        for backend in service["backends"]
+        if backend["expected_share"] and (":" in backend["address"]) == host.startswith("[")
+    ]
+
+
+def _probe(
+    service: Mapping[str, Any], host: str, port: int, protocol: str, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    serving = _serving(service, host)
+    called = chosen.get("names", {})
+    options = {key: value for key, value in chosen.items() if key not in ("names", *JUDGING)}
+    options = {"target": f"{host}:{port}", "protocol": protocol, **options}
+    judge = {key: chosen[key] for key in JUDGING if key in chosen}
+    if options["protocol"] == "http" or not {*ASKING}.isdisjoint(chosen) or (protocol == "tcp" and "payload" in chosen):
+        if service["method"] != "source_hash" and not service.get("affinity") and "expected" not in options:
+            options["expected"] = {called.get(b["name"], b["name"]): b["weight"] for b in serving}
+        options.update(judge if "expected" in options else {k: v for k, v in judge.items() if k == "max_errors"})
+    else:
+        options["connect_only"] = True
+        if options["protocol"] == "udp":
+            options.setdefault("concurrency", UDP_CONCURRENCY)
+    _within_limits(service, options)
+    names = [called.get(backend["name"], backend["name"]) for backend in serving]
+    return {"service": service["name"], "names": names, "options": options, "judge": judge}
+
+
+def _within_limits(service: Mapping[str, Any], options: dict[str, Any]) -> None:
+    """A client that keeps to the limits of a service is not refused by them."""
+    at_a_time, a_second = service.get("max_connections_per_client"), service.get("new_connections_per_second")
+    if at_a_time:
+        options["concurrency"] = min(options.get("concurrency", 10), at_a_time)
+    if a_second:
+        options["connections"] = min(options["connections"], a_second)
 
 
 def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
@@ -145,12 +164,6 @@ def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
             )
         host = f"[{address}]" if ":" in str(address) else str(address)
     return host, int(match.group("port"))
-
-
-def _speaks_http(port: int, serving: list[Mapping[str, Any]], declared: Mapping[str, Any]) -> bool:
-    health = declared.get("health")
-    ports = {port, *(backend.get("port") for backend in serving)}
-    return not ports.isdisjoint(HTTP_PORTS) or (isinstance(health, Mapping) and health.get("type") == "http")
 
 
 class FilterModule:

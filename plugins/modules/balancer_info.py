@@ -100,6 +100,21 @@ services:
     method:
       description: How it chooses a backend.
       type: str
+    affinity:
+      description: For how many seconds a client stays with its backend.
+      type: int
+    interface:
+      description: The only interface that its clients may come in by; null for all.
+      type: str
+    restricted:
+      description: Whether it has a list of the networks that its clients may come from.
+      type: bool
+    max_connections_per_client:
+      description: How many connections a client may have at a time. V(0) for any number.
+      type: int
+    new_connections_per_second:
+      description: How many connections a client may open in a second. V(0) for any number.
+      type: int
     backends:
       description: Its backends, with V(name), V(address), V(port) (null where the client's port is kept), V(weight),
         V(state), V(backup), V(health), V(expected_share) (of the new connections of its address family),

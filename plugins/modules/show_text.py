@@ -24,7 +24,7 @@ options:
     elements: str
     default: []
   problems:
-    description: Where there are any, the task fails with them.
+    description: Where there are any, they are shown as well, and the task fails with them.
     type: list
     elements: str
     default: []

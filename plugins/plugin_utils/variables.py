@@ -114,7 +114,8 @@ INTERNAL = frozenset(
         "natlb_run_reached",
         "natlb_run_role",
         "natlb_verify_answers",
-        "natlb_verify_info",
+        "natlb_verify_before",
+        "natlb_verify_checks",
     }
 )
 #: For parts of a declaration that users put together themselves, such as natlb_services_web.

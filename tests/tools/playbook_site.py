@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Two balancers, two backends and a controller that is their client, as the playbooks see them: hosts of a fleet.
 
-    controller (10.77.0.1) --- bridge --- lb1 10.77.1.1, lb2 10.77.1.2, web1 10.77.1.3, web2 10.77.1.4
+    controller (10.77.0.1) --- bridge --- lb1 10.77.1.2, lb2 10.77.1.3, web1 10.77.1.4, web2 10.77.1.5
 
 The controller reaches the services' addresses through lb1, or through whom a test says. It has no sudo.
 """
@@ -27,7 +27,7 @@ for folder in (ROOT / "plugins" / "module_utils", ROOT / "tests" / "drills"):
 from fleet import PORT, Fleet, Member  # noqa: E402
 
 VIP, OTHER = "10.99.0.10", "10.99.0.11"
-WEB1, WEB2 = "10.77.1.3", "10.77.1.4"
+WEB1, WEB2 = "10.77.1.4", "10.77.1.5"
 #: What stands in PATH for sudo where a host has it. The connection makes the user root then.
 SUDO = '#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n'
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.filter import checks as checks_plugin
 from ansible_collections.natlb.netfilter.plugins.filter import probes as probes_plugin
 from ansible_collections.natlb.netfilter.plugins.filter import status_table as table_plugin
 
 status_table = table_plugin.FilterModule().filters()["status_table"]
+checks = checks_plugin.FilterModule().filters()["checks"]
 probes = probes_plugin.FilterModule().filters()["probes"]
 
 
@@ -202,60 +204,79 @@ V6 = [backend("web6", "2001:db8:2::3")]
 @pytest.mark.parametrize(
     ("found", "arguments", "result"),
     [
-        (service(), {}, [("192.0.2.10:80", "http", EXPECTED)]),
-        (service(listen=["192.0.2.10:9000"]), {}, [("192.0.2.10:9000", "tcp", EXPECTED)]),
-        (
-            service(listen=["192.0.2.10:9000"]),
-            {"declared": [{"name": "web", "health": {"type": "http"}}]},
-            [("192.0.2.10:9000", "http", EXPECTED)],
-        ),
-        (
-            service(listen=["192.0.2.10:81"], backends=[backend("web1", "10.0.0.3", port=8080)]),
-            {},
-            [("192.0.2.10:81", "http", {"web1": 1})],
-        ),
-        (
-            service(),
-            {"overrides": {"web": {"names": {"web1": "alpha"}}}},
-            [("192.0.2.10:80", "http", {"alpha": 3, "web2": 1})],
-        ),
-        (service(listen=["192.0.2.10:8000-8010"]), {}, [("192.0.2.10:8000", "tcp", EXPECTED)]),
+        (service(), {}, [("192.0.2.10:80", "tcp")]),
+        (service(listen=["192.0.2.10:9000"]), {}, [("192.0.2.10:9000", "tcp")]),
+        (service(listen=["192.0.2.10:8000-8010"]), {}, [("192.0.2.10:8000", "tcp")]),
         (
             service(listen=["192.0.2.10:53"], protocol=["tcp", "udp", "sctp"]),
             {},
-            [("192.0.2.10:53", "tcp", EXPECTED), ("192.0.2.10:53", "udp", EXPECTED)],
+            [("192.0.2.10:53", "tcp"), ("192.0.2.10:53", "udp")],
         ),
-        (service(listen=["*:30080"]), {"address": "192.0.2.2"}, [("192.0.2.2:30080", "tcp", EXPECTED)]),
-        (
-            service(listen=["*:30080"], backends=V6),
-            {"address": "2001:db8::2"},
-            [("[2001:db8::2]:30080", "tcp", {"web6": 1})],
-        ),
+        (service(listen=["*:30080"]), {"address": "192.0.2.2"}, [("192.0.2.2:30080", "tcp")]),
+        (service(listen=["*:30080"], backends=V6), {"address": "2001:db8::2"}, [("[2001:db8::2]:30080", "tcp")]),
         (
             service(listen=["192.0.2.10:9", "[2001:db8::10]:9"], backends=[backend("web1", "10.0.0.3"), *V6]),
             {},
-            [("192.0.2.10:9", "tcp", {"web1": 1}), ("[2001:db8::10]:9", "tcp", {"web6": 1})],
+            [("192.0.2.10:9", "tcp"), ("[2001:db8::10]:9", "tcp")],
         ),
-        (service(method="source_hash"), {}, [("192.0.2.10:80", "http", None)]),
-        (service(), {"declared": [{"name": "web", "affinity": "3h"}]}, [("192.0.2.10:80", "http", None)]),
-        (service(), {"declared": [{"name": "web", "affinity": 0}]}, [("192.0.2.10:80", "http", EXPECTED)]),
         (service(backends=[backend("web1", "10.0.0.3", expected_share=0.0)]), {}, []),
         (service(backends=[]), {}, []),
-        (
-            service(backends=[backend("web1", "10.0.0.3"), backend("out", "10.0.0.9", expected_share=0.0)]),
-            {"overrides": {"web": {"protocol": "tcp"}}},
-            [("192.0.2.10:80", "tcp", {"web1": 1})],
-        ),
     ],
 )
 def test_what_is_probed(found: dict[str, Any], arguments: dict[str, Any], result: list[Any]) -> None:
     made = probes([found], **arguments)
-    assert [(probe["target"], probe["protocol"], probe.get("expected")) for probe in made] == result
+    assert [(probe["options"]["target"], probe["options"]["protocol"]) for probe in made] == result
+    assert all(probe["options"]["connect_only"] and probe["options"]["connections"] == 300 for probe in made)
 
 
-def test_those_who_may_answer_are_named_even_if_no_spread_is_expected() -> None:
-    (probe,) = probes([service(method="source_hash")])
-    assert (probe["service"], probe["names"]) == ("web", ["web1", "web2"])
+@pytest.mark.parametrize(
+    ("chosen", "options", "judge", "names"),
+    [
+        ({"protocol": "http"}, {"protocol": "http", "expected": EXPECTED}, {}, ["web1", "web2"]),
+        ({"identify": "x"}, {"protocol": "tcp", "identify": "x", "expected": EXPECTED}, {}, ["web1", "web2"]),
+        ({"expected": {"a": 1}}, {"protocol": "tcp", "expected": {"a": 1}}, {}, ["web1", "web2"]),
+        (
+            {"names": {"web1": "alpha"}},
+            {"protocol": "tcp", "expected": {"alpha": 3, "web2": 1}},
+            {},
+            ["alpha", "web2"],
+        ),
+        (
+            {"protocol": "http", "tolerance": 0, "max_errors": 1},
+            {"protocol": "http", "expected": EXPECTED, "tolerance": 0, "max_errors": 1},
+            {"tolerance": 0, "max_errors": 1},
+            ["web1", "web2"],
+        ),
+        # Who is not asked is not judged by answers either; the counters are.
+        (
+            {"tolerance": 0, "max_errors": 1},
+            {"protocol": "tcp", "connect_only": True},
+            {"tolerance": 0, "max_errors": 1},
+            ["web1", "web2"],
+        ),
+        ({"timeout": "1s"}, {"protocol": "tcp", "connect_only": True, "timeout": "1s"}, {}, ["web1", "web2"]),
+    ],
+)
+def test_how_it_is_probed(chosen: Any, options: Any, judge: Any, names: list[str]) -> None:
+    (probe,) = probes([service()], overrides={"web": chosen})
+    assert probe["options"] == {"target": "192.0.2.10:80", "connections": 300, **options}
+    assert (probe["judge"], probe["names"]) == (judge, names)
+
+
+def test_no_spread_is_expected_of_one_client_that_stays() -> None:
+    for more in ({"method": "source_hash"}, {"affinity": 3600}):
+        (probe,) = probes([service(**more)], overrides={"web": {"protocol": "http", "tolerance": 0}})
+        assert "expected" not in probe["options"]
+        assert "tolerance" not in probe["options"]
+
+
+def test_limits_of_a_service_are_kept() -> None:
+    (probe,) = probes([service(max_connections_per_client=3, new_connections_per_second=20)], connections="300")
+    assert (probe["options"]["concurrency"], probe["options"]["connections"]) == (3, 20)
+
+
+def test_options_of_a_service_of_another_balancer_are_fine() -> None:
+    assert probes([service()], overrides={"elsewhere": {"protocol": "http"}}) == probes([service()])
 
 
 @pytest.mark.parametrize(
@@ -263,9 +284,27 @@ def test_those_who_may_answer_are_named_even_if_no_spread_is_expected() -> None:
     [
         (service(listen=["*:30080"]), {}, "web listens on every address"),
         (service(listen=["somewhere"]), {}, "web listens on 'somewhere', which is not understood"),
-        (service(), {"overrides": {"wbe": {}}}, "there are options for wbe, but no such service"),
+        (service(), {"overrides": ["web"]}, "the options are no mapping of services to options"),
+        (service(), {"overrides": {"web": "http"}}, "the options are no mapping of services to options"),
     ],
 )
 def test_probes_refuses(found: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=message.replace("*", r"\*")):
         probes([found], **arguments)
+
+
+def probed(item: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"item": item, "connections": 300, "errors": 0, "error_messages": [], "backends": {}, **more}
+
+
+def test_only_backends_of_services_that_failed_are_checked() -> None:
+    web, dns = service(), service("dns", listen=["[2001:db8::1]:53"], protocol=["udp"], backends=V6)
+    items = probes([web, dns])
+    assert checks([web, dns], [probed(item) for item in items]) == []
+    found = checks([web, dns], [probed(items[0]), probed(items[1], errors=2)])
+    assert found == [
+        {"service": "dns", "backend": "web6", "options": {"target": "[2001:db8:2::3]:9000", "protocol": "udp"}}
+    ]
+    portless = service(backends=[backend("web1", "10.0.0.3", port=None), *V6])
+    (found,) = checks([portless], [probed(items[0], errors=1)])
+    assert found["options"] == {"target": "10.0.0.3:80", "protocol": "tcp"}

@@ -111,6 +111,11 @@ def _service(service: Service, new: Counts, active: Counts | None) -> dict[str, 
         "listen": [str(listen) for listen in service.listens],
         "protocol": list(service.protocols),
         "method": service.method,
+        "affinity": service.affinity_s,
+        "interface": service.interface,
+        "restricted": bool(service.allow_from),
+        "max_connections_per_client": service.max_connections_per_client,
+        "new_connections_per_second": service.new_connections_per_second,
         "backends": [
             {
                 "name": backend.name,

@@ -47,9 +47,13 @@ def spread_p(seen: Mapping[str, int], expected: Mapping[str, float]) -> float:
 
 
 def judge(
-    seen: Mapping[str, int], expected: Mapping[str, float], tolerance: float | None, significance: float
+    seen: Mapping[str, int],
+    expected: Mapping[str, float],
+    tolerance: float | None,
+    significance: float,
+    counted: str = "answers",
 ) -> str | None:
-    """None where the spread is the expected one, else a message that names every backend.
+    """None where the spread is the expected one, else a message that names every backend; `counted` is of what.
 
     With a tolerance each count may be off by that fraction of the expected one; an expected count that is no whole
     number may be rounded either way first. Without one the chi-square test must not fall below `significance`.
@@ -67,7 +71,7 @@ def judge(
         return None
     rows = [f"{name}: expected {want:.6g}, seen {seen.get(name, 0)}" for name, want in wanted.items()]
     rows += [f"{name}: expected none, seen {seen[name]}" for name in strangers]
-    return f"the spread of {total} answers is not the expected one ({why}): " + "; ".join(rows)
+    return f"the spread of {total} {counted} is not the expected one ({why}): " + "; ".join(rows)
 
 
 def _within(seen: int, want: float, tolerance: float) -> bool:

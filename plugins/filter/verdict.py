@@ -1,0 +1,84 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter `verdict`: whether a balancer did what it should, from its counters and from probes."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: verdict
+short_description: Judge a balancer by its counters and by probes
+version_added: 0.1.0
+description:
+  - Reads what the tasks of the playbook C(natlb.netfilter.verify) registered for each host of the play, and says what a
+    balancer passed on to whom, and what is wrong.
+author:
+  - natlb contributors (@natlb)
+positional: _input
+options:
+  _input:
+    description: The variable C(hostvars), as it is.
+    type: dict
+    required: true
+  hosts:
+    description: The hosts of the play, such as C(ansible_play_hosts).
+    type: list
+    elements: str
+    required: true
+seealso:
+  - plugin: natlb.netfilter.probes
+    plugin_type: filter
+"""
+
+EXAMPLES = r"""
+- name: Show what was found
+  natlb.netfilter.show_text:
+    lines: "{{ (hostvars | natlb.netfilter.verdict(ansible_play_hosts))[inventory_hostname].lines }}"
+"""
+
+RETURN = r"""
+_value:
+  description: By name of the host, C(lines) to show and C(problems), which are what is wrong with it.
+  type: dict
+  sample:
+    lb1:
+      lines: ["web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 came about)"]
+      problems: []
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import verdict as core
+
+
+def verdict(hostvars: Any, hosts: Any) -> dict[str, dict[str, list[str]]]:
+    """What was found, by name of the host."""
+    if not isinstance(hostvars, Mapping) or isinstance(hosts, str) or not isinstance(hosts, Sequence):
+        raise AnsibleFilterError(
+            "natlb.netfilter.verdict: write hostvars | natlb.netfilter.verdict(ansible_play_hosts)"
+        )
+    told = [_host(str(name), hostvars[name]) for name in hosts]
+    found = {}
+    for host in told:
+        judged = core.verdict(told, host.name, hostvars[host.name].get("natlb_verify_probes"))
+        found[host.name] = {
+            "lines": [f"{host.name}: {line}" for line in judged.lines],
+            "problems": [f"{host.name}: {problem}" for problem in judged.problems],
+        }
+    return found
+
+
+def _host(name: str, variables: Mapping[str, Any]) -> core.Host:
+    results = [variables[key].get("results") or [] for key in ("natlb_verify_answers", "natlb_verify_checks")]
+    declared = variables.get("natlb_services") if not variables.get("natlb_service") else []
+    return core.host(name, variables["natlb_verify_before"], variables["natlb_read"], *results, declared)
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {"verdict": verdict}

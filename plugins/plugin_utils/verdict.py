@@ -1,0 +1,286 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What probes and the counters of the balancers say together: which balancer passed what on to whom. Pure.
+
+A connection that comes about proves that somebody answers its address; only its counters prove that it was this
+balancer. So each balancer is judged by what its own counters grew by, and by its rules. One that nothing came to is a
+standby where another balancer of the run counted the connections, and a fault where none did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe_settings import DEFAULT_SIGNIFICANCE
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.spread import judge
+
+Item = Mapping[str, Any]
+
+
+@dataclass
+class Seen:
+    """What one balancer tells of one service."""
+
+    service: Item
+    #: New connections by name of backend, of each address family.
+    growth: dict[bool, dict[str, int]]
+    #: The counters are of rules that were loaded meanwhile.
+    restarted: bool
+    probes: list[Item] = field(default_factory=list)
+
+    @property
+    def counted(self) -> int:
+        """New connections that were passed on to backends."""
+        return sum(sum(counts.values()) for counts in self.growth.values())
+
+    @property
+    def targets(self) -> list[str]:
+        """Where it was probed."""
+        return list(dict.fromkeys(str(probe["item"]["options"]["target"]) for probe in self.probes))
+
+    @property
+    def opened(self) -> int:
+        """How many connections the probes tried."""
+        return sum(int(probe.get("connections") or 0) for probe in self.probes)
+
+    @property
+    def failed(self) -> int:
+        """How many of these did not come about."""
+        return sum(int(probe.get("errors") or 0) for probe in self.probes)
+
+    @property
+    def limited(self) -> bool:
+        """Whether it refuses clients that want too much."""
+        return bool(self.service.get("max_connections_per_client") or self.service.get("new_connections_per_second"))
+
+
+@dataclass
+class Host:
+    """What one balancer told, before and after; `checks` are the balancer's own connections to backends."""
+
+    name: str
+    after: Item
+    seen: dict[str, Seen]
+    checks: list[Item]
+    declared: list[str]
+
+
+@dataclass
+class Verdict:
+    """What to tell of a balancer, and what is wrong with it."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def host(name: str, before: Item, after: Item, probes: Sequence[Item], checks: Sequence[Item], declared: Any) -> Host:
+    """The results of the tasks of one balancer, put together."""
+    former = {service["name"]: service for service in before.get("services") or []}
+    seen = {}
+    for service in after.get("services") or []:
+        grown, restarted = _growth(former.get(service["name"]), service)
+        mine = [probe for probe in probes if probe["item"]["service"] == service["name"]]
+        seen[service["name"]] = Seen(service, grown, restarted, mine)
+    names = [str(item.get("name")) for item in declared if isinstance(item, Mapping)] if _is_list(declared) else []
+    return Host(name, after, seen, list(checks), names)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _growth(before: Item | None, after: Item) -> tuple[dict[bool, dict[str, int]], bool]:
+    counts = {_place(backend): int(backend["new_connections"]) for backend in (before or {}).get("backends", [])}
+    grown: dict[bool, dict[str, int]] = {}
+    restarted = before is None
+    for backend in after["backends"]:
+        new = int(backend["new_connections"]) - counts.get(_place(backend), 0)
+        restarted = restarted or new < 0
+        family = grown.setdefault(":" in backend["address"], {})
+        family[backend["name"]] = family.get(backend["name"], 0) + new
+    return grown, restarted
+
+
+def _place(backend: Item) -> tuple[str, Any]:
+    return backend["address"], backend.get("port")
+
+
+def verdict(hosts: Sequence[Host], name: str, options: Any = None) -> Verdict:
+    """What to tell of the balancer `name` among those of the run. `options` are those of single services."""
+    found = Verdict()
+    this = next(item for item in hosts if item.name == name)
+    found.problems += _of_the_host(this)
+    unknown = [key for key in options or {} if not any(key in item.seen for item in hosts)]
+    found.problems += [
+        f"natlb_verify_probes: there are options for {key}, but no balancer has such a service (check its spelling)"
+        for key in unknown
+    ]
+    for seen in this.seen.values():
+        _of_a_service(seen, this, hosts, found)
+    if not this.seen:
+        _without_services(this, found)
+    return found
+
+
+def _of_the_host(this: Host) -> Iterator[str]:
+    if this.after.get("drift"):
+        yield "its rules are not what was declared last: somebody changed them; run natlb.netfilter.deploy"
+    if this.after.get("forwarding") is False:
+        yield "the kernel does not forward packets; run natlb.netfilter.deploy"
+    missing = [name for name in this.declared if name not in this.seen]
+    if missing and this.seen:
+        yield f"{', '.join(missing)}: declared, and not on this host; run natlb.netfilter.deploy"
+
+
+def _without_services(this: Host, found: Verdict) -> None:
+    if this.declared:
+        found.problems.append("has none of the services that are declared; run natlb.netfilter.deploy")
+    elif this.after.get("egress"):
+        found.lines.append("no services, only egress: nothing to probe")
+    else:
+        found.problems.append("nothing is declared on this host, so nothing was verified; run natlb.netfilter.deploy")
+
+
+def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict) -> None:
+    name = seen.service["name"]
+    at = ", ".join(seen.targets)
+    if not seen.probes:
+        found.lines.append(f"{name}: not probed, as {_why_not(seen.service)}")
+        return
+    if seen.restarted:
+        found.problems.append(f"{name}: its rules were loaded anew while it was probed; verify it again")
+        return
+    found.problems += [f"{name}: {problem}" for problem in _answers(seen)]
+    if not seen.opened:
+        return
+    came = seen.opened - seen.failed
+    others = [item for item in hosts if item is not this and _probed_alike(item.seen.get(name), seen)]
+    counted = seen.counted + sum(item.seen[name].counted for item in others)
+    wanted = came + sum(item.seen[name].opened - item.seen[name].failed for item in others)
+    carriers = [item.name for item in others if item.seen[name].counted]
+    standby = not seen.counted and bool(carriers)
+    _failures(seen, this, found, standby)
+    if seen.counted:
+        found.lines.append(f"{name}: {_spread(seen)} ({came} of {seen.opened} connections to {at} came about)")
+        found.problems += [f"{name}: {problem}" for problem in _shares(seen)]
+    elif standby:
+        rules = f"its rules are {'not ' if this.after.get('drift') else ''}as declared"
+        where = f"the connections to {at} came to {', '.join(carriers)}"
+        found.lines.append(f"{name}: carries no traffic now: {where} (a standby; {rules})")
+    elif not came:
+        found.problems.append(f"{name}: none of {seen.opened} connections to {at} came here{_hints(seen.service)}")
+    if came and counted < wanted:
+        found.problems.append(f"{name}: {_elsewhere(seen, at, wanted, counted, _of(this, others))}")
+
+
+def _elsewhere(seen: Seen, at: str, wanted: int, counted: int, who: str) -> str:
+    if any(probe["item"]["options"]["protocol"] == "udp" for probe in seen.probes):
+        return f"{wanted} datagrams and connections went to {at}, and {who} counted {counted}{_hints(seen.service)}"
+    return (
+        f"{wanted} connections to {at} came about, and {who} counted {counted}: another host answers the address (if "
+        "that is a balancer, verify it in the same run, without --limit)"
+    )
+
+
+def _of(this: Host, others: Sequence[Host]) -> str:
+    return f"{this.name} with {', '.join(item.name for item in others)}" if others else this.name
+
+
+def _probed_alike(one: Seen | None, other: Seen) -> bool:
+    """Whether both were probed at the same address, so that either may have got the connections of both."""
+    return one is not None and not {*one.targets}.isdisjoint(other.targets)
+
+
+def _why_not(service: Item) -> str:
+    if not any(backend["expected_share"] for backend in service["backends"]):
+        return "no backend can serve"
+    return "only TCP and UDP can be"
+
+
+def _spread(seen: Seen) -> str:
+    counts = [f"{name} {count}" for family in seen.growth.values() for name, count in family.items()]
+    return ", ".join(counts)
+
+
+def _answers(seen: Seen) -> Iterator[str]:
+    """What the probes say by themselves: what could not be tried, and answers that are not the right ones."""
+    for probe in seen.probes:
+        item, target = probe["item"], probe["item"]["options"]["target"]
+        if "connections" not in probe:
+            yield f"{target} could not be probed: {probe.get('msg') or 'no result'}"
+        elif not item["options"].get("connect_only"):
+            strangers = [name for name in probe.get("backends") or {} if name not in item["names"]]
+            if strangers:
+                yield (
+                    f"{target} was answered by {', '.join(strangers)}, not by {', '.join(item['names'])} (if they call "
+                    "themselves otherwise, set identify or names in natlb_verify_probes)"
+                )
+            # Of the lines of a failed probe, those about failed connections are told below.
+            lines = str(probe.get("msg") or "").splitlines()
+            yield from (f"{target}: {line}" for line in lines if line.startswith("the spread"))
+
+
+def _failures(seen: Seen, this: Host, found: Verdict, standby: bool) -> None:
+    """Connections that did not come about, and the backends that the balancer cannot connect to itself.
+
+    What failed at a standby's address failed at the balancer that has it now, and is told there.
+    """
+    name = seen.service["name"]
+    for probe in seen.probes:
+        errors, allowed = int(probe.get("errors") or 0), int(probe["item"]["judge"].get("max_errors") or 0)
+        if not errors or standby:
+            continue
+        reasons = "; ".join(f"{row['message']} ({row['count']})" for row in probe.get("error_messages") or [])
+        text = f"{name}: {errors} of {probe['connections']} connections to {probe['item']['options']['target']} failed"
+        text += f": {reasons}"
+        if errors <= allowed or (seen.limited and seen.counted):
+            why = "the service limits its clients" if errors > allowed else f"max_errors is {allowed}"
+            found.lines.append(f"{text} ({why})")
+        else:
+            found.problems.append(text)
+    for check in this.checks:
+        if check["item"]["service"] == name and (check.get("errors") or "connections" not in check):
+            rows = check.get("error_messages") or [{"message": check.get("msg") or "no result"}]
+            found.problems.append(
+                f"{name}: backend {check['item']['backend']} does not answer {this.name} "
+                f"({rows[0]['message']} at {check['item']['options']['target']})"
+            )
+
+
+def _shares(seen: Seen) -> Iterator[str]:
+    """Where the counters grew otherwise than the shares say; each address family has shares of its own."""
+    chosen = next((probe["item"]["judge"] for probe in seen.probes if probe["item"]["judge"]), {})
+    free = seen.service["method"] == "source_hash" or seen.service.get("affinity")
+    for six, counts in seen.growth.items():
+        backends = [item for item in seen.service["backends"] if (":" in item["address"]) == six]
+        shares: dict[str, float] = {}
+        for item in backends:
+            shares[item["name"]] = shares.get(item["name"], 0.0) + item["expected_share"]
+        expected = {name: share for name, share in shares.items() if share}
+        if free or not expected:
+            strangers = [name for name, count in counts.items() if count and name not in expected]
+            if strangers:
+                yield f"{', '.join(strangers)}: got connections, and should get none"
+        elif sum(counts.values()):
+            tolerance, significance = chosen.get("tolerance"), chosen.get("significance", DEFAULT_SIGNIFICANCE)
+            wrong = judge(
+                {name: count for name, count in counts.items() if count or name in expected},
+                expected,
+                None if tolerance is None else float(tolerance),
+                float(significance),
+                "connections that this balancer counted",
+            )
+            yield from [wrong] if wrong else []
+
+
+def _hints(service: Item) -> str:
+    """Why none may have come."""
+    reasons = ["its address has to lead here from where they were opened (natlb_verify_from names another host)"]
+    if service.get("interface"):
+        reasons.append(f"only what comes in by {service['interface']} is for it")
+    if service.get("restricted"):
+        reasons.append("allow_from has to hold who opened them")
+    return f" ({'; '.join(reasons)})"
