@@ -119,6 +119,22 @@ SERVICES = [
     (service(allow_from=["198.51.100.1/24"]), "services[0].allow_from[0]", "bits set behind its prefix"),
     (service(allow_from="everybody"), "services[0].allow_from", "not a network"),
     (service(allow_from="2001:db8::/32"), "services[0].allow_from", "does not listen in"),
+    # emptiness, as templates give it: what would let everybody in, or all packets through, is never taken for that
+    (service(allow_from=[]), "services[0].allow_from", "is empty"),
+    (service(allow_from=None), "services[0].allow_from", "has no value"),
+    (service(allow_from=""), "services[0].allow_from", "not a network"),
+    (service(interface=None), "services[0].interface", "has no value"),
+    (service(protocol=None), "services[0].protocol", "has no value"),
+    (service(snat=None), "services[0].snat", "has no value"),
+    (service(max_connections_per_client=None), "services[0].max_connections_per_client", "has no value"),
+    (service(new_connections_per_second=None), "services[0].new_connections_per_second", "has no value"),
+    (service(listen=None), "services[0].listen", "is missing"),
+    (service(backends=None), "services[0].backends", "is missing"),
+    (backend(state=None), "services[0].backends[0].state", "has no value"),
+    (backend(weight=None), "services[0].backends[0].weight", "has no value"),
+    (service(health={"type": "http", "status": []}), "services[0].health.status", "is empty"),
+    (service(health={"type": "command", "argv": []}), "services[0].health.argv", "is missing"),
+    (service(health={"type": None}), "services[0].health.type", "is missing"),
     # health
     (service(health="ping"), "services[0].health", "not a mapping"),
     (service(health={"port": 80}), "services[0].health.type", "is missing"),
@@ -178,6 +194,19 @@ EGRESSES = [
     ({"source": "10.0.0.0/24"}, "egress", "not a list"),
     ([{}], "egress[0].source", "is missing"),
     ([{"source": []}], "egress[0].source", "is empty"),
+    ([{"source": None}], "egress[0].source", "is missing"),
+    ([{**EGRESS, "out_interface": None}], "egress[0].out_interface", "has no value"),
+    ([{**EGRESS, "protocol": None}], "egress[0].protocol", "has no value"),
+    ([{**EGRESS, "protocol": "tcp", "destination_ports": None}], "egress[0].destination_ports", "has no value"),
+    ([{**EGRESS, "protocol": "tcp", "destination_ports": []}], "egress[0].destination_ports", "is empty"),
+    ([{**EGRESS, "snat": None}], "egress[0].snat", "has no value"),
+    ([{**EGRESS, "snat": []}], "egress[0].snat", "is empty"),
+    ([{**EGRESS, "uplinks": None}], "egress[0].uplinks", "has no value"),
+    ([{**EGRESS, "uplinks": []}], "egress[0].uplinks", "is empty"),
+    ([{**EGRESS, "uplinks": [{**UPLINK, "weight": None}]}], "egress[0].uplinks[0].weight", "has no value"),
+    ([{"source": "0.0.0.0/0"}], "egress[0].source", "without an interface would rewrite all"),
+    ([{"source": ["0.0.0.0/1", "128.0.0.0/1"]}], "egress[0].source", "without an interface would rewrite all"),
+    ([{"source": "::/0", "protocol": "tcp"}], "egress[0].source", "without an interface would rewrite all"),
     ([{"source": "10.0.0.1/24"}], "egress[0].source", "bits set behind its prefix"),
     ([{**EGRESS, "snat": "none"}], "egress[0].snat", "not a choice"),
     ([{**EGRESS, "snat": ["192.0.2.1", "192.0.2.2"]}], "egress[0].snat", "not a choice"),
@@ -252,6 +281,88 @@ def test_the_message_is_the_one_in_the_documentation() -> None:
 def test_all_problems_are_told_at_once() -> None:
     errors = refused([*backend(port=0), *service(name="Web")], [{}]).errors
     assert [error.path for error in errors] == ["services[0].backends[0].port", "services[1].name", "egress[0].source"]
+
+
+def test_all_problems_of_one_service_are_told_at_once() -> None:
+    backends = [
+        {"address": "10.0.0.3", "port": 0, "weight": 999, "colour": "red"},
+        {"port": 8080},
+        {"address": "10.0.0.4", "name": "", "state": "off"},
+        5,
+    ]
+    wrong = service(
+        name="Web",
+        listen=["192.0.2.10:0", "192.0.2.300:80"],
+        protocol=["tcp", "icmp"],
+        method="best",
+        allow_from=["10.0.0.0/33", "192.0.2.1/24"],
+        affinity="soon",
+        interface="eth0; reboot",
+        color="red",
+        health={"type": "http", "path": "a b", "status": [99, 1000], "interval": "1s", "timeout": "2s"},
+        backends=backends,
+    )
+    paths = [error.path for error in refused(wrong).errors]
+    assert len(paths) == len(set(paths))
+    assert set(paths) == {
+        "services[0].color",
+        "services[0].name",
+        "services[0].listen[0]",
+        "services[0].listen[1]",
+        "services[0].protocol[1]",
+        "services[0].method",
+        "services[0].allow_from[0]",
+        "services[0].allow_from[1]",
+        "services[0].affinity",
+        "services[0].interface",
+        "services[0].health.path",
+        "services[0].health.status[0]",
+        "services[0].health.status[1]",
+        "services[0].health.timeout",
+        "services[0].backends[0].port",
+        "services[0].backends[0].weight",
+        "services[0].backends[0].colour",
+        "services[0].backends[1].address",
+        "services[0].backends[2].name",
+        "services[0].backends[2].state",
+        "services[0].backends[3]",
+    }
+
+
+def test_all_problems_of_one_egress_rule_are_told_at_once() -> None:
+    uplinks = [{"interface": "-i"}, {"gateway": "x", "interface": "eth1", "weight": 0}]
+    egress = {"source": ["10.0.0.1/24", "x"], "protocol": "icmp", "destination_ports": [0, "x"], "snat": "none"}
+    paths = [error.path for error in refused([], [{**egress, "uplinks": uplinks, "colour": 5}]).errors]
+    assert set(paths) == {
+        "egress[0].colour",
+        "egress[0].source[0]",
+        "egress[0].source[1]",
+        "egress[0].protocol",
+        "egress[0].destination_ports[0]",
+        "egress[0].destination_ports[1]",
+        "egress[0].snat",
+        "egress[0].uplinks[0].interface",
+        "egress[0].uplinks[1].gateway",
+        "egress[0].uplinks[1].weight",
+    }
+
+
+def test_what_does_not_fit_together_is_told_at_once() -> None:
+    backends = [{"address": "192.0.2.10", "port": 80}, {"address": "2001:db8::3"}, {"address": "10.0.0.3"}]
+    paths = [error.path for error in refused(service(snat="2001:db8::1", backends=backends)).errors]
+    assert paths == [
+        "services[0].backends[0]",
+        "services[0].backends[1].address",
+        "services[0].snat",
+        "services[0].snat",
+    ]
+
+
+def test_conflicts_of_right_services_are_told_beside_wrong_ones() -> None:
+    """Under their places in the declaration, not in what is left of it."""
+    errors = refused([{**SERVICE, "method": "best"}, {**SERVICE, "name": "a"}, *two()[1:]]).errors
+    assert [error.path for error in errors] == ["services[0].method", "services[2].listen"]
+    assert "other and a (services[1]) both claim" in errors[1].problem
 
 
 def test_a_backend_outside_the_uplinks_of_a_mask() -> None:

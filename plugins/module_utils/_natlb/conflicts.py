@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from .entities import Frontend, Service
 from .errors import ConfigError
 from .overlaps import overlaps
 
 
-def between(services: Sequence[Service]) -> list[ConfigError]:
-    """What is wrong between services: two of one name, or two that claim the same packets."""
+def between(services: Mapping[int, Service]) -> list[ConfigError]:
+    """What is wrong between services, each under its place in the declaration."""
     errors: list[ConfigError] = []
     names: dict[str, int] = {}
-    for index, service in enumerate(services):
+    for index, service in services.items():
         if service.name in names:
             errors.append(
                 ConfigError(
@@ -26,7 +26,7 @@ def between(services: Sequence[Service]) -> list[ConfigError]:
                 )
             )
         names.setdefault(service.name, index)
-    claims = [(frontend, index) for index, service in enumerate(services) for frontend in service.frontends()]
+    claims = [(frontend, index) for index, service in services.items() for frontend in service.frontends()]
     seen = set()
     for (first, one), (second, two) in overlaps(claims):
         low, high = sorted((one, two))
@@ -37,7 +37,7 @@ def between(services: Sequence[Service]) -> list[ConfigError]:
 
 
 def _overlap_error(
-    services: Sequence[Service], pair: tuple[int, int], first: Frontend, second: Frontend
+    services: Mapping[int, Service], pair: tuple[int, int], first: Frontend, second: Frontend
 ) -> ConfigError:
     low, high = pair
     if low == high:

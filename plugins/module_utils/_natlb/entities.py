@@ -33,6 +33,11 @@ def family_of(address: str) -> str:
     return "ip6" if ":" in address else "ip"
 
 
+def is_everything(network: str) -> bool:
+    """Whether every address of its family is in a network in canonical spelling: `0.0.0.0/0` or `::/0`."""
+    return network.endswith("/0")
+
+
 @dataclass(frozen=True)
 class Listen:
     """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
@@ -81,6 +86,11 @@ class Backend:
     @property
     def family(self) -> str:
         return family_of(self.address)
+
+    def is_at(self, listen: Listen) -> bool:
+        """Whether connections to it would come back as ones to the frontend."""
+        at_port = self.port is None or listen.low <= self.port <= listen.high
+        return at_port and listen.address == self.address
 
     @property
     def key(self) -> str:
@@ -143,6 +153,11 @@ class Service:
         able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
         return [b for b in able if not b.backup] or able
 
+    def allowed(self, family: str) -> list[str] | None:
+        """The networks of a family that clients may come from: none at all, or None where they may come from all."""
+        networks = [network for network in self.allow_from if family_of(network) == family]
+        return None if not self.allow_from or any(map(is_everything, networks)) else networks
+
     def snat_of(self, family: str) -> tuple[str, ...]:
         return tuple(address for address in self.snat_addresses if family_of(address) == family)
 
@@ -185,6 +200,10 @@ class Egress:
     def families(self) -> tuple[str, ...]:
         found = {family_of(source) for source in self.sources}
         return tuple(family for family in FAMILIES if family in found)
+
+    def everything(self, family: str) -> bool:
+        """Whether it speaks of every source of a family, and so of none in particular."""
+        return any(is_everything(source) for source in self.sources_of(family))
 
     def sources_of(self, family: str) -> tuple[str, ...]:
         return tuple(source for source in self.sources if family_of(source) == family)
@@ -241,7 +260,7 @@ HEALTH_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def dump(config: Config) -> dict[str, Any]:
-    """The configuration as a user could have typed it, with every default: `parse_config(**dump(c))` is `c` again."""
+    """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
     return {
         "services": [_dump_service(service) for service in config.services],
         "egress": [_dump_egress(item) for item in config.egress],

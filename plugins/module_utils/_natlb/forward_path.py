@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from .entities import is_everything
 from .model import Config, Frontend, family_of
 from .routes import Network
 from .walk import Chains, Packet, ends
@@ -65,9 +66,9 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                 protocol=item.protocol,
                 state="new",
                 dnat=False,
-                inside=frozenset(_way(routes, source)),
+                inside=frozenset(() if is_everything(source) else _way(routes, source)),
                 outside=frozenset(filter(None, outs)),
-                source=source,
+                source=None if is_everything(source) else source,
                 not_target=elsewhere(routes, outs),
                 port=item.ports[0][0] if item.ports else None,
             )

@@ -13,9 +13,10 @@ that egress names.
 from __future__ import annotations
 
 from .dispatch import chain_name, digest, ports_text
+from .entities import is_everything
 from .iptables_origin import add_trees
 from .iptables_service import Tables
-from .model import Backend, Config, Egress, Frontend, Service
+from .model import Backend, Config, Egress, Frontend, Service, family_of
 from .ruleset import Key, Ruleset, Section
 
 ROOT = chain_name("forward")
@@ -85,10 +86,11 @@ def _egress(tables: Tables, config: Config) -> list[str]:
         sources = item.sources_of(tables.family)
         if not sources:
             continue
-        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources]
+        everything = item.everything(family_of(sources[0]))
+        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources if not everything]
         for source in sources:
             for match in _matches(item, source):
-                rules += [f"-m conntrack {match} --ctdir {way} -j ACCEPT" for way in ("ORIGINAL", "REPLY")]
+                rules += [f"-m conntrack {match}--ctdir {way} -j ACCEPT" for way in ("ORIGINAL", "REPLY")]
         if _ways(item):
             rules = [rule for line in rules for rule in _on_ways(line, _ways(item))]
         name = chain_name("", "a", digest("\n".join(rules)))
@@ -111,8 +113,8 @@ def _on_ways(rule: str, ways: list[str]) -> list[str]:
 
 
 def _matches(item: Egress, source: str) -> list[str]:
-    match = f"--ctorigsrc {source}"
+    match = "" if is_everything(source) else f"--ctorigsrc {source} "
     if item.protocol is None:
         return [match]
-    match += f" --ctproto {item.protocol}"
-    return [f"{match} --ctorigdstport {ports_text(ports)}" for ports in item.ports] or [match]
+    match += f"--ctproto {item.protocol} "
+    return [f"{match}--ctorigdstport {ports_text(ports)} " for ports in item.ports] or [match]

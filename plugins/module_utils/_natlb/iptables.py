@@ -95,7 +95,7 @@ def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
 def refuses(service: Service, family: str) -> bool:
     """Whether some clients of the service, or all, are turned away."""
     limited = service.max_connections_per_client or service.new_connections_per_second
-    return bool(limited or service.allow_from or not service.serving(family))
+    return bool(limited or service.allowed(family) is not None or not service.serving(family))
 
 
 def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
 from .dispatch import ALL_PORTS, Item, Tree, build, chain_name, digest, number_range
 from .errors import ConfigError
-from .model import Backend, Service, family_of
+from .model import Backend, Service
 from .ruleset import Ruleset, Section
 from .slots import slots
 
@@ -138,11 +138,11 @@ def _guard(tables: Tables, service: Service) -> list[str]:
     name = chain_name(service.name, "guard")
     if ("nat", name) in tables.chains:
         return [name]
-    networks = [network for network in service.allow_from if family_of(network) == tables.family]
+    networks = service.allowed(tables.family)
     rules = _limits(tables, service)
-    if service.allow_from and len(networks) < 2:
+    if networks is not None and len(networks) < 2:
         rules.insert(0, " ".join([*(f"! -s {network}" for network in networks), _PAST]))
-    elif service.allow_from:
+    elif networks is not None:
         _add_sources(tables, service, networks, rules)
         return [name]
     if not rules:

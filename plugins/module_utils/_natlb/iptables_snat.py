@@ -105,6 +105,8 @@ def add_egress(tables: Tables, config: Config) -> None:
 def _for_item(tables: Tables, item: Egress, matches: Sequence[str], action: str) -> list[str]:
     """Rules for traffic from an item's sources to elsewhere than its sources."""
     sources = item.sources_of(tables.family)
+    if item.everything(tables.family):
+        return [" ".join(f"{match} {action}".split()) for match in matches]
     if len(sources) == 1:
         return [" ".join(f"-s {sources[0]} ! -d {sources[0]} {match} {action}".split()) for match in matches]
     # A rule holds one `! -d`, so several need a chain that they leave first.

@@ -9,7 +9,7 @@ their canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from . import parse
 from .conflicts import between
@@ -37,11 +37,12 @@ from .entities import (
     ports_text,
     protocol_number,
 )
-from .errors import ConfigError, ConfigErrors
+from .errors import ConfigError
 from .parse_egress import egress_rule, uplink_count
 from .parse_egress import mark_mask as read_mark_mask
 from .parse_health import health_check
 from .parse_lists import distinct, networks, snat_choice
+from .reading import Reading
 
 __all__ = [
     "EMPTY",
@@ -65,42 +66,36 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+_MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())
+
+
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Config:
     """Read `natlb_services` and `natlb_egress`.
 
-    Raises `ConfigErrors` with every problem that was found: those within the services and egress rules first, and only
-    where there are none, those between them.
+    Raises `ConfigErrors` with every problem that was found. Whether the parts of a service fit together is asked once
+    each of them is right, and whether services do, of those that are right themselves.
     """
-    errors: list[ConfigError] = []
-    parsed_services = _each(services, "services", _service, errors)
-    parsed_egress = _each(egress, "egress", egress_rule, errors)
+    reading = Reading()
+    parsed_services = _each(services, "services", _service, reading)
+    parsed_egress = _each(egress, "egress", egress_rule, reading)
     if len(parsed_services) > MAX_SERVICES:
-        errors.append(ConfigError("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}"))
-    mask = DEFAULT_MARK_MASK
-    try:
-        mask = read_mark_mask(mark_mask)
-    except ConfigError as error:
-        errors.append(error)
-    if not errors:
-        errors.extend(between(parsed_services))
-        errors.extend(uplink_count(parsed_egress, mask))
-    if errors:
-        raise ConfigErrors(errors)
-    return Config(tuple(parsed_services), tuple(parsed_egress), mask)
+        reading.add("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}")
+    mask = reading.read(read_mark_mask, mark_mask, otherwise=DEFAULT_MARK_MASK)
+    reading.errors.extend(between(parsed_services))
+    if not reading.errors:
+        reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
+    reading.done()
+    return Config(tuple(parsed_services.values()), tuple(parsed_egress.values()), mask)
 
 
-def _each(value: Any, path: str, read: Callable[[Any, str], Any], errors: list[ConfigError]) -> list[Any]:
-    found: list[Any] = []
-    try:
-        items = parse.sequence(value if value is not None else [], path)
-    except ConfigError as error:
-        errors.append(error)
-        return found
+def _each(value: Any, path: str, function: Callable[[Any, str], T], reading: Reading) -> dict[int, T]:
+    """The items that can be read, by their places."""
+    found: dict[int, T] = {}
+    items: list[Any] = reading.read(parse.sequence, value if value is not None else [], path, otherwise=[])
     for index, item in enumerate(items):
-        try:
-            found.append(read(item, f"{path}[{index}]"))
-        except ConfigError as error:
-            errors.append(error)
+        for parsed in reading.each(function, [(f"{path}[{index}]", item)]):
+            found[index] = parsed
     return found
 
 
@@ -122,38 +117,52 @@ _SERVICE_KEYS = (
 )
 
 
+#: Left out, these mean every client, every interface or no limit; a null of a template must not come to mean that.
+_LIMITS = ("max_connections_per_client", "new_connections_per_second")
+_NEVER_NULL = ("protocol", "interface", "snat", "allow_from", *_LIMITS)
+_NOBODY = "leave it out for everybody, or name networks: no list at all would let everybody in, an empty one nobody"
+
+
 def _service(value: Any, path: str) -> Service:
-    given = parse.mapping(value, path, _SERVICE_KEYS, required=("name", "listen", "backends"))
-    name = parse.name(given["name"], f"{path}.name")
-    listens = tuple(distinct([_listen(item, at) for at, item in parse.one_or_more(given["listen"], f"{path}.listen")]))
-    if not listens:
-        raise ConfigError(f"{path}.listen", "is empty", "name at least one ADDRESS:PORT")
-    protocols = _protocols(given.get("protocol", "tcp"), f"{path}.protocol")
-    snat, snat_addresses = snat_choice(given.get("snat", "masquerade"), f"{path}.snat")
-    interface = given.get("interface")
+    reading = Reading()
+    given = reading.mapping(value, path, _SERVICE_KEYS, ("name", "listen", "backends"), _NEVER_NULL)
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    snat, snat_addresses = read("snat", _MASQUERADE, snat_choice)
+    most, rate = _LIMITS
     service = Service(
-        name=name,
-        listens=listens,
-        protocols=protocols,
-        interface=None if interface is None else parse.interface(interface, f"{path}.interface"),
-        method=parse.choice(given.get("method", "round_robin"), f"{path}.method", METHODS),
-        affinity_s=parse.whole_seconds(given.get("affinity", 0), f"{path}.affinity", 0, 86400 * 7),
+        name=read("name", "", parse.name),
+        listens=read("listen", (), _listens),
+        protocols=read("protocol", ("tcp",), _protocols),
+        interface=read("interface", None, parse.interface),
+        method=read("method", "round_robin", parse.choice, METHODS),
+        affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
         snat=snat,
         snat_addresses=snat_addresses,
-        allow_from=networks(given.get("allow_from", []), f"{path}.allow_from"),
-        max_connections_per_client=parse.integer(
-            given.get("max_connections_per_client", 0), f"{path}.max_connections_per_client", 0, 1000000
-        ),
-        new_connections_per_second=parse.integer(
-            given.get("new_connections_per_second", 0), f"{path}.new_connections_per_second", 0, 10000
-        ),
-        when_empty=parse.choice(given.get("when_empty", "reject"), f"{path}.when_empty", ("reject", "drop")),
-        log=parse.boolean(given.get("log", False), f"{path}.log"),
-        health=health_check(given.get("health"), f"{path}.health"),
-        backends=_backends(given["backends"], f"{path}.backends"),
+        allow_from=read("allow_from", (), networks, _NOBODY),
+        max_connections_per_client=read(most, 0, parse.integer, 0, 1000000),
+        new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
+        when_empty=read("when_empty", "reject", parse.choice, ("reject", "drop")),
+        log=read("log", False, parse.boolean),
+        health=read("health", None, health_check),
+        backends=read("backends", (), _backends),
     )
+    reading.done()
     _check_service(service, path)
     return service
+
+
+def _listens(value: Any, path: str) -> tuple[Listen, ...]:
+    reading = Reading()
+    listens = reading.each(_listen, parse.one_or_more(value, path))
+    reading.done()
+    if not listens:
+        raise ConfigError(path, "is empty", "name at least one ADDRESS:PORT")
+    return tuple(distinct(listens))
 
 
 def _listen(value: Any, path: str) -> Listen:
@@ -174,7 +183,9 @@ def _listen(value: Any, path: str) -> Listen:
 
 
 def _protocols(value: Any, path: str) -> tuple[str, ...]:
-    chosen = [parse.choice(item, at, PROTOCOLS) for at, item in parse.one_or_more(value, path)]
+    reading = Reading()
+    chosen = reading.each(lambda item, at: parse.choice(item, at, PROTOCOLS), parse.one_or_more(value, path))
+    reading.done()
     if not chosen:
         raise ConfigError(path, "is empty", f"choose from {', '.join(PROTOCOLS)}")
     return tuple(protocol for protocol in PROTOCOLS if protocol in chosen)
@@ -184,86 +195,88 @@ def _backends(value: Any, path: str) -> tuple[Backend, ...]:
     items = parse.sequence(value, path)
     if len(items) > MAX_BACKENDS:
         raise ConfigError(path, f"{len(items)} backends", f"at most {MAX_BACKENDS} in one service")
-    backends = [_backend(item, f"{path}[{index}]") for index, item in enumerate(items)]
-    names: dict[str, int] = {}
-    keys: dict[str, int] = {}
-    for index, backend in enumerate(backends):
-        if backend.key in keys:
-            raise ConfigError(
-                f"{path}[{index}]",
-                f"{backend.address} stands at {path}[{keys[backend.key]}] already",
-                "name it once, with a higher weight if it is to get more",
-            )
-        if backend.name in names:
-            raise ConfigError(
-                f"{path}[{index}].name",
-                f"{backend.name} is the name of {path}[{names[backend.name]}] already",
-                "give each backend of a service a name of its own",
-            )
-        keys[backend.key], names[backend.name] = index, index
-    if backends and not any(backend.weight for backend in backends):
-        raise ConfigError(
-            path, "every weight is 0, so none could ever serve", "to take backends out, use state: drained or disabled"
-        )
+    reading = Reading()
+    places: dict[str, str] = {}
+    names: dict[str, str] = {}
+    backends: list[Backend] = []
+    for index, item in enumerate(items):
+        at = f"{path}[{index}]"
+        for backend in reading.each(_backend, [(at, item)]):
+            backends.append(backend)
+            if backend.key in places:
+                problem = f"{backend.address} stands at {places[backend.key]} already"
+                reading.add(at, problem, "name it once, with a higher weight if it is to get more")
+            elif backend.name in names:
+                problem = f"{backend.name} is the name of {names[backend.name]} already"
+                reading.add(f"{at}.name", problem, "give each backend of a service a name of its own")
+            places.setdefault(backend.key, at)
+            names.setdefault(backend.name, at)
+    if not reading.errors and backends and not any(backend.weight for backend in backends):
+        remedy = "to take backends out, use state: drained or disabled"
+        reading.add(path, "every weight is 0, so none could ever serve", remedy)
+    reading.done()
     return tuple(backends)
 
 
+_BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
+
+
 def _backend(value: Any, path: str) -> Backend:
-    known = ("address", "port", "name", "weight", "state", "backup")
-    given = parse.mapping(value, path, known, required=("address",))
-    address = str(parse.host_address(given["address"], f"{path}.address"))
-    port = given.get("port")
-    name = given.get("name", address)
-    if isinstance(name, int) and not isinstance(name, bool):
-        name = str(name)
-    if not isinstance(name, str) or not 0 < len(name) <= 253 or not name.isascii() or not name.isprintable():
-        raise ConfigError(
-            f"{path}.name", f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters"
-        )
-    return Backend(
+    reading = Reading()
+    given = reading.mapping(value, path, _BACKEND_KEYS, ("address",), ("weight", "state"))
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    address = str(read("address", None, parse.host_address))
+    backend = Backend(
         address=address,
-        port=None if port is None else parse.port(port, f"{path}.port"),
-        name=name,
-        weight=parse.integer(given.get("weight", 1), f"{path}.weight", 0, MAX_WEIGHT, "a weight"),
-        state=parse.choice(given.get("state", "active"), f"{path}.state", STATES),
-        backup=parse.boolean(given.get("backup", False), f"{path}.backup"),
+        port=read("port", None, parse.port),
+        name=read("name", address, _backend_name),
+        weight=read("weight", 1, parse.integer, 0, MAX_WEIGHT, "a weight"),
+        state=read("state", "active", parse.choice, STATES),
+        backup=read("backup", False, parse.boolean),
     )
+    reading.done()
+    return backend
+
+
+def _backend_name(value: Any, path: str) -> str:
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(name, str) and 0 < len(name) <= 253 and name.isascii() and name.isprintable():
+        return name
+    raise ConfigError(path, f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters")
 
 
 def _check_service(service: Service, path: str) -> None:
     """What no key shows on its own: whether the parts of one service fit together."""
+    reading = Reading()
     families = service.families()
     for index, backend in enumerate(service.backends):
+        at = f"{path}.backends[{index}]"
         if backend.family not in families:
-            raise ConfigError(
-                f"{path}.backends[{index}].address",
-                f"{backend.address} is not of the family that the service listens in",
-                "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend",
-            )
-        _check_loop(service, backend, f"{path}.backends[{index}]")
+            problem = f"{backend.address} is not of the family that the service listens in"
+            remedy = "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend"
+            reading.add(f"{at}.address", problem, remedy)
+        for listen in filter(backend.is_at, service.listens):
+            problem = f"{backend.address} is the frontend {listen} itself"
+            reading.add(at, problem, "choose another port or another address")
     backend_families = {backend.family for backend in service.backends}
     for family in families:
+        title = _family_name(family)
         if service.backends and family not in backend_families:
-            raise ConfigError(
-                f"{path}.listen",
-                f"listens in {_family_name(family)}, but no backend has such an address",
-                "backends must be of the family of the frontend",
-            )
+            problem = f"listens in {title}, but no backend has such an address"
+            reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
         if service.snat == "address" and not service.snat_of(family):
-            raise ConfigError(f"{path}.snat", f"names no {_family_name(family)} address", "the service listens in it")
+            reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
     for key, values in (("snat", service.snat_addresses), ("allow_from", service.allow_from)):
-        for value in values:
-            if family_of(value) not in families:
-                problem = f"{value} is of a family that the service does not listen in"
-                raise ConfigError(f"{path}.{key}", problem, "drop it")
-
-
-def _check_loop(service: Service, backend: Backend, path: str) -> None:
-    for listen in service.listens:
-        if listen.address == backend.address and (backend.port is None or listen.low <= backend.port <= listen.high):
-            raise ConfigError(
-                path, f"{backend.address} is the frontend {listen} itself", "choose another port or another address"
-            )
+        strange = [value for value in values if family_of(value) not in families]
+        if strange:
+            problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
+            reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
+    reading.done()
 
 
 def _family_name(family: str) -> str:

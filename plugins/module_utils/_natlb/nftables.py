@@ -180,10 +180,11 @@ class _Table(Table):
         """What a new connection has to pass before a backend is chosen, cheapest first."""
         saddr = f"{self.family} saddr"
         rules: Lines = []
-        if service.allow_from:
+        networks = service.allowed(self.family)
+        if networks is not None:
             name = f"allow.{service.name}"
             allowed = self.declare("set", name, f"typeof {saddr}", "flags interval")
-            allowed.update((plain(net), "") for net in service.allow_from if (":" in net) == (self.family == "ip6"))
+            allowed.update((plain(network), "") for network in networks)
             rules.append(f"{saddr} != @{name} goto {self.refuse()}")
         if service.new_connections_per_second:
             name, rate = f"rate.{service.name}", service.new_connections_per_second
@@ -235,6 +236,8 @@ class _Table(Table):
     def egress_match(self, item: Egress) -> str:
         sources = ", ".join(plain(source) for source in item.sources_of(self.family))
         match = f"{self.family} saddr {{ {sources} }} {self.family} daddr != {{ {sources} }} "
+        if item.everything(self.family):
+            match = ""
         if item.protocol and item.ports:
             ports = ", ".join(ports_text(low, high) for low, high in item.ports)
             match += f"{item.protocol} dport {{ {ports} }} "

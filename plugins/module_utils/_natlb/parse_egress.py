@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from . import parse
 from .entities import (
@@ -19,41 +19,67 @@ from .entities import (
     Egress,
     Uplink,
     family_of,
+    is_everything,
 )
 from .errors import ConfigError
 from .parse_lists import networks, snat_choice
+from .reading import Reading
+
+T = TypeVar("T")
+
+
+#: Left out, these mean every interface, protocol, port or way; a null of a template must not come to mean that.
+_NEVER_NULL = ("out_interface", "protocol", "destination_ports", "snat", "uplinks")
 
 
 def egress_rule(value: Any, path: str) -> Egress:
     known = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
-    given = parse.mapping(value, path, known, required=("source",))
-    sources = networks(given["source"], f"{path}.source")
-    if not sources:
-        raise ConfigError(f"{path}.source", "is empty", "name at least one network")
-    protocol = parse.choice(given["protocol"], f"{path}.protocol", PROTOCOLS) if "protocol" in given else None
-    ports = tuple(
-        parse.port_range(str(item), at)
-        for at, item in parse.one_or_more(given.get("destination_ports", []), f"{path}.destination_ports")
-    )
-    if ports and protocol is None:
-        raise ConfigError(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")
-    snat, addresses = snat_choice(given.get("snat", "masquerade"), f"{path}.snat")
-    if snat == "none" or len(addresses) > 1:
-        raise ConfigError(
-            f"{path}.snat", f"{parse.shown(given['snat'])} is not a choice here", "masquerade or one address"
-        )
-    interface = given.get("out_interface")
+    reading = Reading()
+    given = reading.mapping(value, path, known, ("source",), _NEVER_NULL)
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    no_ports: tuple[tuple[int, int], ...] = ()
+    no_uplinks: tuple[Uplink, ...] = ()
+    masquerade: tuple[str, str | None] = ("masquerade", None)
+    no_sources: tuple[str, ...] = ()
+    sources = read("source", no_sources, networks, "name at least one network")
+    protocol = read("protocol", None, parse.choice, PROTOCOLS)
+    ports = read("destination_ports", no_ports, _ports)
+    if "destination_ports" in given and "protocol" not in given:
+        reading.add(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")
+    snat, address = read("snat", masquerade, _snat)
     egress = Egress(
         sources=sources,
-        out_interface=None if interface is None else parse.interface(interface, f"{path}.out_interface"),
+        out_interface=read("out_interface", None, parse.interface),
         protocol=protocol,
-        ports=_merged(ports),
+        ports=ports,
         snat=snat,
-        snat_address=addresses[0] if addresses else None,
-        uplinks=_uplinks(given.get("uplinks", []), f"{path}.uplinks", family_of(sources[0])),
+        snat_address=address,
+        uplinks=read("uplinks", no_uplinks, _uplinks, family_of(sources[0]) if sources else None),
     )
+    reading.done()
     _check_egress(egress, path)
     return egress
+
+
+def _ports(value: Any, path: str) -> tuple[tuple[int, int], ...]:
+    reading = Reading()
+    ports = reading.each(lambda item, at: parse.port_range(str(item), at), parse.one_or_more(value, path))
+    reading.done()
+    if not ports:
+        raise ConfigError(path, "is empty", "name at least one port, or leave it out for all of them")
+    return _merged(ports)
+
+
+def _snat(value: Any, path: str) -> tuple[str, str | None]:
+    snat, addresses = snat_choice(value, path)
+    if snat == "none" or len(addresses) > 1:
+        raise ConfigError(path, f"{parse.shown(value)} is not a choice here", "masquerade or one address")
+    return snat, addresses[0] if addresses else None
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -67,21 +93,15 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def _uplinks(value: Any, path: str, family: str) -> tuple[Uplink, ...]:
-    """`family` is that of the source, which tells an uplink without a gateway."""
-    uplinks = []
-    for index, item in enumerate(parse.sequence(value, path)):
-        at = f"{path}[{index}]"
-        given = parse.mapping(item, at, ("interface", "gateway", "weight"), required=("interface",))
-        gateway = str(parse.address(given["gateway"], f"{at}.gateway")) if "gateway" in given else None
-        uplinks.append(
-            Uplink(
-                family=family if gateway is None else family_of(gateway),
-                interface=parse.interface(given["interface"], f"{at}.interface"),
-                gateway=gateway,
-                weight=parse.integer(given.get("weight", 1), f"{at}.weight", 1, MAX_WEIGHT, "a weight"),
-            )
-        )
+def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
+    """`family` is that of the source, which tells an uplink without a gateway; None where the source cannot be read."""
+    items = parse.sequence(value, path)
+    reading = Reading()
+    numbered = [(f"{path}[{index}]", item) for index, item in enumerate(items)]
+    uplinks = reading.each(lambda item, at: _uplink(item, at, family or "ip"), numbered)
+    reading.done()
+    if not uplinks:
+        raise ConfigError(path, "is empty", "name at least one uplink, or leave it out")
     if len({uplink.key for uplink in uplinks}) != len(uplinks):
         raise ConfigError(path, "names the same uplink twice", "name it once, with a higher weight")
     if sum(uplink.weight for uplink in uplinks) > MAX_UPLINK_WEIGHT_SUM:
@@ -89,23 +109,52 @@ def _uplinks(value: Any, path: str, family: str) -> tuple[Uplink, ...]:
     return tuple(uplinks)
 
 
+def _uplink(value: Any, path: str, family: str) -> Uplink:
+    reading = Reading()
+    given = reading.mapping(value, path, ("interface", "gateway", "weight"), ("interface",), ("weight",))
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    gateway = read("gateway", None, _gateway)
+    uplink = Uplink(
+        family=family if gateway is None else family_of(gateway),
+        interface=read("interface", "", parse.interface),
+        gateway=gateway,
+        weight=read("weight", 1, parse.integer, 1, MAX_WEIGHT, "a weight"),
+    )
+    reading.done()
+    return uplink
+
+
+def _gateway(value: Any, path: str) -> str:
+    return str(parse.address(value, path))
+
+
 def _check_egress(egress: Egress, path: str) -> None:
+    reading = Reading()
     families = egress.families()
     if len(families) > 1 and (egress.snat_address or egress.uplinks):
-        raise ConfigError(f"{path}.source", "mixes IPv4 and IPv6", "write one egress rule for each family")
+        reading.add(f"{path}.source", "mixes IPv4 and IPv6", "write one egress rule for each family")
     if egress.uplinks and egress.out_interface:
-        raise ConfigError(f"{path}.out_interface", "stands beside uplinks", "the uplinks name the interfaces; drop it")
+        reading.add(f"{path}.out_interface", "stands beside uplinks", "the uplinks name the interfaces; drop it")
     if egress.uplinks and egress.snat_address:
-        raise ConfigError(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
+        reading.add(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
     for index, uplink in enumerate(egress.uplinks):
         if uplink.family not in families:
-            raise ConfigError(
-                f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is"
-            )
+            reading.add(f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is")
     if egress.snat_address and family_of(egress.snat_address) not in families:
-        raise ConfigError(
-            f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is"
-        )
+        reading.add(f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is")
+    for source in filter(is_everything, egress.sources):
+        if not egress.out_interface and not egress.uplinks:
+            reading.add(
+                f"{path}.source",
+                f"{source} without an interface would rewrite all that this host forwards, to its backends too",
+                "add out_interface: the one towards the outside, or name the networks behind this host",
+            )
+    reading.done()
 
 
 def mark_mask(value: Any) -> int:

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Callable, TypeVar
 
 from . import parse
 from .entities import HEALTH_KEYS, Health
 from .errors import ConfigError
+from .reading import Reading
+
+T = TypeVar("T")
 
 
 def health_check(value: Any, path: str) -> Health | None:
@@ -17,31 +21,46 @@ def health_check(value: Any, path: str) -> Health | None:
         return None
     common = ("type", "interval", "timeout", "fall", "rise")
     every = (*common, "port", "path", "host", "status", "argv")
-    given = parse.mapping(value, path, every, required=("type",))
-    kind = parse.choice(given["type"], f"{path}.type", tuple(HEALTH_KEYS))
-    parse.mapping(given, path, common + HEALTH_KEYS[kind])
+    kinds = tuple(HEALTH_KEYS)
+    if not isinstance(value, Mapping) or "type" not in value or value["type"] not in kinds:
+        given = parse.mapping(value, path, every, required=("type",))
+        parse.choice(given["type"], f"{path}.type", kinds)
+    reading = Reading()
+    kind = value["type"]
+    given = reading.mapping(value, path, common + HEALTH_KEYS[kind])
     if kind == "none":
+        reading.done()
         return None
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *limits: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *limits, otherwise=otherwise)
+
     health = Health(
         type=kind,
-        port=parse.port(given["port"], f"{path}.port") if "port" in given else None,
-        interval_s=parse.duration(given.get("interval", 2), f"{path}.interval", 0.1, 3600),
-        timeout_s=parse.duration(given.get("timeout", 1), f"{path}.timeout", 0.05, 3600),
-        fall=parse.integer(given.get("fall", 3), f"{path}.fall", 1, 100),
-        rise=parse.integer(given.get("rise", 2), f"{path}.rise", 1, 100),
-        path=_printable(given.get("path", "/"), f"{path}.path"),
-        host=_printable(given["host"], f"{path}.host") if "host" in given else None,
-        status=tuple(
-            parse.integer(item, at, 100, 599, "an HTTP status")
-            for at, item in parse.one_or_more(given.get("status", 200), f"{path}.status")
-        ),
-        argv=tuple(parse.text(item, at) for at, item in parse.one_or_more(given.get("argv", []), f"{path}.argv")),
+        port=read("port", None, parse.port),
+        interval_s=read("interval", 2.0, parse.duration, 0.1, 3600),
+        timeout_s=read("timeout", 1.0, parse.duration, 0.05, 3600),
+        fall=read("fall", 3, parse.integer, 1, 100),
+        rise=read("rise", 2, parse.integer, 1, 100),
+        path=read("path", "/", _printable),
+        host=read("host", None, _printable),
+        status=tuple(reading.each(_status, parse.one_or_more(given.get("status", 200), f"{path}.status"))),
+        argv=tuple(reading.each(parse.text, parse.one_or_more(given.get("argv", []), f"{path}.argv"))),
     )
-    if health.timeout_s > health.interval_s:
-        raise ConfigError(f"{path}.timeout", "is longer than the interval", "answers would overlap; make it shorter")
+    if given.get("status") == []:
+        reading.add(f"{path}.status", "is empty", "name at least one HTTP status, or leave it out for 200")
     if kind == "command" and not health.argv:
-        raise ConfigError(f"{path}.argv", "is missing", "name the program and its arguments as a list")
+        reading.add(f"{path}.argv", "is missing", "name the program and its arguments as a list")
+    if health.timeout_s > health.interval_s:
+        reading.add(f"{path}.timeout", "is longer than the interval", "answers would overlap; make it shorter")
+    reading.done()
     return health
+
+
+def _status(value: Any, path: str) -> int:
+    return parse.integer(value, path, 100, 599, "an HTTP status")
 
 
 def _printable(value: Any, path: str) -> str:

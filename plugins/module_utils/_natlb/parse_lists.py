@@ -11,6 +11,7 @@ from typing import Any
 
 from . import parse
 from .errors import ConfigError
+from .reading import Reading
 
 
 def distinct(items: Sequence[Any]) -> list[Any]:
@@ -20,15 +21,22 @@ def distinct(items: Sequence[Any]) -> list[Any]:
 def snat_choice(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
     if value in ("masquerade", "none"):
         return str(value), ()
-    addresses = distinct([str(parse.host_address(item, at)) for at, item in parse.one_or_more(value, path)])
+    reading = Reading()
+    addresses = distinct([str(address) for address in reading.each(parse.host_address, parse.one_or_more(value, path))])
+    reading.done()
     if not addresses:
         raise ConfigError(path, "is empty", "write masquerade, none, or one or several addresses")
     return "address", tuple(addresses)
 
 
-def networks(value: Any, path: str) -> tuple[str, ...]:
-    """Networks in their shortest equal form, so that no two of them overlap."""
-    found = [parse.network(item, at) for at, item in parse.one_or_more(value, path)]
+def networks(value: Any, path: str, without: str) -> tuple[str, ...]:
+    """Networks in their shortest equal form, so that no two of them overlap. An empty list, as a template may give it,
+    is refused; the remedy says what to do `without` any."""
+    reading = Reading()
+    found = reading.each(parse.network, parse.one_or_more(value, path))
+    reading.done()
+    if not found:
+        raise ConfigError(path, "is empty", without)
     v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
     return tuple(str(network) for network in [*v4, *v6])

@@ -107,17 +107,25 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
 
 def declared(state: Mapping[str, Any]) -> Config:
     """The services and egress rules of a kept state: all of them, or those that this version can read."""
-    services, egress, mask = state.get("services"), state.get("egress"), state.get("mark_mask")
+    services, egress = (list(map(_as_typed, _listed(state.get(key)))) for key in ("services", "egress"))
+    mask = state.get("mark_mask")
     try:
-        return parse_config(services or [], egress or [], mask)
+        return parse_config(services, egress, mask)
     except NatlbError:
         pass
-    good = [item for item in _listed(services) if _readable([item], [], None)]
-    ways = [item for item in _listed(egress) if _readable([], [item], mask)]
+    good = [item for item in services if _readable([item], [], None)]
+    ways = [item for item in egress if _readable([], [item], mask)]
     for attempt in ((good, ways, mask), (good, [], None), ([], ways, mask)):
         if _readable(*attempt):
             return parse_config(*attempt)
     return EMPTY
+
+
+def _as_typed(item: Any) -> Any:
+    """Without the keys that were left out, which the file has with null or an empty list."""
+    if not isinstance(item, Mapping):
+        return item
+    return {key: value for key, value in item.items() if value is not None and (value != [] or key == "backends")}
 
 
 def _readable(services: Any, egress: Any, mask: Any) -> bool:
