@@ -24,8 +24,6 @@ from .ruleset import Key, Ruleset, compare
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
 LINUX_MINIMUM = (5, 13)
-#: From 6.2 on a chain can go in the transaction that takes the last element naming it.
-LINUX_DROPS_CHAINS = (6, 2)
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,10 @@ class NftablesEngine:
         present = sorted({key[0] for key in live})
         if not normal:
             return Transaction("remove", {"nft": nftables.full({}, present)})
-        texts = nftables.delta(live, normal, rendered, linux_version() >= LINUX_DROPS_CHAINS) if live else None
-        if texts is not None:
-            return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
-        return Transaction("replace", self.texts(rendered))
+        if not live:
+            return Transaction("replace", self.texts(rendered))
+        texts = nftables.delta(live, normal, rendered)
+        return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
@@ -84,7 +82,10 @@ class NftablesEngine:
 
     def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
         """What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
-        return Transaction("replace", self.texts(rendered)) if transaction.kind == "delta" else None
+        if transaction.kind != "delta":
+            return None
+        remembered = nftables.remembered(rendered, self._listing(counters=True))
+        return Transaction("replace", {"nft": nftables.full(rendered) + remembered})
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
@@ -103,8 +104,7 @@ class NftablesEngine:
     def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
         """The same, but by what differs only, so that our tables keep their place and what packets have filled."""
         back = nftables.loadable(live)
-        texts = nftables.delta(now, live, back, linux_version() >= LINUX_DROPS_CHAINS) if live and now else None
-        return self.undo(live, now) if texts is None else self.nft.load(texts)
+        return self.nft.load(nftables.delta(now, live, back)) if live and now else self.undo(live, now)
 
     def residue(self) -> str:
         """What is left of a change that was undone: nothing, since the tables are ours."""

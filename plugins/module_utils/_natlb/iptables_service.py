@@ -25,6 +25,10 @@ from .slots import slots
 #: `ip_list_tot`; the parameter's file tells which (net/netfilter/xt_recent.c).
 RECENT_CLIENTS = 100
 RECENT_PARAMETER = "/sys/module/xt_recent/parameters/ip_list_tot"
+#: Clients whose rate one list of xt_hashlimit keeps. It drops packets of any more, so there is room for many, and they
+#: are forgotten as soon as their rate is as new: one second after their last connection.
+CLIENTS = 262144
+_HASH_CHAIN = 32
 #: A prefix in the kernel's log is 29 characters long at most (struct xt_log_info); a longer name of a service is cut.
 _LOG_PREFIX = 29
 
@@ -156,9 +160,11 @@ def _limits(tables: Tables, service: Service) -> list[str]:
     rules = []
     if rate:
         # xt_hashlimit keeps the rate of a list that exists already, so another rate needs another name.
-        clients = f"natlb{digest(f'{service.name} {rate}')}"
-        above = f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {rate}"
-        rules.append(f"{above} --hashlimit-mode srcip --hashlimit-name {clients} {_PAST}")
+        clients = f"natlb{digest(f'{service.name} {rate} {CLIENTS}')}"
+        above = f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {rate} --hashlimit-mode srcip"
+        room = f"--hashlimit-htable-size {CLIENTS // _HASH_CHAIN} --hashlimit-htable-max {CLIENTS}"
+        ends = "--hashlimit-htable-gcinterval 500 --hashlimit-htable-expire 1000"
+        rules.append(f"{above} --hashlimit-name {clients} {room} {ends} {_PAST}")
     if most:
         rules.append(f"-m connlimit --connlimit-above {most} --connlimit-mask {tables.bits} --connlimit-saddr {_PAST}")
     if service.log:

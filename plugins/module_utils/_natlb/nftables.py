@@ -18,14 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .dispatch import digest
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
+from .nftables_delta import delta
 from .nftables_snat import add_snat
 from .nftables_table import Table, frontend_map, plain
-from .nftables_text import TABLE, Lines, count, delta, full, identifier, loadable, parse_listing
+from .nftables_text import TABLE, Lines, count, filled, full, identifier, loadable, parse_listing, remembered
 from .ruleset import Ruleset
-from .slots import interleave, slots
+from .slots import interleave, slot_count, slots
 
-__all__ = ["TABLE", "count", "delta", "full", "loadable", "parse_listing", "render"]
+__all__ = ["TABLE", "count", "delta", "filled", "full", "loadable", "parse_listing", "remembered", "render"]
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
@@ -37,6 +39,9 @@ SERVICES_PER_MAP = 64
 #: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
 #: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
 NAT = {"prerouting": -101, "postrouting": 99}
+#: Slots of one map, likewise: to list a map the kernel begins at its first element again for each few hundred of them
+#: (nft_rhash_walk). A million slots in one map take 95 s to list, in 64 maps 22 s.
+SLOTS_PER_MAP = 32768
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
@@ -61,10 +66,11 @@ def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
 
 
 def _shards(config: Config) -> int:
-    """Over how many slot maps the services with their own rule are spread: a power of two, so it seldom changes."""
+    """Over how many slot maps the services are spread: a power of two, so it seldom changes."""
     rules = sum(len(service.protocols) for service in config.services if not _shared(service))
+    count = sum(slot_count(service, f.family) for service in config.services for f in service.frontends() if f.exact)
     shards = 1
-    while rules > shards * SERVICES_PER_MAP:
+    while rules > shards * SERVICES_PER_MAP or count > shards * SLOTS_PER_MAP:
         shards *= 2
     return shards
 
@@ -106,9 +112,10 @@ class _Table(Table):
         if not table:
             return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
         if _shared(service):
-            self.add_slots(service, protocol, table, 0)
-            name = f"{service.method}_{len(table)}_{protocol}"
-            return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), 0))}"
+            shard = self.shard(service)
+            self.add_slots(service, protocol, table, shard)
+            name = f"{service.method}_{len(table)}_{protocol}" + (f"_{shard}" if shard else "")
+            return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), shard))}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
 
     def add_frontend(self, frontend: Frontend, verdict: str) -> None:
@@ -180,19 +187,23 @@ class _Table(Table):
         """What a new connection has to pass before a backend is chosen, cheapest first."""
         saddr = f"{self.family} saddr"
         rules: Lines = []
-        networks = service.allowed(self.family)
-        if networks is not None:
-            name = f"allow.{service.name}"
-            allowed = self.declare("set", name, f"typeof {saddr}", "flags interval")
-            allowed.update((plain(network), "") for network in networks)
+        allowed = service.allowed(self.family)
+        if allowed is not None:
+            networks = [plain(network) for network in allowed]
+            # Another list is another set, and the rule is switched to it: nft takes half a second to take one of
+            # 100,000 networks out of a set, and as long as that to load them all.
+            name = f"allow.{service.name}/{digest(' '.join(networks))}"
+            self.declare("set", name, f"typeof {saddr}", "flags interval").update(dict.fromkeys(networks, ""))
             rules.append(f"{saddr} != @{name} goto {self.refuse()}")
         if service.new_connections_per_second:
-            name, rate = f"rate.{service.name}", service.new_connections_per_second
+            # Elements keep the limit that they were made with, so another limit needs another set; likewise below.
+            rate = service.new_connections_per_second
+            name = f"rate.{service.name}/{rate}"
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")
             limit = f"limit rate over {rate}/second burst {rate} packets"
             rules.append(f"update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
         if service.max_connections_per_client:
-            name = f"connections.{service.name}"
+            name = f"connections.{service.name}/{service.max_connections_per_client}"
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
             count = f"ct count over {service.max_connections_per_client}"
             rules.append(f"add @{name} {{ {saddr} {count} }} goto {self.refuse()}")
@@ -202,17 +213,17 @@ class _Table(Table):
 
     def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
         """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
-        rule = f"meta l4proto {protocol} "
+        rules: Lines = []
         if service.affinity_s:
-            name = _affinity(service, backend)
-            typeof = f"typeof {self.family} saddr"
-            timeout = f"timeout {service.affinity_s}s"
-            self.declare("set", name, typeof, f"size {CLIENTS}", "flags dynamic,timeout", timeout)
-            rule += f"update @{name} {{ {self.family} saddr }} "
+            # The time stands in the rule, so that the set and what is in it stay when it changes. The translation is a
+            # rule of its own: where the set is full, the kernel gives up the rule that should add to it.
+            name, saddr = _affinity(service, backend), f"{self.family} saddr"
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout")
+            rules.append(f"update @{name} {{ {saddr} timeout {service.affinity_s}s }}")
         target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
         port = f":{backend.port}" if backend.port else ""
         name = f"b.{service.name}.{protocol}.{identifier(backend)}"
-        return self.chain(name, [f"{rule}counter dnat {self.family} to {target}{port}"])
+        return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 
     # -- egress ------------------------------------------------------------------------------------------------
 

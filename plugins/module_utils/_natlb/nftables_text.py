@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rulesets as the text that nft takes and prints: to load, to read back, to change, and to count."""
+"""Rulesets as the text that nft takes and prints: to load, to read back, and to count."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from .model import FAMILIES, Backend, Config, Service
 from .ruleset import Key, Ruleset, Section
@@ -31,7 +31,7 @@ def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
         # 1.0.6 has no `destroy`; adding what may be there already makes the deletion safe.
         lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
     for family in FAMILIES:
-        keys = sorted((key for key in ruleset if key[0] == family), key=_load_order)
+        keys = sorted((key for key in ruleset if key[0] == family), key=load_order)
         if keys:
             lines.append(f"table {family} {TABLE} {{")
             for key in keys:
@@ -40,7 +40,8 @@ def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _load_order(key: Key) -> tuple[int, str]:
+def load_order(key: Key) -> tuple[int, str]:
+    """What is led to before what leads there: sets, chains, maps whose elements name chains."""
     return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key[2]], key[3])
 
 
@@ -97,9 +98,41 @@ def _parse_section(kind: str, block: Lines) -> Section:
     start = next((i for i, line in enumerate(block) if line.startswith("elements = {")), len(block))
     header = block[:start]
     dynamic = any(line.startswith("flags ") and "dynamic" in line for line in header)
-    inner = "".join(block[start:])[len("elements = {") : -1]
-    body = [] if dynamic else [element.strip().replace(" counter :", " :") for element in inner.split(",")]
-    return Section(tuple(header), tuple(sorted(element for element in body if element)))
+    body = [] if dynamic else [element.replace(" counter :", " :") for element in _listed(block[start:])]
+    return Section(tuple(header), tuple(sorted(body)))
+
+
+def _listed(lines: Lines) -> Lines:
+    """The elements of a set in a listing."""
+    inner = "".join(lines)[len("elements = {") : -1]
+    return [element.strip() for element in inner.split(",") if element.strip()]
+
+
+#: A set that packets fill, as nft lists it.
+_FILLED = re.compile(
+    r"^\tset (\S+) \{\n(?:\t\t(?!elements).*\n)*?\t\tflags dynamic.*\n"
+    r"(?:\t\t(?!elements).*\n)*\t\t(elements = \{[^}]*\})",
+    re.MULTILINE,
+)
+
+
+def filled(listing: str) -> dict[tuple[str, str], Lines]:
+    """What packets have put into sets, by family and name, from a listing with its state."""
+    tables = re.split(rf"^table (\w+) {TABLE} \{{\n", listing, flags=re.MULTILINE)
+    return {
+        (family, match[1]): _listed(match[2].splitlines())
+        for family, text in zip(tables[1::2], tables[2::2])
+        for match in _FILLED.finditer(text)
+    }
+
+
+def remembered(rendered: Ruleset, listing: str) -> str:
+    """What puts the clients that affinity knows into new tables, in the transaction that makes these."""
+    return "".join(
+        f"add element {family} {TABLE} {name} {{ {', '.join(elements)} }}\n"
+        for (family, name), elements in filled(listing).items()
+        if name.startswith("affinity.") and (family, TABLE, "set", name) in rendered
+    )
 
 
 _PROTOCOL = re.compile(r"\b(tcp|udp|sctp) [sd]port\b")
@@ -167,122 +200,3 @@ def _count_slot(
         if backend.address == match.group(4) and (backend.port or int(match.group(2))) == int(match.group(5)):
             key = (service.name, backend.key)
             found[key] = found.get(key, 0) + int(match.group(3))
-
-
-# -- transactions ----------------------------------------------------------------------------------------------------
-
-
-def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset, drop_chains: bool = True) -> list[str] | None:
-    """Transactions that turn `live` into `normal`, or None where only a replacement of the tables can.
-
-    `normal` is `rendered` as the kernel lists it. One transaction makes the change; one before it only adds what
-    nothing leads to yet, and one after it takes away slots that nothing leads to any more. The reason: a packet on its
-    way reads the rules of the generation in which it began, but the elements of the one that is current
-    (nf_tables_api.c). In one transaction such a packet could be led to a chain that has no rules in its generation, or
-    to slots that have moved to another map, and would not be translated.
-
-    With `drop_chains` False (kernels before 6.2 cannot delete a chain in the transaction that takes the last element
-    naming it), a change that would have to is left to a replacement.
-    """
-    gone = [key for key in live if key not in normal]
-    if any(key[2] == "table" for key in [*gone, *(key for key in normal if key not in live)]):
-        return None
-    kept = [key for key in normal if key in live]
-    if any(live[key].header != normal[key].header for key in kept):
-        return None
-    if not drop_chains and any(key[2] == "chain" for key in gone):
-        return None
-    new = sorted((key for key in normal if key not in live), key=_load_order)
-    changed = [key for key in kept if live[key].body != normal[key].body]
-    slots = [key for key in changed if key[3].startswith("slot_")]
-    ahead = {key: _new_slots(live[key], normal[key]) for key in slots}
-    behind = {key: _left_slots(live[key], normal[key]) for key in slots}
-    late = [key for key in gone if key[3].startswith(("slot_", "first_slot_"))]
-    texts = [
-        _additions(new, normal, rendered, ahead),
-        _switch(changed, [key for key in gone if key not in late], live, normal, rendered, (ahead, behind)),
-        _removals(late, live, behind),
-    ]
-    return ["\n".join(lines) + "\n" for lines in texts if lines]
-
-
-def _new_slots(live: Section, normal: Section) -> set[str]:
-    """Elements whose slot does not exist yet: no rule that is live picks it."""
-    taken = {element.partition(" : ")[0] for element in live.body}
-    return {element for element in normal.body if element.partition(" : ")[0] not in taken}
-
-
-def _left_slots(live: Section, normal: Section) -> set[str]:
-    """Elements of services that the map has no slots of any more: they are gone, or live in another map."""
-    staying = {_service(element) for element in normal.body}
-    return {element for element in live.body if _service(element) not in staying}
-
-
-def _service(element: str) -> str:
-    """Address and port of a slot."""
-    return element.partition(" : ")[0].rpartition(" . ")[0]
-
-
-def _additions(new: Sequence[Key], normal: Ruleset, rendered: Ruleset, ahead: Mapping[Key, set[str]]) -> Lines:
-    lines: Lines = [_declaration(key, rendered[key]) for key in new]
-    for key in new:
-        if key[2] == "chain":
-            lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
-        else:
-            lines += _elements("add", key, normal[key].body)
-    for key, elements in ahead.items():
-        lines += _elements("add", key, sorted(elements))
-    return lines
-
-
-def _switch(
-    changed: Sequence[Key],
-    gone: Sequence[Key],
-    live: Ruleset,
-    normal: Ruleset,
-    rendered: Ruleset,
-    others: tuple[Mapping[Key, set[str]], Mapping[Key, set[str]]],
-) -> Lines:
-    """What changes at once; `others` are the elements that come before it and that go after it."""
-    ahead, behind = others
-    lines: Lines = [f"flush chain {_where(key)}" for key in [*changed, *gone] if key[2] == "chain"]
-    for key in [*changed, *gone]:
-        if key[2] != "chain":
-            keep = set(normal[key].body if key in normal else ()) | behind.get(key, set())
-            lines += _elements("delete", key, [e for e in live[key].body if e not in keep])
-    for key in changed:
-        if key[2] == "chain":
-            lines += [f"add rule {_where(key)} {rule}" for rule in rendered[key].body]
-        else:
-            had = set(live[key].body) | ahead.get(key, set())
-            lines += _elements("add", key, [e for e in normal[key].body if e not in had])
-    return lines + _deletions(gone)
-
-
-def _removals(late: Sequence[Key], live: Ruleset, behind: Mapping[Key, set[str]]) -> Lines:
-    lines: Lines = [f"flush chain {_where(key)}" for key in late if key[2] == "chain"]
-    for key, elements in behind.items():
-        lines += _elements("delete", key, sorted(elements))
-    for key in late:
-        if key[2] != "chain":
-            lines += _elements("delete", key, live[key].body)
-    return lines + _deletions(late)
-
-
-def _deletions(gone: Sequence[Key]) -> Lines:
-    return [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=_load_order, reverse=True)]
-
-
-def _where(key: Key) -> str:
-    return f"{key[0]} {TABLE} {key[3]}"
-
-
-def _declaration(key: Key, section: Section) -> str:
-    inner = "; ".join(line.rstrip(";") for line in section.header)
-    return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
-
-
-def _elements(verb: str, key: Key, elements: Sequence[str]) -> Lines:
-    if not elements:
-        return []
-    return [f"{verb} element {_where(key)} {{ {', '.join(elements)} }}"]

@@ -54,18 +54,19 @@ def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Chang
 def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
     """A unified diff of two rulesets, one file header per section; empty where they are equal."""
     changes = compare(live, wanted)
+    renamed = _renamed(changes)
     lines: list[str] = []
-    for key in sorted([*changes.added, *changes.removed, *changes.modified]):
-        before, after = live.get(key), wanted.get(key)
+    for key in sorted({*changes.added, *changes.removed, *changes.modified} - {*renamed.values()}):
+        before, after = live.get(renamed.get(key, key)), wanted.get(key)
         if key[2] in UNORDERED and before is not None and after is not None:
             # Of ten thousand equal elements none is shown, and none needs to be aligned.
             before, after = _without(before, after), _without(after, before)
-        title = " ".join(part for part in key if part)
+        title, former = (" ".join(part for part in each if part) for each in (key, renamed.get(key, key)))
         lines.extend(
             difflib.unified_diff(
                 _lines(before),
                 _lines(after),
-                fromfile=title if key in live else "/dev/null",
+                fromfile=former if before is not None else "/dev/null",
                 tofile=title if key in wanted else "/dev/null",
                 n=0,
                 lineterm="",
@@ -76,6 +77,16 @@ def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
         if after is not None and before is None and not _lines(after):
             lines += ["--- /dev/null", f"+++ {title}"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _renamed(changes: Changes) -> dict[Key, Key]:
+    """Sets that took the place of another one, which is what a name says that tells what is in it behind a slash."""
+    removed: dict[tuple[str, str, str, str], list[Key]] = {}
+    for key in changes.removed:
+        if key[2] == "set" and "/" in key[3]:
+            removed.setdefault((*key[:3], key[3].partition("/")[0]), []).append(key)
+    pairs = {key: removed.get((*key[:3], key[3].partition("/")[0]), []) for key in changes.added if key[2] == "set"}
+    return {key: before[0] for key, before in pairs.items() if "/" in key[3] and len(before) == 1}
 
 
 def _without(section: Section, other: Section) -> Section:

@@ -115,6 +115,17 @@ def table_size(backends: int) -> int:
     return next((prime for prime in _PRIMES if prime >= wanted), _PRIMES[-1])
 
 
+def slot_count(service: Service, family: str) -> int:
+    """How many slots a service has in one family, told without filling them."""
+    serving = service.serving(family)
+    if not serving:
+        return 0
+    if service.method in ("source_hash", "flow_hash"):
+        return table_size(sum(backend.family == family and backend.weight > 0 for backend in service.backends))
+    weights = [backend.weight for backend in serving]
+    return sum(weights) // reduce(gcd, weights)
+
+
 def slots(service: Service, family: str) -> list[Backend]:
     """The slots of a service in one family; empty where no backend serves."""
     serving = service.serving(family)
@@ -122,14 +133,14 @@ def slots(service: Service, family: str) -> list[Backend]:
         return []
     if service.method in ("source_hash", "flow_hash"):
         return _hash_slots(service, family, serving)
-    table = interleave([backend.weight for backend in serving])
-    if len(table) > MAX_SLOTS:
+    count = slot_count(service, family)
+    if count > MAX_SLOTS:
         raise ConfigError(
             f"service {service.name}",
-            f"its weights need {len(table)} slots",
+            f"its weights need {count} slots",
             f"at most {MAX_SLOTS}; use smaller weights with a common divisor",
         )
-    return [serving[index] for index in table]
+    return [serving[index] for index in interleave([backend.weight for backend in serving])]
 
 
 def _hash_slots(service: Service, family: str, serving: Sequence[Backend]) -> list[Backend]:
@@ -147,5 +158,6 @@ def _hash_slots(service: Service, family: str, serving: Sequence[Backend]) -> li
     primary = [index for index, backend in enumerate(declared) if not backend.backup]
     table = [-1] * size
     _fill(table, keys, weights, primary)
-    vacate(table, keys, weights, [index for index, backend in enumerate(declared) if backend in serving])
+    able = {backend.key for backend in serving}
+    vacate(table, keys, weights, [index for index, backend in enumerate(declared) if backend.key in able])
     return [declared[index] for index in table]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _natlb import apply, engines, request, rollback, store
+from _natlb import apply, engines, iptables_service, nftables, request, rollback, store
 from _natlb import info as balancer_info
 
 from . import run_once
@@ -24,6 +24,29 @@ OURS = ("ip natlb", "ip6 natlb")
 def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any:
     """`apply.balance` with its files below `root`."""
     return apply.balance(services, egress, paths=_paths(root), **options)
+
+
+def balance_in_small_sets(root: str, clients: int, services: Any, **options: Any) -> Any:
+    """`balance`, with room for so many clients in each set that packets fill."""
+    room = {module: module.CLIENTS for module in (nftables, iptables_service)}
+    try:
+        for module in room:
+            module.CLIENTS = clients
+        return balance(root, services, **options)
+    finally:
+        for module, was in room.items():
+            module.CLIENTS = was
+
+
+def refuse_the_next_delta() -> None:
+    """As a kernel does that still has a chain in use."""
+    original = engines.NftablesEngine.commands
+
+    def commands(self: Any, transaction: Any) -> Any:
+        engines.NftablesEngine.commands = original  # type: ignore[method-assign]
+        return [*original(self, transaction)[:1], ("false", "")]
+
+    engines.NftablesEngine.commands = commands  # type: ignore[method-assign]
 
 
 def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
