@@ -64,6 +64,11 @@ class Field:
             self.rules[name] = self.live()
             self.files[name] = self.kept()
 
+    @property
+    def etc(self) -> Path:
+        """The files that boot, as the balancer sees them: it has mounts of its own."""
+        return Path(f"/proc/{self.balancer.host.pid}/root") / self.balancer.etc.relative_to("/")
+
     def settle(self, name: str) -> Any:
         return self.balancer.apply(DECLARED[name], EGRESS[name])
 
@@ -81,11 +86,11 @@ class Field:
         return contents(self.balancer.snapshot())
 
     def kept(self) -> dict[str, bytes]:
-        if not self.balancer.etc.exists():
+        if not self.etc.exists():
             return {}
         # Programs that stand in for others are named in what boots.
-        ours, real = f"{self.root}/programs/".encode(), b"/usr/sbin/"
-        return {path.name: path.read_bytes().replace(ours, real) for path in sorted(self.balancer.etc.iterdir())}
+        ours, real = f"{_programs(self.root)}/".encode(), b"/usr/sbin/"
+        return {path.name: path.read_bytes().replace(ours, real) for path in sorted(self.etc.iterdir())}
 
     def holds(self) -> str:
         """`old`, `new`, `part` (iptables: each table is old or new), `ahead` (nftables: old, and some of new to which
@@ -229,7 +234,7 @@ def timer_lost(field: Field, times: int) -> Row:
     row = Row("timer of an unconfirmed change lost")
     for _turn in range(times):
         field.run("new", options={"rollback_after": 20})
-        field.balancer.host.call(drive.put_off_the_timer, str(field.root))
+        field.balancer.host.call(drive.put_off_the_undoing, str(field.root))
         field.balancer.apply(OLD, EGRESS["old"])
         field.check(row, allowed=("old",))
     row.seen = "*nothing; the next run goes back first"
@@ -258,18 +263,19 @@ def rebooted(field: Field, times: int) -> Row:
 def small_disk(field: Field) -> Iterator[None]:
     """A file system of its own below the files that boot."""
     kept = field.kept()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "drill", str(field.balancer.etc)], check=True)
+    modes = {path.name: path.stat().st_mode for path in field.etc.iterdir()}
+    field.balancer.host.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "drill", str(field.balancer.etc))
     try:
         for name, text in kept.items():
-            (field.balancer.etc / name).write_bytes(text)
-            (field.balancer.etc / name).chmod(0o700 if name.startswith("boot") else 0o600)
+            (field.etc / name).write_bytes(text)
+            (field.etc / name).chmod(modes[name])
         yield
     finally:
-        subprocess.run(["umount", str(field.balancer.etc)], check=True)
+        field.balancer.host.run("umount", str(field.balancer.etc))
 
 
 def _fill(field: Field) -> None:
-    with (field.balancer.etc / "filler").open("wb", buffering=0) as file:
+    with (field.etc / "filler").open("wb", buffering=0) as file:
         try:
             while file.write(b"x" * 4096):
                 pass
@@ -278,12 +284,12 @@ def _fill(field: Field) -> None:
 
 
 def disk_full(field: Field, times: int) -> Row:
-    return _unwritable(field, times, Row("disk full"), _fill, (field.balancer.etc / "filler").unlink)
+    return _unwritable(field, times, Row("disk full"), _fill, (field.etc / "filler").unlink)
 
 
 def read_only(field: Field, times: int) -> Row:
     def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(field.balancer.etc)], check=True)
+        field.balancer.host.run("mount", "-o", f"remount,{how}", str(field.balancer.etc))
 
     return _unwritable(field, times, Row("`/etc` read-only"), lambda _field: remount("ro"), lambda: remount("rw"))
 
@@ -353,9 +359,14 @@ esac
 """
 
 
+def _programs(root: Path) -> Path:
+    """Beside the balancer's own folder, in which nothing can be executed."""
+    return root.with_name(f"{root.name}-programs")
+
+
 def _wrap(root: Path, fatal: int, how: str) -> str:
     """A folder with such programs in it; the search path that begins with it."""
-    folder = root / "programs"
+    folder = _programs(root)
     folder.mkdir(exist_ok=True)
     count = folder / "count"
     count.write_text("0\n")
@@ -406,7 +417,7 @@ def _at_each_call(field: Field, row: Row, times: int, ways: Sequence[str]) -> It
             field.settle("old")
             (field.root / "run" / "normal.json").unlink(missing_ok=True)
             said = field.run("new", set={"kernel.PATH": _wrap(field.root, calls, how)})
-            past_the_end = _calls(field.root / "programs") < calls
+            past_the_end = _calls(_programs(field.root)) < calls
             if not past_the_end:
                 yield said
 
