@@ -9,7 +9,7 @@ import itertools
 from typing import Any
 
 import pytest
-from kernel_lab import traffic
+from kernel_lab import server, traffic
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import CLIENT, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, VIP6, WEB
 
@@ -207,3 +207,22 @@ def test_no_warning_where_no_backend_asks(balancer: Balancer) -> None:
     assert told(balancer.apply(others), "bridge br0") == []
     elsewhere = [service(interface="front", backends=[{"address": BRIDGED["web1"]}]), service("on", listen=f"{VIP}:81")]
     assert told(balancer.apply(elsewhere), "bridge br0") == []
+
+
+# -- programs of the host itself -----------------------------------------------------------------------------------
+
+
+def test_a_program_that_a_service_hides(balancer: Balancer) -> None:
+    balancer.host.ip(f"address add {VIP}/32 dev front")
+    balancer.host.call(server.start, "own", [80, 8080])
+    assert balancer.tally() == {"own": 1}
+    assert told(balancer.apply([service()]), "a program") == [], "it is reached by other addresses"
+    everywhere = [service(listen="*:80", backends=webs("web1"))]
+    (warning,) = told(balancer.apply(everywhere), "a program")
+    assert balancer.tally(count=2) == {"web1": 2}
+    assert warning == (
+        "service web: a program of this host serves tcp 0.0.0.0:80 too (`ss -lnpt`), but connections from outside go "
+        "to the service now; stop it, or choose another frontend"
+    )
+    balancer.host.call(server.stop)
+    assert told(balancer.apply(everywhere), "a program") == []

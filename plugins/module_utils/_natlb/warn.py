@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from . import addresses, bridges, foreign, forwarding, iptables, kernel, links, obstacles
+from . import addresses, bridges, foreign, forwarding, iptables, kernel, links, listeners, obstacles
 from .engines import Engine, IptablesEngine
 from .model import Config
 from .routes import Routes, Ways
@@ -28,6 +28,7 @@ def found(config: Config, engine: Engine, table: Routes, chains: str | None, boo
         *_links(config, table),
         *_addresses(config, engine, table),
         *_obstacles(config, engine, table, chains),
+        *(listeners.warnings(config, listeners.read(), kernel.local_addresses()) if config.services else ()),
     ]
     if boots:
         warnings += forwarding.overrides(kernel.sysctl_files(forwarding.SYSCTL_DIRECTORIES), boots)
