@@ -41,7 +41,10 @@ options:
     choices: [auto, nftables, iptables]
     default: auto
   forwarding:
-    description: Turn on forwarding in the kernel for the address families in use. It is never turned off.
+    description:
+      - Turn on forwarding in the kernel for the address families in use.
+      - It is turned off again with the last service of a family, where this module has turned it on and nobody else can
+        need it.
     type: bool
     default: true
   forward:
@@ -54,6 +57,16 @@ options:
     type: str
     choices: [warn, accept]
     default: warn
+  forward_others:
+    description:
+      - What to do with packets of others, where it was this module that turned forwarding on.
+      - V(drop) forwards only what is declared between the interfaces that the host had at that time. Packets that come
+        or go by an interface that came later, of Docker or a VPN, are left alone.
+      - V(accept) makes the host a router for everybody. So is one whose forwarding was on before, where nothing is
+        closed; see RV(natlb.netfilter.balancer_info#module:forwards_others).
+    type: str
+    choices: [drop, accept]
+    default: drop
   persist:
     description: Keep the rules in C(/etc/natlb), where the unit that the role installs loads them at boot.
     type: bool
@@ -178,6 +191,7 @@ ARGUMENTS = {
     "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "forwarding": {"type": "bool", "default": True},
     "forward": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
+    "forward_others": {"type": "str", "choices": ["drop", "accept"], "default": "drop"},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict"},

@@ -53,6 +53,10 @@ forwarding:
   description: Whether the kernel forwards packets of every address family in use.
   returned: success
   type: bool
+forwards_others:
+  description: Whether the kernel forwards packets of everybody in an address family in use, past what is declared.
+  returned: success
+  type: bool
 drift:
   description: Whether a run with the options of the last one would change anything, files and kernel settings included.
   returned: success

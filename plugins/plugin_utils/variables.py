@@ -31,6 +31,7 @@ ROLES = frozenset(
         "natlb_egress",
         "natlb_engine",
         "natlb_forward",
+        "natlb_forward_others",
         "natlb_forwarding",
         "natlb_manage_packages",
         "natlb_mark_mask",
@@ -128,7 +129,7 @@ KNOWN = PUBLIC | INTERNAL
 #: or of what to write (`engine: iptables`). `state` is also a key of backends, and conntrack a program.
 _OPTION = re.compile(
     r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
-    r"|(?:engine|forwarding|forward|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
+    r"|(?:engine|forwarding|forward_others|forward|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
     r"|conntrack(?=\.(?:max|buckets|timeouts))|state(?=: (?:absent|present)\b))"
 )
 

@@ -78,6 +78,7 @@ def test_only_what_is_stale_is_deleted(balancer: Balancer) -> None:
 
 def test_other_peoples_flows_to_a_removed_backend_stay(balancer: Balancer) -> None:
     """A flow that goes straight to the address of a backend is none of ours."""
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     rules = "table ip other { chain post { type nat hook postrouting priority 110; udp dport 53 masquerade random; }; }"
     balancer.host.run("nft", "-f", "-", stdin=rules)
     balancer.apply([service(protocol="udp", listen=f"{VIP}:53", backends=webs("web1", "web2"))])

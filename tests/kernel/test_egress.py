@@ -44,11 +44,13 @@ def test_a_fixed_address(balancer: Balancer) -> None:
 
 
 def test_another_interface_is_not_meant(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([], [{"source": INSIDE, "out_interface": "back"}])
     assert out(balancer)[0].peer == WEB["web1"]
 
 
 def test_destination_ports(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     egress = {"source": INSIDE, "protocol": "tcp", "destination_ports": [80, "9000-9002"]}
     balancer.apply([], [{**egress, "snat": PUBLIC}])
     seen = {port: out(balancer, f"{CLIENT}:{port}")[0].peer for port in (80, 9000, 9002, 9003, 8080)}
@@ -65,6 +67,7 @@ def test_the_first_rule_that_fits(balancer: Balancer) -> None:
 
 
 def test_foreign_traffic_is_not_translated(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([], [{"source": "10.0.0.3"}])
     assert balancer.lab.backends["web2"].call(traffic.ask, f"{CLIENT}:80")[0].peer == WEB["web2"], "not its source"
     assert balancer.ask(f"{WEB['web1']}:80")[0].peer == CLIENT, "the way in"

@@ -49,6 +49,7 @@ def test_a_range_to_one_port(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_every_local_address(balancer: Balancer, protocol: str) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.host.ip(f"address add {VIP}/32 dev front")
     backends = [*webs("web1", port=80), {"address": WEB6["web2"], "port": 80}]
     balancer.apply([service(listen="*:30080", protocol=protocol, backends=backends)])

@@ -87,8 +87,8 @@ def test_01_one_port_to_one_host(balancer: Balancer, name: str) -> None:
     use(balancer, name)
     answers = balancer.ask(f"{FRONT}:80", 4)
     assert {(answer.name, answer.local_port) for answer in answers} == {("web1", 80)}
-    assert out(balancer, f"{CLIENT}:80")[0].peer == WEB["web1"], "only what was translated is masqueraded"
-    assert balancer.ask(f"{WEB['web2']}:80")[0][:2] == ("web2", CLIENT), "what is routed through is not taken"
+    assert out(balancer, f"{CLIENT}:80", timeout_s=0.3)[0].error, "only what was translated is forwarded"
+    assert balancer.ask(f"{WEB['web2']}:80", timeout_s=0.3)[0].error, "it is no router for everybody"
     again = use(balancer, name)
     assert (again.changed, again.transaction) == (False, "none")
 
@@ -198,6 +198,7 @@ def test_08_uplinks_by_weight(balancer: Balancer, name: str) -> None:
 
 @recipe("09-redirect.yml")
 def test_09_to_the_balancer_itself(balancer: Balancer, name: str) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.host.ip(f"address add {VIP}/32 dev front")
     balancer.host.call(server.start, "balancer", (8080,))
     use(balancer, name)

@@ -122,6 +122,7 @@ def test_node_ports(balancer: Balancer, snat: str, peer: str, interface: str | N
 
 
 def test_traffic_of_others_keeps_its_source(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([service()])
     assert balancer.ask(f"{WEB['web1']}:80")[0].peer == CLIENT, "forwarded straight to a backend"
     out = balancer.lab.backends["web1"].call(traffic.ask, f"{CLIENT}:80")

@@ -60,6 +60,7 @@ lb4       not read
 lb2: the kernel does not forward packets; run natlb.netfilter.deploy
 lb2: differs from what was declared last; run natlb.netfilter.deploy
 lb3: source NAT for 10.0.0.0/24 by eth0 (masquerade)
+lb3: forwards for everybody, not only what is declared (docs/coexistence.md)
 lb4: could not be read: no route to host
 """  # noqa: E501
 
@@ -79,7 +80,7 @@ def test_a_table_that_a_person_can_read() -> None:
     hosts = {
         "lb1": info(web, dns),
         "lb2": info(dns, drift=True, forwarding=False),
-        "lb3": info(egress=[EGRESS]),
+        "lb3": info(egress=[EGRESS], forwards_others=True),
         "lb4": {"unreachable": True, "msg": "no route to host\n"},
     }
     assert status_table(hosts) == [line.rstrip() for line in TABLE.splitlines()]

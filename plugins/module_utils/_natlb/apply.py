@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from . import (
     kernel,
     links,
     normal_form,
+    others,
     parse,
     removal,
     rollback,
@@ -144,6 +146,7 @@ def balance(
     engine: str = "auto",
     forwarding: bool = True,
     forward: str = "warn",
+    forward_others: str = "drop",
     persist: bool = True,
     state: str = "present",
     check: bool = False,
@@ -172,6 +175,7 @@ def balance(
         guard.check(config, guard.endpoints(kernel.parent_environments()))
     request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
     request.forward = parse.choice(forward, "forward", ("warn", "accept"))
+    request.forward_others = parse.choice(forward_others, "forward_others", others.CHOICES)
     request.tracking = parse_tracking(conntrack) if state == "present" else Tracking()
     request.expected = check and assume_installed
     if os.geteuid() != 0:
@@ -200,6 +204,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
     """
     try:
         _keep_normal_form(plan)
+        _keep_before(plan.request)
         if not waits:
             store.remove(plan.request.paths.run / store.CONFIRMED)
             store.remove_if_unused(plan.request.paths)
@@ -286,15 +291,19 @@ def make_plan(request: Request) -> Plan:
         # is done meanwhile.
         listing = aside.submit(engine.listed)
         hairpin = any(service.snat == "none" for service in config.services)
-        rendered = engine.render(config, table.connected if hairpin else [])
+        previous, before = last_request(request.paths)
+        released: dict[str, str] = {}
+        if request.forwarding:
+            bridges = partial(links.bridges, not no_ip)
+            request.before = forwarding.look(before, config.families(), table, kernel.sysctl_get, bridges)
+            released, more = forwarding.released(before, config.families())
+            warnings += more
+        closed = request.before.closed if request.forward_others == "drop" else {}
+        rendered = engine.render(config, table.connected if hairpin else [], closed)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         known = store.read_json(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
-        previous, before = last_request(request.paths)
-        if request.forwarding:
-            advertised = [route.interface for route in table.all if route.advertised]
-            request.before = forwarding.look(before, config.families(), advertised, kernel.sysctl_get)
         chains = kernel.Nft().chains() if kernel.find("nft") else None
         path = forward.look(config, request.forward, table, chains)
         files, staged, records = _files_part(request, engine, path, rendered)
@@ -311,7 +320,7 @@ def make_plan(request: Request) -> Plan:
     transaction = engine.plan(live, wanted, rendered)
     kept = (staged, known, [normal], warnings, records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
-    plan.parts.append(sysctl_part(sysctls(request), request.expected))
+    plan.parts.append(sysctl_part({**sysctls(request), **released}, request.expected))
     plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
@@ -324,6 +333,13 @@ def _keep_normal_form(plan: Plan) -> None:
     known = {normal.engine.title: normal.learned() for normal in plan.normal if normal.rendered}
     if known and plan.known != known:
         store.write_text(plan.request.paths.run / store.NORMAL, json.dumps(known))
+
+
+def _keep_before(request: Request) -> None:
+    """What the host was before the first run nobody can find out later, should state.json be lost: a second copy."""
+    path, kept = request.paths.run / store.BEFORE, forwarding.dump_before(request.before)
+    if request.before.closed and store.read_json(path) != kept:
+        store.write_text(path, json.dumps(kept))
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:

@@ -16,6 +16,7 @@ from .tracking import parse_tracking
 CHOICES = {
     "engine": ("auto", "nftables", "iptables"),
     "forward": ("warn", "accept"),
+    "forward_others": ("drop", "accept"),
     "state": ("present", "absent"),
 }
 FLAGS = ("forwarding", "persist", "allow_management_port")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -19,6 +19,7 @@ from . import forward_rules, iptables, iptables_count, kernel, nftables, scratch
 from .errors import HostError
 from .kernel import Command
 from .model import FAMILIES, Config
+from .others import Closed
 from .ruleset import Key, Ruleset, compare
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
@@ -45,8 +46,8 @@ class NftablesEngine:
     def identity(self) -> str:
         return self.nft.identity()
 
-    def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
-        return nftables.render(config, networks)
+    def render(self, config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
+        return nftables.render(config, networks, closed)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {"nft": nftables.full(rendered)}
@@ -133,8 +134,8 @@ class IptablesEngine:
     def identity(self) -> str:
         return self.program.identity()
 
-    def render(self, config: Config, networks: Sequence[str]) -> Ruleset:
-        return iptables.render(config, networks)
+    def render(self, config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
+        return iptables.render(config, networks, closed)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: iptables.full(rendered, family) for family in FAMILIES if _has(rendered, family)}

@@ -14,6 +14,7 @@ from . import request as requests
 from .conntrack import Frontends, answers
 from .errors import HostError
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
+from .request import Request
 from .routes import Routes, Ways
 from .slots import slots
 from .store import DEFAULT_PATHS, Paths
@@ -50,6 +51,7 @@ def info(
         "forwarding": all(
             kernel.sysctl_get(name) == value for name, value in forwarding.settings(config, request.before).items()
         ),
+        "forwards_others": _forwards_others(request),
         "drift": outcome.changed,
         "warnings": warnings,
         "conntrack": usage,
@@ -58,6 +60,12 @@ def info(
             _service(item, new, active) for item in config.services if service is None or item.name == service
         ],
     }
+
+
+def _forwards_others(request: Request) -> bool:
+    """Whether the host is a router for everybody, in a family that it balances."""
+    on = [f for f in request.config.families() if kernel.sysctl_get(forwarding.NAMES[f]) == "1"]
+    return any(request.forward_others == "accept" or family not in request.before.closed for family in on)
 
 
 def _conntrack(warnings: list[str]) -> dict[str, int]:

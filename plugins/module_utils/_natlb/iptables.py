@@ -18,13 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Callable
 
+from . import others
 from .dispatch import Item, Range, Tree, build, number_range, ports_text
 from .iptables_marks import marks
 from .iptables_origin import add_trees
 from .iptables_restore import delta, full, jump_places, parse_save, remove, tables
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
-from .iptables_snat import add_egress, add_uplinks, snat_action
+from .iptables_snat import add_egress, add_uplinks, port_matches, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
+from .others import Closed
 from .ruleset import Ruleset
 
 __all__ = [
@@ -47,11 +49,13 @@ _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 _Rules = Callable[[Service, Frontend], Sequence[str]]
 
 
-def render(config: Config, networks: Sequence[str]) -> Ruleset:
+def render(config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
 
     `networks` are those that the balancer is connected to, of both families: a client in a backend's own network is
-    masqueraded even with `snat: none`. Raises `ConfigError` for what iptables cannot do.
+    masqueraded even with `snat: none`. Between the interfaces of a family in `closed` nothing else is forwarded.
+
+    Raises `ConfigError` for what iptables cannot do.
     """
     ruleset: Ruleset = {}
     for family in FAMILIES:
@@ -60,6 +64,8 @@ def render(config: Config, networks: Sequence[str]) -> Ruleset:
         marked = marks(config, family)
         _add_dnat(tables, services, marked)
         _add_refusals(tables, services)
+        if closed and family in closed and family in config.families():
+            others.enter_chains(tables, config, closed[family], port_matches)
         add_uplinks(tables, config)
         _add_snat(tables, services, networks, marked)
         add_egress(tables, config)

@@ -97,7 +97,7 @@ def add_egress(tables: Tables, config: Config) -> None:
             outs = [f"-o {name}" for name in sorted({uplink.interface for uplink in item.uplinks})]
         else:
             outs = [f"-o {item.out_interface}" if item.out_interface else ""]
-        rules += _for_item(tables, item, [f"{out} {ports}" for out in outs for ports in _port_matches(item)], nat)
+        rules += _for_item(tables, item, [f"{out} {ports}" for out in outs for ports in port_matches(item)], nat)
     if rules:
         tables.enter("nat", "POSTROUTING", "post", rules)
 
@@ -117,7 +117,7 @@ def _for_item(tables: Tables, item: Egress, matches: Sequence[str], action: str)
     return [f"-j {name}"]
 
 
-def _port_matches(item: Egress) -> list[str]:
+def port_matches(item: Egress) -> list[str]:
     """Matches for an item's protocol and ports, any of which will do."""
     if item.protocol is None:
         return [""]
@@ -141,7 +141,7 @@ def add_uplinks(tables: Tables, config: Config) -> None:
     mask = f"{config.mark_mask:#x}"
     for item in config.egress:
         if item.uplinks and tables.family in item.families():
-            rules += _for_item(tables, item, _port_matches(item), f"-g {_uplink_choice(tables, config, item)}")
+            rules += _for_item(tables, item, port_matches(item), f"-g {_uplink_choice(tables, config, item)}")
             if rules[-1].startswith("-j"):
                 rules.append(f"-m connmark ! --mark 0x0/{mask} -j RETURN")
     if not rules:

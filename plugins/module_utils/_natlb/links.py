@@ -93,6 +93,11 @@ def named(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield from seen
 
 
+def bridges(known: bool) -> list[str]:
+    """The bridges of this host; none where ip(8) is not there to say so (`known`)."""
+    return [link.name for link in read() if link.kind == "bridge"] if known else []
+
+
 def is_up(name: str) -> bool:
     """Whether the interface is there and turned on, with a carrier or without; netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:

@@ -16,14 +16,16 @@ Only plain strings leave this file; `kernel.py` loads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from . import others
 from .dispatch import digest
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
 from .nftables_delta import delta
 from .nftables_snat import add_snat
 from .nftables_table import Table, frontend_map, plain
 from .nftables_text import TABLE, Lines, count, filled, full, identifier, loadable, parse_listing, remembered
+from .others import Closed
 from .ruleset import Ruleset
 from .slots import interleave, slot_count, slots
 
@@ -46,8 +48,9 @@ SLOTS_PER_MAP = 32768
 CLIENTS = 65536
 
 
-def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
-    """The tables for a configuration. In the connected `networks` clients need hairpin NAT."""
+def render(config: Config, networks: Sequence[str] = (), closed: Mapping[str, Closed] | None = None) -> Ruleset:
+    """The tables for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces of a
+    family in `closed` nothing else is forwarded."""
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
@@ -61,6 +64,8 @@ def render(config: Config, networks: Sequence[str] = ()) -> Ruleset:
         add_snat(table, services, networks)
         table.add_egress(egress)
         table.add_base_chains()
+        if closed and family in closed:
+            others.add_chain(table, config, closed[family])
         ruleset.update(table.sections())
     return ruleset
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import store
@@ -48,6 +48,8 @@ class Request:
     held_by: str = ""
     #: Whether programs that are missing will have been installed by the time of the run that is planned.
     expected: bool = False
+    #: One of `others.CHOICES`.
+    forward_others: str = "drop"
     #: Not asked for, but found by the first run and kept with the rest.
     before: Before = field(default_factory=Before)
 
@@ -74,6 +76,7 @@ def _options(request: Request) -> dict[str, Any]:
         "forwarding": request.forwarding,
         "forward": request.forward,
         "conntrack": dump_tracking(request.tracking),
+        "forward_others": request.forward_others,
         "before": dump_before(request.before),
     }
 
@@ -94,6 +97,7 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         persist=(paths.etc / store.STATE).exists(),
         paths=paths,
         forward=_one_of(state.get("forward"), ("warn", "accept"), "warn"),
+        forward_others=_one_of(state.get("forward_others"), ("drop", "accept"), "drop"),
         held_by=_one_of(state.get("engine"), ("nftables", "iptables"), "auto"),
     )
     counts = [len(config.services), len(config.egress)]
@@ -144,7 +148,9 @@ def previous(paths: Paths) -> tuple[Config, Before]:
     """
     state = store.read_state(paths)
     services = [item for item in _listed(state.get("services")) if _speaks_udp(item)]
-    return declared({**state, "services": services}), parse_before(state.get("before"))
+    kept = state.get("before")
+    before = parse_before(kept if isinstance(kept, Mapping) else store.read_json(paths.run / store.BEFORE))
+    return declared({**state, "services": services}), replace(before, opened=state.get("forward_others") == "accept")
 
 
 def _speaks_udp(service: Any) -> bool:

@@ -26,6 +26,7 @@ from .errors import HostError
 
 STATE = "state.json"
 NORMAL = "normal.json"
+BEFORE = "before.json"
 BOOT = "boot"
 #: What the last confirmed change was told from others by, and when one was undone (`rollback.py`).
 CONFIRMED, UNDONE = "confirmed", "undone"
@@ -251,7 +252,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, UNDONE, CONFIRMED, "lock"):
+    for name in (NORMAL, BEFORE, UNDONE, CONFIRMED, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)
