@@ -10,6 +10,7 @@ import pathlib
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,6 +157,17 @@ def test_two_values_for_one_run_are_an_error(site: Site) -> None:
     status, printed = site.run("deploy")
     assert status == 2
     assert "natlb_serial: is 1 for lb1 and 2 for lb2" in printed
+
+
+def test_a_declaration_from_facts_is_checked_before_any_host_is_changed(site: Site) -> None:
+    """This machine is lb2, and is asked for its facts alone. Who cannot be reached has none, and stops nobody."""
+    services = [{**WEB, "name": "{{ ansible_facts.system }}"}]
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    site.write(lb2=here, natlb_services=services, natlb_gather_facts=True)
+    status, printed = site.run("deploy", "--check")
+    assert status == 2
+    assert "natlb_services[0].name: 'Linux' is not a name" in messages(printed)["lb2"]
+    assert "Deploy the balancers" not in printed
 
 
 def test_a_limit_holds(site: Site) -> None:
