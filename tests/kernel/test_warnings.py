@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kernel_lab import server, traffic
 from kernel_lab.balancer import Balancer, service, webs
-from kernel_lab.topology import CLIENT, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, VIP6, WEB
+from kernel_lab.topology import CLIENT, CLIENTS, FRONT, FRONT6, NAMES, OTHER_VIP, VIP, VIP6, WEB
 
 #: Routed to the balancer by the client, and in none of the balancer's networks.
 ROUTED, ROUTED6 = "203.0.113.10", "2001:db8:99::10"
@@ -207,6 +207,39 @@ def test_no_warning_where_no_backend_asks(balancer: Balancer) -> None:
     assert told(balancer.apply(others), "bridge br0") == []
     elsewhere = [service(interface="front", backends=[{"address": BRIDGED["web1"]}]), service("on", listen=f"{VIP}:81")]
     assert told(balancer.apply(elsewhere), "bridge br0") == []
+
+
+# -- ways back -----------------------------------------------------------------------------------------------------
+
+
+def test_clients_that_the_reverse_path_filter_drops(balancer: Balancer) -> None:
+    """The way back to them is another interface: with a strict filter not even a refusal is sent."""
+    web = [service(interface="front", allow_from=CLIENTS)]
+    source = CLIENTS.replace("0.0/16", "0.7")
+    balancer.host.sysctl({"ipv4/conf/front/rp_filter": 1})
+    balancer.host.ip(f"route replace {CLIENTS} via {WEB['web1']} dev back")
+    (warning,) = told(balancer.apply(web), "rp_filter")
+    # Asked for by this address, the balancer would not even answer ARP.
+    assert balancer.tally(timeout_s=0.5) == {"ConnectionRefusedError": 1}
+    assert set(balancer.tally(sources=[source], timeout_s=0.5)) <= NOT_SERVED
+    dropped = filtered(balancer)
+    assert dropped > 0
+    assert warning.startswith("service web: its packets on front are dropped, since rp_filter is strict there ")
+    balancer.host.sysctl({"ipv4/conf/front/rp_filter": 2, "ipv4/conf/all/rp_filter": 0})
+    assert told(balancer.apply(web), "rp_filter") == []
+    assert set(balancer.tally(sources=[source], timeout_s=0.5)) <= NOT_SERVED, "answers still go astray"
+    assert filtered(balancer) == dropped
+    balancer.host.sysctl({"ipv4/conf/front/rp_filter": 1})
+    balancer.host.ip("rule add from 198.18.0.0/16 lookup 77 pref 100")
+    assert told(balancer.apply(web), "rp_filter") == [], "another table may know the way"
+    balancer.host.ip(f"rule delete pref 100\nroute replace {CLIENTS} via {CLIENT} dev front")
+    assert told(balancer.apply(web), "rp_filter") == []
+    assert balancer.tally(count=4, sources=[source]) == dict.fromkeys(NAMES, 1)
+
+
+def filtered(balancer: Balancer) -> int:
+    """Packets that the reverse path filter has dropped."""
+    return int(balancer.host.run("nstat", "-asz", "TcpExtIPReversePathFilter").split()[-2])
 
 
 # -- programs of the host itself -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from .forward_path import TRIED, Routes, affected, elsewhere, packets, ways
 from .model import Config
+from .routes import Network, Ways
 from .walk import Chains, Packet, ends
 
 #: Connection tracking looks a packet up at this priority; before, nobody knows its connection.
@@ -85,12 +86,18 @@ class Traffic:
     def _first(self) -> list[Packet]:
         """A client's first packet to each frontend (the first `TRIED` of them), before it is translated."""
         found: list[Packet] = []
-        inside: dict[tuple[str, str | None, str | None], frozenset[str]] = {}
+        lookup = Ways(self._routes)
+        # Tables may hold a million routes, so each is looked through once for a family or a set of interfaces.
+        defaults = {family: ways(self._routes, family, None) for family in self._config.families()}
+        others: dict[frozenset[str], tuple[Network, ...]] = {}
         frontends = ((service, frontend) for service in self._config.services for frontend in service.frontends())
         for service, frontend in islice(frontends, TRIED):
-            key = (frontend.family, frontend.address, frontend.interface)
-            if key not in inside:
-                inside[key] = frozenset({frontend.interface} if frontend.interface else ways(self._routes, *key[:2]))
+            near = lookup.interface(frontend.address) if frontend.address else ""
+            inside = frozenset(
+                {frontend.interface} if frontend.interface else {*defaults[frontend.family], near} - {""}
+            )
+            if inside not in others:
+                others[inside] = elsewhere(self._routes, inside)
             found.append(
                 Packet(
                     owners=(f"service {service.name}",),
@@ -98,11 +105,11 @@ class Traffic:
                     protocol=frontend.protocol,
                     state="new",
                     dnat=False,
-                    inside=inside[key],
+                    inside=inside,
                     outside=frozenset(),
                     target=frontend.address,
                     port=frontend.low,
-                    not_source=elsewhere(self._routes, inside[key]),
+                    not_source=others[inside],
                     local=frontend.address is None or frontend.address in self._local,
                 )
             )

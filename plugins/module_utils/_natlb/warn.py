@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from . import addresses, bridges, foreign, forwarding, iptables, kernel, links, listeners, obstacles
+from . import addresses, bridges, foreign, forwarding, iptables, kernel, links, listeners, obstacles, reverse_path
 from .engines import Engine, IptablesEngine
 from .model import Config
 from .routes import Routes, Ways
@@ -27,6 +27,7 @@ def found(config: Config, engine: Engine, table: Routes, chains: str | None, boo
         *_affinity(config, engine),
         *_links(config, table),
         *_addresses(config, engine, table),
+        *_astray(config, table),
         *_obstacles(config, engine, table, chains),
         *(listeners.warnings(config, listeners.read(), kernel.local_addresses()) if config.services else ()),
     ]
@@ -70,6 +71,13 @@ def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
         refusing = {s.name for s in config.services for family in s.families() if iptables.refuses(s, family)}
     here = addresses.Addressing(kernel.local_addresses(), table.connected, table.ways if refusing else [])
     return addresses.warnings(config, here, refusing)
+
+
+def _astray(config: Config, table: Routes) -> list[str]:
+    bound = {service.interface for service in config.services if service.interface}
+    strict = {name for name in bound if reverse_path.strict(name)}
+    services = reverse_path.astray(config, table.ways, strict) if strict else []
+    return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
 
 
 def _obstacles(config: Config, engine: Engine, table: Routes, chains: str | None) -> Iterator[str]:

@@ -1,0 +1,48 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Services whose clients a strict reverse path filter drops."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from _natlb.model import parse_config
+from _natlb.reverse_path import astray
+
+WAYS = [
+    (ipaddress.ip_network(network), interface)
+    for network, interface in (
+        ("0.0.0.0/0", "eth0"),
+        ("192.0.2.0/24", "eth0"),
+        ("10.0.0.0/24", "eth1"),
+        ("198.51.100.0/24", "eth1"),
+        ("::/0", "eth2"),
+        ("2001:db8::/64", "eth1"),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("keys", "lost"),
+    [
+        ({"interface": "eth0"}, False),
+        ({"interface": "eth1"}, False),
+        ({"interface": "eth1", "allow_from": "198.51.100.128/25"}, False),
+        ({"interface": "eth1", "allow_from": "203.0.113.0/24"}, True),
+        ({"interface": "eth1", "allow_from": ["203.0.113.0/24", "198.51.0.0/16"]}, False),
+        ({"interface": "eth2"}, True),
+        ({"interface": "eth3"}, False),
+        ({"allow_from": "203.0.113.0/24"}, False),
+    ],
+)
+def test_clients_without_a_way_back(keys: dict[str, Any], lost: bool) -> None:
+    web = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}], **keys}
+    assert [service.name for service in astray(parse_config([web]), WAYS, {"eth0", "eth1", "eth2"})] == ["web"] * lost
+
+
+def test_ipv6_has_no_such_filter() -> None:
+    web = {"name": "web", "listen": "[2001:db8:9::1]:80", "interface": "eth0", "backends": [{"address": "2001:db8::3"}]}
+    assert astray(parse_config([web]), WAYS, {"eth0"}) == []
