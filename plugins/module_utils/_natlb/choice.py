@@ -10,6 +10,7 @@ that enters it takes one of the targets.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -170,7 +171,8 @@ def hash_slots(
         buckets *= _NODES
     table = [-1] * (buckets * _PARTS)
     for indices in (primary, staying):
-        table = [index if index in indices else -1 for index in table]
+        kept = set(indices)
+        table = [index if index in kept else -1 for index in table]
         if indices:
             _deal(table, keys, weights, sorted(indices))
     return table
@@ -191,8 +193,12 @@ def _deal(table: list[int], keys: Sequence[str], weights: Sequence[int], indices
 
 def _whole_within(wanted: dict[int, int], room: int) -> None:
     """Take from the largest wishes until they fit: buckets are fewer than slots where some are broken already."""
-    while sum(wanted.values()) > room:
-        wanted[max(wanted, key=lambda index: (wanted[index], index))] -= 1
+    largest = [(-count, -index) for index, count in wanted.items()]
+    heapq.heapify(largest)
+    for _unused in range(sum(wanted.values()) - room):
+        count, index = largest[0]
+        heapq.heapreplace(largest, (count + 1, index))
+        wanted[-index] -= 1
 
 
 def _shares(total: int, weights: Sequence[int]) -> list[int]:

@@ -126,13 +126,13 @@ def source_slots(service: Service, family: str) -> list[Backend]:
 
     As there, a backend that does not serve leaves its slots to the others and finds them again afterwards.
     """
-    serving = service.serving(family)
+    serving = {backend.key for backend in service.serving(family)}
     declared = sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda b: b.key)
     table = hash_slots(
         [backend.key for backend in declared],
         [backend.weight for backend in declared],
         primary=[index for index, backend in enumerate(declared) if not backend.backup],
-        staying=[index for index, backend in enumerate(declared) if backend in serving],
+        staying=[index for index, backend in enumerate(declared) if backend.key in serving],
     )
     return [declared[index] for index in table]
 

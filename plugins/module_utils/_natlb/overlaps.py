@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Callable
 
 from .entities import Frontend
@@ -18,26 +20,57 @@ def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
     return one.interface is None or two.interface is None or one.interface == two.interface
 
 
+def _order(claim: Claim) -> tuple[int, int, int]:
+    return claim[0].low, claim[0].high, claim[1]
+
+
+class _Lane:
+    """Claims of one address and one interface, by their ports. Without mistakes, no two of them overlap."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.claims = sorted(claims, key=_order)
+        self.lows = [claim[0].low for claim in self.claims]
+        #: The last port of this claim or any before it.
+        self.reach = list(accumulate((claim[0].high for claim in self.claims), max))
+
+    def before(self, end: int, low: int) -> Iterator[Claim]:
+        """Of the first `end` claims those that reach `low`, the last one first."""
+        for place in range(end - 1, -1, -1):
+            if self.reach[place] < low:
+                return
+            if self.claims[place][0].high >= low:
+                yield self.claims[place]
+
+
 def overlaps(
     claims: Sequence[Claim], meet: Callable[[Frontend, Frontend], bool] = _interfaces_meet
 ) -> Iterator[tuple[Claim, Claim]]:
     """Pairs of claims that one packet could match; with another `meet`, on interfaces of which that is true.
 
-    Grouped by address and swept over sorted ports, so ten thousand services cost no more than their sorting. `*` takes
-    part in the group of every address.
+    Each claim is looked up among those of its address and those of `*`. So what it costs goes with the claims and the
+    pairs that are found, as long as no address has claims of very many interfaces.
     """
-    groups: dict[tuple[str, str, str | None], list[Claim]] = {}
+    places: dict[tuple[str, str, str | None], dict[str | None, list[Claim]]] = {}
     for claim in claims:
         frontend = claim[0]
-        groups.setdefault((frontend.family, frontend.protocol, frontend.address), []).append(claim)
-    for (family, protocol, address), group in groups.items():
-        wild = groups.get((family, protocol, None), []) if address is not None else []
-        group_set = {id(claim) for claim in group}
-        active: list[Claim] = []
-        for claim in sorted(group + wild, key=lambda item: (item[0].low, item[0].high, item[1])):
-            active = [other for other in active if other[0].high >= claim[0].low]
-            for other in active:
-                # A pair of two wildcards is found in the wildcards' own group.
-                if (id(claim) in group_set or id(other) in group_set) and meet(claim[0], other[0]):
-                    yield other, claim
-            active.append(claim)
+        lanes = places.setdefault((frontend.family, frontend.protocol, frontend.address), {})
+        lanes.setdefault(frontend.interface, []).append(claim)
+    sorted_lanes = {place: [_Lane(found) for found in lanes.values()] for place, lanes in places.items()}
+    for (family, protocol, address), own in sorted_lanes.items():
+        wild = sorted_lanes.get((family, protocol, None), []) if address is not None else []
+        for number, lane in enumerate(own):
+            for place, claim in enumerate(lane.claims):
+                yield from _among(claim, [lane], meet, place)
+                yield from _among(claim, [*own[:number], *wild], meet)
+
+
+def _among(
+    claim: Claim, lanes: Sequence[_Lane], meet: Callable[[Frontend, Frontend], bool], end: int | None = None
+) -> Iterator[tuple[Claim, Claim]]:
+    """The claim with each that it overlaps, the earlier one first; of a lane as far as `end`, where that is told."""
+    for lane in lanes:
+        if meet(claim[0], lane.claims[0][0]):
+            last = bisect_right(lane.lows, claim[0].high) if end is None else end
+            for other in lane.before(last, claim[0].low):
+                one, two = sorted((other, claim), key=_order)
+                yield one, two
