@@ -42,6 +42,25 @@ def test_settings(declared: Any, memory: int, current: dict[str, int], wanted: d
     assert tracking.settings(tracking.parse_tracking(declared), memory, current) == wanted
 
 
+@pytest.mark.parametrize(("page", "buckets"), [(4096, "100352"), (16384, "100352"), (65536, "106496")])
+def test_buckets_are_whole_pages_of_pointers(page: int, buckets: str) -> None:
+    """With pages of 64 KiB a number that the kernel rounds up itself would never be reached."""
+    wanted = tracking.settings(tracking.parse_tracking({"max": 100000}), GIB, {}, page)
+    assert wanted[BUCKETS] == buckets
+
+
+@pytest.mark.parametrize("gib", [1, 2, 3, 4, 6, 8, 15, 16, 31, 32, 48, 63])
+def test_another_kernel_makes_no_other_table(gib: int) -> None:
+    """What it keeps for itself is some megabytes more or less; a run after it has nothing to change."""
+    auto = tracking.parse_tracking({"max": "auto"})
+    total = gib * GIB - gib * (GIB // 64)
+    first = tracking.settings(auto, total, {})
+    now = {name: int(value) for name, value in first.items()}
+    for more in (-(8 << 20), -4096, 4096, 8 << 20):
+        assert tracking.settings(auto, total + more, now) == first
+    assert int(first[MAX]) >= total // tracking.BYTES_PER_ENTRY
+
+
 @pytest.mark.parametrize(
     ("declared", "path"),
     [

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def sysctls(request: Request) -> dict[str, str]:
     found = forwarding.settings(request.config, request.before) if request.forwarding else {}
     found.update(routing.sysctls(request.config))
     current = {name: kernel.sysctl_number(name) for name in tracking.names()}
-    sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current)
+    sizes = tracking.settings(request.tracking, kernel.memory_bytes(), current, os.sysconf("SC_PAGE_SIZE"))
     # Without the module that has the table there is nothing yet that could be written.
     missing = request.expected and not kernel.sysctl_get(tracking.names()[0])
     if request.tracking.entries == 0 and not missing and not all(kernel.sysctl_writable(name) for name in sizes):

@@ -23,8 +23,8 @@ LARGEST_AUTO = 4194304
 WARN_FROM = 0.8
 
 _MAX = "net/netfilter/nf_conntrack_max"
-#: The kernel rounds the number of buckets up to whole pages of pointers (nf_ct_alloc_hashtable).
-_BUCKETS_PER_PAGE = 512
+#: A pointer of the kernel's, in bytes (64 bits).
+_POINTER = 8
 _BUCKETS = "net/netfilter/nf_conntrack_buckets"
 _TIMEOUTS = {
     "tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
@@ -78,8 +78,8 @@ def dump_tracking(tracking: Tracking) -> dict[str, Any]:
     return {**found, **({"timeouts": timeouts} if timeouts else {})}
 
 
-def settings(tracking: Tracking, memory: int, current: Mapping[str, int]) -> dict[str, str]:
-    """Kernel settings by name with slashes, for a host with so many bytes of memory.
+def settings(tracking: Tracking, memory: int, current: Mapping[str, int], page: int = 4096) -> dict[str, str]:
+    """Kernel settings by name with slashes, for a host with so many bytes of memory, in pages of so many.
 
     A size taken from the memory never makes the table smaller. Buckets follow the kernel's own choice of one per entry,
     so that an entry of a full table is still found in one or two steps.
@@ -87,13 +87,21 @@ def settings(tracking: Tracking, memory: int, current: Mapping[str, int]) -> dic
     found: dict[str, int] = dict(tracking.timeouts)
     entries, buckets = tracking.entries, tracking.buckets
     if entries == 0:
-        entries = max(min(memory // BYTES_PER_ENTRY, LARGEST_AUTO), current.get(_MAX, 0))
+        entries = max(min(_rounded(memory // BYTES_PER_ENTRY), LARGEST_AUTO), current.get(_MAX, 0))
     if entries is not None:
         found[_MAX] = entries
         buckets = buckets or max(entries, current.get(_BUCKETS, 0))
     if buckets is not None:
-        found[_BUCKETS] = -(-buckets // _BUCKETS_PER_PAGE) * _BUCKETS_PER_PAGE
+        # The kernel rounds them up to whole pages of pointers (nf_ct_alloc_hashtable).
+        found[_BUCKETS] = -(-buckets // (page // _POINTER)) * (page // _POINTER)
     return {name: str(value) for name, value in found.items()}
+
+
+def _rounded(entries: int) -> int:
+    """Up to an eighth of the power of two below. How much memory a host has is told to the kilobyte, and another kernel
+    keeps a little more or less of it for itself: that must not make another table."""
+    step = max(1, (1 << entries.bit_length()) // 16)
+    return -(-entries // step) * step
 
 
 def names() -> list[str]:
