@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 from _natlb.errors import ConfigErrors
 from kernel_lab import traffic
@@ -51,6 +53,39 @@ def test_who_is_allowed(balancer: Balancer, case: str, limited: bool) -> None:
     assert not balancer.info()["drift"]
     balancer.apply([service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=BOTH)])
     assert sum(balancer.tally(count=4, sources=[THERE]).values()) == 4
+
+
+def without(address: str) -> list[str]:
+    """The complement of one address: as many networks as it has bits, each half as large as the last."""
+    parsed = ipaddress.ip_network(address)
+    everything = ipaddress.ip_network("0.0.0.0/0" if parsed.version == 4 else "::/0")
+    return [str(network) for network in everything.address_exclude(parsed)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["alone", "with a limit"])
+def test_everybody_but_one(balancer: Balancer, limited: bool) -> None:
+    limits = {"max_connections_per_client": 100, "affinity": 60} if limited else {}
+    networks = [*without(f"{HERE}/32"), *without(f"{CLIENT6}/128")]
+    dual = service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=BOTH, allow_from=networks[::-1], **limits)
+    balancer.apply([dual])
+    assert balancer.tally(count=2, sources=[HERE]) == {"ConnectionRefusedError": 2}
+    assert sum(balancer.tally(count=2, sources=[THERE])[name] for name in NAMES) == 2
+    assert balancer.tally(f"[{VIP6}]:80", 1) == {"ConnectionRefusedError": 1}
+    assert not balancer.apply([dual]).changed
+
+
+@pytest.mark.slow
+@pytest.mark.engines("iptables-nft", "iptables-legacy")
+def test_a_hundred_thousand_networks(balancer: Balancer) -> None:
+    """Every other /25 of the first half of the addresses, and one that a client has."""
+    networks = [str(ipaddress.ip_network((number << 8, 25))) for number in range(1 << 16, (1 << 16) + 99_999)]
+    declared = [service(allow_from=[*networks, HERE])]
+    balancer.apply(declared)
+    assert balancer.tally(count=2, sources=[THERE]) == {"ConnectionRefusedError": 2}
+    assert sum(balancer.tally(count=2, sources=[HERE])[name] for name in NAMES) == 2
+    assert not balancer.apply(declared).changed
+    balancer.remove()
+    assert balancer.ours_left() == []
 
 
 #: The backends are 10.0.0.3 and so on. Where the router's tutorial stands: the first.

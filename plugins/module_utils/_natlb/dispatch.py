@@ -120,7 +120,7 @@ def build(tree: Tree, items: Sequence[Item]) -> dict[str, list[str]]:
         _Dimension(
             lambda item: item.addresses,
             lambda block: tree.address_match(cidr(block, tree.bits)),
-            lambda block: _address_title(block, tree.bits),
+            lambda block: address_title(block, tree.bits),
             _SLOW_SHIFT if tree.bits == 32 and not tree.dear else None,
         ),
     )
@@ -224,7 +224,7 @@ def cidr(block: Range, bits: int) -> str:
     return f"{address}/{length}"
 
 
-def _address_title(block: Range, bits: int) -> str:
+def address_title(block: Range, bits: int) -> str:
     """The leading bits in hexadecimal, and how many they are."""
     length = bits - (block[0] ^ block[1]).bit_length()
     digits = f"{block[0]:0{bits // 4}x}"[: -(-length // 4)]

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import source_tree
 from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
-from .dispatch import ALL_PORTS, Item, Tree, build, chain_name, digest, number_range
+from .dispatch import chain_name, digest
 from .errors import ConfigError
 from .model import Backend, Service
 from .ruleset import Ruleset, Section
@@ -179,8 +180,6 @@ def _add_sources(tables: Tables, service: Service, networks: Sequence[str], limi
     if limits:
         tables.chains["nat", chain_name(service.name, "limits")] = limits
         onward = f"-g {chain_name(service.name, 'limits')}"
-    tree = Tree((service.name, "guard"), tables.bits, str, "-s {}".format)
-    items = [Item(ALL_PORTS, number_range(network), (f"-s {network} {onward}",)) for network in networks]
-    for chain, rules in build(tree, items).items():
-        # A chain that was entered by -g comes back to the service, not to the one it was entered from.
-        tables.chains["nat", chain] = [*rules, _PAST]
+    # A chain that was entered by -g comes back to the service, not to the one it was entered from.
+    for chain, rules in source_tree.build((service.name, "guard"), tables.bits, networks, onward, _PAST).items():
+        tables.chains["nat", chain] = rules
