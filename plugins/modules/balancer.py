@@ -170,10 +170,12 @@ services:
   type: int
   sample: 3
 sysctls:
-  description: The kernel settings that the declaration needs, to be kept for the next boot.
+  description:
+    - The kernel settings that the declaration needs, to be kept for the next boot.
+    - With slashes, which sysctl.d(5) and sysctl(8) take as well, since the name of an interface may have dots.
   returned: success
   type: dict
-  sample: {"net.ipv4.ip_forward": "1"}
+  sample: {"net/ipv4/ip_forward": "1"}
 warnings:
   description: What works otherwise than one might think, each with the reason.
   returned: success
@@ -218,7 +220,7 @@ def main() -> None:
         transaction=outcome.transaction,
         services=outcome.services,
         _token=outcome.token,
-        sysctls={name.replace("/", "."): value for name, value in outcome.sysctls.items()},
+        sysctls=outcome.sysctls,
     )
 
 
