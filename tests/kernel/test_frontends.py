@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kernel_lab import sctp, server, traffic
 from kernel_lab.balancer import Balancer, service, webs, weighted
@@ -58,6 +60,35 @@ def test_every_local_address(balancer: Balancer, protocol: str) -> None:
     assert balancer.tally(f"[{FRONT6}]:30080", 2, protocol=protocol) == {"web2": 2}
     elsewhere = balancer.tally(f"{WEB['web3']}:30080", protocol=protocol)
     assert elsewhere == {"ConnectionRefusedError": 1}, "forwarded packets to that port are none of ours"
+
+
+LINK_LOCAL = "fe80::ff:fe00:2"
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    "keys", [{}, {"interface": "front"}, {"allow_from": "2001:db8:18::/64"}, {"backends": []}], ids=str
+)
+def test_link_local_addresses_are_the_hosts_own(balancer: Balancer, protocol: str, keys: dict[str, Any]) -> None:
+    """What comes to one may not be forwarded, so a server of the host's own goes on."""
+    balancer.host.call(server.start, "balancer", [30080])
+    backends = [{"address": WEB6["web1"], "port": 80}]
+    balancer.apply([service(**{"listen": "*:30080", "protocol": protocol, "backends": backends, **keys})])
+    assert balancer.tally(f"[{LINK_LOCAL}%front]:30080", 2, protocol=protocol) == {"balancer": 2}
+    if not keys:
+        assert balancer.tally(f"[{FRONT6}]:30080", 2, protocol=protocol) == {"web1": 2}
+
+
+@pytest.mark.parametrize("snat", ["masquerade", "none"])
+def test_link_local_addresses_of_ipv4_are_served(balancer: Balancer, snat: str) -> None:
+    """The kernel forwards for them as for any other."""
+    balancer.host.ip("address add 169.254.7.1/24 dev front")
+    balancer.apply([service(listen="*:30080", snat=snat, backends=webs("web1", port=80))])
+    balancer.client.ip("address add 169.254.7.2/24 dev front")
+    try:
+        assert balancer.tally("169.254.7.1:30080", 2) == {"web1": 2}
+    finally:
+        balancer.client.ip("address delete 169.254.7.2/24 dev front")
 
 
 def test_a_node_port_and_an_address_side_by_side(balancer: Balancer) -> None:

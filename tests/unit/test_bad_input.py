@@ -182,6 +182,17 @@ SERVICES = [
         "is the name of services[0].backends[0] already",
     ),
     (service(listen=["192.0.2.10:80", "[2001:db8::10]:80"]), "services[0].listen", "no backend has such an address"),
+    # IPv4 as sockets of IPv6 show it
+    (
+        service(listen="[::ffff:192.0.2.10]:80"),
+        "services[0].listen",
+        "192.0.2.10 is an IPv4 address",
+    ),
+    (backend(address="::ffff:c000:20a"), "services[0].backends[0].address", "is an IPv4 address"),
+    (service(snat="::ffff:192.0.2.10"), "services[0].snat", "is an IPv4 address"),
+    (service(allow_from="::ffff:192.0.2.0/120"), "services[0].allow_from", "are IPv4 addresses"),
+    (service(allow_from="::ffff:192.0.2.9"), "services[0].allow_from", "are IPv4 addresses"),
+    (service(allow_from="::ffff:0:0/96"), "services[0].allow_from", "are IPv4 addresses"),
     # between services
     (two(), "services[1].listen", "other and web (services[0]) both claim tcp 192.0.2.10:80"),
     (two(listen="192.0.2.10:70-90"), "services[1].listen", "both claim"),
@@ -394,3 +405,18 @@ def test_no_input_ends_in_a_traceback(changes: dict[str, Any], egress: Any, mask
     for services in ([{**SERVICE, **changes}], [{**SERVICE, "backends": [{**BACKEND, **changes}]}], changes):
         errors = problems(services, egress, mask)
         assert all(error.path and error.problem and error.remedy for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "written"),
+    [
+        ("listen", "[::ffff:192.0.2.10]:80", "192.0.2.10"),
+        ("snat", "::ffff:c000:20a", "192.0.2.10"),
+        ("allow_from", "::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("allow_from", "::ffff:192.0.2.9", "192.0.2.9/32"),
+        ("allow_from", "::ffff:0:0/96", "0.0.0.0/0"),
+    ],
+)
+def test_the_word_to_write_for_ipv4(key: str, value: str, written: str) -> None:
+    (error,) = refused(service(**{key: value})).errors
+    assert error.remedy == f"write {written}"

@@ -15,7 +15,7 @@ LINE = (
     "udp      17 29 src=192.0.2.100 dst={target} sport=40000 dport={port} "
     "{seen}src={answerer} dst=10.0.0.1 sport={answered} dport=40000 {assured}mark=0 use=1"
 )
-LOCAL = {"192.0.2.2", "10.0.0.1"}
+LOCAL = {"192.0.2.2", "10.0.0.1", "127.0.0.1", "fe80::2"}
 
 
 def config(*backends: dict[str, Any], listen: Any = "192.0.2.10:53") -> Config:
@@ -53,6 +53,7 @@ def flow(answerer: str = "10.0.0.3", answered: int = 9000, target: str = "192.0.
         (EMPTY, config({}, listen="*:53"), flow(target="192.0.2.2"), False),
         (EMPTY, config({}, listen="*:53"), flow("192.0.2.2", 53, target="192.0.2.2"), True),
         (EMPTY, config({}, listen="*:53"), flow("192.0.2.77", 53, target="192.0.2.77"), False),
+        (EMPTY, config({}, listen="*:53"), flow("127.0.0.1", 53, target="127.0.0.1"), False),
     ],
 )
 def test_stale(before: Config, after: Config, one: flows.Flow, gone: bool) -> None:

@@ -46,6 +46,17 @@ def test_a_plain_service() -> None:
             "-p tcp -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.0.3:8080",
             "-p tcp -j DNAT --to-destination 10.0.0.4:8080",
         ],
+        ("filter", "jump", "INPUT"): ["-j NATLB.refuse"],
+        ("filter", "jump", "FORWARD"): ["-j NATLB.refuse"],
+        ("filter", "chain", "NATLB.refuse"): ["-m conntrack --ctstate INVALID -g NATLB..i"],
+        ("filter", "chain", "NATLB..i"): [
+            "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK -j RETURN",
+            "-p tcp -j NATLB..i.tcp",
+        ],
+        ("filter", "chain", "NATLB..i.tcp"): [
+            "-s 10.0.0.3/32 -p tcp -m tcp --sport 8080 -j DROP",
+            "-s 10.0.0.4/32 -p tcp -m tcp --sport 8080 -j DROP",
+        ],
     }
 
 
@@ -80,9 +91,13 @@ SERVICES: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"listen": "*:30080"},
         "NATLB.pre",
-        ["! -d 127.0.0.0/8 -p tcp -m addrtype --dst-type LOCAL -j NATLB..dw.tcp"],
+        ["-p tcp -m addrtype --dst-type LOCAL -j NATLB..dw.tcp"],
     ),
-    ({"listen": "*:30080"}, "NATLB..dw.tcp", ["-p tcp -m tcp --dport 30080 -j NATLB.web.tcp"]),
+    (
+        {"listen": "*:30080"},
+        "NATLB..dw.tcp",
+        ["-d 127.0.0.0/8 -j RETURN", "-p tcp -m tcp --dport 30080 -j NATLB.web.tcp"],
+    ),
     ({"listen": "*:30080"}, "NATLB..sw.tcp", ["-m conntrack --ctorigdstport 30080 -j NATLB.web.tcp.out.30080"]),
     (
         {"listen": "192.0.2.10:80-89", "backends": [{"address": "10.0.0.3"}], "protocol": "sctp"},
@@ -207,13 +222,17 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("keys", "answers"), REFUSALS, ids=str)
 def test_refusals(keys: dict[str, Any], answers: list[str]) -> None:
     ruleset = render({**WEB, "protocol": ["tcp", "udp"], **keys})
-    assert any(key[1] == "filter" for key in ruleset) == bool(answers)
+    # A service without backends has none whose packets could be invalid.
+    invalid = ["-m conntrack --ctstate INVALID -g NATLB..i"] if keys.get("backends") != [] else []
     if not answers:
+        assert body(ruleset, "NATLB.refuse", "filter") == invalid
+        assert ("ip", "filter", "jump", "OUTPUT") not in ruleset
         return
     for builtin in ("INPUT", "FORWARD", "OUTPUT"):
         assert body(ruleset, builtin, "filter") == [f"-A {builtin} -j NATLB.refuse"]
     assert body(ruleset, "NATLB.refuse", "filter") == [
-        "-m conntrack ! --ctstate NEW -j RETURN",
+        f"-m conntrack ! --ctstate {'INVALID,NEW' if invalid else 'NEW'} -j RETURN",
+        *invalid,
         "-m conntrack --ctstate DNAT -j RETURN",
         "-p tcp -j NATLB..d.tcp",
         "-p udp -j NATLB..d.udp",
@@ -339,6 +358,19 @@ def test_marks_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="2 uplinks and 2 interfaces") as caught:
         iptables.render(model.parse_config([outside, inside], egress, "0x300"), NETWORKS)
     assert caught.value.path == "mark_mask"
+
+
+def test_backends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
+    backends = [{"address": f"10.0.0.{last}"} for last in (8, 9, 10, 11, 13)]
+    ranges = {"listen": ["192.0.2.10:8000-8010", "192.0.2.11:8005-8020"], "protocol": "udp", "backends": backends}
+    ruleset = render({**WEB, **ranges}, {**WEB, "name": "other", "listen": "192.0.2.12:53", "protocol": "udp"})
+    assert body(ruleset, "NATLB..i", "filter") == ["-p udp -j NATLB..i.udp"]
+    assert body(ruleset, "NATLB..i.udp", "filter") == [
+        "-s 10.0.0.3/32 -p udp -m udp --sport 8080 -j DROP",
+        "-s 10.0.0.4/32 -p udp -m udp --sport 8080 -j DROP",
+        "-s 10.0.0.8/30 -p udp -m udp --sport 8000:8020 -j DROP",
+        "-s 10.0.0.13/32 -p udp -m udp --sport 8000:8020 -j DROP",
+    ]
 
 
 def test_flow_hash_is_refused() -> None:

@@ -237,10 +237,27 @@ def test_a_delta_touches_only_what_differs() -> None:
     ]
 
 
+def test_invalid_packets_of_backends_are_dropped() -> None:
+    ranges = {"listen": "192.0.2.9:8000-8010", "protocol": ["tcp", "udp"], "backends": [{"address": "10.0.0.3"}]}
+    overlapping = {"listen": "192.0.2.8:8005-8020", "protocol": "udp", "backends": [{"address": "10.0.0.3"}]}
+    ruleset = render({}, {}, ranges, overlapping)
+    for hook in ("input", "forward"):
+        assert body(ruleset, "chain", hook) == ["ct state invalid goto invalid"]
+    assert body(ruleset, "chain", "invalid") == [
+        "tcp flags & (syn | ack) == syn | ack return",
+        "ip saddr . meta l4proto . th sport @backends drop",
+        "ip saddr . meta l4proto . th sport @backends_range drop",
+    ]
+    assert body(ruleset, "set", "backends") == ["10.0.0.3 . 6 . 8080", "10.0.0.4 . 6 . 8080"]
+    assert body(ruleset, "set", "backends_range") == ["10.0.0.3 . 17 . 8000-8020", "10.0.0.3 . 6 . 8000-8010"]
+    assert not [key for key in render(egress=[{"source": "10.0.0.0/24"}]) if key[3] in ("forward", "input", "invalid")]
+
+
 def test_what_nothing_leads_to_yet_is_added_first() -> None:
     """So that no packet is led to a chain that has no rules in the generation in which it began."""
     before = render({"method": "random", "backends": BACKENDS[:1]})
     after = render({"method": "random"})
+    before["ip", "natlb", "set", "backends"] = after["ip", "natlb", "set", "backends"]
     first, second, last = nftables.delta(before, after, after)
     assert first.splitlines() == [
         "add chain ip natlb random_2_tcp",

@@ -37,6 +37,7 @@ from . import (
     rollback,
     store,
     summary,
+    unclaimed,
     warn,
 )
 from .conntrack import forget_gone
@@ -299,7 +300,8 @@ def make_plan(request: Request) -> Plan:
             released, more = forwarding.released(before, config.families())
             warnings += more
         closed = request.before.closed if request.forward_others == "drop" else {}
-        rendered = engine.render(config, table.connected if hairpin else [], closed)
+        alone = unclaimed.unclaimed(config, table.ways, kernel.local_addresses()) if not config.empty else {}
+        rendered = engine.render(config, table.connected if hairpin else [], closed, alone)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         known = store.read_json(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from . import flows as tracked
 from . import kernel
 from .dispatch import Range, number_range
-from .entities import STATES, family_of
+from .entities import STATES, family_of, is_wild
 from .errors import HostError
 from .flows import Flow
 from .model import FAMILIES, Config, Service
@@ -57,7 +57,7 @@ class Frontends:
         """Which of several it is would be told by the interface, of which nothing is known once it is tracked."""
         found = list(self._exact.get((target, port), ()))
         for address in (target, None):
-            if address is not None or target in self._local:
+            if address is not None or (target in self._local and is_wild(target)):
                 for ranges in self._ranges.get((family, address), {}).values():
                     at = bisect.bisect_right(ranges, (port, _BEYOND)) - 1
                     if at >= 0 and port <= ranges[at][1]:

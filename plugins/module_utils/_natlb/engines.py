@@ -21,10 +21,12 @@ from .kernel import Command
 from .model import FAMILIES, Config
 from .others import Closed
 from .ruleset import Key, Ruleset, compare
+from .unclaimed import Unclaimed
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
 LINUX_MINIMUM = (5, 13)
+_NONE: Mapping[str, Unclaimed] = {}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,14 @@ class NftablesEngine:
     def identity(self) -> str:
         return self.nft.identity()
 
-    def render(self, config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
-        return nftables.render(config, networks, closed)
+    def render(
+        self,
+        config: Config,
+        networks: Sequence[str],
+        closed: Mapping[str, Closed] | None = None,
+        unclaimed: Mapping[str, Unclaimed] = _NONE,
+    ) -> Ruleset:
+        return nftables.render(config, networks, closed, unclaimed)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {"nft": nftables.full(rendered)}
@@ -134,8 +142,14 @@ class IptablesEngine:
     def identity(self) -> str:
         return self.program.identity()
 
-    def render(self, config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
-        return iptables.render(config, networks, closed)
+    def render(
+        self,
+        config: Config,
+        networks: Sequence[str],
+        closed: Mapping[str, Closed] | None = None,
+        unclaimed: Mapping[str, Unclaimed] = _NONE,
+    ) -> Ruleset:
+        return iptables.render(config, networks, closed, unclaimed)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: iptables.full(rendered, family) for family in FAMILIES if _has(rendered, family)}

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,6 +37,18 @@ def family_of(address: str) -> str:
 def is_everything(network: str) -> bool:
     """Whether every address of its family is in a network in canonical spelling: `0.0.0.0/0` or `::/0`."""
     return network.endswith("/0")
+
+
+#: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
+#: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
+NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
+_NOT_WILD = tuple(ipaddress.ip_network(network) for networks in NOT_WILD.values() for network in networks)
+
+
+def is_wild(address: str) -> bool:
+    """Whether `*` takes connections to this address, if it is a local one."""
+    ip = ipaddress.ip_address(address)
+    return not any(ip.version == network.version and ip in network for network in _NOT_WILD)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from .entities import is_wild
 from .errors import ConfigError
 from .model import Config, Frontend, family_of
 
@@ -60,6 +61,6 @@ def _claims(frontend: Frontend, address: str, port: int) -> bool:
     return (
         frontend.protocol == "tcp"
         and frontend.family == family_of(address)
-        and frontend.address in (None, address)
+        and (frontend.address == address or (frontend.address is None and is_wild(address)))
         and frontend.low <= port <= frontend.high
     )

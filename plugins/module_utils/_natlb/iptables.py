@@ -6,7 +6,8 @@
     nat     PREROUTING  → NATLB.pre    → tree by port and address → NATLB.SERVICE.PROTOCOL → DNAT; then uplinks
             OUTPUT      → NATLB.out    → the same tree
             POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
-    filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer
+    filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
+                                                    tree of backends, for packets that cannot be translated back
     mangle  PREROUTING  → NATLB.mark   → the connection's uplink, back onto each of its packets
 
 The nat table can neither reject nor drop. So a connection that is not to be served leaves it untranslated, by ACCEPT,
@@ -19,15 +20,18 @@ from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from . import others
-from .dispatch import Item, Range, Tree, build, number_range, ports_text
+from .dispatch import ALL_PORTS, Item, Range, Tree, build, chain_name, cidr, number_range, ports_text
+from .entities import NOT_WILD
+from .iptables_invalid import add_invalid
 from .iptables_marks import marks
-from .iptables_origin import add_trees
+from .iptables_origin import add_trees, merged
 from .iptables_restore import delta, full, jump_places, parse_save, remove, tables
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
 from .iptables_snat import add_egress, add_uplinks, port_matches, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from .others import Closed
 from .ruleset import Ruleset
+from .unclaimed import Unclaimed
 
 __all__ = [
     "RECENT_CLIENTS",
@@ -42,18 +46,25 @@ __all__ = [
     "tables",
 ]
 
-_LOOPBACK = {"ip": "127.0.0.0/8", "ip6": "::1/128"}
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
+
+_NONE: Mapping[str, Unclaimed] = {}
 
 #: Rules for the frontends of a service in one protocol, without what tells the frontend.
 _Rules = Callable[[Service, Frontend], Sequence[str]]
 
 
-def render(config: Config, networks: Sequence[str], closed: Mapping[str, Closed] | None = None) -> Ruleset:
+def render(
+    config: Config,
+    networks: Sequence[str],
+    closed: Mapping[str, Closed] | None = None,
+    unclaimed: Mapping[str, Unclaimed] = _NONE,
+) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
 
     `networks` are those that the balancer is connected to, of both families: a client in a backend's own network is
     masqueraded even with `snat: none`. Between the interfaces of a family in `closed` nothing else is forwarded.
+    Packets to what is `unclaimed`, by family, would go round in circles.
 
     Raises `ConfigError` for what iptables cannot do.
     """
@@ -63,7 +74,7 @@ def render(config: Config, networks: Sequence[str], closed: Mapping[str, Closed]
         services = [service for service in config.services if family in service.families()]
         marked = marks(config, family)
         _add_dnat(tables, services, marked)
-        _add_refusals(tables, services)
+        _add_refusals(tables, services, unclaimed.get(family))
         if closed and family in closed and family in config.families():
             others.enter_chains(tables, config, closed[family], port_matches)
         add_uplinks(tables, config)
@@ -87,15 +98,33 @@ def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Front
         tables.enter("nat", "OUTPUT", "out", jumps)
 
 
-def _add_refusals(tables: Tables, services: Sequence[Service]) -> None:
-    """New connections to a frontend that no rule has translated, where a service may leave some so."""
+def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
+    """New connections to a frontend that no rule has translated, where a service may leave some so; to other ports of
+    an address that no host has; and packets of backends that cannot be translated back."""
     refusing = [service for service in services if refuses(service, tables.family)]
-    jumps = _add_trees(tables, "filter", refusing, _refusal)
-    if jumps:
-        # One that was translated is somebody's, even if its backend has the address of a frontend that refuses.
-        past = ["-m conntrack ! --ctstate NEW -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
-        for builtin in ("INPUT", "FORWARD", "OUTPUT"):
-            tables.enter("filter", builtin, "refuse", [*past, *jumps] if builtin == "INPUT" else [])
+    refusals = _add_trees(tables, "filter", refusing, _refusal)
+    loops = _add_loops(tables, unclaimed) if unclaimed else []
+    rules = add_invalid(tables, services)
+    if refusals or loops:
+        # Nearly all packets leave at the first of these. A connection that was translated is somebody's, even if its
+        # backend has the address of a frontend that refuses.
+        first = f"-m conntrack ! --ctstate {'INVALID,NEW' if rules else 'NEW'} -j RETURN"
+        rules = [first, *rules, "-m conntrack --ctstate DNAT -j RETURN", *refusals, *loops]
+    for builtin in ("INPUT", "FORWARD", "OUTPUT"):
+        if rules and (refusals or builtin != "OUTPUT"):
+            tables.enter("filter", builtin, "refuse", rules if builtin == "INPUT" else [])
+
+
+def _add_loops(tables: Tables, unclaimed: Unclaimed) -> list[str]:
+    name = chain_name("", "nobody")
+    answer = _UNREACHABLE[tables.family]
+    tables.chains["filter", name] = ["-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {answer}"]
+    tree = Tree(("", "u"), tables.bits, str, "-d {}".format)
+    blocks = [block for block, _ports in merged((number_range(address), ALL_PORTS) for address in unclaimed.addresses)]
+    items = [Item(ALL_PORTS, block, (f"-d {cidr(block, tables.bits)} -g {name}",)) for block in blocks]
+    for chain, lines in build(tree, items).items():
+        tables.chains["filter", chain] = lines
+    return [f"-i {link} -o {link} -m conntrack --ctstate NEW -j {tree.root}" for link in unclaimed.interfaces]
 
 
 def refuses(service: Service, family: str) -> bool:
@@ -149,9 +178,11 @@ def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _
         tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
         for chain, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
             tables.chains[table, chain] = lines
-        address = f"! -d {_LOOPBACK[tables.family]} " if wildcard else ""
+        if wildcard:
+            left = [f"-d {network} -j RETURN" for network in NOT_WILD[tables.family]]
+            tables.chains[table, tree.root] = [*left, *tables.chains[table, tree.root]]
         condition = "-m addrtype --dst-type LOCAL " if wildcard else ""
-        jumps.append(f"{address}-p {protocol} {condition}-j {tree.root}")
+        jumps.append(f"-p {protocol} {condition}-j {tree.root}")
     return jumps
 
 

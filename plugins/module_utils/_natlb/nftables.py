@@ -20,14 +20,17 @@ from collections.abc import Mapping, Sequence
 
 from . import others
 from .dispatch import digest
+from .entities import NOT_WILD
 from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
 from .nftables_delta import delta
+from .nftables_filter import add_filter
 from .nftables_snat import add_snat
 from .nftables_table import Table, frontend_map, plain
 from .nftables_text import TABLE, Lines, count, filled, full, identifier, loadable, parse_listing, remembered
 from .others import Closed
 from .ruleset import Ruleset
 from .slots import interleave, slot_count, slots
+from .unclaimed import Unclaimed
 
 __all__ = ["TABLE", "count", "delta", "filled", "full", "loadable", "parse_listing", "remembered", "render"]
 
@@ -46,11 +49,17 @@ NAT = {"prerouting": -101, "postrouting": 99}
 SLOTS_PER_MAP = 32768
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
+_NONE: Mapping[str, Unclaimed] = {}
 
 
-def render(config: Config, networks: Sequence[str] = (), closed: Mapping[str, Closed] | None = None) -> Ruleset:
+def render(
+    config: Config,
+    networks: Sequence[str] = (),
+    closed: Mapping[str, Closed] | None = None,
+    unclaimed: Mapping[str, Unclaimed] = _NONE,
+) -> Ruleset:
     """The tables for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces of a
-    family in `closed` nothing else is forwarded."""
+    family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
@@ -62,6 +71,7 @@ def render(config: Config, networks: Sequence[str] = (), closed: Mapping[str, Cl
         for service in services:
             table.add_service(service)
         add_snat(table, services, networks)
+        add_filter(table, services, unclaimed.get(family))
         table.add_egress(egress)
         table.add_base_chains()
         if closed and family in closed:
@@ -300,8 +310,7 @@ class _Table(Table):
     def dispatch(self, interfaces: bool) -> Lines:
         """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
         daddr, port = f"{self.family} daddr", "meta l4proto . th dport"
-        loopback = "127.0.0.0/8" if self.family == "ip" else "::1"
-        local = f"fib daddr type local {daddr} != {loopback} "
+        local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[self.family]), ""])
         known = [
             ("service", "", f"{daddr} . {port}"),
             ("service_range", "", f"{daddr} . {port}"),

@@ -166,9 +166,14 @@ def _address(value: str) -> Address | None:
 
 
 def address(value: Any, path: str) -> Address:
-    """An IPv4 or IPv6 address without a zone, in any spelling."""
+    """An IPv4 or IPv6 address without a zone, in any spelling but that of an IPv4 address as an IPv6 one."""
     parsed = _address(value) if isinstance(value, str) else None
     if parsed is not None:
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        if mapped is not None:
+            raise ConfigError(
+                path, f"{value} is an IPv4 address, which no packet has as an IPv6 one", f"write {mapped}"
+            )
         return parsed
     raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
 
@@ -200,11 +205,14 @@ def _fault(address: Address) -> tuple[str, str] | None:
     return None
 
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
 def network(value: Any, path: str) -> Network:
     """`198.51.100.0/24`, or an address, which stands for itself alone. Bits behind the prefix are refused."""
     if isinstance(value, str):
         try:
-            return ipaddress.ip_network(value)
+            return _on_the_wire(ipaddress.ip_network(value), path)
         except ValueError:
             pass
         try:
@@ -214,6 +222,16 @@ def network(value: Any, path: str) -> Network:
         else:
             raise ConfigError(path, f"{value} has bits set behind its prefix", f"write {loose}")
     raise ConfigError(path, f"{shown(value)} is not a network", "write one such as 198.51.100.0/24 or 2001:db8::/32")
+
+
+def _on_the_wire(parsed: Network, path: str) -> Network:
+    """Refuses IPv4 networks in the notation of IPv6, which is for sockets: no packet has such an address."""
+    if isinstance(parsed, ipaddress.IPv6Network) and parsed.subnet_of(_MAPPED):
+        first, length = parsed.network_address.ipv4_mapped, parsed.prefixlen - 96
+        raise ConfigError(
+            path, f"{parsed} are IPv4 addresses, which no packet has as IPv6 ones", f"write {first}/{length}"
+        )
+    return parsed
 
 
 def interface(value: Any, path: str) -> str:

@@ -124,12 +124,31 @@ def connected(
             # The port is chosen at connect(): one that is waiting to be forgotten for another target will do.
             sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 0 if source_port else 1)
             sock.bind((source or ("::" if family == socket.AF_INET6 else "0.0.0.0"), source_port))
-        sock.connect((host, int(port)))
+        address, _percent, link = host.partition("%")
+        # A zone is a number in a tuple of four; in the text Python reads past it.
+        sock.connect((address, int(port), 0, socket.if_nametoindex(link)) if link else (host, int(port)))
     except OSError as error:
         vars(error)["resent"] = _resent(sock)
         sock.close()
         raise
     return sock
+
+
+def ping(target: str, timeout_s: float = TIMEOUT_S) -> str:
+    """What an echo request comes to: `answered`, or the name of the error."""
+    ipv6 = ":" in target
+    protocol = socket.IPPROTO_ICMPV6 if ipv6 else socket.IPPROTO_ICMP
+    # Type, code, checksum (which the kernel does for ICMPv6, and which is right here for ICMP), identifier, number.
+    request = struct.pack("!BBHHH", 128, 0, 0, 1, 1) if ipv6 else struct.pack("!BBHHH", 8, 0, 0xF7FD, 1, 1)
+    with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_RAW, protocol) as sock:
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect((target, 0))
+            sock.send(request)
+            sock.recv(4096)
+        except OSError as error:
+            return type(error).__name__
+    return "answered"
 
 
 def hold(
