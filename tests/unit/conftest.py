@@ -13,6 +13,8 @@ import sys
 import types
 from pathlib import Path
 
+from hypothesis import settings
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(CHECKOUT / "plugins" / "module_utils"))
@@ -28,3 +30,7 @@ if "ansible_collections" not in sys.modules:
     _package("ansible_collections", "")
     _package("ansible_collections.natlb", "")
     _package("ansible_collections.natlb.netfilter", str(CHECKOUT))
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("natlb", deadline=None)
+settings.load_profile("natlb")
