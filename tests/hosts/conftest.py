@@ -19,6 +19,7 @@ for folder in (HERE.parents[1] / "plugins" / "module_utils", HERE.parent, HERE.p
         sys.path.insert(0, str(folder))
 
 import image  # noqa: E402
+from controller import Controller  # noqa: E402
 from kernel_lab.topology import Lab  # noqa: E402
 from machine import Machine  # noqa: E402
 
@@ -49,3 +50,8 @@ def machine(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.T
     machine.save("installed")
     yield machine
     machine.stop()
+
+
+@pytest.fixture(scope="module")
+def controller(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Controller:
+    return Controller(machine, tmp_path_factory.mktemp("controller"))

@@ -49,11 +49,6 @@ systemctl list-unit-files 'natlb*' --no-legend || true; systemctl list-units 'na
 """
 
 
-@pytest.fixture(scope="module")
-def controller(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Controller:
-    return Controller(machine, tmp_path_factory.mktemp("controller"))
-
-
 @pytest.fixture(scope="module", params=ENGINES)
 def first(request: pytest.FixtureRequest, machine: Machine, controller: Controller) -> Run:
     """The first run on a host that nobody has touched; the host as it was behind it is saved."""
@@ -148,6 +143,11 @@ def test_ansible_is_killed(deployed: Machine, controller: Controller, lab: Lab) 
 
 
 def test_after_a_reboot_it_serves_without_a_run(deployed: Machine, controller: Controller, lab: Lab) -> None:
+    # Its stock configuration begins with a flush of everything, now and at boot.
+    deployed.run(
+        "systemctl --quiet enable --now nftables; while systemctl list-jobs | grep -q natlb; do sleep 0.1; done"
+    )
+    serves(lab)
     was = deployed.run(STATE)
     deployed.reboot()
     serves(lab)
