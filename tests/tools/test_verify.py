@@ -184,8 +184,11 @@ def test_backends_that_name_themselves_are_asked_where_that_is_said(site: Site) 
     assert f"lb1: named: {VIP}:90 was answered by web1, not by alpha, web2" in printed
 
 
-@pytest.mark.parametrize("become", [(), ("--become",)], ids=["without", "with --become"])
-@pytest.mark.parametrize("inventory", [{}, {"ansible_become": True}], ids=["", "in the inventory"])
+@pytest.mark.parametrize(
+    ("become", "inventory"),
+    [((), {}), (("--become",), {"ansible_become": True})],
+    ids=["nobody says it", "everybody says it"],
+)
 def test_balancers_become_root_and_the_controller_does_not(
     site: Site, become: tuple[str, ...], inventory: dict[str, Any]
 ) -> None:
