@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             old_python.explain(result)
-            warned.name_host(result, str((task_vars or {}).get("inventory_hostname", "")))
+            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             if self._task._role is not None:
                 _in_variables(result)
             token = result.pop("_token", "")
@@ -92,4 +92,7 @@ def _in_variables(result: dict[str, Any]) -> None:
     if isinstance(result.get("msg"), str):
         result["msg"] = variables.in_variables(result["msg"])
     if isinstance(result.get("warnings"), list):
-        result["warnings"] = [variables.in_variables(str(warning)) for warning in result["warnings"]]
+        # From ansible-core 2.19 on its own warnings are objects.
+        result["warnings"] = [
+            variables.in_variables(warning) if isinstance(warning, str) else warning for warning in result["warnings"]
+        ]

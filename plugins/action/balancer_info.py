@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             old_python.explain(result)
-            warned.name_host(result, str((task_vars or {}).get("inventory_hostname", "")))
+            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)

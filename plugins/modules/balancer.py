@@ -177,7 +177,12 @@ sysctls:
   type: dict
   sample: {"net/ipv4/ip_forward": "1"}
 warnings:
-  description: What works otherwise than one might think, each with the reason.
+  description: What works otherwise than one might think, each with the reason and the name of the host in front.
+  returned: success
+  type: list
+  elements: str
+remarks:
+  description: The same without the name of the host, and without the warnings that Ansible adds.
   returned: success
   type: list
   elements: str
@@ -211,14 +216,13 @@ def main() -> None:
         outcome = apply.balance(**module.params, check=module.check_mode)
     except NatlbError as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
-        module.warn(warning)
     module.exit_json(
         changed=outcome.changed,
         diff={"prepared": outcome.diff},
         engine=outcome.engine,
         transaction=outcome.transaction,
         services=outcome.services,
+        remarks=outcome.warnings,
         _token=outcome.token,
         sysctls=outcome.sysctls,
     )

@@ -62,7 +62,7 @@ drift:
   returned: success
   type: bool
 warnings:
-  description: What works otherwise than one might think, each with the reason.
+  description: What works otherwise than one might think, each with the reason and the name of the host in front.
   returned: success
   type: list
   elements: str
@@ -139,10 +139,7 @@ def main() -> None:
         found = info(service=module.params["service"])
     except NatlbError as error:
         module.fail_json(msg=str(error))
-    remarks = found.pop("warnings")
-    for warning in remarks:
-        module.warn(warning)
-    module.exit_json(changed=False, remarks=remarks, **found)
+    module.exit_json(changed=False, remarks=found.pop("warnings"), **found)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 
-def name_host(result: dict[str, Any], host: str) -> None:
-    """Put the host's name in front of each warning in a module's result that does not have it.
+def say(result: dict[str, Any], host: str) -> None:
+    """Make warnings of the `remarks` in a module's result, each with the host's name in front.
 
-    Ansible shows the same words once in a run, and so the warning of the first host alone.
+    Ansible shows the same words once in a run, and so the warning of the first host alone. A module must not warn by
+    itself: from ansible-core 2.21 on such a warning is on its way to the user before the action sees the result.
     """
-    if result.get("warnings"):
-        result["warnings"] = [_named(_text(warning), host) for warning in result["warnings"]]
-
-
-def _named(text: str, host: str) -> str:
-    return text if not host or re.search(rf"(?<![\w.-]){re.escape(host)}(?![\w.-])", text) else f"{host}: {text}"
-
-
-def _text(warning: Any) -> str:
-    """A warning is text, or from ansible-core 2.19 on an object that holds an event."""
-    return warning if isinstance(warning, str) else str(getattr(getattr(warning, "event", None), "msg", warning))
+    remarks = result.get("remarks")
+    if remarks:
+        result["warnings"] = [*result.get("warnings", []), *(f"{host}: {remark}" for remark in remarks)]
