@@ -27,9 +27,10 @@ MANY = [
     SIX,
 ]
 FEW = [service(backends=webs("web2"))]
+#: The network sorts before that of eth1, whose link-layer address the VLAN interface has, too.
 VLAN = {
     "30-vlan.netdev": "[NetDev]\nName=eth1.100\nKind=vlan\n\n[VLAN]\nId=100\n",
-    "30-vlan.network": "[Match]\nName=eth1.100\n\n[Network]\nAddress=100.64.1.2/24\nConfigureWithoutCarrier=yes\n",
+    "15-vlan.network": "[Match]\nName=eth1.100\n\n[Network]\nAddress=100.64.1.2/24\nConfigureWithoutCarrier=yes\n",
     "20-back.network.d/vlan.conf": "[Network]\nVLAN=eth1.100\n",
 }
 UPLINKS = [
