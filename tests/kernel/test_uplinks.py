@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kernel_lab import drive, following
-from kernel_lab.balancer import Balancer
-from kernel_lab.topology import INTERNET
+from kernel_lab import drive, following, server, traffic
+from kernel_lab.balancer import Balancer, service
+from kernel_lab.host import Host
+from kernel_lab.topology import INTERNET, WEB
 from test_egress import GATEWAYS, INSIDE, by_weight, out, ways
 
 RULES = ["ip", "rule", "show"]
 TABLE = ["ip", "route", "show", "table"]
-SECOND = "default via 100.64.2.1 dev up2"
+SECOND = "default via 100.64.2.1 dev up2.100"
 #: What keeps them in place knows neither engine.
 either = pytest.mark.engines("nftables")
 
@@ -39,13 +40,13 @@ def waits(balancer: Balancer, argv: list[str], text: str, there: bool = True) ->
 def test_an_uplink_that_is_missing_leaves_the_others_theirs(balancer: Balancer, lost: str) -> None:
     balancer.lab.uplinks()
     loses = {
-        "gone": "link set up2 down\nlink set up2 name lost2",
-        "down": "link set up2 down",
-        "without an address": "address flush dev up2",
+        "gone": "link set up2.100 down\nlink set up2.100 name lost2",
+        "down": "link set up2.100 down",
+        "without an address": "address flush dev up2.100",
     }
     balancer.host.ip(f"route add default via 100.64.1.1\n{loses[lost]}")
     outcome = balancer.apply([], [by_weight(1, 1)])
-    (warning,) = [warning for warning in outcome.warnings if "uplink up2 via 100.64.2.1" in warning]
+    (warning,) = [warning for warning in outcome.warnings if "uplink up2.100 via 100.64.2.1" in warning]
     assert "so it has no route" in warning
     assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 4}, "the main table's default route takes its share"
     assert not balancer.apply([], [by_weight(1, 1)]).changed
@@ -107,13 +108,61 @@ def test_as_many_uplinks_as_the_mask_holds(balancer: Balancer) -> None:
     assert (after["rules-4"], after["routes-4"]) == (before["rules-4"], before["routes-4"])
 
 
+def internet(balancer: Balancer) -> dict[str, Host]:
+    """Providers that ask for the balancer's link-layer address in their own name, and not in that of a client."""
+    providers = dict(balancer.lab.uplinks())
+    for provider in providers.values():
+        provider.sysctl({"ipv4/conf/all/arp_announce": 2})
+    return providers
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("snat", ["masquerade", "none"])
+def test_what_comes_in_by_an_uplink_leaves_by_it(balancer: Balancer, snat: str, protocol: str, strict: bool) -> None:
+    """The client has the same address behind both; the default route leads to the other one."""
+    providers = internet(balancer)
+    balancer.host.ip("route add default via 100.64.1.1")
+    balancer.host.sysctl({f"ipv4/conf/{link}/rp_filter": int(strict) for link in ("all", "up1", "up2.100")})
+    listen = ["100.64.1.2:80", "100.64.2.2:80"]
+    declared = service(listen=listen, protocol=protocol, snat=snat), by_weight(1, 1)
+    balancer.apply([declared[0]], [declared[1]])
+    balancer.host.call(server.start, "balancer", (8080,))
+    for name, address in (("isp1", "100.64.1.2"), ("isp2", "100.64.2.2")):
+        for port in (80, 8080):
+            held = providers[name].call(traffic.hold, f"{address}:{port}", 4, protocol=protocol, source=INTERNET)
+            assert not [answer for _handle, answer in held if answer.error], (name, port)
+            again = [providers[name].call(traffic.talk, handle) for handle, _answer in held]
+            assert [answer[0] for answer in again] == [answer.name for _handle, answer in held]
+        providers[name].call(traffic.release)
+    assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 2, "isp2": 2}
+
+
+def test_egress_for_everybody_leaves_what_came_in_alone(balancer: Balancer) -> None:
+    """A source of everything takes clients of services in as well."""
+    providers = internet(balancer)
+    uplinks = [GATEWAYS["isp1"], GATEWAYS["isp2"]]
+    balancer.apply([service(listen="100.64.2.2:80")], [{"source": ["0.0.0.0/1", "128.0.0.0/1"], "uplinks": uplinks}])
+    held = providers["isp2"].call(traffic.hold, "100.64.2.2:80", 8, source=INTERNET)
+    assert not [answer for _handle, answer in held if answer.error]
+
+
 @either
-@pytest.mark.parametrize("lost", ["link set up2 down", "address flush dev up2", "route flush table 24602"])
+def test_two_uplinks_of_one_interface(balancer: Balancer) -> None:
+    """By which of them a connection came cannot be told; it takes the host's own routes, as without uplinks."""
+    providers = balancer.lab.uplinks()
+    uplinks = [{"interface": "up1", "gateway": f"100.64.1.{number}"} for number in (1, 7)]
+    balancer.apply([service(listen="100.64.1.2:80")], [{"source": INSIDE, "uplinks": uplinks}])
+    assert providers["isp1"].call(traffic.ask, "100.64.1.2:80")[0].name in WEB
+
+
+@either
+@pytest.mark.parametrize("lost", ["link set up2.100 down", "address flush dev up2.100", "route flush table 24602"])
 def test_an_uplink_comes_back_by_itself(follower: Balancer, lost: str) -> None:
     follower.host.ip(lost)
     if "flush table" not in lost:
         waits(follower, [*TABLE, "24602"], SECOND, there=False)
-        follower.host.ip("link set up2 up\naddress replace 100.64.2.2/24 dev up2")
+        follower.host.ip("link set up2.100 up\naddress replace 100.64.2.2/24 dev up2.100")
     waits(follower, [*TABLE, "24602"], SECOND)
     assert ways(out(follower, f"{INTERNET}:80", 4)) == {"isp1": 2, "isp2": 2}
     assert not follower.apply([], [by_weight(1, 1)]).changed
@@ -162,11 +211,11 @@ def test_a_change_that_waits_to_be_confirmed_is_not_undone(balancer: Balancer) -
 @either
 def test_it_says_once_what_is_missing(follower: Balancer) -> None:
     said = follower.etc.parent / "said"
-    follower.host.ip("link set up2 down")
-    waits(follower, ["cat", str(said)], "no way by: default via 100.64.2.1 dev up2")
+    follower.host.ip("link set up2.100 down")
+    waits(follower, ["cat", str(said)], "no way by: default via 100.64.2.1 dev up2.100")
     for number in ("24600", "24601"):
         follower.host.ip(f"rule delete pref {number}")
         waits(follower, RULES, f"{number}:")
-    follower.host.ip("link set up2 up\naddress replace 100.64.2.2/24 dev up2")
+    follower.host.ip("link set up2.100 up\naddress replace 100.64.2.2/24 dev up2.100")
     waits(follower, ["cat", str(said)], "every uplink has its route")
     assert said.read_text().count("no way by") == 1

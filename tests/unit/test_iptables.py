@@ -268,7 +268,11 @@ EGRESS: list[tuple[dict[str, Any], str, list[str]]] = [
             f"-s {NET} ! -d {NET} -o up2 -j MASQUERADE",
         ],
     ),
-    ({"source": NET, "uplinks": UPLINKS}, "NATLB.pre", ["-m addrtype ! --dst-type LOCAL -j NATLB..uplinks"]),
+    (
+        {"source": NET, "uplinks": UPLINKS},
+        "NATLB.pre",
+        ["-m addrtype ! --dst-type LOCAL -m connmark --mark 0x0/0x3f000000 -j NATLB..uplinks"],
+    ),
     (
         {"source": NET, "uplinks": UPLINKS},
         "NATLB..uplink.0x1000000",
@@ -283,9 +287,15 @@ def test_egress(item: dict[str, Any], chain: str, rules: list[str]) -> None:
 
 
 def test_the_mark_comes_back_on_every_packet() -> None:
-    assert body(render(egress=[{"source": NET, "uplinks": UPLINKS}]), "NATLB.mark", "mangle") == [
-        "-m connmark ! --mark 0x0/0x3f000000 -j CONNMARK --restore-mark --nfmask 0x3f000000 --ctmask 0x3f000000"
+    rendered = render(egress=[{"source": NET, "uplinks": UPLINKS}])
+    restore = "-m connmark ! --mark 0x0/0x3f000000 -j CONNMARK --restore-mark --nfmask 0x3f000000 --ctmask 0x3f000000"
+    new = "-m conntrack --ctstate NEW -m connmark --mark 0x0/0x3f000000 -j CONNMARK"
+    assert body(rendered, "NATLB.mark", "mangle") == [
+        f"-i up1 {new} --set-xmark 0x1000000/0x3f000000",
+        f"-i up2 {new} --set-xmark 0x2000000/0x3f000000",
+        restore,
     ]
+    assert body(rendered, "NATLB.answers", "mangle") == [restore]
 
 
 def test_fifteen_ports_to_a_rule() -> None:

@@ -241,6 +241,14 @@ class Config:
         distinct = {uplink.key: uplink for item in self.egress for uplink in item.uplinks}
         return [replace(distinct[key], weight=1) for key in sorted(distinct)]
 
+    def arrivals(self, family: str) -> dict[str, int]:
+        """The interfaces that are one uplink of a family, and its index in `uplinks`."""
+        found: dict[str, list[int]] = {}
+        for index, uplink in enumerate(self.uplinks()):
+            if uplink.family == family:
+                found.setdefault(uplink.interface, []).append(index)
+        return {interface: indexes[0] for interface, indexes in found.items() if len(indexes) == 1}
+
     @property
     def empty(self) -> bool:
         return not self.services and not self.egress

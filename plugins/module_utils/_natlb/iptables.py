@@ -8,7 +8,9 @@
             POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
                                                     tree of backends, for packets that cannot be translated back
-    mangle  PREROUTING  → NATLB.mark   → the connection's uplink, back onto each of its packets
+    mangle  PREROUTING  → NATLB.mark   → the uplink that a connection came by, and the connection's uplink back onto
+                                         each of its packets
+            OUTPUT      → NATLB.answers → the same for the host's own
 
 The nat table can neither reject nor drop. So a connection that is not to be served leaves it untranslated, by ACCEPT,
 and the filter table refuses what is still addressed to a frontend then.

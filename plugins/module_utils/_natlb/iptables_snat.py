@@ -148,9 +148,18 @@ def add_uplinks(tables: Tables, config: Config) -> None:
         return
     ways = chain_name("", "uplinks")
     tables.chains["nat", ways] = rules
-    tables.enter("nat", "PREROUTING", "pre", [f"-m addrtype ! --dst-type LOCAL -j {ways}"])
+    # One that came in by an uplink leaves by it, whoever its sender is.
+    unmarked = f"-m connmark --mark 0x0/{mask}"
+    tables.enter("nat", "PREROUTING", "pre", [f"-m addrtype ! --dst-type LOCAL {unmarked} -j {ways}"])
     restore = f"-m connmark ! --mark 0x0/{mask} -j CONNMARK --restore-mark --nfmask {mask} --ctmask {mask}"
-    tables.enter("mangle", "PREROUTING", "mark", [restore])
+    arrivals = [
+        f"-i {interface} -m conntrack --ctstate NEW {unmarked} "
+        f"-j CONNMARK --set-xmark {mark_value(config.mark_mask, index):#x}/{mask}"
+        for interface, index in config.arrivals(tables.family).items()
+    ]
+    tables.enter("mangle", "PREROUTING", "mark", [*arrivals, restore])
+    # There a changed mark changes the way of the host's own answers (ip_route_me_harder).
+    tables.enter("mangle", "OUTPUT", "answers", [restore])
 
 
 def _uplink_choice(tables: Tables, config: Config, item: Egress) -> str:

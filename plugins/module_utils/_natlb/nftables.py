@@ -257,7 +257,9 @@ class _Table(Table):
             chosen = [uplinks[item.uplinks[i].key] for i in ring]
             entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))
             name = self.chain(f"uplinks.{number}", [f"numgen inc mod {len(chosen)} vmap {{ {entries} }}"])
-            self.uplink_choice.append(f"{match}fib daddr type != local goto {name}")
+            # One that came in by an uplink leaves by it, whoever its sender is.
+            unmarked = f"ct mark & {self.config.mark_mask:#010x} == 0x00000000 "
+            self.uplink_choice.append(f"{match}{unmarked}fib daddr type != local goto {name}")
 
     def egress_match(self, item: Egress) -> str:
         sources = ", ".join(plain(source) for source in item.sources_of(self.family))
@@ -295,7 +297,19 @@ class _Table(Table):
             ours + self.egress_snat,
         )
         if self.uplink_choice:
-            self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [self.restore_marks()])
+            came, restored = self.arrivals(), self.restore_marks()
+            self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [*came, restored])
+            # Of this type a changed mark changes the way of the host's own answers.
+            self.base("uplinks_output", "type route hook output priority -150; policy accept;", [restored])
+
+    def arrivals(self) -> Lines:
+        """A connection leaves by the uplink by which it came in. Where two share an interface, that cannot be told."""
+        entries = [
+            f'"{interface}" : goto {self.uplink_chain(index)}'
+            for interface, index in self.config.arrivals(self.family).items()
+        ]
+        new = f"ct state new ct mark & {self.config.mark_mask:#010x} == 0x00000000"
+        return [f"{new} iifname vmap {{ {', '.join(entries)} }}"] if entries else []
 
     def restore_marks(self) -> str:
         """Every packet of a connection gets the mark of the way that its first one chose."""
