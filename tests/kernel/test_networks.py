@@ -107,6 +107,7 @@ EGRESS: dict[str, tuple[list[str], bool, bool]] = {
 @pytest.mark.parametrize("case", EGRESS)
 @pytest.mark.parametrize("ports", [False, True], ids=["all ports", "one port"])
 def test_who_is_rewritten_on_the_way_out(balancer: Balancer, case: str, ports: bool) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     networks, first, second = EGRESS[case]
     rule = {"source": networks, "out_interface": "front"}
     if ports:

@@ -57,6 +57,7 @@ def test_the_port_of_a_bridge_is_not_the_bridge(balancer: Balancer) -> None:
 
 
 def test_a_way_out_that_is_not_there(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     web1 = balancer.lab.backends["web1"]
     outcome = balancer.apply([], [{"source": "10.0.0.0/24", "out_interface": "frontt"}])
     (warning,) = told(outcome, "no interface frontt")
