@@ -88,3 +88,14 @@ def test_a_bare_host(balancer: Balancer) -> None:
     assert balancer.snapshot() == before
     with pytest.raises(NatlbError, match="web"):
         balancer.info("web")
+
+
+@pytest.mark.engines("iptables-nft", "iptables-legacy")
+def test_shares_of_weights_that_slots_could_not_hold(balancer: Balancer) -> None:
+    """iptables draws by weight: 300 backends of weights without a common divisor need no table there."""
+    backends = [{"address": f"10.7.{i // 200}.{i % 200 + 1}", "weight": 256 - i % 3} for i in range(300)]
+    balancer.apply([service(method="random", backends=backends)])
+    (found,) = balancer.info()["services"]
+    total = sum(backend["weight"] for backend in backends)
+    shares = [backend["expected_share"] for backend in found["backends"]]
+    assert shares == [round(backend["weight"] / total, 4) for backend in backends]

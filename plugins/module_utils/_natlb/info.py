@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 from . import apply, forwarding, kernel, tracking
@@ -13,6 +14,7 @@ from . import flows as tracked
 from . import request as requests
 from .conntrack import Frontends, answers
 from .errors import HostError
+from .iptables_service import source_slots
 from .model import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
 from .request import Request
 from .routes import Routes, Ways
@@ -57,7 +59,9 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, new, active) for item in config.services if service is None or item.name == service
+            _service(item, plan.engine.name, new, active)
+            for item in config.services
+            if service is None or item.name == service
         ],
     }
 
@@ -112,8 +116,8 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
             counts[key] = counts.get(key, 0) + 1
 
 
-def _service(service: Service, new: Counts, active: Counts | None) -> dict[str, Any]:
-    shares = expected_shares(service)
+def _service(service: Service, engine: str, new: Counts, active: Counts | None) -> dict[str, Any]:
+    shares = expected_shares(service, engine)
     return {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
@@ -142,14 +146,18 @@ def _service(service: Service, new: Counts, active: Counts | None) -> dict[str, 
     }
 
 
-def expected_shares(service: Service) -> dict[str, float]:
-    """Share of a family's new connections by backend key: its slots over all of the family's."""
+def expected_shares(service: Service, engine: str) -> dict[str, float]:
+    """Share of a family's new connections by backend key, as the engine deals them out."""
     shares = {backend.key: 0.0 for backend in service.backends}
     for family in FAMILIES:
-        table: list[Backend] = slots(service, family)
-        for backend in table:
-            shares[backend.key] += 1
-        for backend in service.backends:
-            if table and backend.family == family:
-                shares[backend.key] = round(shares[backend.key] / len(table), 4)
+        serving = service.serving(family)
+        if service.method == "random" and engine == "iptables":
+            # It draws by weight and has no slots, so weights that would need too many of them are fine here.
+            dealt = {backend.key: backend.weight for backend in serving}
+        else:
+            by_source = service.method == "source_hash" and engine == "iptables"
+            table: list[Backend] = source_slots(service, family) if by_source else slots(service, family)
+            dealt = Counter(backend.key for backend in table)
+        for key, count in dealt.items():
+            shares[key] = round(count / sum(dealt.values()), 4)
     return shares
