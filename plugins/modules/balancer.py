@@ -89,7 +89,7 @@ options:
     description:
       - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches
         it over a new connection after the change and confirms. V(0) changes the rules for good at once.
-    type: int
+    type: raw
     default: 0
   allow_management_port:
     description:
@@ -202,7 +202,7 @@ ARGUMENTS = {
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict"},
-    "rollback_after": {"type": "int", "default": 0},
+    "rollback_after": {"type": "raw", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
     "assume_installed": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
