@@ -37,9 +37,9 @@ class ActionModule(ActionBase):
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             old_python.explain(result)
-            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             if self._task._role is not None:
                 _in_variables(result)
+            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
                 self._confirm(result, token, task_vars, _seconds(self._task.args["rollback_after"]))
@@ -91,8 +91,5 @@ def _in_variables(result: dict[str, Any]) -> None:
     """Who runs the role types natlb_engine where who runs the module types engine."""
     if isinstance(result.get("msg"), str):
         result["msg"] = variables.in_variables(result["msg"])
-    if isinstance(result.get("warnings"), list):
-        # From ansible-core 2.19 on its own warnings are objects.
-        result["warnings"] = [
-            variables.in_variables(warning) if isinstance(warning, str) else warning for warning in result["warnings"]
-        ]
+    if result.get("remarks"):
+        result["remarks"] = [variables.in_variables(remark) for remark in result["remarks"]]

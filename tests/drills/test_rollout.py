@@ -247,4 +247,6 @@ def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:
     assert rollout.deploy().status == 0
     done = rollout.deploy("--check", lb2={"natlb_services": []})
     assert done.status == 0
-    assert " ".join(done.printed.split()).count("natlb_services: 1 of the 1 services of this host go: web") == 1
+    printed = " ".join(done.printed.split())
+    assert printed.count("lb2: natlb_services: 1 of the 1 services of this host go: web") == 1
+    assert "with natlb_rollback_after: 30 a change that nobody confirms is undone" in printed

@@ -39,15 +39,16 @@ def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
 
 @pytest.mark.parametrize(("role", "named"), [(None, "engine: iptables"), ("a role", "natlb_engine: iptables")])
 def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"failed": True, "msg": "or set engine: iptables", "warnings": ["or set engine: iptables"]}
+    told = {"failed": True, "msg": "or set engine: iptables", "remarks": ["or set engine: iptables"]}
     monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
     action = balancer.ActionModule.__new__(balancer.ActionModule)
     action._task = SimpleNamespace(args={}, _role=role, async_val=0)
     action._connection = mock.Mock()
     monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
-    result = action.run(task_vars={})
-    assert (result["msg"], result["warnings"]) == (f"or set {named}", [f"or set {named}"])
+    result = action.run(task_vars={"inventory_hostname": "lb1"})
+    assert (result["msg"], result["remarks"]) == (f"or set {named}", [f"or set {named}"])
+    assert result["warnings"] == [f"lb1: or set {named}"]
 
 
 WARNED = "service web: no backend can serve"

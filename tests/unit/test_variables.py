@@ -57,6 +57,7 @@ def test_nobody_is_sent_to_what_a_role_makes_for_itself(name: str) -> None:
             "(rollback_after: 0 changes them with no way back)",
             "(natlb_rollback_after: 0 changes them with no way back)",
         ),
+        ("(with rollback_after: 30 a change", "(with natlb_rollback_after: 30 a change"),
         ("or set allow_management_port: true if", "or set natlb_allow_management_port: true if"),
         ("conntrack.max: 'x' is not a size", "natlb_conntrack.max: 'x' is not a size"),
         ("services: is missing (write state: absent)", "natlb_services: is missing (write natlb_state: absent)"),

@@ -303,9 +303,8 @@ def _problems(settings: Settings, tally: Tally, seen: Mapping[str, int]) -> list
     if tally.errors > settings.max_errors:
         details = "; ".join(f"{row['message']} ({row['count']})" for row in _messages(tally.messages))
         gave_up = f", then gave up on the other {settings.connections - made}" if made < settings.connections else ""
-        target = f"[{settings.host}]" if ":" in settings.host else settings.host
         problems.append(
-            f"{tally.errors} of {made} connections to {target}:{settings.port} failed{gave_up} "
+            f"{tally.errors} of {made} connections to {_target(settings)} failed{gave_up} "
             f"(max_errors is {settings.max_errors}): {details}"
         )
     if settings.expected and tally.answers:
@@ -314,7 +313,12 @@ def _problems(settings: Settings, tally: Tally, seen: Mapping[str, int]) -> list
     return problems
 
 
+def _target(settings: Settings) -> str:
+    return f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+
+
 def _warnings(settings: Settings, tally: Tally) -> list[str]:
+    """They name the target: Ansible shows the same words once in a run, and so those of the first target alone."""
     if not settings.expected or settings.tolerance is not None or not tally.answers or len(settings.expected) < 2:
         return []
     fewest = min(expected_counts(settings.expected, tally.answers).values())
@@ -322,7 +326,7 @@ def _warnings(settings: Settings, tally: Tally) -> list[str]:
         return []
     return [
         (
-            f"a backend is expected to answer only {fewest:.2g} times, too few for the chi-square test to be sure; "
-            "open more connections or set a tolerance"
+            f"{_target(settings)}: a backend is expected to answer only {fewest:.2g} times, too few for the "
+            "chi-square test to be sure; open more connections or set a tolerance"
         )
     ]

@@ -28,7 +28,7 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
         listed = ", ".join(gone[:_SHOWN]) + (f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else "")
         found.append(
             f"services: {len(gone)} of the {len(before)} services of this host go: {listed} (if that is not meant, "
-            f"declare them again; rollback_after takes a change back that nobody confirms)"
+            f"declare them again; with rollback_after: 30 a change that nobody confirms is undone)"
         )
     ways = _mappings(state.get("egress"))
     if ways and not config.egress:
