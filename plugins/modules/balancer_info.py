@@ -119,6 +119,25 @@ services:
     new_connections_per_second:
       description: How many connections a client may open in a second. V(0) for any number.
       type: int
+    known_clients:
+      description:
+        - How many clients each of its options knows now, and how many there is room for. What becomes of more is in
+          docs/engines.md; from 80 percent on there is a warning.
+        - Null where the option is off, and on iptables for V(max_connections_per_client), which has room for any.
+      type: dict
+      sample: {"affinity": {"count": 812, "max": 65536}, "max_connections_per_client": null,
+        "new_connections_per_second": null}
+      contains:
+        affinity:
+          description: Of the backend that has the most of them. On iptables also clients whose time is over, whose
+            places are taken when there is need of them.
+          type: dict
+        max_connections_per_client:
+          description: V(count) and V(max).
+          type: dict
+        new_connections_per_second:
+          description: V(count) and V(max).
+          type: dict
     backends:
       description: Its backends, with V(name), V(address), V(port) (null where the client's port is kept), V(weight),
         V(state), V(backup), V(health), V(expected_share) (of the new connections of its address family),

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from . import forward_rules, iptables, iptables_count, kernel, nftables, scratch
+from . import clients, forward_rules, iptables, iptables_clients, iptables_count, kernel, nftables, scratch
+from .clients import KnownClients
 from .errors import HostError
 from .kernel import Command
 from .model import FAMILIES, Config
@@ -119,9 +120,10 @@ class NftablesEngine:
         """What is left of a change that was undone: nothing, since the tables are ours."""
         return ""
 
-    def counters(self, config: Config) -> dict[tuple[str, str], int]:
-        """New connections by (service, backend key), as counted since the rules were loaded."""
-        return nftables.count(config, self._listing(counters=True))
+    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+        listing = self._listing(counters=True)
+        return nftables.count(config, listing), clients.of_nftables(config, listing)
 
 
 class IptablesEngine:
@@ -233,12 +235,12 @@ class IptablesEngine:
         ]
         return f"tables that were not there before stay, without rules: {', '.join(new)}" if new else ""
 
-    def counters(self, config: Config) -> dict[tuple[str, str], int]:
-        """New connections by (service, backend key), as counted since the rules were loaded."""
+    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
         found: dict[tuple[str, str], int] = {}
         for family in FAMILIES:
             found.update(iptables_count.count(config, family, self._listing(family, counters=True)))
-        return found
+        return found, iptables_clients.read(config)
 
 
 Engine = Union[NftablesEngine, IptablesEngine]

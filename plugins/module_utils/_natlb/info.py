@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from typing import Any
 
-from . import apply, forwarding, kernel, tracking
+from . import apply, clients, forwarding, kernel, tracking
 from . import flows as tracked
 from . import request as requests
 from .conntrack import Frontends, answers
@@ -45,7 +45,8 @@ def info(
     plan = apply.make_plan(request)
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
-    new = plan.engine.counters(config)
+    new, clients_known = plan.engine.readings(config)
+    warnings += clients.warnings(clients_known)
     active = _active(config, warnings)
     usage = _conntrack(warnings)
     return {
@@ -59,7 +60,7 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan.engine.name, new, active)
+            _service(item, plan.engine.name, new, active, clients_known)
             for item in config.services
             if service is None or item.name == service
         ],
@@ -116,7 +117,9 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
             counts[key] = counts.get(key, 0) + 1
 
 
-def _service(service: Service, engine: str, new: Counts, active: Counts | None) -> dict[str, Any]:
+def _service(
+    service: Service, engine: str, new: Counts, active: Counts | None, known: clients.KnownClients
+) -> dict[str, Any]:
     shares = expected_shares(service, engine)
     return {
         "name": service.name,
@@ -128,6 +131,7 @@ def _service(service: Service, engine: str, new: Counts, active: Counts | None) 
         "restricted": bool(service.allow_from),
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
+        "known_clients": clients.shown(service, known),
         "backends": [
             {
                 "name": backend.name,

@@ -83,6 +83,12 @@ def affinity_list(service: Service, backend: Backend) -> str:
     return f"natlb-{service.name}-{digest(backend.key)}"
 
 
+def rate_list(service: Service) -> str:
+    """The list of clients in /proc/net/ipt_hashlimit: one for each rate, since xt_hashlimit keeps the rate of a list
+    that exists already."""
+    return f"natlb{digest(f'{service.name} {service.new_connections_per_second} {CLIENTS}')}"
+
+
 def _mask(tables: Tables) -> str:
     return "255.255.255.255" if tables.bits == 32 else ":".join(["ffff"] * 8)
 
@@ -160,12 +166,10 @@ def _limits(tables: Tables, service: Service) -> list[str]:
     rate, most = service.new_connections_per_second, service.max_connections_per_client
     rules = []
     if rate:
-        # xt_hashlimit keeps the rate of a list that exists already, so another rate needs another name.
-        clients = f"natlb{digest(f'{service.name} {rate} {CLIENTS}')}"
         above = f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {rate} --hashlimit-mode srcip"
         room = f"--hashlimit-htable-size {CLIENTS // _HASH_CHAIN} --hashlimit-htable-max {CLIENTS}"
         ends = "--hashlimit-htable-gcinterval 500 --hashlimit-htable-expire 1000"
-        rules.append(f"{above} --hashlimit-name {clients} {room} {ends} {_PAST}")
+        rules.append(f"{above} --hashlimit-name {rate_list(service)} {room} {ends} {_PAST}")
     if most:
         rules.append(f"-m connlimit --connlimit-above {most} --connlimit-mask {tables.bits} --connlimit-saddr {_PAST}")
     if service.log:

@@ -26,7 +26,20 @@ from .nftables_delta import delta
 from .nftables_filter import add_filter
 from .nftables_snat import add_snat
 from .nftables_table import Table, frontend_map, plain
-from .nftables_text import TABLE, Lines, count, filled, full, identifier, loadable, parse_listing, remembered
+from .nftables_text import (
+    TABLE,
+    Lines,
+    affinity_set,
+    count,
+    count_set,
+    filled,
+    full,
+    identifier,
+    loadable,
+    parse_listing,
+    rate_set,
+    remembered,
+)
 from .others import Closed
 from .ruleset import Ruleset
 from .slots import interleave, slot_count, slots
@@ -193,7 +206,8 @@ class _Table(Table):
         goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
         if service.affinity_s:
             serving = {backend.key: backend for backend in table}
-            rules += [f"{self.family} saddr @{_affinity(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
+            saddr = f"{self.family} saddr"
+            rules += [f"{saddr} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
         entries = ", ".join(f"{index} : {goto[backend.key]}" for index, backend in enumerate(table))
         # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
         return [*rules, f"{pick} vmap {{ {entries} }}", goto[table[0].key]]
@@ -211,14 +225,12 @@ class _Table(Table):
             self.declare("set", name, f"typeof {saddr}", "flags interval").update(dict.fromkeys(networks, ""))
             rules.append(f"{saddr} != @{name} goto {self.refuse()}")
         if service.new_connections_per_second:
-            # Elements keep the limit that they were made with, so another limit needs another set; likewise below.
-            rate = service.new_connections_per_second
-            name = f"rate.{service.name}/{rate}"
+            rate, name = service.new_connections_per_second, rate_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")
             limit = f"limit rate over {rate}/second burst {rate} packets"
             rules.append(f"update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
         if service.max_connections_per_client:
-            name = f"connections.{service.name}/{service.max_connections_per_client}"
+            name = count_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
             count = f"ct count over {service.max_connections_per_client}"
             rules.append(f"add @{name} {{ {saddr} {count} }} goto {self.refuse()}")
@@ -232,7 +244,7 @@ class _Table(Table):
         if service.affinity_s:
             # The time stands in the rule, so that the set and what is in it stay when it changes. The translation is a
             # rule of its own: where the set is full, the kernel gives up the rule that should add to it.
-            name, saddr = _affinity(service, backend), f"{self.family} saddr"
+            name, saddr = affinity_set(service, backend), f"{self.family} saddr"
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout")
             rules.append(f"update @{name} {{ {saddr} timeout {service.affinity_s}s }}")
         target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
@@ -342,7 +354,3 @@ class _Table(Table):
 
 def _slot_map(protocol: str, shard: int) -> str:
     return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"
-
-
-def _affinity(service: Service, backend: Backend) -> str:
-    return f"affinity.{service.name}.{identifier(backend)}"

@@ -21,6 +21,20 @@ def identifier(backend: Backend) -> str:
     return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
 
 
+def affinity_set(service: Service, backend: Backend) -> str:
+    """The set of a backend's clients; the protocols of a service share it."""
+    return f"affinity.{service.name}.{identifier(backend)}"
+
+
+def rate_set(service: Service) -> str:
+    """Elements keep the limit that they were made with, so another limit needs another set; likewise below."""
+    return f"rate.{service.name}/{service.new_connections_per_second}"
+
+
+def count_set(service: Service) -> str:
+    return f"connections.{service.name}/{service.max_connections_per_client}"
+
+
 def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
     """A ruleset as a file for `nft -f`: one transaction that puts it in the place of whatever our tables held.
 

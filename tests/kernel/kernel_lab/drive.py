@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,23 @@ def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any
 
 def balance_in_small_sets(root: str, clients: int, services: Any, **options: Any) -> Any:
     """`balance`, with room for so many clients in each set that packets fill."""
+    with _small_sets(clients):
+        return balance(root, services, **options)
+
+
+def info_in_small_sets(root: str, clients: int, variant: str | None = None) -> Any:
+    """`info` of what `balance_in_small_sets` made."""
+    with _small_sets(clients):
+        return info(root, variant=variant)
+
+
+@contextlib.contextmanager
+def _small_sets(clients: int) -> Iterator[None]:
     room = {module: module.CLIENTS for module in (nftables, iptables_service)}
     try:
         for module in room:
             module.CLIENTS = clients
-        return balance(root, services, **options)
+        yield
     finally:
         for module, was in room.items():
             module.CLIENTS = was
@@ -58,7 +72,7 @@ def serving(root: str, variant: str | None) -> set[tuple[str, str]]:
     state = store.read_state(_paths(root))
     config = request.declared(state)
     engine, _warnings = engines.choose(str(state["engine"]), variant) if state else (None, [])
-    return set(engine.counters(config)) if engine else set()
+    return set(engine.readings(config)[0]) if engine else set()
 
 
 def declared(root: str) -> Any:
