@@ -74,6 +74,22 @@ def ask(
     return answers
 
 
+def back_to_back(target: str, count: int, source: str, pause_s: float = 0.0) -> list[Answer]:
+    """Connections that both ends have closed before the next begins."""
+    answers = []
+    for _unused in range(count):
+        try:
+            with connected(target, source=source) as sock:
+                answers.append(_exchange(sock, speak=False))
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(512):
+                    pass
+        except OSError as error:
+            answers.append(Answer(error=type(error).__name__, resent=getattr(error, "resent", 0)))
+        time.sleep(pause_s)
+    return answers
+
+
 def tally(answers: Iterable[Answer]) -> Counter[str]:
     return Counter(answer.who for answer in answers)
 
