@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from _natlb import iptables, nftables
+from _natlb import iptables, nftables, request
 from _natlb.errors import ConfigErrors, NatlbError
 from _natlb.model import Config, dump, parse_config
 
@@ -197,7 +197,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 _WORD = re.compile(r"(?<!\w)[A-Za-z_][\w.@-]*")
 _HEX = re.compile(r"(0x)?[0-9a-fA-F_]+")
-_NFT_CHARACTERS = re.compile(r'[A-Za-z0-9 _.:,;{}\[\]/@"!=&|+\-\n]*')
+_NFT_CHARACTERS = re.compile(r'[A-Za-z0-9 _.:,;{}()\[\]/@"!=&|+\-\n]*')
 _IPTABLES_LINE = re.compile(r"\*\w+|COMMIT|:NATLB\.[\w.:/-]+ - \[0:0\]|-[AIDFX] [A-Za-z0-9 _.:,/@\"!\[\]\-]+")
 #: Behind a name that is too long for a chain.
 _DIGEST = re.compile(r"(?<=[\w.:])/[a-z2-7]{10}\b")
@@ -253,7 +253,7 @@ def problem(declared: dict[str, Any], known: set[str]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     try:
-        if parse_config(**dump(config)) != config:
+        if request.declared(dump(config)) != config:
             return "what is kept of it reads otherwise"
         nft, *others = texts(config)
     except Exception as error:

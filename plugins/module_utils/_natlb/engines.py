@@ -27,7 +27,6 @@ from .unclaimed import Unclaimed
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
 LINUX_MINIMUM = (5, 13)
-_NONE: Mapping[str, Unclaimed] = {}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class NftablesEngine:
         config: Config,
         networks: Sequence[str],
         closed: Mapping[str, Closed] | None = None,
-        unclaimed: Mapping[str, Unclaimed] = _NONE,
+        unclaimed: Mapping[str, Unclaimed] | None = None,
     ) -> Ruleset:
         return nftables.render(config, networks, closed, unclaimed)
 
@@ -149,7 +148,7 @@ class IptablesEngine:
         config: Config,
         networks: Sequence[str],
         closed: Mapping[str, Closed] | None = None,
-        unclaimed: Mapping[str, Unclaimed] = _NONE,
+        unclaimed: Mapping[str, Unclaimed] | None = None,
     ) -> Ruleset:
         return iptables.render(config, networks, closed, unclaimed)
 

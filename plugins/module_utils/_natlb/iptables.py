@@ -50,7 +50,6 @@ __all__ = [
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 
-_NONE: Mapping[str, Unclaimed] = {}
 
 #: Rules for the frontends of a service in one protocol, without what tells the frontend.
 _Rules = Callable[[Service, Frontend], Sequence[str]]
@@ -60,7 +59,7 @@ def render(
     config: Config,
     networks: Sequence[str],
     closed: Mapping[str, Closed] | None = None,
-    unclaimed: Mapping[str, Unclaimed] = _NONE,
+    unclaimed: Mapping[str, Unclaimed] | None = None,
 ) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
 
@@ -76,7 +75,7 @@ def render(
         services = [service for service in config.services if family in service.families()]
         marked = marks(config, family)
         _add_dnat(tables, services, marked)
-        _add_refusals(tables, services, unclaimed.get(family))
+        _add_refusals(tables, services, (unclaimed or {}).get(family))
         if closed and family in closed and family in config.families():
             others.enter_chains(tables, config, closed[family], port_matches)
         add_uplinks(tables, config)

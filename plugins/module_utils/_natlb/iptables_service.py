@@ -134,6 +134,8 @@ def source_slots(service: Service, family: str) -> list[Backend]:
     As there, a backend that does not serve leaves its slots to the others and finds them again afterwards.
     """
     serving = {backend.key for backend in service.serving(family)}
+    if not serving:
+        return []
     declared = sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda b: b.key)
     table = hash_slots(
         [backend.key for backend in declared],

@@ -62,14 +62,13 @@ NAT = {"prerouting": -101, "postrouting": 99}
 SLOTS_PER_MAP = 32768
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
-_NONE: Mapping[str, Unclaimed] = {}
 
 
 def render(
     config: Config,
     networks: Sequence[str] = (),
     closed: Mapping[str, Closed] | None = None,
-    unclaimed: Mapping[str, Unclaimed] = _NONE,
+    unclaimed: Mapping[str, Unclaimed] | None = None,
 ) -> Ruleset:
     """The tables for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces of a
     family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
@@ -84,7 +83,7 @@ def render(
         for service in services:
             table.add_service(service)
         add_snat(table, services, networks)
-        add_filter(table, services, unclaimed.get(family))
+        add_filter(table, services, (unclaimed or {}).get(family))
         table.add_egress(egress)
         table.add_base_chains()
         if closed and family in closed:
