@@ -65,8 +65,10 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
     }
     if not declared["backends"] and any(listen.startswith("*") for listen in declared["listen"]):
         declared["snat"] = "masquerade"  # With no backend to tell the family, `*` means both.
-    kept = draw(st.sets(st.sampled_from(sorted(declared))))
-    return {key: declared[key] for key in declared if key in kept or key in ("name", "listen", "backends", "snat")}
+    kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
+    # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
+    kept -= {key for key in ("allow_from", "interface") if not declared[key]}
+    return {key: declared[key] for key in declared if key in kept}
 
 
 @st.composite
@@ -138,7 +140,8 @@ def _egress(draw: st.DrawFn, uplinks: bool) -> Declared:
     declared: Declared = {"source": draw(st.lists(st.sampled_from(networks), unique=True, min_size=1))}
     if draw(st.booleans()):
         declared["protocol"] = draw(st.sampled_from(PROTOCOLS))
-        declared["destination_ports"] = draw(st.lists(_ports, max_size=4))
+        ports = draw(st.lists(_ports, max_size=4))
+        declared.update({"destination_ports": ports} if ports else {})
     way = draw(st.sampled_from(("any", "interface", "address", "uplinks")))
     if way == "interface":
         declared["out_interface"] = draw(st.sampled_from(INTERFACES))

@@ -147,7 +147,7 @@ DECLARED: dict[str, tuple[list[Any], list[Any]]] = {
             {
                 "name": f"svc{i}",
                 "listen": [f"192.0.2.{i % 7}:{1000 + 37 * i % 5000}", f"[2001:db8::{i:x}]:80"],
-                "allow_from": ["198.51.100.0/24"] if i % 3 == 0 else [],
+                **({"allow_from": ["198.51.100.0/24"]} if i % 3 == 0 else {}),
                 "backends": both(2)[:: 1 + i % 2] if i % 2 == 0 else both(2),
             }
             for i in range(1, 90)

@@ -114,9 +114,9 @@ def test_ranges(balancer: Balancer, listen: str, snat: str, peer: str) -> None:
 
 
 @pytest.mark.parametrize(("snat", "peer"), [("masquerade", BACK), ("none", CLIENT)])
-@pytest.mark.parametrize("interface", [None, "front"])
-def test_node_ports(balancer: Balancer, snat: str, peer: str, interface: str | None) -> None:
-    balancer.apply([service(listen="*:30080", snat=snat, interface=interface, backends=webs(port=8080))])
+@pytest.mark.parametrize("way_in", [{}, {"interface": "front"}], ids=["any", "front"])
+def test_node_ports(balancer: Balancer, snat: str, peer: str, way_in: dict[str, str]) -> None:
+    balancer.apply([service(listen="*:30080", snat=snat, **way_in, backends=webs(port=8080))])
     answers = balancer.ask(f"{FRONT}:30080", 4)
     assert (traffic.tally(answers), {a.peer for a in answers}) == (dict.fromkeys(NAMES, 1), {peer})
 

@@ -80,7 +80,7 @@ def test_a_module_runs_on_the_host_alone(installed: pathlib.Path) -> None:
         "- hosts: localhost\n"
         "  gather_facts: false\n"
         "  tasks:\n"
-        "    - natlb.netfilter.balancer: {services: [{name: web}]}\n"
+        "    - natlb.netfilter.balancer: {services: [{name: web, backends: []}]}\n"
         "      register: answer\n"
         "      ignore_errors: true\n"
         "    - ansible.builtin.assert: {that: \"answer.msg == 'services[0].listen: is missing (it is required)'\"}\n"
