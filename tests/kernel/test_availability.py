@@ -88,6 +88,7 @@ def test_ipv6_and_the_balancer_itself(balancer: Balancer, when_empty: str, error
 
 
 def test_other_traffic_is_left_alone_by_an_empty_service(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([service(listen=f"{VIP}:80", backends=[]), service("other", listen=f"{VIP}:8080")])
     assert balancer.tally(f"{VIP}:80") == {"ConnectionRefusedError": 1}
     assert sum(balancer.tally(f"{VIP}:8080", 4).values()) == 4

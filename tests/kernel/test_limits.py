@@ -167,6 +167,7 @@ def test_log_is_limited_and_named(balancer: Balancer) -> None:
 
 
 def test_none_of_it_touches_the_way_of_others(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([service(allow_from=["198.18.7.0/24"], max_connections_per_client=1, affinity=60)])
     assert balancer.tally("10.0.0.3:80", 5, sources=[STRANGER]) == {"web1": 5}
     assert balancer.ask("10.0.0.3:80")[0].peer != BACK

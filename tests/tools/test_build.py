@@ -34,5 +34,7 @@ def checkout() -> Iterator[pathlib.Path]:
 
 def test_an_archive_is_built_without_root(checkout: pathlib.Path) -> None:
     drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
-    done = subprocess.run([*drop, "make", "build"], cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*drop, "make", "--no-print-directory", "build"], cwd=checkout, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "ansible-galaxy collection build --force\n"), done.stderr

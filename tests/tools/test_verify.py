@@ -200,7 +200,7 @@ def test_balancers_become_root_and_the_controller_does_not(
 
 
 def test_options_for_a_service_of_one_balancer(site: Site) -> None:
-    site.variables["natlb_verify_probes"] = {"more": {"timeout": "1s"}}
+    site.variables["natlb_verify_probes"] = {"more": {"timeout": "10s"}}
     more = service("more", 81, 8080)
     site.deploy([WEB])
     site.deploy([WEB, more], site.lb1)
