@@ -283,7 +283,9 @@ def make_plan(request: Request) -> Plan:
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
     config = request.config
-    choose = expected.choose if request.expected else engines.choose
+    choose = expected.choose_to_remove if config.empty else engines.choose
+    if request.expected:
+        choose = expected.choose
     engine, warnings = choose(request.held_by or request.engine, request.variant)
     table = Routes()
     no_ip = request.expected and kernel.find("ip") is None

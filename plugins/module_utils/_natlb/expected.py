@@ -1,9 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine of a host whose programs are still to be installed: for check mode, which installs none.
+"""The engine of a host that has not the programs: still to be installed, for check mode, which installs none; or gone,
+where all is to be taken away.
 
-Such a host has no rules of ours. Rules are shown in the form in which they would be loaded, and no kernel is asked.
+Nobody could read rules of ours on such a host. Rules are shown in the form in which they would be loaded, and no kernel
+is asked.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from .ruleset import Ruleset
 #: Where the packages of Debian and Red Hat put them, and the variant of iptables that both have by default.
 _FOLDER = "/usr/sbin"
 _VARIANT = "nft"
+_PROGRAMS = {"nftables": "nft", "iptables": "iptables"}
+_NO_PROGRAMS = (
+    "neither nft nor iptables is installed any more, so rules of natlb that the kernel may still have stay until the "
+    "next reboot; all else is taken away (install what the host had, and run this again, to take them away now)"
+)
 
 
 class _Nft(kernel.Nft):
@@ -69,4 +76,16 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
             return ExpectedIptables(), []
     elif kernel.find("nft") is None and not (requested == "auto" and kernel.legacy_has_rules()):
         return ExpectedNftables(), []
+    return engines.choose(requested, variant)
+
+
+def choose_to_remove(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+    """As `engines.choose`, for a host on which nothing is to stay.
+
+    Programs that are not there any more, or not the ones that are asked for, are no reason to leave the rest."""
+    programs = {name: kernel.find(program) is not None for name, program in _PROGRAMS.items()}
+    if not any(programs.values()):
+        return ExpectedNftables(), [_NO_PROGRAMS]
+    if not programs.get(requested, True):
+        requested = next(name for name, there in programs.items() if there)
     return engines.choose(requested, variant)

@@ -7,7 +7,7 @@ Run as `python run_once.py MODULE_UTILS ROOT`; standard input is `{"services": �
 `"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`rollback.arm`) has returned. `"set"` gives
 values to names of modules first (`{"store.LOCK_TIMEOUT_S": 1}`), and `"clock"` makes the wall clock jump by so many
 seconds at each look.
-Prints a line of JSON: `{"transaction": …, "token": …}` or `{"error": …}`.
+Prints a line of JSON: `{"transaction": …, "token": …, "warnings": […]}` or `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     except NatlbError as error:
         print(json.dumps({"error": str(error)}))
     else:
-        print(json.dumps({"transaction": outcome.transaction, "token": outcome.token}))
+        print(json.dumps({"transaction": outcome.transaction, "token": outcome.token, "warnings": outcome.warnings}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything is taken away, also where the programs that made it are not there any more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb import apply
+from kernel_lab import run_once
+from kernel_lab.balancer import Balancer, service
+
+#: What a host has that has neither nft nor iptables.
+KEPT = ("ip", "sh", "unshare", "sysctl", "conntrack")
+
+
+@pytest.fixture
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("programs")
+    for name in KEPT:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    return str(folder)
+
+
+def remove(balancer: Balancer, path: str, **options: Any) -> dict[str, Any]:
+    """One run in a process of its own, with this search path."""
+    root = str(balancer.etc.parent)
+    request = {"services": [], "options": {"state": "absent", **options}, "set": {"kernel.PATH": path}}
+    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[1]), root]
+    return dict(json.loads(balancer.host.run(*argv, stdin=json.dumps(request))))
+
+
+def test_without_any_program(balancer: Balancer, path: str) -> None:
+    balancer.apply([service()])
+    assert list(balancer.etc.iterdir())
+    said = remove(balancer, path, engine=balancer.engine)
+    assert "neither nft nor iptables is installed any more" in said["warnings"][0]
+    assert not balancer.etc.exists(), "nothing boots any more"
+    assert balancer.ours_left(), "nobody could take the rules away"
+    assert remove(balancer, path)["transaction"] == "none"
+    balancer.remove()
+    assert balancer.ours_left() == []
+
+
+def test_without_the_program_that_is_asked_for(balancer: Balancer, path: str) -> None:
+    balancer.apply([service()])
+    for program in ("nft",) if balancer.nftables else ("iptables", f"iptables-{balancer.variant}"):
+        for family in (program, program.replace("ip", "ip6", 1)):
+            for name in (family, f"{family}-save", f"{family}-restore"):
+                found = shutil.which(name)
+                if found and not Path(path, name).exists():
+                    Path(path, name).symlink_to(found)
+    asked = "iptables" if balancer.nftables else "nftables"
+    assert remove(balancer, path, engine=asked)["transaction"] == "remove"
+    assert balancer.ours_left() == []
