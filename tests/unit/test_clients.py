@@ -13,41 +13,41 @@ from _natlb.model import Config, parse_config
 
 BACKENDS = [{"address": "10.0.0.3"}, {"address": "10.0.0.4"}]
 LISTING = """table ip natlb {
-	set rate.web/5 {
-		typeof ip saddr
-		size 20
-		flags dynamic,timeout
-		timeout 1m
-		elements = { 198.18.0.1 limit rate over 5/second burst 5 packets timeout 1m expires 59s, 198.18.0.2 limit rate over 5/second burst 5 packets timeout 1m expires 58s,
-				198.18.0.3 limit rate over 5/second burst 5 packets timeout 1m expires 57s }
-	}
+    set rate.web/5 {
+        typeof ip saddr
+        size 20
+        flags dynamic,timeout
+        timeout 1m
+        elements = { 198.18.0.1 limit rate over 5/second burst 5 packets timeout 1m expires 59s, 198.18.0.2 limit rate over 5/second burst 5 packets timeout 1m expires 58s,
+                198.18.0.3 limit rate over 5/second burst 5 packets timeout 1m expires 57s }
+    }
 
-	set connections.web/2 {
-		typeof ip saddr
-		size 20	# count 1
-		flags dynamic
-		elements = { 198.18.0.1 ct count over 2 }
-	}
+    set connections.web/2 {
+        typeof ip saddr
+        size 20    # count 1
+        flags dynamic
+        elements = { 198.18.0.1 ct count over 2 }
+    }
 
-	set affinity.web.10.0.0.3 {
-		typeof ip saddr
-		size 20
-		flags dynamic,timeout
-	}
+    set affinity.web.10.0.0.3 {
+        typeof ip saddr
+        size 20
+        flags dynamic,timeout
+    }
 
-	set affinity.web.10.0.0.4 {
-		typeof ip saddr
-		size 20
-		flags dynamic,timeout
-		elements = { 198.18.0.1 timeout 1m expires 59s, 198.18.0.2 timeout 1m expires 59s }
-	}
+    set affinity.web.10.0.0.4 {
+        typeof ip saddr
+        size 20
+        flags dynamic,timeout
+        elements = { 198.18.0.1 timeout 1m expires 59s, 198.18.0.2 timeout 1m expires 59s }
+    }
 
-	set backends {
-		type ipv4_addr . inet_proto . inet_service
-		elements = { 10.0.0.3 . 6 . 80, 10.0.0.4 . 6 . 80 }
-	}
+    set backends {
+        type ipv4_addr . inet_proto . inet_service
+        elements = { 10.0.0.3 . 6 . 80, 10.0.0.4 . 6 . 80 }
+    }
 }
-"""  # noqa: E501
+""".replace("    ", "\t")  # nft prints tabs.  # noqa: E501
 
 
 def config(**keys: Any) -> Config:
