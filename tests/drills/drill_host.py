@@ -73,6 +73,13 @@ def at_rest(root: str, within_s: float = 10.0) -> None:
         subprocess.run(["flock", "--timeout", str(within_s), str(lock), "true"], check=True)
 
 
+def held(path: str, within_s: float = 10.0) -> None:
+    """Wait until somebody has the lock."""
+    deadline = time.monotonic() + within_s
+    while subprocess.run(["flock", "--nonblock", path, "true"], check=False).returncode == 0:
+        assert time.monotonic() < deadline, "nobody holds the lock"
+
+
 def hold_lock(path: str, for_s: float) -> None:
     """As a run that hangs."""
     script = 'flock "$1" sleep "$2"'

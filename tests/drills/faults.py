@@ -336,8 +336,8 @@ def lock_held(field: Field, times: int) -> Row:
     lock = str(field.root / "run" / "lock")
     for _turn in range(times):
         field.settle("old")
-        holding = field.balancer.host.begin(drill_host.hold_lock, lock, 2.0)
-        time.sleep(0.3)
+        holding = field.balancer.host.begin(drill_host.hold_lock, lock, 6.0)
+        field.balancer.host.call(drill_host.held, lock)
         said = field.run("new", set={"store.LOCK_TIMEOUT_S": 0.5})
         row.seen = said.get("error", "")
         row.unrepaired += not row.seen

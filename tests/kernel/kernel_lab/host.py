@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import pickle
+import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe
@@ -21,6 +25,8 @@ from typing import Any
 from . import worker
 
 CALL_TIMEOUT_S = 60.0
+# linux/sockios.h, linux/if.h
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
 PROGRAM_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 
@@ -119,6 +125,26 @@ def run_program(argv: Sequence[str], stdin: str, check: bool) -> str:
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def wait_until_running(links: Sequence[str], within_s: float = 30.0) -> None:
+    """Wait until the kernel has seen that both ends of these links are up.
+
+    It does so in its own time (linkwatch), which is long where many namespaces come and go, and drops what is sent
+    meanwhile. A datagram is not sent again.
+    """
+    deadline = time.monotonic() + within_s
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for link in links:
+            while not _flags(sock, link) & IFF_RUNNING:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{link} is not running")
+                time.sleep(0.002)
+
+
+def _flags(sock: socket.socket, link: str) -> int:
+    answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", link.encode(), 0))
+    return int(struct.unpack_from("H", answer, 16)[0])
 
 
 def write_sysctls(values: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ others stay. Its forwarding is off until somebody turns it on.
 from __future__ import annotations
 
 from . import server, traffic
-from .host import Host
+from .host import Host, wait_until_running
 
 CLIENT, CLIENT6 = "192.0.2.100", "2001:db8:1::100"
 FRONT, FRONT6 = "192.0.2.2", "2001:db8:1::2"
@@ -86,6 +86,7 @@ class Lab:
         self._build_client()
         for name, host in self.backends.items():
             self._build_backend(name, host)
+        self.switch.call(wait_until_running, [f"port{number}" for number in range(1, self._wires + 1)])
         self._build_balancer()
 
     def _wire(self, host: Host, link: str, bridge: str, link_address: str) -> None:
@@ -132,6 +133,8 @@ class Lab:
             f"address add {BACK}/24 dev back\naddress add {BACK6}/64 dev back nodad\nlink set back up\n"
             f"route add {CLIENTS} via {CLIENT}\nroute add {CLIENTS6} via {CLIENT6}\n{_REFUSED}"
         )
+        host.call(wait_until_running, ["front", "back"])
+        self.switch.call(wait_until_running, self._ports)
 
     def reset(self) -> None:
         """A balancer as on the first day, and no connection left open."""
