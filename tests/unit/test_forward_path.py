@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb import forward_rules
-from _natlb.foreign_listing import forward_hooks, is_of_iptables, parse_nft, parse_save
+from _natlb.foreign_listing import base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
 from _natlb.forward_path import closed, may_deny, packets
 from _natlb.model import parse_config
 from _natlb.walk import Packet
@@ -178,7 +178,7 @@ def test_base_chains_at_the_hook_are_found() -> None:
         "\tchain o {\n\t}\n}\n"
         "table bridge b {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n"
     )
-    hooks = forward_hooks(listing)
+    hooks = forward_hooks(base_chains(listing))
     assert hooks == [("ip", "filter", "FORWARD"), ("inet", "wall", "f")]
     assert [is_of_iptables(hook) for hook in hooks] == [True, False]
 

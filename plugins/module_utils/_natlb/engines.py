@@ -135,6 +135,8 @@ class IptablesEngine:
         #: Of the first listing: where jumps of ours stand, and which tables there are, by family.
         self._places: dict[Key, tuple[int, ...]] | None = None
         self._tables: dict[str, set[str]] = {}
+        #: (family, table) of those that nft made, and iptables neither lists nor should write to.
+        self._strange: set[tuple[str, str]] = set()
 
     @property
     def title(self) -> str:
@@ -177,11 +179,18 @@ class IptablesEngine:
             found.update(iptables.parse_save(family, text))
             places.update(iptables.jump_places(family, text))
             tables[family] = iptables.tables(text)
+            self._strange |= {(family, table) for table in iptables.incompatible(text)}
         if self._places is None:
             self._places, self._tables = places, tables
         return forward_rules.split(found)[0]
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        for family, table in sorted(self._strange & {key[:2] for key in normal}):
+            raise HostError(
+                f"{self.program.program(family)} cannot be used here: table {family} {table} was made with nft, and "
+                f"iptables can neither list it nor should it write there; set engine: nftables, or give that table "
+                f"another name"
+            )
         if not compare(live, normal):
             return Transaction("none", {})
         if not normal:

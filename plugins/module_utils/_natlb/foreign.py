@@ -8,25 +8,18 @@ The forward hook has a file of its own, `forward.py`, since there a run may open
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from . import kernel, nftables
 from .dispatch import PREFIX
 from .engines import Engine, IptablesEngine
 from .errors import HostError
-from .foreign_listing import BaseChain, base_chains, parse_nft, parse_save
+from .foreign_listing import BUILTIN, BaseChain, base_chains, is_of_iptables, parse_nft, parse_save
 from .model import FAMILIES
+from .native import native
 from .obstacles import Place
+from .walk import Chains
 
-#: The built-in chains of iptables other than those of its filter table: table, chain, hook and priority
-#: (linux/netfilter_ipv4.h). A nat table belongs to the hooks of nat.
-_BUILTIN = (
-    ("raw", "PREROUTING", "prerouting", -300),
-    ("mangle", "PREROUTING", "prerouting", -150),
-    ("nat", "PREROUTING", "prerouting", -100),
-    ("mangle", "POSTROUTING", "postrouting", -150),
-    ("nat", "POSTROUTING", "postrouting", 100),
-)
 #: Of ours: where iptables has them.
 _IPTABLES_NAT = {"prerouting": -100, "postrouting": 100}
 
@@ -37,15 +30,26 @@ def places(listing: str | None, engine: Engine) -> Iterator[Place]:
     Where nobody else has hooked anything in, this reads nothing more.
     """
     chains = base_chains(listing or "")
-    yield from _of_nft(chains, engine)
+    strange = native(chains)
     for variant in _variants():
         legacy = (variant or kernel.default_variant()) == "legacy"
         for family in FAMILIES:
             tables = kernel.legacy_tables(family) if legacy else []
-            for table, builtin, hook, priority in _BUILTIN:
+            for table, builtin in BUILTIN:
+                if table == "filter":
+                    continue
                 known = any(chain[:3] == (family, table, builtin) for chain in chains)
-                if table in tables if legacy else known or listing is None:
-                    yield from _of_iptables(engine, variant, family, (table, builtin, hook, priority))
+                is_theirs = listing is None or (known and (family, table) not in strange)
+                if table in tables if legacy else is_theirs:
+                    try:
+                        yield from _of_iptables(engine, variant, family, (table, builtin))
+                    except _CannotReadError:
+                        strange.add((family, table))
+    yield from _of_nft(chains, engine, strange)
+
+
+class _CannotReadError(Exception):
+    """iptables cannot, since nft made what is there."""
 
 
 def _variants() -> list[str | None]:
@@ -56,10 +60,10 @@ def _variants() -> list[str | None]:
 # -- nft -----------------------------------------------------------------------------------------------------------
 
 
-def _of_nft(chains: Sequence[BaseChain], engine: Engine) -> Iterator[Place]:
+def _of_nft(chains: Sequence[BaseChain], engine: Engine, strange: Collection[tuple[str, str]]) -> Iterator[Place]:
     listings: dict[tuple[str, str], str] = {}
     for chain in chains:
-        if not _matters(chain, engine):
+        if not _matters(chain, engine, strange):
             continue
         key = (chain.family, chain.table)
         if key not in listings:
@@ -70,23 +74,27 @@ def _of_nft(chains: Sequence[BaseChain], engine: Engine) -> Iterator[Place]:
                 listings[key] = ""
         for found in parse_nft(listings[key], chain.hook):
             if found.base == chain.name:
-                yield Place(
-                    found, chain.family, chain.hook, chain.kind, chain.priority, chain.devices, before(chain, engine)
-                )
+                yield from _nft_place(found, chain, engine)
 
 
-def _matters(chain: BaseChain, engine: Engine) -> bool:
+def _nft_place(found: Chains, chain: BaseChain, engine: Engine) -> Iterator[Place]:
+    first, stop = before(chain, engine), ""
+    targets = [rule.target for rule in found.rules[found.base] if rule.target.startswith(PREFIX)]
+    if chain.kind == "nat" and targets:
+        # iptables can still read it, and our own rules are in it.
+        first, stop = "yes", targets[0]
+    yield Place(found, chain.family, chain.hook, chain.kind, chain.priority, chain.devices, first, stop)
+
+
+def _matters(chain: BaseChain, engine: Engine, strange: Collection[tuple[str, str]]) -> bool:
     """Whether packets of ours pass there, and what is done to them there could be felt by us."""
-    if chain[:2] in [(family, nftables.TABLE) for family in FAMILIES] or _is_of_iptables(chain):
+    is_ours = chain[:2] in [(family, nftables.TABLE) for family in FAMILIES]
+    if is_ours or (is_of_iptables(chain) and chain[:2] not in strange):
         return False
     if chain.kind == "nat":
         return chain.family != "bridge" and before(chain, engine) != "no"
     hooks = ("prerouting", "input") if chain.family == "bridge" else ("prerouting", "postrouting", "ingress")
     return chain.kind == "filter" and chain.hook in hooks
-
-
-def _is_of_iptables(chain: BaseChain) -> bool:
-    return chain.family in FAMILIES and any(chain[1:3] == builtin[:2] for builtin in _BUILTIN)
 
 
 def before(chain: BaseChain, engine: Engine) -> str:
@@ -101,10 +109,9 @@ def before(chain: BaseChain, engine: Engine) -> str:
 # -- iptables ------------------------------------------------------------------------------------------------------
 
 
-def _of_iptables(
-    engine: Engine, variant: str | None, family: str, builtin: tuple[str, str, str, int]
-) -> Iterator[Place]:
-    table, name, hook, priority = builtin
+def _of_iptables(engine: Engine, variant: str | None, family: str, builtin: tuple[str, str]) -> Iterator[Place]:
+    table, name = builtin
+    kind, hook, priority = BUILTIN[builtin]
     program = kernel.Iptables(variant)
     stop = ""
     first = "no"
@@ -114,14 +121,18 @@ def _of_iptables(
             return
         first = "maybe"
         if engine.program.variant == variant:
-            stop = _jump_behind(program.builtin(family, table, name))
+            try:
+                stop = _jump_behind(program.builtin(family, table, name))
+            except HostError as error:
+                raise _CannotReadError from error
             if not stop:
                 return
             first = "yes"
     chains = parse_save(family, program.save(family, table=table), "", table, name)
-    if chains is not None:
-        chains.place = f"the chain {name} of the table {table} of {program.program(family)}"
-        yield Place(chains, family, hook, "nat" if table == "nat" else "filter", priority, (), first, stop)
+    if chains is None:
+        raise _CannotReadError
+    chains.place = f"the chain {name} of the table {table} of {program.program(family)}"
+    yield Place(chains, family, hook, kind, priority, (), first, stop)
 
 
 def _jump_behind(rules: str) -> str:

@@ -11,14 +11,25 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Container, Iterator
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from .dispatch import PREFIX
 from .walk import Chains, Match, Rule
 
 #: Family, table and name of a base chain of nft.
 Hook = tuple[str, str, str]
+
+#: The built-in chains of iptables that packets of ours pass: kind, hook and priority of each by table and name
+#: (linux/netfilter_ipv4.h).
+BUILTIN = {
+    ("raw", "PREROUTING"): ("filter", "prerouting", -300),
+    ("mangle", "PREROUTING"): ("filter", "prerouting", -150),
+    ("nat", "PREROUTING"): ("nat", "prerouting", -100),
+    ("mangle", "POSTROUTING"): ("filter", "postrouting", -150),
+    ("nat", "POSTROUTING"): ("nat", "postrouting", 100),
+    ("filter", "FORWARD"): ("filter", "forward", 0),
+}
 
 # -- iptables-save -------------------------------------------------------------------------------------------------
 
@@ -47,7 +58,8 @@ _IPTABLES_VERDICTS = {
 
 
 def parse_save(family: str, text: str, place: str, table: str = "filter", builtin: str = "FORWARD") -> Chains | None:
-    """A table from the output of `iptables-save`, without chains of ours; None where it has no such built-in chain."""
+    """A table from the output of `iptables-save`, without chains of ours; None where it has no such built-in chain, or
+    where iptables cannot read it."""
     block = re.search(rf"^\*{table}\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL)
     policy = re.search(rf"^:{builtin} (\w+)", block[1], re.MULTILINE) if block else None
     if block is None or policy is None:
@@ -177,13 +189,15 @@ class BaseChain(NamedTuple):
 
 
 def parse_nft(listing: str, hook: str = "forward") -> Iterator[Chains]:
-    """The base chains at a hook of one table and the chains that they lead to; one of each per family."""
+    """The base chains at a hook of one table and the chains that they lead to, but for ours; one of each per family."""
     table = re.search(r"^table (\S+) (\S+) \{", listing, re.MULTILINE)
     if table is None:
         return
     rules: dict[str, list[Rule]] = {}
     bases: list[tuple[str, str]] = []
     for name, body in re.findall(r"^\tchain (\S+) \{\n(.*?)^\t\}", listing, re.MULTILINE | re.DOTALL):
+        if name.startswith(PREFIX):
+            continue
         rules[name] = []
         for line in map(str.strip, body.splitlines()):
             base = _NFT_BASE.match(line)
@@ -225,7 +239,7 @@ def _nft_matches(text: str) -> tuple[Match, ...]:
     """Matches up to the first that is not known; that one stands for the rest."""
     matches: list[Match] = []
     text = text.strip().replace("ct status & dnat == dnat", "ct status dnat")
-    while text:
+    while text := text.lstrip():
         idle = _NFT_IDLE.match(text)
         if idle and idle.end():
             text = text[idle.end() :]
@@ -273,15 +287,18 @@ def _priority(family: str, text: str) -> int:
     return first + (int(words[1] + words[2]) if len(words) > 2 else 0)
 
 
-def forward_hooks(listing: str) -> list[Hook]:
-    """Each base chain at the forward hook, from `nft list chains`."""
+def forward_hooks(chains: Iterable[BaseChain]) -> list[Hook]:
+    """Those at the forward hook."""
     return [
         (chain.family, chain.table, chain.name)
-        for chain in base_chains(listing)
+        for chain in chains
         if (chain.kind, chain.hook) == ("filter", "forward") and chain.family in ("ip", "ip6", "inet")
     ]
 
 
-def is_of_iptables(hook: Hook) -> bool:
-    """Whether a base chain is one that iptables-nft makes."""
-    return hook[0] in ("ip", "ip6") and (hook[1], hook[2]) == ("filter", "FORWARD")
+def is_of_iptables(chain: Sequence[Any]) -> bool:
+    """Whether a base chain (family, table, name, ...) bears the name of one that iptables makes.
+
+    nft makes tables of these names too: see `native.py`.
+    """
+    return chain[0] in ("ip", "ip6") and (chain[1], chain[2]) in BUILTIN

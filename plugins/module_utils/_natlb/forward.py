@@ -10,15 +10,17 @@ of ours would not bind them; those a run never changes, it says what to add ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from . import forward_rules, iptables, kernel, nftables, scratch
 from .errors import HostError
-from .foreign_listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
+from .foreign_listing import Hook, base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .forward_path import Finding, closed, may_deny, packets
 from .kernel import Command
 from .model import FAMILIES, Config, family_of
+from .native import native
 from .routes import Routes
 from .ruleset import Ruleset, Section
 from .walk import Chains, Packet
@@ -40,6 +42,10 @@ class Opening:
     @property
     def title(self) -> str:
         return f"{self.program.title} forward"
+
+    @property
+    def is_legacy(self) -> bool:
+        return (self.program.variant or kernel.default_variant()) == "legacy"
 
     def identity(self) -> str:
         return self.program.identity()
@@ -120,30 +126,45 @@ def look(config: Config, forward: str, routes: Routes, chains_of_nft: str | None
     `forward` is one of `CHOICES`; `chains_of_nft` what `nft list chains` prints, None where the host has no nft.
     """
     path = ForwardPath(forward)
-    hooks = None if chains_of_nft is None else forward_hooks(chains_of_nft)
-    tried: list[Packet] | None = None
+    listed = None if chains_of_nft is None else base_chains(chains_of_nft)
+    hooks = None if listed is None else forward_hooks(listed)
+    strange = {family for family, table in native(listed or ()) if table == "filter"}
+    tried = cache(partial(packets, config, routes.ways))
+    read: set[str] = set()
     for variant, families in _iptables_places(hooks):
         opening = Opening(variant)
         for family in families:
-            text = opening.program.save(family, table="filter")
-            opening.live.update(forward_rules.split(iptables.parse_save(family, text))[1])
-            chains = parse_save(family, text, "")
+            chains = _read(opening, family, strange)
             if chains is None:
                 continue
-            chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
-            tried = packets(config, routes.ways) if tried is None else tried
-            if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried)):
+            read |= set() if opening.is_legacy else {family}
+            if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
                 opening.rendered.update(forward_rules.render(config, family))
-                _mark_misplaced(opening.live, chains, tried)
-            elif (finding := closed(chains, tried)) is not None:
+                _mark_misplaced(opening.live, chains, tried())
+            elif (finding := closed(chains, tried())) is not None:
                 path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
     for hook in hooks or ():
-        if not is_of_iptables(hook) and hook[:2] not in [(family, nftables.TABLE) for family in FAMILIES]:
-            tried = packets(config, routes.ways) if tried is None else tried
-            path.warnings += _nft_warnings(hook, tried)
+        is_read = is_of_iptables(hook) and hook[0] in read
+        if not is_read and hook[:2] not in [(family, nftables.TABLE) for family in FAMILIES]:
+            path.warnings += _nft_warnings(hook, tried())
     return path
+
+
+def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
+    """The FORWARD chain as iptables tells it; None where it is a chain of nft, or none.
+
+    Where a way of ours is in it already, it is taken for what it was then: the way stays, and can be taken away.
+    """
+    text = opening.program.save(family, table="filter")
+    live = forward_rules.split(iptables.parse_save(family, text))[1]
+    opening.live.update(live)
+    chains = parse_save(family, text, "")
+    if chains is None or (family in strange and not live and not opening.is_legacy):
+        return None
+    chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
+    return chains
 
 
 def _iptables_places(hooks: Sequence[Hook] | None) -> list[tuple[str | None, list[str]]]:

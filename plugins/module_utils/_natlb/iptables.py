@@ -27,7 +27,7 @@ from .entities import NOT_WILD
 from .iptables_invalid import add_invalid
 from .iptables_marks import marks
 from .iptables_origin import add_trees, merged
-from .iptables_restore import delta, full, jump_places, parse_save, remove, tables
+from .iptables_restore import delta, full, incompatible, jump_places, parse_save, remove, tables
 from .iptables_service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
 from .iptables_snat import add_egress, add_uplinks, port_matches, snat_action
 from .model import FAMILIES, PROTOCOLS, Config, Frontend, Service
@@ -40,6 +40,7 @@ __all__ = [
     "RECENT_PARAMETER",
     "delta",
     "full",
+    "incompatible",
     "jump_places",
     "parse_save",
     "refuses",

@@ -11,6 +11,7 @@ before nat, since what nat translated the filter rules let pass.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -66,6 +67,11 @@ def jump_places(family: str, text: str) -> dict[Key, tuple[int, ...]]:
 def tables(text: str) -> set[str]:
     """The tables that a listing has."""
     return {line[1:].strip() for line in text.splitlines() if line.startswith("*")}
+
+
+def incompatible(text: str) -> set[str]:
+    """The tables that a listing only names, since they hold what iptables has no words for."""
+    return set(re.findall(r"^# Table `(\w+)' is incompatible,", text, re.MULTILINE))
 
 
 def _rule(line: str) -> tuple[str, str] | None:
