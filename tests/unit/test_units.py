@@ -188,6 +188,34 @@ def test_files_are_replaced_and_removed(tmp_path: Path, given: list[tuple[str, i
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+@pytest.mark.parametrize(("there", "text"), [(b"text\r\n", "text\n"), (b"text\r", "text\n"), (b"\xff\n", "\ufffd\n")])
+def test_a_file_of_other_bytes_is_written_anew(tmp_path: Path, there: bytes, text: str) -> None:
+    """A carriage return is part of the last word of its line for `sh`."""
+    path = tmp_path / "file"
+    path.write_bytes(there)
+    path.chmod(0o644)
+    wanted = File(str(path), text)
+    assert units.outdated([wanted], {wanted.path: units.read_file(wanted.path)}) == [wanted]
+
+
+@pytest.mark.usefixtures("given")
+def test_a_folder_is_synced_once_its_names_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that a power cut may bring the old names back."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("old")
+    synced: list[list[str]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append(sorted(os.listdir(descriptor)))
+        fsync(descriptor)
+
+    monkeypatch.setattr(units.os, "fsync", noted)
+    units.carry_out(Plan(write=[File(str(new), "text\n")], remove=[str(old)]), os.rename)
+    assert synced == [["new"]]
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_text("old")

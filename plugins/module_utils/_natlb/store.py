@@ -161,7 +161,7 @@ def _switch(contents: Mapping[Path, Content | None], made: dict[Path, str]) -> N
                 with contextlib.suppress(OSError):
                     os.unlink(backup)
     for directory in {path.parent for path in contents}:
-        _sync(directory)
+        sync_folder(directory)
 
 
 def _kept(path: Path) -> str | None:
@@ -178,7 +178,7 @@ def _kept(path: Path) -> str | None:
     return name
 
 
-def _sync(directory: Path) -> None:
+def sync_folder(directory: Path) -> None:
     """Names are on the disk only once their folder is (fsync(2))."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

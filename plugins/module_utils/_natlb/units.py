@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from . import journal, kernel
+from . import journal, kernel, store
 from .errors import ConfigError, HostError
 
 #: Where systemd looks for units that an administrator made, see systemd.unit(5).
@@ -114,11 +114,11 @@ def parse_units(items: Iterable[Mapping[str, Any]]) -> list[Unit]:
 
 def read_file(path: str) -> Found | None:
     """None where there is no file."""
+    content = store.read_text(Path(path))
+    if content is None:
+        return None
     try:
         status = os.stat(path)
-        content = Path(path).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}") from error
     return Found(content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
@@ -274,6 +274,8 @@ def carry_out(plan: Plan, move: Callable[[str, str], None]) -> None:
             os.unlink(path)
         except OSError as error:
             raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+    for folder in {os.path.dirname(path) for path in [*(file.path for file in plan.write), *plan.remove]}:
+        store.sync_folder(Path(folder))
     _systemctl(plan.after)
 
 
