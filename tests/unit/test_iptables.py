@@ -52,7 +52,9 @@ def test_a_plain_service() -> None:
         ("filter", "chain", "NATLB..i"): [
             "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK -j RETURN",
             "-p tcp -j NATLB..i.tcp",
+            "-p tcp -j NATLB..f.tcp",
         ],
+        ("filter", "chain", "NATLB..f.tcp"): ["-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j DROP"],
         ("filter", "chain", "NATLB..i.tcp"): [
             "-s 10.0.0.3/32 -p tcp -m tcp --sport 8080 -j DROP",
             "-s 10.0.0.4/32 -p tcp -m tcp --sport 8080 -j DROP",
@@ -222,8 +224,7 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("keys", "answers"), REFUSALS, ids=str)
 def test_refusals(keys: dict[str, Any], answers: list[str]) -> None:
     ruleset = render({**WEB, "protocol": ["tcp", "udp"], **keys})
-    # A service without backends has none whose packets could be invalid.
-    invalid = ["-m conntrack --ctstate INVALID -g NATLB..i"] if keys.get("backends") != [] else []
+    invalid = ["-m conntrack --ctstate INVALID -g NATLB..i"]
     if not answers:
         assert body(ruleset, "NATLB.refuse", "filter") == invalid
         assert ("ip", "filter", "jump", "OUTPUT") not in ruleset
@@ -231,7 +232,7 @@ def test_refusals(keys: dict[str, Any], answers: list[str]) -> None:
     for builtin in ("INPUT", "FORWARD", "OUTPUT"):
         assert body(ruleset, builtin, "filter") == [f"-A {builtin} -j NATLB.refuse"]
     assert body(ruleset, "NATLB.refuse", "filter") == [
-        f"-m conntrack ! --ctstate {'INVALID,NEW' if invalid else 'NEW'} -j RETURN",
+        "-m conntrack ! --ctstate INVALID,NEW -j RETURN",
         *invalid,
         "-m conntrack --ctstate DNAT -j RETURN",
         "-p tcp -j NATLB..d.tcp",
@@ -374,12 +375,39 @@ def test_backends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
     backends = [{"address": f"10.0.0.{last}"} for last in (8, 9, 10, 11, 13)]
     ranges = {"listen": ["192.0.2.10:8000-8010", "192.0.2.11:8005-8020"], "protocol": "udp", "backends": backends}
     ruleset = render({**WEB, **ranges}, {**WEB, "name": "other", "listen": "192.0.2.12:53", "protocol": "udp"})
-    assert body(ruleset, "NATLB..i", "filter") == ["-p udp -j NATLB..i.udp"]
+    assert body(ruleset, "NATLB..i", "filter") == ["-p udp -j NATLB..i.udp", "-p udp -j NATLB..f.udp"]
     assert body(ruleset, "NATLB..i.udp", "filter") == [
         "-s 10.0.0.3/32 -p udp -m udp --sport 8080 -j DROP",
         "-s 10.0.0.4/32 -p udp -m udp --sport 8080 -j DROP",
         "-s 10.0.0.8/30 -p udp -m udp --sport 8000:8020 -j DROP",
         "-s 10.0.0.13/32 -p udp -m udp --sport 8000:8020 -j DROP",
+    ]
+
+
+def test_frontends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
+    """Those of one interface, and those of each local address, by themselves."""
+    listens = [f"192.0.2.{last}:80" for last in (8, 9, 10, 11)] + [f"192.0.2.13:{port}" for port in (80, 81, 82)]
+    ruleset = render(
+        {**WEB, "listen": listens},
+        {**WEB, "name": "card", "listen": ["192.0.2.14:80", "192.0.2.15:80"], "interface": "eth1"},
+        {**WEB, "name": "node", "listen": "*:90"},
+        {**WEB, "name": "node-card", "listen": "*:91-99", "interface": "eth1"},
+    )
+    assert body(ruleset, "NATLB..i", "filter") == [
+        "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK -j RETURN",
+        "-p tcp -j NATLB..i.tcp",
+        "-p tcp -j NATLB..f.tcp",
+        "-p tcp -m addrtype --dst-type LOCAL -j NATLB..fw.tcp",
+    ]
+    assert body(ruleset, "NATLB..f.tcp", "filter") == [
+        "-d 192.0.2.8/30 -p tcp -m tcp --dport 80 -j DROP",
+        "-d 192.0.2.13/32 -p tcp -m tcp --dport 80:82 -j DROP",
+        "-d 192.0.2.14/31 -i eth1 -p tcp -m tcp --dport 80 -j DROP",
+    ]
+    assert body(ruleset, "NATLB..fw.tcp", "filter") == [
+        "-d 127.0.0.0/8 -j RETURN",
+        "-p tcp -m tcp --dport 90 -j DROP",
+        "-i eth1 -p tcp -m tcp --dport 91:99 -j DROP",
     ]
 
 

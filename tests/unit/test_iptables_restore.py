@@ -69,7 +69,11 @@ def test_delta_names_what_differs_only() -> None:
     before = render(WEB, {**WEB, "name": "other", "listen": "192.0.2.11:80"})
     after = render({**WEB, "backends": [BACKENDS[0], {**BACKENDS[1], "state": "drained"}]})
     assert iptables.delta(before, after, after) == {
-        "ip": "*nat\n"
+        "ip": "*filter\n"
+        ":NATLB..f.tcp - [0:0]\n"
+        "-A NATLB..f.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j DROP\n"
+        "COMMIT\n"
+        "*nat\n"
         "-F NATLB.other.tcp\n"
         ":NATLB.web.tcp - [0:0]\n"
         "-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n"

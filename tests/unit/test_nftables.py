@@ -247,10 +247,26 @@ def test_invalid_packets_of_backends_are_dropped() -> None:
         "tcp flags & (syn | ack) == syn | ack return",
         "ip saddr . meta l4proto . th sport @backends drop",
         "ip saddr . meta l4proto . th sport @backends_range drop",
+        "ip daddr . meta l4proto . th dport @frontend drop",
+        "ip daddr . meta l4proto . th dport @frontend_range drop",
     ]
     assert body(ruleset, "set", "backends") == ["10.0.0.3 . 6 . 8080", "10.0.0.4 . 6 . 8080"]
     assert body(ruleset, "set", "backends_range") == ["10.0.0.3 . 17 . 8000-8020", "10.0.0.3 . 6 . 8000-8010"]
     assert not [key for key in render(egress=[{"source": "10.0.0.0/24"}]) if key[3] in ("forward", "input", "invalid")]
+
+
+def test_invalid_packets_to_frontends_are_dropped() -> None:
+    card, range_of_card = {"interface": "eth1"}, {"listen": "192.0.2.9:81-82", "interface": "eth1"}
+    ruleset = render(card, range_of_card, {"listen": "*:90"}, {"listen": "*:91-99", "interface": "eth1"})
+    local = "fib daddr type local ip daddr != 127.0.0.0/8"
+    assert body(ruleset, "chain", "invalid")[2:] == [
+        "meta iifname . ip daddr . meta l4proto . th dport @frontend_interface drop",
+        "meta iifname . ip daddr . meta l4proto . th dport @frontend_interface_range drop",
+        f"{local} meta l4proto . th dport @frontend_node drop",
+        f"{local} meta iifname . meta l4proto . th dport @frontend_node_interface drop",
+    ]
+    assert body(ruleset, "set", "frontend_interface_range") == ['"eth1" . 192.0.2.9 . 6 . 81-82']
+    assert body(ruleset, "set", "frontend_node") == ["6 . 90"]
 
 
 def test_what_nothing_leads_to_yet_is_added_first() -> None:

@@ -7,7 +7,8 @@
             OUTPUT      → NATLB.out    → the same tree
             POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
-                                                    tree of backends, for packets that cannot be translated back
+                                                    trees of backends and frontends, for packets that belong to no
+                                                    connection
     mangle  PREROUTING  → NATLB.mark   → the uplink that a connection came by, and the connection's uplink back onto
                                          each of its packets
             OUTPUT      → NATLB.answers → the same for the host's own
@@ -23,7 +24,7 @@ from typing import Callable
 
 from . import others
 from .dispatch import ALL_PORTS, Item, Range, Tree, build, chain_name, cidr, number_range, ports_text
-from .entities import NOT_WILD
+from .iptables_frontends import ANYWHERE, enter_wildcard
 from .iptables_invalid import add_invalid
 from .iptables_marks import marks
 from .iptables_origin import add_trees, merged
@@ -102,7 +103,7 @@ def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Front
 
 def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
     """New connections to a frontend that no rule has translated, where a service may leave some so; to other ports of
-    an address that no host has; and packets of backends that cannot be translated back."""
+    an address that no host has; and packets of backends and clients that belong to no connection."""
     refusing = [service for service in services if refuses(service, tables.family)]
     refusals = _add_trees(tables, "filter", refusing, _refusal)
     loops = _add_loops(tables, unclaimed) if unclaimed else []
@@ -180,16 +181,13 @@ def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _
         tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
         for chain, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
             tables.chains[table, chain] = lines
-        if wildcard:
-            left = [f"-d {network} -j RETURN" for network in NOT_WILD[tables.family]]
-            tables.chains[table, tree.root] = [*left, *tables.chains[table, tree.root]]
-        condition = "-m addrtype --dst-type LOCAL " if wildcard else ""
+        condition = enter_wildcard(tables, table, tree) if wildcard else ""
         jumps.append(f"-p {protocol} {condition}-j {tree.root}")
     return jumps
 
 
 def _addresses(frontend: Frontend) -> Range:
-    return number_range(frontend.address) if frontend.address else (0, 0)
+    return number_range(frontend.address) if frontend.address else ANYWHERE
 
 
 def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:

@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 
 from . import others
 from .dispatch import digest
-from .entities import NOT_WILD
-from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text, protocol_number
+from .model import FAMILIES, Backend, Config, Egress, Frontend, Service, mark_value, ports_text
 from .nftables_delta import delta
 from .nftables_filter import add_filter
 from .nftables_snat import add_snat
-from .nftables_table import Table, frontend_map, plain
+from .nftables_table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .nftables_text import (
     TABLE,
     Lines,
@@ -146,15 +145,8 @@ class _Table(Table):
         return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
 
     def add_frontend(self, frontend: Frontend, verdict: str) -> None:
-        kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol))]
-        key.append(ports_text(frontend.low, frontend.high))
-        if frontend.address is not None:
-            kinds, key = [self.address, *kinds], [frontend.address, *key]
-        if frontend.interface is not None:
-            kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
-        interval = ("flags interval",) if frontend.address is None or frontend.low != frontend.high else ()
-        declaration = (f"type {' . '.join(kinds)} : verdict", *interval)
-        self.put("map", frontend_map(frontend), declaration, " . ".join(key), verdict)
+        (kinds, *flags), key = frontend_key(frontend, self.address)
+        self.put("map", frontend_map(frontend), [f"{kinds} : verdict", *flags], key, verdict)
 
     def shard(self, service: Service) -> int:
         return service.seed() % self.shards
@@ -334,19 +326,9 @@ class _Table(Table):
 
     def dispatch(self, interfaces: bool) -> Lines:
         """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
-        daddr, port = f"{self.family} daddr", "meta l4proto . th dport"
-        local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[self.family]), ""])
-        known = [
-            ("service", "", f"{daddr} . {port}"),
-            ("service_range", "", f"{daddr} . {port}"),
-            ("service_interface", "", f"meta iifname . {daddr} . {port}"),
-            ("service_interface_range", "", f"meta iifname . {daddr} . {port}"),
-            ("node", local, port),
-            ("node_interface", local, f"meta iifname . {port}"),
-        ]
         return [
             f"{match}{key} vmap @{name}"
-            for name, match, key in known
+            for name, match, key in frontend_lookups(self.family)
             if ("map", name) in self.declarations and (interfaces or "interface" not in name)
         ]
 

@@ -7,6 +7,11 @@ A packet of a backend that connection tracking cannot place (it is late, or out 
 Whoever gets it (the client or, with source NAT, this host) knows nothing of it and resets the connection that it was
 part of. So it is dropped; the ends send again what is missing.
 
+The same packet of a client, to a frontend, would meet this host, where that address is its own, and be answered with a
+reset; elsewhere it would be sent on untranslated. No listener of this host is meant by it, since whatever comes to a
+frontend is translated. A FIN of a connection that nobody remembers gets no answer either: it cannot be told from a late
+one of a connection that goes on.
+
 A packet for another port of an address that no host has would go back to where it came from (see `unclaimed.py`).
 """
 
@@ -16,7 +21,7 @@ from collections.abc import Sequence
 
 from .backend_ports import backend_ports
 from .model import Service, ports_text, protocol_number
-from .nftables_table import Table
+from .nftables_table import Table, frontend_key, frontend_lookups, frontend_map
 from .nftables_text import Lines
 from .unclaimed import Unclaimed
 
@@ -45,7 +50,20 @@ def _invalid(table: Table, services: Sequence[Service]) -> Lines:
         for name in ("backends", "backends_range")
         if ("set", name) in table.declarations
     ]
+    for frontend in (item for service in services for item in service.frontends() if item.family == table.family):
+        declaration, key = frontend_key(frontend, table.address)
+        table.put("set", _frontend_set(frontend_map(frontend)), declaration, key)
+    rules += [
+        f"{match}{key} @{_frontend_set(name)} drop"
+        for name, match, key in frontend_lookups(table.family)
+        if ("set", _frontend_set(name)) in table.declarations
+    ]
     return [f"ct state invalid goto {table.chain('invalid', [_ANSWER, *rules])}"] if rules else []
+
+
+def _frontend_set(lookup: str) -> str:
+    """The set of the frontends that a map of the dispatch has; a rule of a filter cannot look one up there."""
+    return lookup.replace("service", "frontend") if lookup.startswith("service") else f"frontend_{lookup}"
 
 
 def _loops(table: Table, unclaimed: Unclaimed) -> Lines:

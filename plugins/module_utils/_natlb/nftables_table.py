@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .entities import NOT_WILD
 from .errors import ConfigError
-from .model import Frontend
+from .model import Frontend, ports_text, protocol_number
 from .nftables_text import TABLE, Lines
 from .ruleset import Ruleset, Section
 
@@ -62,6 +63,35 @@ def frontend_map(frontend: Frontend) -> str:
     if frontend.interface is not None:
         name += "_interface"
     return f"{name}_range" if frontend.address is not None and frontend.low != frontend.high else name
+
+
+def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
+    """The declaration of a map or set in which a frontend is looked up, but for what it leads to, and its key.
+
+    `address` is the type of an address.
+    """
+    kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol))]
+    key.append(ports_text(frontend.low, frontend.high))
+    if frontend.address is not None:
+        kinds, key = [address, *kinds], [frontend.address, *key]
+    if frontend.interface is not None:
+        kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
+    interval = ["flags interval"] if frontend.address is None or frontend.low != frontend.high else []
+    return [f"type {' . '.join(kinds)}", *interval], " . ".join(key)
+
+
+def frontend_lookups(family: str) -> list[tuple[str, str, str]]:
+    """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key."""
+    daddr, port = f"{family} daddr", "meta l4proto . th dport"
+    local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[family]), ""])
+    return [
+        ("service", "", f"{daddr} . {port}"),
+        ("service_range", "", f"{daddr} . {port}"),
+        ("service_interface", "", f"meta iifname . {daddr} . {port}"),
+        ("service_interface_range", "", f"meta iifname . {daddr} . {port}"),
+        ("node", local, port),
+        ("node_interface", local, f"meta iifname . {port}"),
+    ]
 
 
 def plain(network: str) -> str:
