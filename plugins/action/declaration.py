@@ -12,8 +12,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import declaration
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigErrors
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
 
 SERVICES = "natlb_services"

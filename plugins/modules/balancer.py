@@ -189,8 +189,8 @@ remarks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import apply
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import apply
 
 ARGUMENTS = {
     "services": {"type": "list", "elements": "raw"},

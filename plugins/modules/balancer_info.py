@@ -148,7 +148,7 @@ services:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.info import info
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.info import info
 
 
 def main() -> None:

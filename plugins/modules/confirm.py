@@ -42,8 +42,9 @@ RETURN = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import rollback, store
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import store
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import rollback
 
 
 def main() -> None:

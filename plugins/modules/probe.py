@@ -233,13 +233,13 @@ p_value:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import probe as core
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import probe_settings
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe import connections as core
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe import settings
 
 ARGUMENT_SPEC = {
     "target": {"type": "str", "required": True},
-    "protocol": {"type": "str", "choices": list(probe_settings.PROTOCOLS), "default": "tcp"},
+    "protocol": {"type": "str", "choices": list(settings.PROTOCOLS), "default": "tcp"},
     "connections": {"type": "int", "default": 100},
     "concurrency": {"type": "int", "default": 10},
     "timeout": {"type": "str", "default": "5s"},
@@ -266,7 +266,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        outcome = core.run(probe_settings.parse_settings(module.params))
+        outcome = core.run(settings.parse_settings(module.params))
     except NatlbError as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:

@@ -97,8 +97,8 @@ RETURN = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb import units
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import units
 
 FILE = {
     "path": {"type": "str", "required": True},

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe_settings import DEFAULT_SIGNIFICANCE
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.spread import judge
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.settings import DEFAULT_SIGNIFICANCE
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.spread import judge
 
 Item = Mapping[str, Any]
 

@@ -55,7 +55,7 @@ def timed(function):
         finally:
             spent[0] += time.perf_counter() - began
     return call
-kernel.carry = timed(kernel.carry)
+processes.carry = timed(processes.carry)
 paths = store.Paths(Path(request["etc"]), Path(request["run"]))
 outcome = apply.balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -27,8 +27,11 @@ import report
 
 sys.path.insert(0, str(report.ROOT / "plugins" / "module_utils"))
 
-from _natlb import iptables_service, model, nftables, slots
-from _natlb.model import Service, parse_config
+from _natlb.iptables import service as iptables_service
+from _natlb.model import entities, slots
+from _natlb.model.entities import Service
+from _natlb.model.services import parse_config
+from _natlb.nftables import render
 
 CLIENTS = 100_000
 OPERATIONS = ("one added", "one removed", "one drained", "one doubled")
@@ -63,7 +66,7 @@ def _rotated(word: int, bits: int) -> int:
 
 def clients(count: int = CLIENTS) -> list[int]:
     """Hash values of `count` different client addresses."""
-    return [jhash(address, nftables.SEED) for address in random.Random(1).sample(range(1 << 32), count)]
+    return [jhash(address, render.SEED) for address in random.Random(1).sample(range(1 << 32), count)]
 
 
 def _number(text: str) -> int:
@@ -123,7 +126,7 @@ def plain(backends: Sequence[Backend], *, scaled: bool) -> Table:
     return Table([b.key for b in backends for _turn in range(b.weight) if not b.drained], scaled)
 
 
-def ours(backends: Sequence[Backend], slots_of: Callable[[Service, str], Sequence[model.Backend]]) -> Table:
+def ours(backends: Sequence[Backend], slots_of: Callable[[Service, str], Sequence[entities.Backend]]) -> Table:
     """A table of the core, as it goes to the kernel. (iptables walks a tree of it, two bits of a hash at a time.)"""
     declared = [{"address": b.key, "weight": b.weight, "state": "drained" if b.drained else "active"} for b in backends]
     listed = [{"name": "web", "listen": "192.0.2.10:80", "method": "source_hash", "backends": declared}]

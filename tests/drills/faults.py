@@ -338,7 +338,7 @@ def lock_held(field: Field, times: int) -> Row:
         field.settle("old")
         holding = field.balancer.host.begin(drill_host.hold_lock, lock, 6.0)
         field.balancer.host.call(drill_host.held, lock)
-        said = field.run("new", set={"store.LOCK_TIMEOUT_S": 0.5})
+        said = field.run("new", set={"host.store.LOCK_TIMEOUT_S": 0.5})
         row.seen = said.get("error", "")
         row.unrepaired += not row.seen
         holding.result(20)
@@ -416,7 +416,7 @@ def _at_each_call(field: Field, row: Row, times: int, ways: Sequence[str]) -> It
         for how in ways:
             field.settle("old")
             (field.root / "run" / "normal.json").unlink(missing_ok=True)
-            said = field.run("new", set={"kernel.PATH": _wrap(field.root, calls, how)})
+            said = field.run("new", set={"host.processes.PATH": _wrap(field.root, calls, how)})
             past_the_end = _calls(_programs(field.root)) < calls
             if not past_the_end:
                 yield said
@@ -426,7 +426,7 @@ def program_missing(field: Field, times: int) -> Row:
     row = Row("nft and iptables not installed")
     for _turn in range(times):
         field.settle("old")
-        said = field.run("new", set={"kernel.PATH": "/nowhere"})
+        said = field.run("new", set={"host.processes.PATH": "/nowhere"})
         row.seen = said.get("error", "")
         row.unrepaired += not row.seen
         field.check(row, allowed=("old",))

@@ -16,9 +16,14 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from _natlb import iptables, nftables, request
 from _natlb.errors import ConfigErrors, NatlbError
-from _natlb.model import Config, dump, parse_config
+from _natlb.iptables import render as iptables
+from _natlb.iptables import restore
+from _natlb.model.entities import Config, dump
+from _natlb.model.services import parse_config
+from _natlb.nftables import render as nftables
+from _natlb.nftables.text import full
+from _natlb.plan import request
 
 #: In every evil string, so that it is seen wherever it turns up.
 CANARY = "zqx"
@@ -209,12 +214,12 @@ def texts(config: Config) -> list[str]:
     """What the engines would load; an engine may refuse what it cannot do."""
     found = []
     try:
-        found.append(nftables.full(nftables.render(config, ["10.0.0.0/24"])))
+        found.append(full(nftables.render(config, ["10.0.0.0/24"])))
     except NatlbError:
         found.append("")
     for family in ("ip", "ip6"):
         try:
-            found.append(iptables.full(iptables.render(config, ["10.0.0.0/24"]), family))
+            found.append(restore.full(iptables.render(config, ["10.0.0.0/24"]), family))
         except NatlbError:
             found.append("")
     return found

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from _natlb import iptables, model
-from _natlb.ruleset import Ruleset
+from _natlb.iptables import render
+from _natlb.iptables.restore import delta, full, parse_save, remove
+from _natlb.model import services as model
+from _natlb.ruleset.sections import Ruleset
 from kernel_lab.host import Host
 
 VARIANTS = ("nft", "legacy")
@@ -161,7 +163,7 @@ DECLARED: dict[str, tuple[list[Any], list[Any]]] = {
 
 def rendered(name: str) -> Ruleset:
     services, egress = DECLARED[name]
-    return iptables.render(model.parse_config(services, egress), NETWORKS)
+    return render.render(model.parse_config(services, egress), NETWORKS)
 
 
 class Firewall:
@@ -184,11 +186,7 @@ class Firewall:
             self.restore(family, text)
 
     def live(self) -> Ruleset:
-        return {
-            key: section
-            for family in PROGRAMS
-            for key, section in iptables.parse_save(family, self.save(family)).items()
-        }
+        return {key: section for family in PROGRAMS for key, section in parse_save(family, self.save(family)).items()}
 
     def foreign(self) -> dict[str, list[str]]:
         """What iptables-save shows without our chains and jumps, and without tables that have nothing else in them."""
@@ -197,7 +195,7 @@ class Firewall:
     def normal(self, ruleset: Ruleset) -> Ruleset:
         """What a ruleset looks like once it is loaded where nothing else is."""
         self.host.renew()
-        self.load({family: text for family in PROGRAMS if (text := iptables.full(ruleset, family))})
+        self.load({family: text for family in PROGRAMS if (text := full(ruleset, family))})
         return self.live()
 
 
@@ -234,7 +232,7 @@ def test_what_is_loaded_is_read_back(firewall: Firewall, name: str) -> None:
     for key, section in ruleset.items():
         assert len(normal[key].body) == len(section.body), key
         assert normal[key].header == ()
-    assert iptables.delta(normal, normal, ruleset) == {}
+    assert delta(normal, normal, ruleset) == {}
 
 
 @pytest.mark.parametrize("name", DECLARED)
@@ -255,7 +253,7 @@ def test_every_change_ends_where_a_fresh_load_does(firewall: Firewall) -> None:
     foreign = firewall.foreign()
     live: Ruleset = {}
     for before, name in pairwise(name for pair in combinations(DECLARED, 2) for name in (*pair, pair[0])):
-        firewall.load(iptables.delta(live, normal[name], rendered(name)))
+        firewall.load(delta(live, normal[name], rendered(name)))
         live = firewall.live()
         assert live == normal[name], f"{name} after {before}"
     assert firewall.foreign() == foreign
@@ -266,14 +264,14 @@ def test_remove_leaves_nothing(firewall: Firewall, name: str) -> None:
     load_foreign(firewall)
     foreign = firewall.foreign()
     ruleset = rendered(name)
-    firewall.load(iptables.delta({}, ruleset, ruleset))
+    firewall.load(delta({}, ruleset, ruleset))
     assert firewall.live().keys() == ruleset.keys()
-    firewall.load(iptables.remove(firewall.live()))
+    firewall.load(remove(firewall.live()))
     assert firewall.live() == {}
     assert firewall.foreign() == foreign
     for family in PROGRAMS:
         assert "-j NATLB" not in firewall.save(family).replace("not -j NATLB", "")
-    assert iptables.remove({}) == {}
+    assert remove({}) == {}
 
 
 DRIFT = {
@@ -296,7 +294,7 @@ def test_drift_is_put_right(firewall: Firewall, drift: str) -> None:
     firewall.restore("ip", DRIFT[drift])
     live = firewall.live()
     assert live != normal
-    texts = iptables.delta(live, normal, ruleset)
+    texts = delta(live, normal, ruleset)
     assert texts.keys() == {"ip"}
     firewall.load(texts)
     assert firewall.live() == normal
@@ -306,10 +304,10 @@ def test_a_drain_touches_one_chain(firewall: Firewall) -> None:
     """So what the limits and the other services' counters have counted stays."""
     service = {**WEB, "allow_from": ["198.51.100.0/24", "2001:db8:9::/48"], "max_connections_per_client": 3}
     drained = [{**backend, "state": "drained"} if i == 0 else backend for i, backend in enumerate(both(3))]
-    after = iptables.render(model.parse_config([{**service, "backends": drained}]), NETWORKS)
+    after = render.render(model.parse_config([{**service, "backends": drained}]), NETWORKS)
     normal = firewall.normal(after)
-    live = firewall.normal(iptables.render(model.parse_config([service]), NETWORKS))
-    texts = iptables.delta(live, normal, after)
+    live = firewall.normal(render.render(model.parse_config([service]), NETWORKS))
+    texts = delta(live, normal, after)
     assert texts.keys() == {"ip"}
     assert [line for line in texts["ip"].splitlines() if not line.startswith("-A NATLB.web.tcp ")] == [
         "*nat",
@@ -347,6 +345,6 @@ class Written(NamedTuple):
 def written(services: list[dict[str, Any]]) -> Written:
     config = model.parse_config(services)
     profile = cProfile.Profile()
-    ruleset = profile.runcall(iptables.render, config, NETWORKS)
-    text = profile.runcall(iptables.full, ruleset, "ip")
+    ruleset = profile.runcall(render.render, config, NETWORKS)
+    text = profile.runcall(full, ruleset, "ip")
     return Written(text, len(ruleset), sum(entry.callcount for entry in profile.getstats()))

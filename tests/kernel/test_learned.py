@@ -119,7 +119,7 @@ def test_a_lowered_rate_holds_for_known_clients(balancer: Balancer) -> None:
 
 # -- sets that are full ----------------------------------------------------------------------------------------------
 
-#: As many clients as a set holds in these tests, instead of CLIENTS of nftables.py and iptables_service.py.
+#: As many clients as a set holds in these tests, instead of CLIENTS of nftables/render.py and iptables/service.py.
 ROOM = 32
 
 

@@ -226,7 +226,13 @@ def test_only_files_differ(balancer: Balancer) -> None:
     assert look(balancer) == good
 
 
-KILLED = ["rollback.arm", "kernel.sysctl_set", "apply.forget_gone", "rollback._start", "store.write_all"]
+KILLED = [
+    "plan.rollback.arm",
+    "host.sysctl.write",
+    "plan.apply.forget_gone",
+    "plan.rollback._start",
+    "host.store.write_all",
+]
 
 
 @pytest.mark.parametrize("after", KILLED)
@@ -239,7 +245,7 @@ def test_killed(balancer: Balancer, after: str) -> None:
         options["iptables_variant"] = balancer.variant
     status = balancer.host.call(drive.die, str(root(balancer)), after, DUAL, EGRESS, **options)
     assert status == -9
-    if after == "rollback._start" or any(root(balancer).glob("run/rollback.*/pending")):
+    if after == "plan.rollback._start" or any(root(balancer).glob("run/rollback.*/pending")):
         undone(balancer)
     assert look(balancer).rules.keys() >= was.rules.keys()
     now = look(balancer)

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import pytest
-from _natlb.model import parse_config
+from _natlb.model.services import parse_config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_lab.balancer import Balancer

@@ -110,6 +110,6 @@ def test_what_is_installed(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(("variable", "constant"), [("least_nft", "NFT_MINIMUM"), ("least_kernel", "LINUX_MINIMUM")])
 def test_what_nftables_needs_is_said_once(variable: str, constant: str) -> None:
-    core = (ROOT / "plugins" / "module_utils" / "_natlb" / "engines.py").read_text()
+    core = (ROOT / "plugins" / "module_utils" / "_natlb" / "nftables" / "engine.py").read_text()
     declared = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())[f"natlb_balancer_{variable}"]
     assert f"\n{constant} = ({declared.replace('.', ', ')})\n" in core

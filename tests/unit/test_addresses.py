@@ -9,8 +9,8 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb.addresses import Addressing, warnings
-from _natlb.model import parse_config
+from _natlb.model.services import parse_config
+from _natlb.warnings.addresses import Addressing, warnings
 
 HERE = Addressing(
     local={"192.0.2.2", "10.0.0.1", "2001:db8:1::2"},

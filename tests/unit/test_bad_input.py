@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.model import parse_config
+from _natlb.model.services import parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,10 +9,10 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb.bridges import behind, warning
-from _natlb.links import Link
-from _natlb.model import parse_config
-from _natlb.routes import Ways
+from _natlb.host.links import Link
+from _natlb.host.routes import Ways
+from _natlb.model.services import parse_config
+from _natlb.warnings.bridges import behind, warning
 
 LINKS = [
     Link("front"),

@@ -13,17 +13,17 @@ import time
 from pathlib import Path
 
 import pytest
-from _natlb import kernel, store
 from _natlb.errors import CarryError, HostError
+from _natlb.host import processes, store
 
 #: A run that is about to be killed: in the middle of its change it waits for somebody else's file.
 RUN = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from _natlb import kernel, store
+from _natlb.host import processes, store
 root = pathlib.Path(sys.argv[2])
 with store.lock(store.Paths(root / "etc", root / "run")):
-    kernel.carry([
+    processes.carry([
         (f"cat > {root}/begun", ""),
         (f"for _ in $(seq 1000); do test -e {root}/on && break; sleep 0.01; done; cat > {root}/text", "the second"),
     ])
@@ -41,7 +41,7 @@ def test_a_killed_run_is_carried_out_and_keeps_its_lock_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = store.Paths(tmp_path / "etc", tmp_path / "run")
-    argv = [sys.executable, "-c", RUN, str(Path(kernel.__file__).parents[1]), str(tmp_path)]
+    argv = [sys.executable, "-c", RUN, str(Path(processes.__file__).parents[2]), str(tmp_path)]
     run = subprocess.Popen(argv, start_new_session=True)
     until(tmp_path / "begun")
     os.killpg(run.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_a_killed_run_is_carried_out_and_keeps_its_lock_meanwhile(
 def test_nothing_is_done_behind_a_failure(tmp_path: Path) -> None:
     commands = [("true", ""), ("grep -q one", "two"), (f"cat > {tmp_path}/late", "")]
     with pytest.raises(CarryError, match=r"^grep: ended with status 1$") as caught:
-        kernel.carry(commands)
+        processes.carry(commands)
     assert caught.value.done == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -66,11 +66,11 @@ def test_nothing_is_done_behind_a_failure(tmp_path: Path) -> None:
 def test_what_goes_back_goes_on_behind_a_failure(tmp_path: Path) -> None:
     commands = [("echo wrong >&2; false", ""), (f"cat > {tmp_path}/late", "text"), ("echo again; false", "")]
     with pytest.raises(CarryError, match="wrong / again"):
-        kernel.carry(commands, past_failures=True)
+        processes.carry(commands, past_failures=True)
     assert (tmp_path / "late").read_text() == "text"
 
 
 def test_programs_that_only_read_have_no_part_in_the_lock(tmp_path: Path) -> None:
     with store.lock(store.Paths(tmp_path / "etc", tmp_path / "run")):
-        opened = kernel.run(["ls", "-l", "/proc/self/fd"])
+        opened = processes.run(["ls", "-l", "/proc/self/fd"])
     assert "lock" not in opened

@@ -9,8 +9,8 @@ from collections import Counter
 from ipaddress import IPv6Address
 
 import pytest
-from _natlb.choice import Chains, Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
-from _natlb.slots import interleave
+from _natlb.iptables.choice import Chains, Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
+from _natlb.model.slots import interleave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

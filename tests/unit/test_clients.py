@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import clients
-from _natlb.model import Config, parse_config
+from _natlb.model import clients
+from _natlb.model.entities import Config
+from _natlb.model.services import parse_config
+from _natlb.nftables.clients import of_nftables
 
 BACKENDS = [{"address": "10.0.0.3"}, {"address": "10.0.0.4"}]
 LISTING = """table ip natlb {
@@ -56,7 +58,7 @@ def config(**keys: Any) -> Config:
 
 def test_the_sets_of_a_listing() -> None:
     asked = config(affinity=60, max_connections_per_client=2, new_connections_per_second=5)
-    found = clients.of_nftables(asked, LISTING)
+    found = of_nftables(asked, LISTING)
     assert clients.shown(asked.services[0], found) == {
         "affinity": {"count": 2, "max": 20},
         "max_connections_per_client": {"count": 1, "max": 20},
@@ -66,12 +68,12 @@ def test_the_sets_of_a_listing() -> None:
 
 def test_what_is_off_or_not_there_is_null() -> None:
     asked = config(affinity=60)
-    assert clients.shown(asked.services[0], clients.of_nftables(asked, "")) == {
+    assert clients.shown(asked.services[0], of_nftables(asked, "")) == {
         "affinity": None,
         "max_connections_per_client": None,
         "new_connections_per_second": None,
     }
-    assert clients.of_nftables(config(), LISTING) == {}
+    assert of_nftables(config(), LISTING) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import conntrack, flows
-from _natlb.model import EMPTY, Config, parse_config
+from _natlb.host import flows
+from _natlb.model.entities import EMPTY, Config
+from _natlb.model.services import parse_config
+from _natlb.plan import stale_flows
 
 LINE = (
     "udp      17 29 src=192.0.2.100 dst={target} sport=40000 dport={port} "
@@ -57,8 +59,8 @@ def flow(answerer: str = "10.0.0.3", answered: int = 9000, target: str = "192.0.
     ],
 )
 def test_stale(before: Config, after: Config, one: flows.Flow, gone: bool) -> None:
-    known = conntrack.Frontends(before, "udp", LOCAL), conntrack.Frontends(after, "udp", LOCAL)
-    assert conntrack.stale([one, one], *known) == ([one, one] if gone else []), "each is deleted by itself"
+    known = stale_flows.Frontends(before, "udp", LOCAL), stale_flows.Frontends(after, "udp", LOCAL)
+    assert stale_flows.stale([one, one], *known) == ([one, one] if gone else []), "each is deleted by itself"
 
 
 FRONT, BACK = {"interface": "front"}, {"interface": "back"}
@@ -119,14 +121,14 @@ RANGE = {"listen": "192.0.2.10:50-60"}
     ],
 )
 def test_what_is_not_declared_any_more_ends(before: Config, after: Config, gone: bool) -> None:
-    known = conntrack.Frontends(before, "udp", LOCAL), conntrack.Frontends(after, "udp", LOCAL)
-    assert bool(conntrack.stale([flow()], *known)) is gone
+    known = stale_flows.Frontends(before, "udp", LOCAL), stale_flows.Frontends(after, "udp", LOCAL)
+    assert bool(stale_flows.stale([flow()], *known)) is gone
 
 
 def test_ranges_are_searched_and_not_walked() -> None:
     """Ten thousand ranges on one address, and as many flows: by a walk over all it would be a hundred million steps."""
     ranges = [{"name": f"r{i}", "listen": f"192.0.2.10:{5 * i + 1}-{5 * i + 3}"} for i in range(10000)]
-    found = conntrack.Frontends(services(*ranges), "udp", LOCAL)
+    found = stale_flows.Frontends(services(*ranges), "udp", LOCAL)
     for i in range(10000):
         assert [service.name for service in found.find("ip", "192.0.2.10", 5 * i + 2)] == [f"r{i}"]
     assert found.find("ip", "192.0.2.10", 5) == found.find("ip", "192.0.2.10", 5 * 9999 + 4) == []

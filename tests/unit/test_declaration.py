@@ -11,8 +11,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from _natlb import apply, declaration
 from _natlb.errors import ConfigError, ConfigErrors
+from _natlb.plan import apply, declaration
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer

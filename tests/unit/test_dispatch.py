@@ -8,7 +8,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from _natlb.dispatch import MAX_NAME, Item, Tree, build, chain_name, cidr, cut, number_range
+from _natlb.iptables.dispatch import MAX_NAME, Item, Tree, build, chain_name, cut
+from _natlb.model.ranges import cidr, number_range
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from _natlb import iptables, nftables, nftables_text
-from _natlb.model import dump, parse_config
+from _natlb.iptables import render as iptables
+from _natlb.iptables import restore
+from _natlb.model.entities import dump
+from _natlb.model.services import parse_config
+from _natlb.nftables import render as nftables
+from _natlb.nftables import text as nftables_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -192,7 +196,7 @@ SHOWN = [
 
 def test_the_rules_that_are_shown_are_those_that_are_made() -> None:
     config = parse_config(SHOWN)
-    made = nftables_text.full(nftables.render(config, []), ["ip"]) + iptables.full(iptables.render(config, []), "ip")
+    made = nftables_text.full(nftables.render(config, []), ["ip"]) + restore.full(iptables.render(config, []), "ip")
     lines = {line.strip().rstrip(",") for line in made.splitlines()}
     text = (DOCS / "how-it-works.md").read_text()
     blocks = [block for block in fenced(text, "") if "chain prerouting" in block or "-A NATLB" in block]

@@ -9,11 +9,11 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb import forward_rules
-from _natlb.foreign_listing import base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
-from _natlb.forward_path import closed, may_deny, packets
-from _natlb.model import parse_config
-from _natlb.walk import Packet
+from _natlb.firewalls.forward_path import closed, may_deny, packets
+from _natlb.firewalls.listing import base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
+from _natlb.firewalls.walk import Packet
+from _natlb.iptables import forward_rules
+from _natlb.model.services import parse_config
 
 ROUTES = [
     (ipaddress.ip_network(network), interface)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import apply, guard, kernel
 from _natlb.errors import ConfigError
-from _natlb.model import parse_config
+from _natlb.host import proc, processes
+from _natlb.model.services import parse_config
+from _natlb.plan import apply, guard
 
 CAME_IN = "SSH_CONNECTION=198.51.100.7 50000 192.0.2.2 22"
 ENDPOINT = ("192.0.2.2", 22)
@@ -128,8 +129,8 @@ def test_an_address_that_is_none_is_nobodys(endpoint: guard.Endpoint) -> None:
 
 def test_it_comes_before_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """No program is run, and no file is read, for a service that is refused."""
-    monkeypatch.setattr(kernel, "parent_environments", lambda: [CAME_IN])
-    monkeypatch.setattr(kernel, "run", None)
+    monkeypatch.setattr(proc, "parent_environments", lambda: [CAME_IN])
+    monkeypatch.setattr(processes, "run", None)
     services = [{"name": "web", "listen": "192.0.2.2:22", "backends": BACKENDS[:1]}]
     with pytest.raises(ConfigError, match="would take over"):
         apply.balance(services)

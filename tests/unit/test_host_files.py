@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb import forwarding, routing, store
 from _natlb.errors import HostError
-from _natlb.model import dump, parse_config
-from _natlb.request import declared
-from _natlb.ruleset import Section, unified
+from _natlb.host import store
+from _natlb.model.entities import dump
+from _natlb.model.services import parse_config
+from _natlb.plan import forwarding, routing
+from _natlb.plan.request import declared
+from _natlb.ruleset.sections import Section, unified
+from _natlb.warnings import boot_settings
 
 UPLINKS = [
     {
@@ -173,7 +176,7 @@ def test_a_second_run_waits_and_then_says_who_holds_the_lock(tmp_path: Path, mon
 )
 def test_a_later_file_that_turns_forwarding_off(path: str, text: str, warned: bool) -> None:
     wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/eth0.100/accept_ra": "2"}
-    warnings = forwarding.overrides({path: text}, wanted)
+    warnings = boot_settings.overrides({path: text}, wanted)
     assert bool(warnings) == warned
     assert all(path in warning and "take that line out" in warning for warning in warnings)
 

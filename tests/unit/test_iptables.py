@@ -7,10 +7,12 @@ import re
 from typing import Any
 
 import pytest
-from _natlb import iptables, model
-from _natlb.dispatch import MAX_NAME
 from _natlb.errors import ConfigError
-from _natlb.ruleset import Ruleset
+from _natlb.iptables import render as iptables
+from _natlb.iptables.dispatch import MAX_NAME
+from _natlb.iptables.restore import full
+from _natlb.model import services as model
+from _natlb.ruleset.sections import Ruleset
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 BACKENDS6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -64,7 +66,7 @@ def test_a_plain_service() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert render() == {}
-    assert iptables.full({}, "ip") == ""
+    assert full({}, "ip") == ""
 
 
 #: What a service says beyond WEB, a chain, and its rules.
@@ -424,7 +426,7 @@ def test_names_fit_the_kernel() -> None:
     ruleset = render(
         {**WEB, **keys, "name": name[:63], "interface": "eth0", "snat": "none", "protocol": ["tcp", "udp"]}
     )
-    text = iptables.full(ruleset, "ip")
+    text = full(ruleset, "ip")
     assert all(len(key[3]) <= MAX_NAME for key in ruleset)
     assert all(len(prefix) <= 29 and prefix.endswith(" ") for prefix in re.findall(r'--log-prefix "([^"]*)"', text))
     assert all(len(found) <= 15 for found in re.findall(r"--hashlimit-name (\S+)", text))
@@ -434,9 +436,7 @@ def test_names_fit_the_kernel() -> None:
 def test_another_rate_is_another_list() -> None:
     """xt_hashlimit keeps what a list was made with for as long as any rule names it."""
     names = {
-        re.findall(r"--hashlimit-name (\S+)", iptables.full(render({**WEB, "new_connections_per_second": rate}), "ip"))[
-            0
-        ]
+        re.findall(r"--hashlimit-name (\S+)", full(render({**WEB, "new_connections_per_second": rate}), "ip"))[0]
         for rate in (5, 6)
     }
     assert len(names) == 2

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from _natlb import iptables
-from _natlb.dispatch import Range
-from _natlb.iptables_origin import merged
-from _natlb.model import parse_config
+from _natlb.iptables import render
+from _natlb.iptables.origin import merged
+from _natlb.model.ranges import Range
+from _natlb.model.services import parse_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def test_only_what_is_done_the_same_to_shares_a_rule(
         return {"name": f"s{number}", "listen": listen, "backends": [{"address": backend}], "snat": snat}
 
     services = [service(number) for number in range(5, 18)]
-    ruleset = iptables.render(parse_config(services, None, None), [])
+    ruleset = render.render(parse_config(services, None, None), [])
     rules = ruleset[family, "nat", "chain", "NATLB..s.tcp"].body
     shared = [rule.split()[5] for rule in rules if rule.endswith("-j MASQUERADE")]
     assert shared == matches

@@ -9,8 +9,10 @@ import random
 from bisect import bisect_left
 from typing import Any
 
-from _natlb import iptables, model
-from _natlb.ruleset import Ruleset, Section
+from _natlb.iptables import render as iptables
+from _natlb.iptables import restore
+from _natlb.model import services as model
+from _natlb.ruleset.sections import Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 WEB: dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": BACKENDS}
@@ -39,7 +41,7 @@ COMMIT
 
 
 def test_parse_save() -> None:
-    assert iptables.parse_save("ip", SAVED) == {
+    assert restore.parse_save("ip", SAVED) == {
         ("ip", "nat", "chain", "NATLB.pre"): Section((), ()),
         ("ip", "nat", "chain", "NATLB.web.tcp"): Section(
             (), ("-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:80",)
@@ -56,7 +58,7 @@ def test_parse_save() -> None:
 
 
 def test_full() -> None:
-    text = iptables.full(render({**WEB, "backends": BACKENDS[:1]}), "ip")
+    text = restore.full(render({**WEB, "backends": BACKENDS[:1]}), "ip")
     assert text.startswith("*filter\n:")
     text = text[text.index("*nat\n") :]
     assert ":NATLB.web.tcp - [0:0]\n-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:8080\n" in text
@@ -68,7 +70,7 @@ def test_full() -> None:
 def test_delta_names_what_differs_only() -> None:
     before = render(WEB, {**WEB, "name": "other", "listen": "192.0.2.11:80"})
     after = render({**WEB, "backends": [BACKENDS[0], {**BACKENDS[1], "state": "drained"}]})
-    assert iptables.delta(before, after, after) == {
+    assert restore.delta(before, after, after) == {
         "ip": "*filter\n"
         ":NATLB..f.tcp - [0:0]\n"
         "-A NATLB..f.tcp -d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j DROP\n"
@@ -84,21 +86,21 @@ def test_delta_names_what_differs_only() -> None:
         "-X NATLB.other.tcp\n"
         "COMMIT\n"
     }
-    assert iptables.delta(after, after, after) == {}
+    assert restore.delta(after, after, after) == {}
 
 
 def test_delta_compares_with_the_normal_form_and_loads_the_rendered_one() -> None:
     key = ("ip", "nat", "chain", "NATLB.web.tcp")
     rendered = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.3 -j RETURN",))}
     normal = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.29999999981 -j RETURN",))}
-    assert iptables.delta(normal, normal, rendered) == {}
-    assert "--probability 0.3 -j" in iptables.delta({}, normal, rendered)["ip"]
+    assert restore.delta(normal, normal, rendered) == {}
+    assert "--probability 0.3 -j" in restore.delta({}, normal, rendered)["ip"]
 
 
 def test_a_chain_stands_behind_those_that_it_leads_to() -> None:
     many = [{**WEB, "name": f"s{i}", "listen": f"192.0.2.{i}:80", "allow_from": ["192.0.2.0/24"]} for i in range(100)]
     declared = set()
-    lines = [line for line in iptables.full(render(*many), "ip").splitlines() if line.startswith((":", "-A"))]
+    lines = [line for line in restore.full(render(*many), "ip").splitlines() if line.startswith((":", "-A"))]
     for line in lines:
         if line.startswith(":"):
             declared.add(line[1:].split()[0])
@@ -118,11 +120,11 @@ def by_chance(count: int) -> Ruleset:
 def test_chains_come_in_an_order_that_iptables_nft_is_quick_with() -> None:
     """Both of its loops over chains, counted: see iptables_restore._table_text."""
     ruleset = by_chance(3000)
-    lines = iptables.delta({}, ruleset, ruleset)["ip"].splitlines()
+    lines = restore.delta({}, ruleset, ruleset)["ip"].splitlines()
     chains = {key[3]: [f":{key[3]} - [0:0]", *ruleset[key].body] for key in sorted(ruleset) if key[2] == "chain"}
     by_name = [line for name in chains for line in chains[name]]
     assert walked(lines) < walked(by_name) / 5
-    assert walked(iptables.full(ruleset, "ip").splitlines()) < walked(by_name) / 3
+    assert walked(restore.full(ruleset, "ip").splitlines()) < walked(by_name) / 3
     names = [line[1:].split()[0] for line in lines if line.startswith(":")]
     assert compared(names) < 60 * len(names)
     assert compared(sorted(names)) > 1000 * len(names)
@@ -146,16 +148,16 @@ def walked(lines: list[str]) -> int:
 
 def test_many_new_chains_go_ahead_of_what_leads_to_them() -> None:
     ruleset = by_chance(3000)
-    text = iptables.delta({}, ruleset, ruleset)["ip"]
+    text = restore.delta({}, ruleset, ruleset)["ip"]
     first, second, rest = text[text.index("*nat\n") :].split("COMMIT\n")
     assert not rest
     assert first.count("\n:") > 3000
     assert "-j NATLB" not in first
     assert "-g NATLB" not in first
     assert second.endswith("-I PREROUTING 1 -j NATLB.pre\n")
-    assert iptables.full(ruleset, "ip").count("COMMIT\n") == 2, "filter and nat"
+    assert restore.full(ruleset, "ip").count("COMMIT\n") == 2, "filter and nat"
     fewer = by_chance(1000)
-    assert iptables.delta({}, fewer, fewer)["ip"].count("COMMIT\n") == 2
+    assert restore.delta({}, fewer, fewer)["ip"].count("COMMIT\n") == 2
 
 
 def test_chains_that_are_in_use_change_with_what_leads_to_them() -> None:
@@ -165,7 +167,7 @@ def test_chains_that_are_in_use_change_with_what_leads_to_them() -> None:
     root = ("ip", "nat", "chain", "NATLB..d.tcp")
     other = {**ruleset, **{key: Section((), (f"-A {key[3]} -j ACCEPT",)) for key in services}}
     other[root] = Section((), tuple(reversed(ruleset[root].body)))
-    assert iptables.delta(ruleset, other, other)["ip"].count("COMMIT\n") == 1
+    assert restore.delta(ruleset, other, other)["ip"].count("COMMIT\n") == 1
 
 
 def compared(names: list[str]) -> int:
@@ -182,7 +184,7 @@ def test_jumps_are_put_back_in_front() -> None:
     wanted = render(WEB)
     key = ("ip", "nat", "jump", "PREROUTING")
     live = {**wanted, key: Section((), ("-A PREROUTING -j NATLB.pre", "-A PREROUTING -i lo -j NATLB.pre"))}
-    assert iptables.delta(live, wanted, wanted) == {
+    assert restore.delta(live, wanted, wanted) == {
         "ip": "*nat\n-D PREROUTING -j NATLB.pre\n-D PREROUTING -i lo -j NATLB.pre\n"
         "-I PREROUTING 1 -j NATLB.pre\nCOMMIT\n"
     }
@@ -190,7 +192,7 @@ def test_jumps_are_put_back_in_front() -> None:
 
 def test_remove_and_what_it_touches() -> None:
     live = render({**WEB, "backends": []})
-    texts = iptables.remove(live)
+    texts = restore.remove(live)
     assert list(texts) == ["ip"]
     lines = texts["ip"].splitlines()
     assert [line for line in lines if line.startswith("*")] == ["*filter", "*nat"]

@@ -13,13 +13,15 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from _natlb import iptables, nftables, slots
-from _natlb.choice import hash_slots
-from _natlb.conflicts import MOST_OVERLAPS
-from _natlb.entities import MAX_BACKENDS, MAX_SERVICES, MAX_WEIGHT, Backend, Frontend
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.model import parse_config
-from _natlb.overlaps import overlaps
+from _natlb.iptables import render as iptables
+from _natlb.iptables.choice import hash_slots
+from _natlb.model import slots
+from _natlb.model.conflicts import MOST_OVERLAPS
+from _natlb.model.entities import MAX_BACKENDS, MAX_SERVICES, MAX_WEIGHT, Backend, Frontend
+from _natlb.model.overlaps import overlaps
+from _natlb.model.services import parse_config
+from _natlb.nftables import render as nftables
 
 ADDRESSES = [f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}" for i in range(MAX_SERVICES)]
 

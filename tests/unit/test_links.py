@@ -9,8 +9,9 @@ import json
 from typing import Any
 
 import pytest
-from _natlb.links import Link, parse, warnings
-from _natlb.model import parse_config
+from _natlb.host.links import Link, parse
+from _natlb.model.services import parse_config
+from _natlb.warnings.interfaces import warnings
 
 LINKS = [
     Link("lo"),

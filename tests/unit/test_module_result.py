@@ -49,6 +49,6 @@ def test_names_of_settings_have_slashes(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_time_to_roll_back_is_refused_by_us(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Ansible lets it through as it is, and so the message has its place and the remedy."""
     assert balancer.ARGUMENTS["rollback_after"]["type"] == "raw"
-    monkeypatch.setattr(balancer.apply.kernel, "parent_environments", list)
+    monkeypatch.setattr(balancer.apply.proc, "parent_environments", list)
     with pytest.raises(Exception, match=r"^rollback_after: .* is not a number of seconds \(0-300\)$"):
         balancer.apply.balance([], rollback_after=value)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import nftables
-from _natlb.model import Config, parse_config
-from _natlb.ruleset import Ruleset, Section
+from _natlb.model.entities import Config
+from _natlb.model.services import parse_config
+from _natlb.nftables import delta
+from _natlb.nftables import render as nftables
+from _natlb.nftables.text import count, full, parse_listing
+from _natlb.ruleset.sections import Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -212,7 +215,7 @@ table ip other {
 
 
 def test_a_listing_is_read_without_what_packets_put_into_it() -> None:
-    ruleset = nftables.parse_listing(LISTING.replace(" packets 7 bytes 420", "").replace(" packets 6 bytes 360", ""))
+    ruleset = parse_listing(LISTING.replace(" packets 7 bytes 420", "").replace(" packets 6 bytes 360", ""))
     assert body(ruleset, "map", "slot_tcp") == [
         "192.0.2.1 . 80 . 0 : 10.0.0.3 . 8080",
         "192.0.2.1 . 80 . 1 : 10.0.0.4 . 8080",
@@ -224,12 +227,12 @@ def test_a_listing_is_read_without_what_packets_put_into_it() -> None:
 
 
 def test_connections_are_counted_by_backend() -> None:
-    assert nftables.count(config({}), LISTING) == {("s1", "10.0.0.3 8080"): 7, ("s1", "10.0.0.4 8080"): 6}
+    assert count(config({}), LISTING) == {("s1", "10.0.0.3 8080"): 7, ("s1", "10.0.0.4 8080"): 6}
 
 
 def test_a_delta_touches_only_what_differs() -> None:
     before, after = render({}, {}), render({}, {"backends": BACKENDS[:1]})
-    (text,) = nftables.delta(before, after, after)
+    (text,) = delta.delta(before, after, after)
     assert text.splitlines() == [
         "flush chain ip natlb s.s2.tcp",
         "delete element ip natlb slot_tcp { 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080 }",
@@ -274,7 +277,7 @@ def test_what_nothing_leads_to_yet_is_added_first() -> None:
     before = render({"method": "random", "backends": BACKENDS[:1]})
     after = render({"method": "random"})
     before["ip", "natlb", "set", "backends"] = after["ip", "natlb", "set", "backends"]
-    first, second, last = nftables.delta(before, after, after)
+    first, second, last = delta.delta(before, after, after)
     assert first.splitlines() == [
         "add chain ip natlb random_2_tcp",
         "add rule ip natlb random_2_tcp dnat ip to ip daddr . tcp dport . numgen random mod 2 map @slot_tcp",
@@ -291,7 +294,7 @@ def test_what_nothing_leads_to_yet_is_added_first() -> None:
 
 def test_slots_that_nothing_leads_to_any_more_go_last() -> None:
     before, after = render({}, {}), render({})
-    first, second = nftables.delta(before, after, after)
+    first, second = delta.delta(before, after, after)
     assert "slot_tcp" not in first
     elements = "192.0.2.2 . 80 . 0 : 10.0.0.3 . 8080, 192.0.2.2 . 80 . 1 : 10.0.0.4 . 8080"
     assert second.splitlines() == [
@@ -303,7 +306,7 @@ def test_slots_that_nothing_leads_to_any_more_go_last() -> None:
 def test_a_service_that_moves_to_another_map_has_slots_in_both_meanwhile() -> None:
     many = [{"listen": f"192.0.2.1:{port}"} for port in range(1, nftables.SERVICES_PER_MAP + 2)]
     before, after = render(*many[:-1]), render(*many)
-    added, switched, removed = nftables.delta(before, after, after)
+    added, switched, removed = delta.delta(before, after, after)
     moved = set(body(before, "map", "slot_tcp")) - set(body(after, "map", "slot_tcp"))
     assert moved
     for element in moved:
@@ -311,13 +314,13 @@ def test_a_service_that_moves_to_another_map_has_slots_in_both_meanwhile() -> No
         assert element not in switched
         assert element in removed
     assert "flush chain" in switched
-    added, switched, removed = nftables.delta(after, before, before)
+    added, switched, removed = delta.delta(after, before, before)
     assert "delete map ip natlb slot_tcp_1" in removed.splitlines()
     assert "slot_tcp_1" not in switched
 
 
 def test_replacing_is_one_text_that_removes_and_adds() -> None:
-    lines = nftables.full(render({})).splitlines()
+    lines = full(render({})).splitlines()
     assert lines[:5] == [
         "table ip natlb",
         "delete table ip natlb",
@@ -325,4 +328,4 @@ def test_replacing_is_one_text_that_removes_and_adds() -> None:
         "delete table ip6 natlb",
         "table ip natlb {",
     ]
-    assert nftables.full({}, ["ip"]) == "table ip natlb\ndelete table ip natlb\n"
+    assert full({}, ["ip"]) == "table ip natlb\ndelete table ip natlb\n"

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import nftables
-from _natlb.model import parse_config
-from _natlb.ruleset import Ruleset, Section, unified
+from _natlb.model.services import parse_config
+from _natlb.nftables import delta
+from _natlb.nftables import render as nftables
+from _natlb.nftables.text import full, remembered
+from _natlb.ruleset.sections import Ruleset, Section, unified
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -26,7 +28,7 @@ def render(*services: dict[str, Any]) -> Ruleset:
 
 
 def texts(before: Ruleset, after: Ruleset) -> list[list[str]]:
-    return [text.splitlines() for text in nftables.delta(before, after, after)]
+    return [text.splitlines() for text in delta.delta(before, after, after)]
 
 
 def test_a_new_family_is_a_table_more() -> None:
@@ -142,7 +144,7 @@ LISTING = """table ip natlb {
 
 
 def test_what_affinity_has_learned_goes_along_where_the_tables_are_replaced() -> None:
-    text = nftables.full(render({"affinity": 60})) + nftables.remembered(render({"affinity": 60}), LISTING)
+    text = full(render({"affinity": 60})) + remembered(render({"affinity": 60}), LISTING)
     assert text.splitlines()[-1] == (
         "add element ip natlb affinity.s1.10.0.0.3.8080 { 198.51.100.7 timeout 1m expires 3s100ms, "
         "198.51.100.8 timeout 1m expires 30s, 198.51.100.9 timeout 1m expires 40s }"

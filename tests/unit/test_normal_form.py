@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 import pytest
-from _natlb.normal_form import ask, excerpt
-from _natlb.ruleset import Ruleset, Section
+from _natlb.ruleset.normal_form import ask, excerpt
+from _natlb.ruleset.sections import Ruleset, Section
 
 
 def chain(name: str, *rules: str) -> Ruleset:

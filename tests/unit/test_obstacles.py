@@ -9,10 +9,10 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb.foreign import _jump_behind
-from _natlb.foreign_listing import BaseChain, base_chains, parse_nft, parse_save
-from _natlb.model import parse_config
-from _natlb.obstacles import Place, Traffic, warnings
+from _natlb.firewalls.foreign import _jump_behind
+from _natlb.firewalls.listing import BaseChain, base_chains, parse_nft, parse_save
+from _natlb.firewalls.obstacles import Place, Traffic, warnings
+from _natlb.model.services import parse_config
 
 ROUTES = [
     (ipaddress.ip_network(network), interface)

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from _natlb import probe, probe_answer, probe_settings
 from _natlb.errors import ConfigError, NatlbError
+from _natlb.probe import answer as probe_answer
+from _natlb.probe import connections
+from _natlb.probe import settings as probe_settings
 
 DEFAULTS = {
     "target": "127.0.0.1:80",
@@ -223,14 +225,14 @@ def test_answers_that_name_nobody(protocol: str, data: bytes, ended: bool, param
 
 def test_every_port_comes_once_in_a_round() -> None:
     ports = list(range(40000, 40010))
-    assert sorted(itertools.islice(probe.port_cycle(ports, 1234.5), 10)) == ports
+    assert sorted(itertools.islice(connections.port_cycle(ports, 1234.5), 10)) == ports
 
 
 def test_a_run_soon_after_another_takes_other_ports() -> None:
     ports = list(range(32768, 61000))
-    first = set(itertools.islice(probe.port_cycle(ports, 1000.0), 300))
+    first = set(itertools.islice(connections.port_cycle(ports, 1000.0), 300))
     for later_s in (1, 5, 20, 40, 59):
-        assert not first & set(itertools.islice(probe.port_cycle(ports, 1000.0 + later_s), 300))
+        assert not first & set(itertools.islice(connections.port_cycle(ports, 1000.0 + later_s), 300))
 
 
 # --- Whole runs ------------------------------------------------------------------------------------------------------
@@ -311,9 +313,9 @@ def http_answer(connection: socket.socket) -> None:
     connection.recv(1)
 
 
-def probed(server_port: int, address: str = "127.0.0.1", **params: Any) -> probe.Outcome:
+def probed(server_port: int, address: str = "127.0.0.1", **params: Any) -> connections.Outcome:
     target = f"[{address}]:{server_port}" if ":" in address else f"{address}:{server_port}"
-    return probe.run(settings(target=target, **params))
+    return connections.run(settings(target=target, **params))
 
 
 def test_counts_are_exact_and_every_source_port_is_new() -> None:
@@ -397,7 +399,7 @@ def test_source_address() -> None:
 )
 def test_what_the_host_cannot_do_is_said_before_anything_is_sent(params: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        probe.run(settings(**params))
+        connections.run(settings(**params))
     assert str(caught.value).startswith(message)
 
 
@@ -496,10 +498,10 @@ def test_connecting_alone_sees_refusals(protocol: str) -> None:
 
 
 def test_many_messages_are_summed_up() -> None:
-    tally = probe.Tally()
+    tally = connections.Tally()
     for index in range(8):
         tally.messages[f"answer: kind {index}"] += 8 - index
-    result = probe.outcome(settings(), tally).result
-    assert len(result["error_messages"]) == probe.MAX_MESSAGES + 1
+    result = connections.outcome(settings(), tally).result
+    assert len(result["error_messages"]) == connections.MAX_MESSAGES + 1
     assert result["error_messages"][-1] == {"message": "others", "count": 6}
     assert result["errors"] == 36

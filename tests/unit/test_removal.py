@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import removal
-from _natlb.model import dump, parse_config
+from _natlb.model.entities import dump
+from _natlb.model.services import parse_config
+from _natlb.plan import removal
 
 
 def services(*names: str, first_port: int = 80) -> list[dict[str, Any]]:

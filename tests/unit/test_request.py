@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb import boot, request, store
-from _natlb.model import EMPTY, parse_config
-from _natlb.ruleset import unified
-from _natlb.tracking import parse_tracking
+from _natlb.host import store
+from _natlb.model.entities import EMPTY
+from _natlb.model.services import parse_config
+from _natlb.model.tracking import parse_tracking
+from _natlb.plan import boot, request
+from _natlb.ruleset.sections import unified
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,8 +9,8 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb.model import parse_config
-from _natlb.reverse_path import astray
+from _natlb.model.services import parse_config
+from _natlb.warnings.reverse_path import astray
 
 WAYS = [
     (ipaddress.ip_network(network), interface)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from _natlb import rollback, store
 from _natlb.errors import HostError
+from _natlb.host import store
+from _natlb.plan import rollback
 
 DEADLINE_S = 60.0
 

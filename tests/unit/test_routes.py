@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import pytest
-from _natlb.addresses import Addressing, warnings
-from _natlb.forward_path import _way, elsewhere, ways
-from _natlb.model import parse_config
-from _natlb.routes import Routes
+from _natlb.firewalls.forward_path import _way, elsewhere, ways
+from _natlb.host.routes import Routes
+from _natlb.model.services import parse_config
+from _natlb.warnings.addresses import Addressing, warnings
 
 #: As Linux 6.18 lists `blackhole 10.0.0.0/8`, `unreachable 11.0.0.0/8`, `throw 13.0.0.0/8`, `14.0.0.0/8 via inet6 …`,
 #: `15.0.0.0/8 dev v0`, `17.0.0.0/8 via 10.0.0.7` and an address in 10.0.0.0/24.

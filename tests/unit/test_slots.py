@@ -9,9 +9,10 @@ from math import gcd
 from typing import Any
 
 import pytest
-from _natlb import slots
 from _natlb.errors import ConfigError
-from _natlb.model import Service, parse_config
+from _natlb.model import slots
+from _natlb.model.entities import Service
+from _natlb.model.services import parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from _natlb import iptables
-from _natlb.model import parse_config
-from _natlb.source_tree import build
+from _natlb.iptables import render
+from _natlb.iptables.source_tree import build
+from _natlb.model.services import parse_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -152,6 +152,6 @@ def test_the_guard_of_a_service_leads_to_its_limits() -> None:
         "max_connections_per_client": 5,
         "backends": [{"address": "10.0.0.3"}],
     }
-    ruleset = iptables.render(parse_config([declared]), [])
+    ruleset = render.render(parse_config([declared]), [])
     rules = [rule for key, section in ruleset.items() if key[3].startswith("NATLB.web.guard") for rule in section.body]
     assert sum(rule.endswith("-g NATLB.web.limits") for rule in rules) == 32

@@ -10,7 +10,7 @@ import math
 import random
 
 import pytest
-from _natlb import spread
+from _natlb.probe import spread
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb import summary
-from _natlb.model import parse_config
-from _natlb.request import Request, state_text
-from _natlb.store import Paths
+from _natlb.host.store import Paths
+from _natlb.model.services import parse_config
+from _natlb.plan import summary
+from _natlb.plan.request import Request, state_text
 from hypothesis import given
 from hypothesis import strategies as st
 

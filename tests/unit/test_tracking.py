@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb import tracking
 from _natlb.errors import ConfigError
+from _natlb.model import tracking
 
 GIB = 1 << 30
 MAX, BUCKETS = "net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_buckets"

@@ -9,8 +9,8 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from _natlb.model import parse_config
-from _natlb.unclaimed import Unclaimed, unclaimed
+from _natlb.model.services import parse_config
+from _natlb.model.unclaimed import Unclaimed, unclaimed
 
 BACKENDS = [{"address": "10.0.0.3"}, {"address": "2001:db8:2::3"}]
 ROUTES = [

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb import units
 from _natlb.errors import ConfigError, HostError
-from _natlb.units import File, Found, Plan, Status, Unit
+from _natlb.host import units
+from _natlb.host.units import File, Found, Plan, Status, Unit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = "/etc/systemd/system"
@@ -234,8 +234,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 def test_commands_come_before_and_after_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     seen: list[tuple[list[str], bool]] = []
-    monkeypatch.setattr(units.kernel, "require", lambda program, _package: program)
-    monkeypatch.setattr(units.kernel, "run", lambda argv: seen.append((argv, path.exists())))
+    monkeypatch.setattr(units.processes, "require", lambda program, _package: program)
+    monkeypatch.setattr(units.processes, "run", lambda argv: seen.append((argv, path.exists())))
     units.carry_out(Plan([["stop", "a"]], [File(str(path), "text")], [], [["start", "a"]]), os.rename)
     assert seen == [(["systemctl", "--quiet", "stop", "a"], False), (["systemctl", "--quiet", "start", "a"], True)]
 
@@ -273,8 +273,8 @@ def test_a_unit_that_fails_is_quoted(
             return systemd
         return own if "_SYSTEMD_INVOCATION_ID=5a" in argv else ""
 
-    monkeypatch.setattr(units.kernel, "require", lambda program, _package: program)
-    monkeypatch.setattr(units.kernel, "run", run)
+    monkeypatch.setattr(units.processes, "require", lambda program, _package: program)
+    monkeypatch.setattr(units.processes, "run", run)
     with pytest.raises(HostError) as caught:
         units.carry_out(Plan(after=[["restart", "a.service"]]), os.rename)
     assert str(caught.value) == f"systemctl: ended with status 1; systemctl restart a.service{told}"
@@ -284,8 +284,8 @@ def test_a_journal_that_cannot_be_read_hides_no_error(monkeypatch: pytest.Monkey
     def run(argv: list[str]) -> str:
         raise HostError(f"{argv[0]}: ended with status 1")
 
-    monkeypatch.setattr(units.kernel, "require", lambda program, _package: program)
-    monkeypatch.setattr(units.kernel, "run", run)
+    monkeypatch.setattr(units.processes, "require", lambda program, _package: program)
+    monkeypatch.setattr(units.processes, "run", run)
     with pytest.raises(
         HostError, match=r"^systemctl: ended with status 1; systemctl start a; a: nothing in its journal$"
     ):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from _natlb import engines, normal_form
-from _natlb.model import parse_config
+from _natlb.model.services import parse_config
+from _natlb.plan import engines
+from _natlb.ruleset import normal_form
 
 
 def both_ways(

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from _natlb import iptables, kernel, nftables
-from _natlb.ruleset import Key, Section
+from _natlb.host import processes
+from _natlb.iptables import render as iptables
+from _natlb.nftables import render as nftables
+from _natlb.nftables.text import TABLE
+from _natlb.ruleset.sections import Key, Section
 
 from . import drive
 
@@ -52,11 +55,11 @@ def balance(root: str, deep: bool, services: Any, egress: Any = None, **options:
     tables: dict[Key, Section] = {}
     for name, after in zip(names, [*names[1:], ""], strict=True):
         rules = [f"jump {after}"] if after else [] if deep else [RULES["nftables"]]
-        nft["ip", nftables.TABLE, "chain", name] = Section((), tuple(rules))
+        nft["ip", TABLE, "chain", name] = Section((), tuple(rules))
         rules = [f"-j NATLB.{after}"] if after else [] if deep else [RULES["iptables"]]
         tables["ip", "nat", "chain", f"NATLB.{name}"] = Section((), tuple(f"-A NATLB.{name} {rule}" for rule in rules))
     with (
-        _rendering(nftables, nft, ("ip", nftables.TABLE, "chain", "prerouting"), "jump broken0"),
+        _rendering(nftables, nft, ("ip", TABLE, "chain", "prerouting"), "jump broken0"),
         _rendering(iptables, tables, ("ip", "nat", "chain", "NATLB.pre"), "-A NATLB.pre -j NATLB.broken0"),
     ):
         return drive.balance(root, services, egress, **options)
@@ -80,14 +83,14 @@ def balance_beside(
 ) -> Any:
     """`drive.balance` on a host where a program fails, once it has done what the shell lines `before` say."""
     with tempfile.TemporaryDirectory() as folder:
-        real = kernel.find(program)
+        real = processes.find(program)
         wrapper = Path(folder, program)
         values = {"namespace": os.readlink("/proc/thread-self/ns/net"), "real": real, "name": program}
         wrapper.write_text(_WRAPPER.format(**values, text=text, before=before or ":"))
         wrapper.chmod(0o700)
-        path = f"{folder}:{kernel.PATH}"
+        path = f"{folder}:{processes.PATH}"
         assert shutil.which(program, path=path) == str(wrapper)
-        with mock.patch.object(kernel, "PATH", path):
+        with mock.patch.object(processes, "PATH", path):
             return drive.balance(root, services, egress, **options)
 
 

@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _natlb import apply, engines, iptables_service, nftables, request, rollback, store
-from _natlb import info as balancer_info
+from _natlb.host import store
+from _natlb.iptables import service as iptables_service
+from _natlb.nftables import render
+from _natlb.nftables.engine import NftablesEngine
+from _natlb.plan import apply, engines, request, rollback
+from _natlb.status import info as balancer_info
 
 from . import run_once
 
@@ -42,7 +46,7 @@ def info_in_small_sets(root: str, clients: int, variant: str | None = None) -> A
 
 @contextlib.contextmanager
 def _small_sets(clients: int) -> Iterator[None]:
-    room = {module: module.CLIENTS for module in (nftables, iptables_service)}
+    room = {module: module.CLIENTS for module in (render, iptables_service)}
     try:
         for module in room:
             module.CLIENTS = clients
@@ -54,13 +58,13 @@ def _small_sets(clients: int) -> Iterator[None]:
 
 def refuse_the_next_delta() -> None:
     """As a kernel does that still has a chain in use."""
-    original = engines.NftablesEngine.commands
+    original = NftablesEngine.commands
 
     def commands(self: Any, transaction: Any) -> Any:
-        engines.NftablesEngine.commands = original  # type: ignore[method-assign]
+        NftablesEngine.commands = original  # type: ignore[method-assign]
         return [*original(self, transaction)[:1], ("false", "")]
 
-    engines.NftablesEngine.commands = commands  # type: ignore[method-assign]
+    NftablesEngine.commands = commands  # type: ignore[method-assign]
 
 
 def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
@@ -94,14 +98,14 @@ def put_off_the_undoing(root: str) -> None:
 def die(root: str, after: str, services: Any, egress: Any = None, **options: Any) -> int:
     """A run in a process of its own that is killed the moment the function `after` has returned. Its exit status."""
     request = {"services": services, "egress": egress, "options": options, "die": after}
-    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[1]), root]
+    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[2]), root]
     return subprocess.run(argv, input=json.dumps(request), text=True, timeout=60, check=False).returncode
 
 
 def balance_by(python: str, root: str, services: Any, egress: Any = None, **options: Any) -> Any:
     """A run in a process of its own, by another interpreter than that of the tests. What `run_once` prints."""
     request = {"services": services, "egress": egress, "options": options}
-    argv = [python, "-I", "-B", run_once.__file__, str(Path(apply.__file__).parents[1]), root]
+    argv = [python, "-I", "-B", run_once.__file__, str(Path(apply.__file__).parents[2]), root]
     done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RuntimeError(f"{python}: exit status {done.returncode}\n{done.stderr}")

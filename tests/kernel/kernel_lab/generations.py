@@ -9,9 +9,10 @@ import subprocess
 import time
 from typing import Any
 
-from _natlb import engines, kernel
-from _natlb.model import parse_config
-from _natlb.ruleset import Ruleset
+from _natlb.host import processes
+from _natlb.model.services import parse_config
+from _natlb.nftables.engine import NftablesEngine
+from _natlb.ruleset.sections import Ruleset
 
 #: Counts what goes to a frontend and was not translated on its way in.
 WATCH = """table ip watch {{
@@ -25,10 +26,10 @@ WATCH = """table ip watch {{
 
 def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple[int, int]:
     """Go from `first`, which is loaded, to `second` and back; (changes, packets that were not translated)."""
-    engine = engines.NftablesEngine()
+    engine = NftablesEngine()
     one, two = _loaded(engine, first), _loaded(engine, second)
     there, back = (_lines(engine, *pair) for pair in ((one, two), (two, one)))
-    kernel.carry(engine.nft.load([WATCH.format(vip=vip)]))
+    processes.carry(engine.nft.load([WATCH.format(vip=vip)]))
     # One program that reads transactions line by line: starting one for each would be the slow part.
     with subprocess.Popen(
         [engine.nft.path, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -45,7 +46,7 @@ def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple
     return flips, int(listing.split("packets ")[1].split()[0])
 
 
-def _loaded(engine: engines.NftablesEngine, services: Any) -> tuple[Ruleset, Ruleset]:
+def _loaded(engine: NftablesEngine, services: Any) -> tuple[Ruleset, Ruleset]:
     """(normal, rendered)"""
     rendered = engine.render(parse_config(services), [])
     normal: Ruleset = {}
@@ -56,7 +57,7 @@ def _loaded(engine: engines.NftablesEngine, services: Any) -> tuple[Ruleset, Rul
     return normal, rendered
 
 
-def _lines(engine: engines.NftablesEngine, before: tuple[Ruleset, Ruleset], after: tuple[Ruleset, Ruleset]) -> str:
+def _lines(engine: NftablesEngine, before: tuple[Ruleset, Ruleset], after: tuple[Ruleset, Ruleset]) -> str:
     transaction = engine.plan(before[0], *after)
     assert transaction.kind == "delta"
     return "".join("; ".join(text.splitlines()) + "\n" for text in transaction.texts.values())

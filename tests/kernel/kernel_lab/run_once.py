@@ -4,9 +4,9 @@
 """One run as a process of its own, as Ansible starts it: it can be killed, or kill itself at a given point.
 
 Run as `python run_once.py MODULE_UTILS ROOT`; standard input is `{"services": …, "egress": …, "options": …}`, and with
-`"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`rollback.arm`) has returned. `"set"` gives
-values to names of modules first (`{"store.LOCK_TIMEOUT_S": 1}`), and `"clock"` makes the wall clock jump by so many
-seconds at each look.
+`"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`plan.rollback.arm`) has returned. `"set"`
+gives values to names of modules first (`{"host.store.LOCK_TIMEOUT_S": 1}`), and `"clock"` makes the wall clock jump by
+so many seconds at each look.
 Prints a line of JSON: `{"transaction": …, "token": …, "warnings": […]}` or `{"error": …}`.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 
 def die_after(name: str) -> None:
-    module_name, _dot, function_name = name.partition(".")
+    module_name, _dot, function_name = name.rpartition(".")
     module = importlib.import_module(f"_natlb.{module_name}")
     function = getattr(module, function_name)
 
@@ -43,13 +43,14 @@ def jump(step_s: float) -> None:
 
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
-    from _natlb import apply, store  # noqa: PLC0415
     from _natlb.errors import NatlbError  # noqa: PLC0415
+    from _natlb.host import store  # noqa: PLC0415
+    from _natlb.plan import apply  # noqa: PLC0415
 
     request = json.load(sys.stdin)
     root = Path(sys.argv[2])
     for name, value in request.get("set", {}).items():
-        module_name, _dot, attribute = name.partition(".")
+        module_name, _dot, attribute = name.rpartition(".")
         setattr(importlib.import_module(f"_natlb.{module_name}"), attribute, value)
     if "clock" in request:
         jump(request["clock"])

@@ -1,0 +1,146 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Chains of others that packets of ours pass before or behind our own, read from this host.
+
+The forward hook has a file of its own, `forward.py`, since there a run may open a way as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from ..errors import HostError
+from ..host import processes
+from ..iptables.dispatch import PREFIX
+from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
+from ..model.engine import Engine
+from ..model.entities import FAMILIES
+from ..nftables import text
+from ..nftables.program import Nft
+from .listing import BUILTIN, BaseChain, base_chains, is_of_iptables, parse_nft, parse_save
+from .native import native
+from .obstacles import Place
+from .walk import Chains
+
+
+def places(listing: str | None, engine: Engine) -> Iterator[Place]:
+    """What there is besides ours, from `nft list chains` (None where the host has no nft).
+
+    Where nobody else has hooked anything in, this reads nothing more.
+    """
+    chains = base_chains(listing or "")
+    strange = native(chains)
+    for variant in _variants():
+        legacy = (variant or default_variant()) == "legacy"
+        for family in FAMILIES:
+            tables = legacy_tables(family) if legacy else []
+            for table, builtin in BUILTIN:
+                if table == "filter":
+                    continue
+                known = any(chain[:3] == (family, table, builtin) for chain in chains)
+                is_theirs = listing is None or (known and (family, table) not in strange)
+                if table in tables if legacy else is_theirs:
+                    try:
+                        yield from _of_iptables(engine, variant, family, (table, builtin))
+                    except _CannotReadError:
+                        strange.add((family, table))
+    yield from _of_nft(chains, engine, strange)
+
+
+class _CannotReadError(Exception):
+    """iptables cannot, since nft made what is there."""
+
+
+def _variants() -> list[str | None]:
+    found: list[str | None] = [*iptables_variants()]
+    return found or ([None] if processes.find("iptables") else [])
+
+
+# -- nft -----------------------------------------------------------------------------------------------------------
+
+
+def _of_nft(chains: Sequence[BaseChain], engine: Engine, strange: Collection[tuple[str, str]]) -> Iterator[Place]:
+    listings: dict[tuple[str, str], str] = {}
+    for chain in chains:
+        if not _matters(chain, engine, strange):
+            continue
+        key = (chain.family, chain.table)
+        if key not in listings:
+            try:
+                listings[key] = Nft().terse(*key)
+            except HostError:
+                # Gone since, or owned by a program that hides it.
+                listings[key] = ""
+        for found in parse_nft(listings[key], chain.hook):
+            if found.base == chain.name:
+                yield from _nft_place(found, chain, engine)
+
+
+def _nft_place(found: Chains, chain: BaseChain, engine: Engine) -> Iterator[Place]:
+    first, stop = before(chain, engine), ""
+    targets = [rule.target for rule in found.rules[found.base] if rule.target.startswith(PREFIX)]
+    if chain.kind == "nat" and targets:
+        # iptables can still read it, and our own rules are in it.
+        first, stop = "yes", targets[0]
+    yield Place(found, chain.family, chain.hook, chain.kind, chain.priority, chain.devices, first, stop)
+
+
+def _matters(chain: BaseChain, engine: Engine, strange: Collection[tuple[str, str]]) -> bool:
+    """Whether packets of ours pass there, and what is done to them there could be felt by us."""
+    is_ours = chain[:2] in [(family, text.TABLE) for family in FAMILIES]
+    if is_ours or (is_of_iptables(chain) and chain[:2] not in strange):
+        return False
+    if chain.kind == "nat":
+        return chain.family != "bridge" and before(chain, engine) != "no"
+    hooks = ("prerouting", "input") if chain.family == "bridge" else ("prerouting", "postrouting", "ingress")
+    return chain.kind == "filter" and chain.hook in hooks
+
+
+def before(chain: BaseChain, engine: Engine) -> str:
+    """Whether a chain of nat comes before ours: yes, no, or maybe. Of two with one priority that comes first which was
+    hooked in last (nf_hook_entries_grow in net/netfilter/core.c), and that changes with every reload."""
+    ours = engine.nat_priorities.get(chain.hook)
+    if chain.kind != "nat" or ours is None or chain.priority > ours:
+        return "no"
+    return "maybe" if chain.priority == ours else "yes"
+
+
+# -- iptables ------------------------------------------------------------------------------------------------------
+
+
+def _of_iptables(engine: Engine, variant: str | None, family: str, builtin: tuple[str, str]) -> Iterator[Place]:
+    table, name = builtin
+    kind, hook, priority = BUILTIN[builtin]
+    program = Iptables(variant)
+    stop = ""
+    first = "no"
+    if table == "nat":
+        # The nftables engine's chains come before these.
+        if engine.name != "iptables":
+            return
+        first = "maybe"
+        if engine.title == program.title:
+            try:
+                stop = _jump_behind(program.builtin(family, table, name))
+            except HostError as error:
+                raise _CannotReadError from error
+            if not stop:
+                return
+            first = "yes"
+    chains = parse_save(family, program.save(family, table=table), "", table, name)
+    if chains is None:
+        raise _CannotReadError
+    chains.place = f"the chain {name} of the table {table} of {program.program(family)}"
+    yield Place(chains, family, hook, kind, priority, (), first, stop)
+
+
+def _jump_behind(rules: str) -> str:
+    """The chain of ours that a built-in one leads to, where rules of others come before; empty where they do not.
+
+    Where it leads to none yet, the jump that a run adds will be the first.
+    """
+    lines = [line.split() for line in rules.splitlines() if line.startswith("-A ")]
+    targets = [words[words.index("-j") + 1] if "-j" in words[:-1] else "" for words in lines]
+    ours = [target for target in targets if target.startswith(PREFIX)]
+    return ours[0] if ours and targets[0] != ours[0] else ""

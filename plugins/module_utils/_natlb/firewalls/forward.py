@@ -1,0 +1,222 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The forward path of this host: what closes it to our connections, and the way through that a run makes if it may.
+
+iptables has one FORWARD chain for all. Where it is closed (Docker's and ufw's policy is DROP), a chain of ours that it
+jumps to first lets our connections pass, and no others. In nft every tool has chains of its own, and an accept in one
+of ours would not bind them; those a run never changes, it says what to add there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+from ..errors import HostError
+from ..host import processes
+from ..host.processes import Command
+from ..host.routes import Routes
+from ..iptables import forward_rules, restore
+from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
+from ..model.entities import FAMILIES, Config, family_of
+from ..nftables.program import Nft
+from ..nftables.text import TABLE
+from ..ruleset.sections import Ruleset, Section
+from .forward_path import Finding, closed, may_deny, packets
+from .listing import Hook, base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
+from .native import native
+from .walk import Chains, Packet
+
+#: What `forward` may be: only say what stands in the way, or make a way through as well.
+CHOICES = ("warn", "accept")
+_MISPLACED = "# stands behind a rule that may deny its connections"
+_MARKS = (("DOCKER-USER", "Docker"), ("ufw-before-forward", "ufw"), ("FWD_public", "firewalld"))
+
+
+class Opening:
+    """Rules in the FORWARD chain of one variant of iptables: an engine of one chain, in units of its own."""
+
+    def __init__(self, variant: str | None) -> None:
+        self.program = Iptables(variant)
+        self.live: Ruleset = {}
+        self.rendered: Ruleset = {}
+
+    @property
+    def title(self) -> str:
+        return f"{self.program.title} forward"
+
+    @property
+    def is_legacy(self) -> bool:
+        return (self.program.variant or default_variant()) == "legacy"
+
+    def identity(self) -> str:
+        return self.program.identity()
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        texts = {family: restore.full(rendered, family) for family in FAMILIES}
+        return {family: text for family, text in texts.items() if text}
+
+    def normal(self, unit: str, text: str) -> str | None:
+        return self.program.normal(unit, text)
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        return forward_rules.split(restore.parse_save(unit, listing))[1]
+
+    def listed(self) -> Ruleset:
+        """What the kernel holds of it now, in the families where something was to be loaded."""
+        found: Ruleset = {}
+        for family in sorted({key[0] for key in self.rendered}):
+            found.update(self.parse(family, self.program.save(family, table="filter")))
+        return found
+
+    def look(self) -> Ruleset:
+        """What the kernel holds of it now, in every family, as `live` was before."""
+        found: Ruleset = {}
+        for family in sorted({key[0] for key in [*self.rendered, *self.live]}):
+            found.update(self.parse(family, self.program.save(family, table="filter")))
+        marked = {key for key, section in self.live.items() if section.header == (_MISPLACED,)}
+        return {key: Section((_MISPLACED,), s.body) if key in marked else s for key, s in found.items()}
+
+    def commands(self, normal: Ruleset) -> list[Command]:
+        """What makes the way through."""
+        return self.program.restore(restore.delta(self.live, normal, self.rendered))
+
+    def undo(self, now: Ruleset) -> list[Command]:
+        """What turns `now` into what is live before the change."""
+        return self.program.restore(restore.delta(now, self.live, self.live))
+
+    def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+        files: dict[str, str] = {}
+        lines: list[str] = []
+        for family in sorted({key[0] for key in self.rendered}):
+            name = f"forward.{self.program.program(family)}"
+            chains = {key: section for key, section in self.rendered.items() if key[2] == "chain"}
+            files[name] = restore.full(chains, family)
+            lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
+            program, jump = f"{self.program.path(family)} --wait 30", f"-j {forward_rules.ROOT}"
+            lines.append(f"{program} -C FORWARD {jump} 2>/dev/null || {program} -I FORWARD 1 {jump}")
+        return files, lines
+
+
+#: The names of every file that `boot` may write.
+FILES = tuple(f"forward.{name}{tail}" for name in ("iptables", "ip6tables") for tail in ("", "-nft", "-legacy"))
+
+
+@dataclass
+class ForwardPath:
+    """What a look at the host gave: openings that are there or should be, and warnings."""
+
+    forward: str
+    openings: list[Opening] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+        files: dict[str, str] = {}
+        lines: list[str] = []
+        for opening in self.openings:
+            more, loading = opening.boot(directory)
+            files.update(more)
+            lines += loading
+        return files, lines
+
+
+def look(config: Config, forward: str, routes: Routes, chains_of_nft: str | None) -> ForwardPath:
+    """Read the forward path and say what a run has to do there. Touches nothing.
+
+    `forward` is one of `CHOICES`; `chains_of_nft` what `nft list chains` prints, None where the host has no nft.
+    """
+    path = ForwardPath(forward)
+    listed = None if chains_of_nft is None else base_chains(chains_of_nft)
+    hooks = None if listed is None else forward_hooks(listed)
+    strange = {family for family, table in native(listed or ()) if table == "filter"}
+    tried = cache(partial(packets, config, routes.ways))
+    read: set[str] = set()
+    for variant, families in _iptables_places(hooks):
+        opening = Opening(variant)
+        for family in families:
+            chains = _read(opening, family, strange)
+            if chains is None:
+                continue
+            read |= set() if opening.is_legacy else {family}
+            if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
+                opening.rendered.update(forward_rules.render(config, family))
+                _mark_misplaced(opening.live, chains, tried())
+            elif (finding := closed(chains, tried())) is not None:
+                path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
+        if opening.live or opening.rendered:
+            path.openings.append(opening)
+    for hook in hooks or ():
+        is_read = is_of_iptables(hook) and hook[0] in read
+        if not is_read and hook[:2] not in [(family, TABLE) for family in FAMILIES]:
+            path.warnings += _nft_warnings(hook, tried())
+    return path
+
+
+def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
+    """The FORWARD chain as iptables tells it; None where it is a chain of nft, or none.
+
+    Where a way of ours is in it already, it is taken for what it was then: the way stays, and can be taken away.
+    """
+    text = opening.program.save(family, table="filter")
+    live = forward_rules.split(restore.parse_save(family, text))[1]
+    opening.live.update(live)
+    chains = parse_save(family, text, "")
+    if chains is None or (family in strange and not live and not opening.is_legacy):
+        return None
+    chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
+    return chains
+
+
+def _iptables_places(hooks: Sequence[Hook] | None) -> list[tuple[str | None, list[str]]]:
+    """The variants of iptables, each with the families in which it has a FORWARD chain. Asking would make one."""
+    found: list[tuple[str | None, list[str]]] = []
+    offered: list[str | None] = [*iptables_variants()]
+    if not offered and processes.find("iptables"):
+        offered = [None]
+    legacy = [family for family in FAMILIES if "filter" in legacy_tables(family)]
+    nft = [f for f in FAMILIES if hooks is None or any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
+    for variant in offered:
+        is_legacy = (variant or default_variant()) == "legacy"
+        families = legacy if is_legacy else nft
+        if families:
+            found.append((variant, families))
+    return found
+
+
+def _owner(chains: Chains) -> str:
+    names = [owner for chain, owner in _MARKS if chain in chains.rules]
+    return f" of {' and '.join(names)}" if names else ""
+
+
+def _mark_misplaced(live: Ruleset, chains: Chains, tried: Sequence[Packet]) -> None:
+    """Make a jump that stands behind a denial differ from the one that is wanted, so that it is put first again."""
+    key = (chains.family, "filter", "jump", "FORWARD")
+    if key in live and may_deny(chains, tried, stop=forward_rules.ROOT):
+        live[key] = Section((_MISPLACED,), live[key].body)
+
+
+def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
+    family, table, name = hook
+    try:
+        listing = Nft().terse(family, table)
+    except HostError:
+        # Gone since, or owned by a program that hides it.
+        return []
+    found = [chains for chains in parse_nft(listing) if chains.base == name]
+    return [_nft_warning(hook, finding) for chains in found for finding in [closed(chains, tried)] if finding]
+
+
+def _nft_warning(hook: Hook, finding: Finding) -> str:
+    """What to add, since natlb changes no table of others."""
+    family, table, name = hook
+    if table == "firewalld":
+        remedy = "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"
+        return f"{finding.text()}; natlb changes no table of others: {remedy}"
+    rules = ["ct status dnat accept"] if finding.dnat else []
+    rules += [f"ct original {family_of(source)} saddr {source} accept" for source in finding.sources]
+    commands = " and ".join(f"`nft insert rule {family} {table} {name} {rule}`" for rule in rules)
+    return f"{finding.text()}; natlb changes no table of others: run {commands}, and keep it in its own file too"

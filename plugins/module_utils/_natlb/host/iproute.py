@@ -1,0 +1,31 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import HostError
+from .processes import Command, require, run
+
+
+def query(family: str, *words: str) -> list[dict[str, Any]]:
+    """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
+    version = "-6" if family == "ip6" else "-4"
+    try:
+        text = run([require("ip", "iproute2"), version, "-json", *words])
+    except HostError as error:
+        if "FIB table does not exist" in str(error):
+            return []
+        raise
+    parsed = json.loads(text) if text.strip() else []
+    return [item for item in parsed if item]
+
+
+def batch(texts: Mapping[str, str]) -> list[Command]:
+    """What carries these lines of ip(8) out, by family."""
+    return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]

@@ -1,0 +1,66 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What /proc and /sys tell of this host."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable
+
+
+def read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def memory_bytes() -> int:
+    """All of the host's memory, or 0 where it cannot be told."""
+    for line in read("/proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def conntrack_statistics() -> str:
+    return read("/proc/thread-self/net/stat/nf_conntrack")
+
+
+def _inet6() -> Iterable[str]:
+    """Each IPv6 address of this host."""
+    for line in read("/proc/thread-self/net/if_inet6").splitlines():
+        fields = line.split()
+        if len(fields) >= 6:
+            yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0])))
+
+
+def local_addresses() -> set[str]:
+    """Every address of this host, loopback included."""
+    found = set(_inet6())
+    lines = read("/proc/thread-self/net/fib_trie").splitlines()
+    for line, after in zip(lines, lines[1:]):
+        if "|-- " in line and after.strip().startswith("/32 host LOCAL"):
+            found.add(line.rpartition("|-- ")[2].strip())
+    return found
+
+
+def recent_list_size() -> int:
+    """How many client addresses xt_recent remembers in one list."""
+    text = read("/sys/module/xt_recent/parameters/ip_list_tot").strip()
+    return int(text) if text.isdigit() else 100
+
+
+def parent_environments() -> list[str]:
+    """The environments of this process and its parents, NUL-separated; of those that may be read."""
+    found = []
+    pid = os.getpid()
+    while pid > 1:
+        found.append(read(f"/proc/{pid}/environ"))
+        # The program's name stands in brackets and may hold anything; the parent's id is the second field behind it.
+        fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        pid = int(fields[1]) if len(fields) > 1 else 0
+    return found

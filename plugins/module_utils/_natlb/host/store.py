@@ -1,0 +1,306 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is kept on the host: /etc/natlb for the next boot, /run/natlb until then.
+
+Every write is atomic (a new file beside the old one, synced, then renamed over it), so a crash or a full disk leaves
+the old content. Only root may read or write any of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from ..errors import HostError
+
+STATE = "state.json"
+NORMAL = "normal.json"
+BEFORE = "before.json"
+BOOT = "boot"
+#: What the last confirmed change was told from others by, and when one was undone (`plan/rollback.py`).
+CONFIRMED, UNDONE = "confirmed", "undone"
+#: These name other files, or say what all of them together are, and so are put in place behind them, in this order.
+_LAST = ("boot-uplinks", BOOT, STATE)
+_TEMPORARY = ".natlb-"
+#: A run takes seconds; one that holds the lock longer hangs, and waiting for it would hang every later one too.
+LOCK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are kept: `etc` survives a reboot, `run` does not."""
+
+    etc: Path = Path("/etc/natlb")
+    run: Path = Path("/run/natlb")
+
+
+DEFAULT_PATHS = Paths()
+
+#: Text and mode of a file.
+Content = tuple[str, int]
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, or None where there is none.
+
+    Every byte counts: ends of lines are left as they are, and what is no UTF-8 is shown by its number.
+    """
+    try:
+        return path.read_bytes().decode("utf-8", "backslashreplace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
+    try:
+        text = read_text(path)
+        parsed = json.loads(text) if text else {}
+    except (HostError, ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def read_state(paths: Paths) -> dict[str, Any]:
+    """What the last successful run declared."""
+    return read_json(paths.etc / STATE) or read_json(paths.run / STATE)
+
+
+def state_path(paths: Paths) -> Path | None:
+    """Where that is kept: in `run` with `persist: false`. None where nothing is declared."""
+    return next((path / STATE for path in (paths.etc, paths.run) if (path / STATE).exists()), None)
+
+
+def make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(path.stat().st_mode) != 0o700:
+            path.chmod(0o700)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str, mode: int = 0o600) -> None:
+    """Put a file in the place of another in one step."""
+    write_all({path: (text, mode)})
+
+
+def write_all(contents: Mapping[Path, Content | None]) -> None:
+    """Write each file, or remove it where there is None: all of them, or none where they cannot all be made."""
+    with prepared(contents) as put:
+        put()
+
+
+@contextlib.contextmanager
+def prepared(contents: Mapping[Path, Content | None]) -> Iterator[Callable[[], None]]:
+    """Make every file complete beside the old one; the function that comes out puts all of them in place.
+
+    What can fail (a full disk, a file system that is read-only) fails before the body runs. To be called with the lock
+    held.
+    """
+    made: dict[Path, str] = {}
+    try:
+        for path, content in sorted(contents.items()):
+            if content is not None:
+                made[path] = _complete(path, *content)
+            elif path.exists() and not os.access(path.parent, os.W_OK):
+                raise HostError(f"{path}: cannot be removed: {path.parent} cannot be written to")
+
+        def put() -> None:
+            _switch(contents, made)
+
+        yield put
+    finally:
+        for temporary in made.values():
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _switch(contents: Mapping[Path, Content | None], made: dict[Path, str]) -> None:
+    """Rename each new file over the old one, and then remove what is to go. Where one fails, all are what they were.
+
+    In this order a boot script never names a file that is not there.
+    """
+
+    def order(path: Path) -> tuple[bool, int, Path]:
+        return path not in made, _LAST.index(path.name) if path.name in _LAST else -1, path
+
+    former: dict[Path, str | None] = {}
+    try:
+        for path in sorted(contents, key=order):
+            former[path] = _kept(path)
+            if path in made:
+                _replace(made[path], path)
+                del made[path]
+            else:
+                remove(path)
+    except HostError:
+        for path, backup in reversed(former.items()):
+            with contextlib.suppress(OSError):
+                if backup is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    os.replace(backup, path)
+        raise
+    finally:
+        for backup in former.values():
+            if backup is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(backup)
+    for directory in {path.parent for path in contents}:
+        sync_folder(directory)
+
+
+def _kept(path: Path) -> str | None:
+    """A second name of a file for as long as it may have to be put back; None where there is no such file."""
+    name = f"{path.parent}/{_TEMPORARY}{path.name}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        os.link(path, name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    return name
+
+
+def sync_folder(directory: Path) -> None:
+    """Names are on the disk only once their folder is (fsync(2))."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _complete(path: Path, text: str, mode: int) -> str:
+    """The name of a new file beside `path` that holds `text`, safely on the disk."""
+    make_directory(path.parent)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise _unwritten(path, error) from error
+    return temporary
+
+
+def _replace(temporary: str, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged")
+
+
+def remove_interrupted(paths: Paths) -> None:
+    """Remove what a killed run was about to write. To be called with the lock held."""
+    for directory in (paths.etc, paths.run):
+        for path in directory.glob(f"{_TEMPORARY}*"):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def remove_directory(path: Path) -> None:
+    """Take a directory of ours away, unless somebody keeps files of their own in it."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def remove_if_unused(paths: Paths) -> None:
+    """Leave nothing behind where nothing is declared any more. To be called with the lock held; it goes as well.
+
+    Who waits for it holds an unlinked file then, and begins again.
+    """
+    if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
+        return
+    for name in (NORMAL, BEFORE, UNDONE, CONFIRMED, "lock"):
+        remove(paths.run / name)
+    remove_directory(paths.etc)
+    remove_directory(paths.run)
+
+
+@contextlib.contextmanager
+def lock(paths: Paths) -> Iterator[None]:
+    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
+
+    The descriptor is inheritable, for `kernel.carry`: what still changes the kernel then holds the lock as well.
+    """
+    path = paths.run / "lock"
+    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    descriptor = -1
+    while descriptor < 0:
+        make_directory(paths.run)
+        descriptor = _try_lock(path)
+        if descriptor < 0:
+            if time.monotonic() > give_up:
+                holder = (read_text(path) or "").strip() or "unknown"
+                raise HostError(
+                    f"{path}: another run (process {holder}) holds it for {LOCK_TIMEOUT_S:g} s; nothing was changed"
+                )
+            time.sleep(0.05)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.set_inheritable(descriptor, True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int:
+    """The descriptor that holds the lock, or -1 where somebody else does.
+
+    The run that takes everything away unlinks the file. Who waited for it then holds a file that nobody else will see,
+    and has to begin again.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return -1
+    except OSError as error:
+        raise HostError(f"{path}: cannot be opened: {error.strerror}") from error
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    os.close(descriptor)
+    return -1

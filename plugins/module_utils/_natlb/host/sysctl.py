@@ -1,0 +1,53 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings of the kernel: names are written with slashes, since that of an interface may hold dots."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+
+from ..errors import HostError
+from .proc import read
+
+
+def path(name: str) -> str:
+    """Names are written with slashes (`net/ipv4/ip_forward`), since the name of an interface may hold dots."""
+    return f"/proc/sys/{name}"
+
+
+def get(name: str) -> str | None:
+    return read(path(name)).strip() or None
+
+
+def writable(name: str) -> bool:
+    return os.access(path(name), os.W_OK)
+
+
+def write(name: str, value: str) -> None:
+    try:
+        with open(path(name), "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        raise HostError(f"sysctl {name}: {error.strerror} (set it to {value} where this host is configured)") from error
+    now = get(name)
+    if now != value:
+        raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")
+
+
+def files(directories: Sequence[str]) -> dict[str, str]:
+    """The files that set sysctls at boot, path to text; one directory's file hides those of the same name before it."""
+    by_name: dict[str, str] = {}
+    for directory in directories:
+        for path in sorted(glob.glob(f"{directory}/*.conf")):
+            by_name[os.path.basename(path)] = path
+    paths = [*by_name.values(), "/etc/sysctl.conf"]
+    return {path: text for path in paths for text in [read(path)] if text}
+
+
+def number(name: str) -> int:
+    """A setting as a number; 0 where there is none."""
+    text = get(name) or ""
+    return int(text) if text.isdigit() else 0

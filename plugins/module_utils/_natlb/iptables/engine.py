@@ -1,0 +1,164 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The iptables engine: pure rendering joined to the programs of iptables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from ..errors import HostError
+from ..host.proc import recent_list_size
+from ..host.processes import Command
+from ..model.clients import KnownClients
+from ..model.closed import Closed
+from ..model.entities import FAMILIES, Config
+from ..model.unclaimed import Unclaimed
+from ..ruleset.sections import Key, Ruleset, compare
+from ..ruleset.transaction import Transaction
+from . import clients, counters, forward_rules, render, restore
+from .program import Iptables, legacy_tables
+
+
+class IptablesEngine:
+    """Rules in chains of our own in the tables that all share."""
+
+    name = "iptables"
+    nat_priorities: ClassVar[Mapping[str, int]] = {"prerouting": -100, "postrouting": 100}
+
+    def __init__(self, variant: str | None) -> None:
+        self.program = Iptables(variant)
+        #: Of the first listing: where jumps of ours stand, and which tables there are, by family.
+        self._places: dict[Key, tuple[int, ...]] | None = None
+        self._tables: dict[str, set[str]] = {}
+        #: (family, table) of those that nft made, and iptables neither lists nor should write to.
+        self._strange: set[tuple[str, str]] = set()
+
+    @property
+    def title(self) -> str:
+        return self.program.title
+
+    def identity(self) -> str:
+        return self.program.identity()
+
+    def render(
+        self,
+        config: Config,
+        networks: Sequence[str],
+        closed: Mapping[str, Closed] | None = None,
+        unclaimed: Mapping[str, Unclaimed] | None = None,
+    ) -> Ruleset:
+        return render.render(config, networks, closed, unclaimed)
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        return {family: restore.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
+
+    def normal(self, unit: str, text: str) -> str | None:
+        return self.program.normal(unit, text)
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        return restore.parse_save(unit, listing)
+
+    def _listing(self, family: str, counters: bool) -> str:
+        """Asking iptables-legacy-save about tables that nobody uses would make them."""
+        if self.program.variant == "legacy" and not legacy_tables(family):
+            return ""
+        return self.program.save(family, counters)
+
+    def listed(self) -> Ruleset:
+        """What the kernel holds of ours now, without the way through FORWARD."""
+        found: Ruleset = {}
+        places: dict[Key, tuple[int, ...]] = {}
+        tables: dict[str, set[str]] = {}
+        for family in FAMILIES:
+            text = self._listing(family, counters=False)
+            found.update(restore.parse_save(family, text))
+            places.update(restore.jump_places(family, text))
+            tables[family] = restore.tables(text)
+            self._strange |= {(family, table) for table in restore.incompatible(text)}
+        if self._places is None:
+            self._places, self._tables = places, tables
+        return forward_rules.split(found)[0]
+
+    def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        for family, table in sorted(self._strange & {key[:2] for key in normal}):
+            raise HostError(
+                f"{self.program.program(family)} cannot be used here: table {family} {table} was made with nft, and "
+                f"iptables can neither list it nor should it write there; set engine: nftables, or give that table "
+                f"another name"
+            )
+        if not compare(live, normal):
+            return Transaction("none", {})
+        if not normal:
+            return Transaction("remove", restore.remove(live))
+        kind = "delta" if live else "replace"
+        return Transaction(kind, restore.delta(live, normal, rendered))
+
+    def commands(self, transaction: Transaction) -> list[Command]:
+        """What carries it out."""
+        return self.program.restore(transaction.texts)
+
+    def instead(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
+        """A delta has no other way: a replacement would not know what to take away."""
+        return None
+
+    def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them: chains in one step, then each jump where it is missing."""
+        files: dict[str, str] = {}
+        lines: list[str] = []
+        for family in FAMILIES:
+            if not _has(rendered, family):
+                continue
+            name = f"ruleset.{family}tables"
+            chains = {key: section for key, section in rendered.items() if key[2] == "chain" and key[0] == family}
+            files[name] = restore.delta({}, chains, chains)[family]
+            lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
+            program = f"{self.program.path(family)} --wait 30"
+            for key in sorted(rendered):
+                if key[0] == family and key[2] == "jump":
+                    for jump in rendered[key].body:
+                        words = jump.split(" ", 2)[2]
+                        check = f"{program} -t {key[1]} -C {key[3]} {words} 2>/dev/null"
+                        lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
+        return files, lines
+
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
+        """What turns what a run wants into what is live before it."""
+        return self.program.restore(restore.delta(wanted, live, live))
+
+    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+        """The same, with each jump where it stood among the rules of others."""
+        return self.program.restore(restore.delta(now, live, live, self._places))
+
+    def residue(self) -> str:
+        """What is left of a change that was undone: tables that iptables makes for whoever asks, and never removes."""
+        new = [
+            f"{self.program.program(family)} {table}"
+            for family in FAMILIES
+            for table in sorted(restore.tables(self._listing(family, counters=False)) - self._tables[family])
+        ]
+        return f"tables that were not there before stay, without rules: {', '.join(new)}" if new else ""
+
+    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+        found: dict[tuple[str, str], int] = {}
+        for family in FAMILIES:
+            found.update(counters.count(config, family, self._listing(family, counters=True)))
+        return found, clients.read(config)
+
+    def refusing(self, config: Config) -> set[str]:
+        """The names of services whose refusals need a route to the listen address."""
+        return {s.name for s in config.services for family in s.families() if render.refuses(s, family)}
+
+    def warnings(self, config: Config) -> list[str]:
+        """What this engine cannot do as declared, and does otherwise."""
+        if not any(service.affinity_s for service in config.services):
+            return []
+        size = recent_list_size()
+        said = f"affinity on iptables remembers {size} clients per backend (xt_recent's ip_list_tot) and forgets the "
+        return [f"{said}oldest beyond that; the nftables engine remembers 65536"]
+
+
+def _has(rendered: Ruleset, family: str) -> bool:
+    return any(key[0] == family for key in rendered)

@@ -1,0 +1,120 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our connections, and no others, past a FORWARD chain of iptables that denies them.
+
+    filter  FORWARD → NATLB.forward → tree by original port and address → ACCEPT; then egress
+
+Here every packet of a connection comes by, answers and ICMP errors too. All of them are told by what the connection
+was to begin with: its original destination, once translated, is a frontend of ours; its original source is in a network
+that egress names.
+"""
+
+from __future__ import annotations
+
+from ..model.entities import Backend, Config, Egress, Frontend, Service, family_of, is_everything
+from ..ruleset.names import digest
+from ..ruleset.sections import Key, Ruleset, Section
+from .dispatch import chain_name, ports_text
+from .origin import add_trees
+from .service import Tables
+
+ROOT = chain_name("forward")
+#: Names of services are not empty, so none of their chains begins like this.
+_OTHERS = chain_name("", "a")
+
+
+def render(config: Config, family: str) -> Ruleset:
+    """The chains of one family and the jump into them; empty where nothing is declared in it."""
+    tables = Tables(family)
+    rules = [*_services(tables, config), *_egress(tables, config)]
+    if rules:
+        tables.enter("filter", "FORWARD", "forward", rules)
+    return tables.ruleset()
+
+
+def split(ruleset: Ruleset) -> tuple[Ruleset, Ruleset]:
+    """What the iptables engine has made of all that is ours in iptables, and what is rendered here."""
+    engine: Ruleset = {}
+    forward: Ruleset = {}
+    for key, section in ruleset.items():
+        if key[1:] == ("filter", "jump", "FORWARD"):
+            for found, mine in ((engine, False), (forward, True)):
+                body = tuple(line for line in section.body if line.endswith(f" {ROOT}") == mine)
+                if body:
+                    found[key] = Section(section.header, body)
+        else:
+            (forward if _is_here(key) else engine)[key] = section
+    return engine, forward
+
+
+def _is_here(key: Key) -> bool:
+    return key[1] == "filter" and (key[3] == ROOT or key[3].startswith(_OTHERS))
+
+
+def _services(tables: Tables, config: Config) -> list[str]:
+    """A tree for each protocol; returns the rules that enter them."""
+
+    def action(service: Service, frontend: Frontend) -> str:
+        return _service_action(tables, service, frontend)
+
+    roots = add_trees(tables, "filter", "a", config.services, action)
+    return [f"-m conntrack --ctstate DNAT --ctproto {protocol} -j {root}" for protocol, root in roots]
+
+
+def _service_action(tables: Tables, service: Service, frontend: Frontend) -> str:
+    """What is done with a frontend's connections. Where the original destination does not tell that they are ours, the
+    backend does."""
+    if frontend.address is not None and frontend.interface is None:
+        return "-j ACCEPT"
+    ports = ports_text((frontend.low, frontend.high))
+    backends = [backend for backend in service.backends if backend.family == tables.family]
+    rules = [_backend_rule(backend, ports) for backend in backends]
+    name = chain_name("", "a", digest("\n".join(rules)))
+    tables.chains["filter", name] = rules
+    return f"-j {name}"
+
+
+def _backend_rule(backend: Backend, ports: str) -> str:
+    return f"-m conntrack --ctreplsrc {backend.address} --ctreplsrcport {backend.port or ports} -j ACCEPT"
+
+
+def _egress(tables: Tables, config: Config) -> list[str]:
+    """Connections from the networks behind the balancer to elsewhere, by the way that egress names."""
+    jumps: list[str] = []
+    for item in config.egress:
+        sources = item.sources_of(tables.family)
+        if not sources:
+            continue
+        everything = item.everything(family_of(sources[0]))
+        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources if not everything]
+        for source in sources:
+            for match in _matches(item, source):
+                rules += [f"-m conntrack {match}--ctdir {way} -j ACCEPT" for way in ("ORIGINAL", "REPLY")]
+        if _ways(item):
+            rules = [rule for line in rules for rule in _on_ways(line, _ways(item))]
+        name = chain_name("", "a", digest("\n".join(rules)))
+        tables.chains["filter", name] = rules
+        jumps.append(f"-j {name}")
+    return jumps
+
+
+def _ways(item: Egress) -> list[str]:
+    if item.uplinks:
+        return sorted({uplink.interface for uplink in item.uplinks})
+    return [item.out_interface] if item.out_interface else []
+
+
+def _on_ways(rule: str, ways: list[str]) -> list[str]:
+    """A rule once per way out: there its packets leave, and the answers come in."""
+    if "--ctdir" not in rule:
+        return [rule]
+    return [f"{'-o' if 'ORIGINAL' in rule else '-i'} {way} {rule}" for way in ways]
+
+
+def _matches(item: Egress, source: str) -> list[str]:
+    match = "" if is_everything(source) else f"--ctorigsrc {source} "
+    if item.protocol is None:
+        return [match]
+    match += f"--ctproto {item.protocol} "
+    return [f"{match}--ctorigdstport {ports_text(ports)} " for ports in item.ports] or [match]

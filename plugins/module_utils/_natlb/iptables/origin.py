@@ -1,0 +1,111 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our connections once they are translated, found again by the destination that they had before.
+
+A `-m conntrack` match is dear (50 ns with iptables-nft), and a connection meets several. So frontends to which the same
+is done share a rule where they lie side by side: ports of one address, and addresses with the same ports, in aligned
+blocks that hold nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Callable
+
+from ..model.entities import PROTOCOLS, Frontend, Service
+from ..model.ranges import Range, cidr, number_range
+from .dispatch import Item, Tree, build, ports_text
+from .service import Tables
+
+#: What is done with a frontend's connections, as the end of a rule.
+Action = Callable[[Service, Frontend], str]
+
+
+def add_trees(
+    tables: Tables, table: str, kind: str, services: Sequence[Service], action: Action, dear: bool = False
+) -> list[tuple[str, str]]:
+    """A tree for each protocol, and one more for frontends on every local address: (protocol, root) of each.
+
+    `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the
+    protocol. For `dear` see `Tree`.
+    """
+    cells: dict[tuple[bool, str], dict[str, list[tuple[Range, Range]]]] = {}
+    for service in services:
+        for frontend in service.frontends():
+            if frontend.family == tables.family:
+                addresses = number_range(frontend.address) if frontend.address else (0, 0)
+                alike = cells.setdefault((frontend.address is None, frontend.protocol), {})
+                alike.setdefault(action(service, frontend), []).append((addresses, (frontend.low, frontend.high)))
+    roots = []
+    for wildcard, protocol in sorted(cells, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+        tree = Tree(
+            ("", f"{kind}{'w' if wildcard else ''}", protocol),
+            tables.bits,
+            "-m conntrack --ctorigdstport {}".format,
+            "-m conntrack --ctorigdst {}".format,
+            dear,
+        )
+        items = [
+            Item(ports, addresses, (f"{_match(addresses, ports, 0 if wildcard else tables.bits)} {what}",))
+            for what, places in cells[wildcard, protocol].items()
+            for addresses, ports in merged(places)
+        ]
+        for name, rules in build(tree, sorted(items, key=_order)).items():
+            tables.chains[table, name] = rules
+        roots.append((protocol, tree.root))
+    return roots
+
+
+def _match(addresses: Range, ports: Range, bits: int) -> str:
+    """The match for a block of addresses (for every address, where they have no bits) and ports."""
+    port = f"--ctorigdstport {ports_text(ports)}"
+    if not bits:
+        return f"-m conntrack {port}"
+    block = cidr(addresses, bits)
+    # iptables-save does not show the length of a single address.
+    return f"-m conntrack --ctorigdst {block[: -len(f'/{bits}')] if addresses[0] == addresses[1] else block} {port}"
+
+
+def _order(item: Item) -> tuple[int, Range, Range, tuple[str, ...]]:
+    """The largest first: of connections by chance, most meet it."""
+    size = (item.addresses[1] - item.addresses[0] + 1) * (item.ports[1] - item.ports[0] + 1)
+    return -size, item.addresses, item.ports, item.rules
+
+
+def merged(places: Iterable[tuple[Range, Range]]) -> list[tuple[Range, Range]]:
+    """The same (addresses, ports), single addresses or aligned blocks of them, in as few aligned blocks as that takes
+    where ports are joined first and addresses with the same ports then."""
+    by_addresses: dict[Range, list[Range]] = {}
+    for addresses, ports in places:
+        by_addresses.setdefault(addresses, []).append(ports)
+    by_ports: dict[Range, list[Range]] = {}
+    for addresses, listed in by_addresses.items():
+        for ports in _joined(listed):
+            by_ports.setdefault(ports, []).append(addresses)
+    return [(block, ports) for ports, blocks in by_ports.items() for block in _aligned(blocks)]
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """Ranges that touch or overlap, as one."""
+    found: list[Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found
+
+
+def _aligned(blocks: Iterable[Range]) -> list[Range]:
+    """Blocks that do not overlap, two halves of a larger one joined as long as there are such."""
+    found: list[Range] = []
+    for block in sorted(blocks):
+        found.append(block)
+        while len(found) > 1:
+            (low, middle), (after, high) = found[-2:]
+            size = high - after + 1
+            if middle + 1 != after or middle - low + 1 != size or low % (2 * size):
+                break
+            found[-2:] = [(low, high)]
+    return found

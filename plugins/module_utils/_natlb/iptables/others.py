@@ -1,0 +1,36 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What iptables lets others forward where natlb turned forwarding on (`model/closed.py`)."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ..model.closed import MULTICAST, Closed, ways
+from ..model.entities import Config, Egress
+from .dispatch import chain_name
+from .service import Tables
+
+ROOT = chain_name("others")
+
+
+def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: Callable[[Egress], list[str]]) -> None:
+    """In place of the jump from FORWARD that there is already, which this chain then makes first."""
+    ways_in = [name for name in closed.interfaces if name not in closed.forwarding]
+    if not ways_in:
+        return
+    out, into = chain_name("", "others", "out"), chain_name("", "others", "in")
+    former = tables.jumps.get(("filter", "FORWARD"))
+    rules = [f"-j {former.rpartition(' ')[2]}"] if former else []
+    rules += ["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
+    for item in config.egress:
+        for source in item.sources_of(tables.family):
+            for way in ways(item) or [""]:
+                for match in port_matches(item):
+                    rules.append(" ".join(f"-s {source} {f'-o {way}' if way else ''} {match} -j RETURN".split()))
+    rules += [f"-i {name} -o {name} -j RETURN" for name in closed.bridges]
+    rules.append(f"! -d {MULTICAST[tables.family]} -j {into}")
+    tables.chains["filter", into] = [f"-i {name} -j {out}" for name in ways_in]
+    tables.chains["filter", out] = [f"-o {name} -j DROP" for name in closed.interfaces]
+    tables.enter("filter", "FORWARD", "others", rules)

@@ -1,0 +1,92 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The programs of iptables, in each variant that a host may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..host import scratch
+from ..host.proc import read
+from ..host.processes import Command, find, identity, require, run
+
+_FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}
+
+
+class Iptables:
+    """iptables and ip6tables of one variant: `nft`, `legacy`, or None for the only one that the host has."""
+
+    def __init__(self, variant: str | None) -> None:
+        self.variant = variant
+        require(self.program("ip"), "iptables")
+
+    @property
+    def title(self) -> str:
+        return f"iptables-{self.variant}" if self.variant else "iptables"
+
+    def identity(self) -> str:
+        """See `Nft.identity`."""
+        return identity(self.path("ip", "restore"))
+
+    def program(self, family: str, action: str = "") -> str:
+        name = _FAMILY_PROGRAM[family] + (f"-{self.variant}" if self.variant else "")
+        return f"{name}-{action}" if action else name
+
+    def path(self, family: str, action: str = "") -> str:
+        return require(self.program(family, action), "iptables")
+
+    def save(self, family: str, counters: bool = False, table: str = "") -> str:
+        words = [*(["--counters"] if counters else []), *(["--table", table] if table else [])]
+        return run([self.path(family, "save"), *words])
+
+    def builtin(self, family: str, table: str, chain: str) -> str:
+        """The rules of one built-in chain, as `-A` lines."""
+        return run([self.path(family), "--wait", "30", "-t", table, "-S", chain])
+
+    def restore(self, texts: Mapping[str, str]) -> list[Command]:
+        """What loads these texts, by family; each table in one transaction."""
+        return [(f"{self.path(family, 'restore')} --noflush --wait 30", text) for family, text in sorted(texts.items())]
+
+    def normal(self, family: str, text: str) -> str | None:
+        """How the kernel lists the rules that it has been given; None where no namespace is to be had to ask it in.
+
+        There is nothing to flush in a new namespace. But where all may go, iptables-nft does not keep a list of the
+        chains that it reads of, which takes it half of the time for ten thousand services. Without a namespace nobody
+        but the program itself can be asked, which knows less than the kernel.
+        """
+        listing = scratch.listed(self.program(family, "restore"), self.program(family, "save"), text)
+        if listing is None:
+            self.test(family, text)
+        return listing
+
+    def test(self, family: str, text: str) -> None:
+        """Whether the program can read it; the kernel is hardly asked."""
+        run([self.path(family, "restore"), "--noflush", "--test"], text)
+
+
+def iptables_variants() -> list[str]:
+    """The variants that the host offers by name."""
+    return [variant for variant in ("nft", "legacy") if find(f"iptables-{variant}-restore")]
+
+
+def default_variant() -> str | None:
+    """The variant that plain `iptables` is, or None where there is no program of that name."""
+    if find("iptables") is None:
+        return None
+    return "nft" if "nf_tables" in run([require("iptables", "iptables"), "--version"]) else "legacy"
+
+
+def legacy_tables(family: str) -> list[str]:
+    """Tables that iptables-legacy holds here. Asking iptables-legacy-save itself would make them."""
+    name = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}[family]
+    return read(f"/proc/thread-self/net/{name}").split()
+
+
+def legacy_has_rules() -> bool:
+    """Whether anything but empty chains lives in iptables-legacy, of any owner."""
+    for family, program in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):
+        path = find(program) if legacy_tables(family) else None
+        if path is not None and any(line.startswith("-A ") for line in run([path]).splitlines()):
+            return True
+    return False

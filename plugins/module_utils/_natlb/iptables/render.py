@@ -1,0 +1,195 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The iptables engine: a configuration as chains of both variants, iptables-nft and iptables-legacy.
+
+    nat     PREROUTING  → NATLB.pre    → tree by port and address → NATLB.SERVICE.PROTOCOL → DNAT; then uplinks
+            OUTPUT      → NATLB.out    → the same tree
+            POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
+    filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
+                                                    trees of backends and frontends, for packets that belong to no
+                                                    connection
+    mangle  PREROUTING  → NATLB.mark   → the uplink that a connection came by, and the connection's uplink back onto
+                                         each of its packets
+            OUTPUT      → NATLB.answers → the same for the host's own
+
+The nat table can neither reject nor drop. So a connection that is not to be served leaves it untranslated, by ACCEPT,
+and the filter table refuses what is still addressed to a frontend then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Callable
+
+from ..model.closed import Closed
+from ..model.entities import FAMILIES, PROTOCOLS, Config, Frontend, Service
+from ..model.ranges import ALL_PORTS, Range, cidr, number_range
+from ..model.unclaimed import Unclaimed
+from ..ruleset.sections import Ruleset
+from . import others
+from .dispatch import Item, Tree, build, chain_name, ports_text
+from .frontends import ANYWHERE, enter_wildcard
+from .invalid import add_invalid
+from .marks import marks
+from .origin import add_trees, merged
+from .restore import delta, full, incompatible, jump_places, parse_save, remove, tables
+from .service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
+from .source_nat import add_egress, add_uplinks, port_matches, snat_action
+
+__all__ = [
+    "RECENT_CLIENTS",
+    "RECENT_PARAMETER",
+    "delta",
+    "full",
+    "incompatible",
+    "jump_places",
+    "parse_save",
+    "refuses",
+    "remove",
+    "render",
+    "tables",
+]
+
+_UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
+
+
+#: Rules for the frontends of a service in one protocol, without what tells the frontend.
+_Rules = Callable[[Service, Frontend], Sequence[str]]
+
+
+def render(
+    config: Config,
+    networks: Sequence[str],
+    closed: Mapping[str, Closed] | None = None,
+    unclaimed: Mapping[str, Unclaimed] | None = None,
+) -> Ruleset:
+    """The chains of a configuration, and the jumps that lead into them.
+
+    `networks` are those that the balancer is connected to, of both families: a client in a backend's own network is
+    masqueraded even with `snat: none`. Between the interfaces of a family in `closed` nothing else is forwarded.
+    Packets to what is `unclaimed`, by family, would go round in circles.
+
+    Raises `ConfigError` for what iptables cannot do.
+    """
+    ruleset: Ruleset = {}
+    for family in FAMILIES:
+        tables = Tables(family)
+        services = [service for service in config.services if family in service.families()]
+        marked = marks(config, family)
+        _add_dnat(tables, services, marked)
+        _add_refusals(tables, services, (unclaimed or {}).get(family))
+        if closed and family in closed and family in config.families():
+            others.enter_chains(tables, config, closed[family], port_matches)
+        add_uplinks(tables, config)
+        _add_snat(tables, services, networks, marked)
+        add_egress(tables, config)
+        ruleset.update(tables.ruleset())
+    return ruleset
+
+
+def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:
+    def rules(service: Service, frontend: Frontend) -> Sequence[str]:
+        jump = _to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")
+        mark = [_to_frontend(frontend, f"-j MARK --set-xmark {marked[frontend]}")] if frontend in marked else []
+        return [*mark, jump]
+
+    targets = {(s.name, protocol): service_target(tables, s, protocol) for s in services for protocol in s.protocols}
+    jumps = _add_trees(tables, "nat", services, rules)
+    if jumps:
+        tables.enter("nat", "PREROUTING", "pre", jumps)
+        # A packet of the host's own has no interface that it came in by, so `-i` never matches there.
+        tables.enter("nat", "OUTPUT", "out", jumps)
+
+
+def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
+    """New connections to a frontend that no rule has translated, where a service may leave some so; to other ports of
+    an address that no host has; and packets of backends and clients that belong to no connection."""
+    refusing = [service for service in services if refuses(service, tables.family)]
+    refusals = _add_trees(tables, "filter", refusing, _refusal)
+    loops = _add_loops(tables, unclaimed) if unclaimed else []
+    rules = add_invalid(tables, services)
+    if refusals or loops:
+        # Nearly all packets leave at the first of these. A connection that was translated is somebody's, even if its
+        # backend has the address of a frontend that refuses.
+        first = f"-m conntrack ! --ctstate {'INVALID,NEW' if rules else 'NEW'} -j RETURN"
+        rules = [first, *rules, "-m conntrack --ctstate DNAT -j RETURN", *refusals, *loops]
+    for builtin in ("INPUT", "FORWARD", "OUTPUT"):
+        if rules and (refusals or builtin != "OUTPUT"):
+            tables.enter("filter", builtin, "refuse", rules if builtin == "INPUT" else [])
+
+
+def _add_loops(tables: Tables, unclaimed: Unclaimed) -> list[str]:
+    name = chain_name("", "nobody")
+    answer = _UNREACHABLE[tables.family]
+    tables.chains["filter", name] = ["-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {answer}"]
+    tree = Tree(("", "u"), tables.bits, str, "-d {}".format)
+    blocks = [block for block, _ports in merged((number_range(address), ALL_PORTS) for address in unclaimed.addresses)]
+    items = [Item(ALL_PORTS, block, (f"-d {cidr(block, tables.bits)} -g {name}",)) for block in blocks]
+    for chain, lines in build(tree, items).items():
+        tables.chains["filter", chain] = lines
+    return [f"-i {link} -o {link} -m conntrack --ctstate NEW -j {tree.root}" for link in unclaimed.interfaces]
+
+
+def refuses(service: Service, family: str) -> bool:
+    """Whether some clients of the service, or all, are turned away."""
+    limited = service.max_connections_per_client or service.new_connections_per_second
+    return bool(limited or service.allowed(family) is not None or not service.serving(family))
+
+
+def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:
+    if service.when_empty == "drop" and not service.serving(frontend.family):
+        return [_to_frontend(frontend, "-j DROP")]
+    answer = "tcp-reset" if frontend.protocol == "tcp" else _UNREACHABLE[frontend.family]
+    return [_to_frontend(frontend, f"-j REJECT --reject-with {answer}")]
+
+
+def _to_frontend(frontend: Frontend, action: str) -> str:
+    ports = ports_text((frontend.low, frontend.high))
+    parts = [
+        f"-d {frontend.address}/{128 if frontend.family == 'ip6' else 32}" if frontend.address else "",
+        f"-i {frontend.interface}" if frontend.interface else "",
+        f"-p {frontend.protocol} -m {frontend.protocol} --dport {ports}",
+        action,
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _add_snat(
+    tables: Tables, services: Sequence[Service], networks: Sequence[str], marked: Mapping[Frontend, str]
+) -> None:
+    def action(service: Service, frontend: Frontend) -> str:
+        mark = f"-m mark --mark {marked[frontend]} " if frontend in marked else ""
+        return mark + snat_action(tables, service, frontend, networks)
+
+    roots = add_trees(tables, "nat", "s", services, action, dear=True)
+    if roots:
+        jumps = [f"-p {protocol} -m conntrack --ctstate DNAT -j {root}" for protocol, root in roots]
+        tables.enter("nat", "POSTROUTING", "post", jumps)
+
+
+def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _Rules) -> list[str]:
+    """A tree for each protocol, and one more for every local address; returns the rules that enter them."""
+    found: dict[tuple[bool, str], list[Item]] = {}
+    for service in services:
+        for frontend in service.frontends():
+            if frontend.family == tables.family:
+                item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
+                found.setdefault((frontend.address is None, frontend.protocol), []).append(item)
+    jumps = []
+    for wildcard, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+        name = ("", f"d{'w' if wildcard else ''}", protocol)
+        tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
+        for chain, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
+            tables.chains[table, chain] = lines
+        condition = enter_wildcard(tables, table, tree) if wildcard else ""
+        jumps.append(f"-p {protocol} {condition}-j {tree.root}")
+    return jumps
+
+
+def _addresses(frontend: Frontend) -> Range:
+    return number_range(frontend.address) if frontend.address else ANYWHERE
+
+
+def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
+    return item.addresses, item.ports, item.rules

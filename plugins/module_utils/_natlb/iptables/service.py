@@ -1,0 +1,192 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One service as iptables chains: what a new connection has to pass, and how its backend is chosen.
+
+    NATLB.web.guard            sources, limits, log: once per service, so limits count all of its protocols together
+    NATLB.web.tcp              the guard, affinity, then the method; sub-chains where a list would be long
+    NATLB.web.tcp.ADDRESS:PORT a backend, where affinity has to note its client
+
+The guard is a chain of its own so that a drain leaves it alone, and what its limits have counted with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..model.entities import Backend, Service
+from ..model.slots import slots
+from ..ruleset.names import digest
+from ..ruleset.sections import Ruleset, Section
+from . import source_tree
+from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
+from .dispatch import chain_name
+
+#: Clients that an affinity list keeps before it forgets the oldest, unless xt_recent was loaded with another
+#: `ip_list_tot`; the parameter's file tells which (net/netfilter/xt_recent.c).
+RECENT_CLIENTS = 100
+RECENT_PARAMETER = "/sys/module/xt_recent/parameters/ip_list_tot"
+#: Clients whose rate one list of xt_hashlimit keeps. It drops packets of any more, so there is room for many, and they
+#: are forgotten as soon as their rate is as new: one second after their last connection.
+CLIENTS = 262144
+_HASH_CHAIN = 32
+#: A prefix in the kernel's log is 29 characters long at most (struct xt_log_info); a longer name of a service is cut.
+_LOG_PREFIX = 29
+
+_PAST = "-j ACCEPT"
+
+
+class Tables:
+    """The chains of one family while they are being written: (table, name) to rules without `-A CHAIN`."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.bits = 128 if family == "ip6" else 32
+        self.chains: dict[tuple[str, str], list[str]] = {}
+        self.jumps: dict[tuple[str, str], str] = {}
+
+    def enter(self, table: str, builtin: str, name: str, rules: Sequence[str]) -> None:
+        """Add rules to `NATLB.<name>`, and let a built-in chain jump there."""
+        chain = chain_name(name)
+        self.chains.setdefault((table, chain), []).extend(rules)
+        self.jumps[table, builtin] = f"-A {builtin} -j {chain}"
+
+    def ruleset(self) -> Ruleset:
+        found: Ruleset = {}
+        for (table, name), rules in self.chains.items():
+            found[self.family, table, "chain", name] = Section((), tuple(f"-A {name} {rule}" for rule in rules))
+        for (table, builtin), jump in self.jumps.items():
+            found[self.family, table, "jump", builtin] = Section((), (jump,))
+        return found
+
+
+def service_target(tables: Tables, service: Service, protocol: str) -> str:
+    """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
+    serving = service.serving(tables.family)
+    if not serving:
+        return "ACCEPT"
+    name = chain_name(service.name, protocol)
+    rules = [f"-j {guard}" for guard in _guard(tables, service)]
+    targets = {backend: _backend_target(tables, service, protocol, backend) for backend in serving}
+    if service.affinity_s:
+        back = f"-m recent --rcheck --seconds {service.affinity_s} --reap --name {{}} --mask {_mask(tables)} --rsource"
+        rules += [targets[b].when(back.format(affinity_list(service, b))) for b in serving]
+    chosen = _choice(name, service, tables.family, targets)
+    chosen[name] = rules + chosen[name]
+    for chain, lines in chosen.items():
+        tables.chains["nat", chain] = lines
+    return name
+
+
+def affinity_list(service: Service, backend: Backend) -> str:
+    """The list of a backend's clients in /proc/net/xt_recent; the protocols of a service share it."""
+    return f"natlb-{service.name}-{digest(backend.key)}"
+
+
+def rate_list(service: Service) -> str:
+    """The list of clients in /proc/net/ipt_hashlimit: one for each rate, since xt_hashlimit keeps the rate of a list
+    that exists already."""
+    return f"natlb{digest(f'{service.name} {service.new_connections_per_second} {CLIENTS}')}"
+
+
+def _mask(tables: Tables) -> str:
+    return "255.255.255.255" if tables.bits == 32 else ":".join(["ffff"] * 8)
+
+
+def destination(backend: Backend) -> str:
+    """A backend as DNAT names it."""
+    if backend.port is None:
+        return backend.address
+    return f"[{backend.address}]:{backend.port}" if backend.family == "ip6" else f"{backend.address}:{backend.port}"
+
+
+def _backend_target(tables: Tables, service: Service, protocol: str, backend: Backend) -> Target:
+    """A translation to the backend; with affinity, a jump to a chain that notes the client first."""
+    # A port can be translated only where the rule itself names the protocol.
+    dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {destination(backend)}")
+    if not service.affinity_s:
+        return dnat
+    name = chain_name(service.name, protocol, backend.key.replace(" ", "/"))
+    noted = f"-m recent --set --name {affinity_list(service, backend)} --mask {_mask(tables)} --rsource"
+    tables.chains["nat", name] = [dnat.when(noted)]
+    return Target("", f"-j {name}")
+
+
+def _choice(name: str, service: Service, family: str, targets: dict[Backend, Target]) -> dict[str, list[str]]:
+    """The chains of the service's method."""
+    if service.method == "round_robin":
+        return by_turn(name, [targets[backend] for backend in slots(service, family)])
+    if service.method == "random":
+        return by_chance(name, [(targets[backend], backend.weight) for backend in targets])
+    if service.method == "source_hash":
+        table = [targets[backend] for backend in source_slots(service, family)]
+        return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
+    raise ConfigError(
+        f"service {service.name}",
+        "the iptables engine cannot do method: flow_hash, since no match of it hashes the client's port",
+        "use engine: nftables, or method: source_hash or random",
+    )
+
+
+def source_slots(service: Service, family: str) -> list[Backend]:
+    """The slots of `source_hash` on iptables: other ones than slots.slots gives, made for a tree of few rules.
+
+    As there, a backend that does not serve leaves its slots to the others and finds them again afterwards.
+    """
+    serving = {backend.key for backend in service.serving(family)}
+    if not serving:
+        return []
+    declared = sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda b: b.key)
+    table = hash_slots(
+        [backend.key for backend in declared],
+        [backend.weight for backend in declared],
+        primary=[index for index, backend in enumerate(declared) if not backend.backup],
+        staying=[index for index, backend in enumerate(declared) if backend.key in serving],
+    )
+    return [declared[index] for index in table]
+
+
+def _guard(tables: Tables, service: Service) -> list[str]:
+    """The chain that turns away what the service does not want, by ACCEPT, and returns with the rest; none if idle."""
+    name = chain_name(service.name, "guard")
+    if ("nat", name) in tables.chains:
+        return [name]
+    networks = service.allowed(tables.family)
+    rules = _limits(tables, service)
+    if networks is not None and len(networks) < 2:
+        rules.insert(0, " ".join([*(f"! -s {network}" for network in networks), _PAST]))
+    elif networks is not None:
+        _add_sources(tables, service, networks, rules)
+        return [name]
+    if not rules:
+        return []
+    tables.chains["nat", name] = rules
+    return [name]
+
+
+def _limits(tables: Tables, service: Service) -> list[str]:
+    rate, most = service.new_connections_per_second, service.max_connections_per_client
+    rules = []
+    if rate:
+        above = f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {rate} --hashlimit-mode srcip"
+        room = f"--hashlimit-htable-size {CLIENTS // _HASH_CHAIN} --hashlimit-htable-max {CLIENTS}"
+        ends = "--hashlimit-htable-gcinterval 500 --hashlimit-htable-expire 1000"
+        rules.append(f"{above} --hashlimit-name {rate_list(service)} {room} {ends} {_PAST}")
+    if most:
+        rules.append(f"-m connlimit --connlimit-above {most} --connlimit-mask {tables.bits} --connlimit-saddr {_PAST}")
+    if service.log:
+        prefix = f"natlb {service.name}"[: _LOG_PREFIX - 1] + " "
+        rules.append(f'-m limit --limit 10/sec --limit-burst 20 -j LOG --log-prefix "{prefix}"')
+    return rules
+
+
+def _add_sources(tables: Tables, service: Service, networks: Sequence[str], limits: list[str]) -> None:
+    """A tree over many allowed sources as the guard: it goes on to the limits, or past the service."""
+    onward = "-j RETURN"
+    if limits:
+        tables.chains["nat", chain_name(service.name, "limits")] = limits
+        onward = f"-g {chain_name(service.name, 'limits')}"
+    # A chain that was entered by -g comes back to the service, not to the one it was entered from.
+    for chain, rules in source_tree.build((service.name, "guard"), tables.bits, networks, onward, _PAST).items():
+        tables.chains["nat", chain] = rules

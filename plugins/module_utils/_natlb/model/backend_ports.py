@@ -1,0 +1,43 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where packets of services come from: the addresses and ports of all their backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .entities import Backend, Service, family_of
+from .ranges import Range
+
+
+def backend_ports(services: Sequence[Service], family: str) -> dict[tuple[str, str], list[Range]]:
+    """Ports by (protocol, address), in ranges that do not overlap; those that only touch stay apart."""
+    found: dict[tuple[str, str], set[Range]] = {}
+    for service in services:
+        for backend in service.backends:
+            if backend.family != family:
+                continue
+            ranges = _ranges(service, backend)
+            for protocol in service.protocols:
+                found.setdefault((protocol, backend.address), set()).update(ranges)
+    return {key: _apart(ranges) for key, ranges in found.items()}
+
+
+def _ranges(service: Service, backend: Backend) -> list[Range]:
+    if backend.port is not None:
+        return [(backend.port, backend.port)]
+    listens = [
+        listen for listen in service.listens if listen.address is None or family_of(listen.address) == backend.family
+    ]
+    return [(listen.low, listen.high) for listen in listens]
+
+
+def _apart(ranges: Iterable[Range]) -> list[Range]:
+    found: list[Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found

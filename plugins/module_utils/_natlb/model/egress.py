@@ -1,0 +1,181 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user declares as source NAT of the host's own, read into typed values (`entities.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, TypeVar
+
+from ..errors import ConfigError
+from . import values
+from .entities import (
+    DEFAULT_MARK_MASK,
+    MAX_UPLINK_WEIGHT_SUM,
+    MAX_UPLINKS,
+    MAX_WEIGHT,
+    PROTOCOLS,
+    Config,
+    Egress,
+    Uplink,
+    family_of,
+    is_everything,
+)
+from .lists import networks, snat_choice
+from .reading import Reading
+
+T = TypeVar("T")
+
+
+#: Left out, these mean every interface, protocol, port or way; a null of a template must not come to mean that.
+_NEVER_NULL = ("out_interface", "protocol", "destination_ports", "snat", "uplinks")
+
+
+def egress_rule(value: Any, path: str) -> Egress:
+    known = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
+    reading = Reading()
+    given = reading.mapping(value, path, known, ("source",), _NEVER_NULL)
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    no_ports: tuple[tuple[int, int], ...] = ()
+    no_uplinks: tuple[Uplink, ...] = ()
+    masquerade: tuple[str, str | None] = ("masquerade", None)
+    no_sources: tuple[str, ...] = ()
+    sources = read("source", no_sources, networks, "name at least one network")
+    protocol = read("protocol", None, values.choice, PROTOCOLS)
+    ports = read("destination_ports", no_ports, _ports)
+    if "destination_ports" in given and "protocol" not in given:
+        reading.add(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")
+    snat, address = read("snat", masquerade, _snat)
+    egress = Egress(
+        sources=sources,
+        out_interface=read("out_interface", None, values.interface),
+        protocol=protocol,
+        ports=ports,
+        snat=snat,
+        snat_address=address,
+        uplinks=read("uplinks", no_uplinks, _uplinks, family_of(sources[0]) if sources else None),
+    )
+    reading.done()
+    _check_egress(egress, path)
+    return egress
+
+
+def _ports(value: Any, path: str) -> tuple[tuple[int, int], ...]:
+    reading = Reading()
+    ports = reading.each(lambda item, at: values.port_range(str(item), at), values.one_or_more(value, path))
+    reading.done()
+    if not ports:
+        raise ConfigError(path, "is empty", "name at least one port, or leave it out for all of them")
+    return _merged(ports)
+
+
+def _snat(value: Any, path: str) -> tuple[str, str | None]:
+    snat, addresses = snat_choice(value, path)
+    if snat == "none" or len(addresses) > 1:
+        raise ConfigError(path, f"{values.shown(value)} is not a choice here", "masquerade or one address")
+    return snat, addresses[0] if addresses else None
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Port ranges sorted, with overlapping and adjoining ones made one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
+    """`family` is that of the source, which tells an uplink without a gateway; None where the source cannot be read."""
+    items = values.sequence(value, path)
+    reading = Reading()
+    numbered = [(f"{path}[{index}]", item) for index, item in enumerate(items)]
+    uplinks = reading.each(lambda item, at: _uplink(item, at, family or "ip"), numbered)
+    reading.done()
+    if not uplinks:
+        raise ConfigError(path, "is empty", "name at least one uplink, or leave it out")
+    if len({uplink.key for uplink in uplinks}) != len(uplinks):
+        raise ConfigError(path, "names the same uplink twice", "name it once, with a higher weight")
+    if sum(uplink.weight for uplink in uplinks) > MAX_UPLINK_WEIGHT_SUM:
+        raise ConfigError(path, "the weights are too large", f"their sum may be {MAX_UPLINK_WEIGHT_SUM} at most")
+    return tuple(uplinks)
+
+
+def _uplink(value: Any, path: str, family: str) -> Uplink:
+    reading = Reading()
+    given = reading.mapping(value, path, ("interface", "gateway", "weight"), ("interface",), ("weight",))
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    gateway = read("gateway", None, _gateway)
+    uplink = Uplink(
+        family=family if gateway is None else family_of(gateway),
+        interface=read("interface", "", values.interface),
+        gateway=gateway,
+        weight=read("weight", 1, values.integer, 1, MAX_WEIGHT, "a weight"),
+    )
+    reading.done()
+    return uplink
+
+
+def _gateway(value: Any, path: str) -> str:
+    return str(values.address(value, path))
+
+
+def _check_egress(egress: Egress, path: str) -> None:
+    reading = Reading()
+    families = egress.families()
+    if len(families) > 1 and (egress.snat_address or egress.uplinks):
+        reading.add(f"{path}.source", "mixes IPv4 and IPv6", "write one egress rule for each family")
+    if egress.uplinks and egress.out_interface:
+        reading.add(f"{path}.out_interface", "stands beside uplinks", "the uplinks name the interfaces; drop it")
+    if egress.uplinks and egress.snat_address:
+        reading.add(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
+    for index, uplink in enumerate(egress.uplinks):
+        if uplink.family not in families:
+            reading.add(f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is")
+    if egress.snat_address and family_of(egress.snat_address) not in families:
+        reading.add(f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is")
+    for source in filter(is_everything, egress.sources):
+        if not egress.out_interface and not egress.uplinks:
+            reading.add(
+                f"{path}.source",
+                f"{source} without an interface would rewrite all that this host forwards, to its backends too",
+                "add out_interface: the one towards the outside, or name the networks behind this host",
+            )
+    reading.done()
+
+
+def mark_mask(value: Any) -> int:
+    remedy = "write a run of adjoining bits such as 0x3f000000"
+    if value is None:
+        return DEFAULT_MARK_MASK
+    try:
+        mask = int(value, 0) if isinstance(value, str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError("mark_mask", f"{values.shown(value)} is not a number", remedy) from None
+    shifted = mask // (mask & -mask) if mask else 0
+    if isinstance(value, bool) or not 0 < mask < 2**32 or shifted & (shifted + 1):
+        raise ConfigError("mark_mask", f"{values.shown(value)} is not a mask", remedy)
+    return mask
+
+
+def uplink_count(egress: Sequence[Egress], mask: int) -> list[ConfigError]:
+    count = len(Config((), tuple(egress), mask).uplinks())
+    room = min(mask // (mask & -mask), MAX_UPLINKS)
+    if count <= room:
+        return []
+    return [
+        ConfigError("egress", f"{count} uplinks do not fit into the mark mask {mask:#x}", f"it has room for {room}")
+    ]

@@ -1,0 +1,70 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an engine is: how a configuration becomes rules in this host's kernel, whichever program carries them there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ..host.processes import Command
+from ..ruleset.normal_form import Asked
+from ..ruleset.sections import Ruleset
+from ..ruleset.transaction import Transaction
+from .clients import KnownClients
+from .closed import Closed
+from .entities import Config
+from .unclaimed import Unclaimed
+
+
+class Engine(Asked, Protocol):
+    """`nftables` and `iptables`, each in a wing of its own."""
+
+    @property
+    def name(self) -> str:
+        """As a user asks for it."""
+
+    @property
+    def nat_priorities(self) -> Mapping[str, int]:
+        """The priority of its chains of nat, by hook."""
+
+    def render(
+        self,
+        config: Config,
+        networks: Sequence[str],
+        closed: Mapping[str, Closed] | None = None,
+        unclaimed: Mapping[str, Unclaimed] | None = None,
+    ) -> Ruleset:
+        """The rules for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces
+        of a family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
+
+    def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        """What leads from the live rules to the wanted ones, which the kernel lists as `normal`."""
+
+    def commands(self, transaction: Transaction) -> list[Command]:
+        """What carries it out."""
+
+    def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
+        """Another way to the same rules, where the kernel has refused this one; None where there is none."""
+
+    def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
+        """What turns what a run wants into what is live before it. Raises `HostError` where nothing would."""
+
+    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+        """The same from what is there now, so that whatever does not differ keeps its place and its counters."""
+
+    def residue(self) -> str:
+        """What is left of a change that was undone, in words; empty where nothing is."""
+
+    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+
+    def refusing(self, config: Config) -> set[str]:
+        """The names of services whose refusals need a route to the listen address."""
+
+    def warnings(self, config: Config) -> list[str]:
+        """What this engine cannot do as declared, and does otherwise."""

@@ -1,0 +1,346 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a balancer is to do, as typed values: complete, normalised and free of contradictions.
+
+`services.py` makes them from what a user typed; the engines render them without asking again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+STATES = ("active", "drained", "disabled")
+FAMILIES = ("ip", "ip6")
+
+MAX_SERVICES = 65536
+MAX_BACKENDS = 4096
+MAX_WEIGHT = 256
+MAX_UPLINK_WEIGHT_SUM = 1024
+#: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
+#: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.
+DEFAULT_MARK_MASK = 0x3F000000
+
+
+def family_of(address: str) -> str:
+    """`ip` or `ip6`, of an address or a network in its canonical spelling."""
+    return "ip6" if ":" in address else "ip"
+
+
+def is_everything(network: str) -> bool:
+    """Whether every address of its family is in a network in canonical spelling: `0.0.0.0/0` or `::/0`."""
+    return network.endswith("/0")
+
+
+#: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
+#: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
+NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
+_NOT_WILD = tuple(ipaddress.ip_network(network) for networks in NOT_WILD.values() for network in networks)
+
+
+def is_wild(address: str) -> bool:
+    """Whether `*` takes connections to this address, if it is a local one."""
+    ip = ipaddress.ip_address(address)
+    return not any(ip.version == network.version and ip in network for network in _NOT_WILD)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
+
+    address: str | None
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        host = "*" if self.address is None else f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{ports_text(self.low, self.high)}"
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """What the kernel tells services apart by; no two services may share one."""
+
+    family: str
+    protocol: str
+    address: str | None
+    low: int
+    high: int
+    interface: str | None
+
+    @property
+    def exact(self) -> bool:
+        """One address, one port, any interface: the case that is a single hash look-up."""
+        return self.address is not None and self.low == self.high and self.interface is None
+
+    def __str__(self) -> str:
+        where = f" on {self.interface}" if self.interface else ""
+        return f"{self.protocol} {Listen(self.address, self.low, self.high)}{where}"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`port` is None where connections keep the port that the client asked for."""
+
+    address: str
+    port: int | None
+    name: str
+    weight: int
+    state: str
+    backup: bool
+
+    @property
+    def family(self) -> str:
+        return family_of(self.address)
+
+    def is_at(self, listen: Listen) -> bool:
+        """Whether connections to it would come back as ones to the frontend."""
+        at_port = self.port is None or listen.low <= self.port <= listen.high
+        return at_port and listen.address == self.address
+
+    @property
+    def key(self) -> str:
+        """Its identity within the service: address and port, never its name."""
+        return f"{self.address} {self.port or ''}".rstrip()
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a health checker is to ask. Times in seconds; `argv` only for `command`, the HTTP fields only for `http`."""
+
+    type: str
+    port: int | None = None
+    interval_s: float = 2.0
+    timeout_s: float = 1.0
+    fall: int = 3
+    rise: int = 2
+    path: str = "/"
+    host: str | None = None
+    status: tuple[int, ...] = (200,)
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last."""
+
+    name: str
+    listens: tuple[Listen, ...]
+    protocols: tuple[str, ...]
+    interface: str | None
+    method: str
+    affinity_s: int
+    snat: str
+    snat_addresses: tuple[str, ...]
+    allow_from: tuple[str, ...]
+    max_connections_per_client: int
+    new_connections_per_second: int
+    when_empty: str
+    log: bool
+    health: Health | None
+    backends: tuple[Backend, ...]
+
+    def families(self) -> tuple[str, ...]:
+        """The families that the service listens in. `*` means those of its backends (both while it has none)."""
+        found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
+        if any(listen.address is None for listen in self.listens):
+            found.update({backend.family for backend in self.backends} or FAMILIES)
+        return tuple(family for family in FAMILIES if family in found)
+
+    def frontends(self) -> Iterator[Frontend]:
+        for listen in self.listens:
+            families = self.families() if listen.address is None else (family_of(listen.address),)
+            for family in families:
+                for protocol in self.protocols:
+                    yield Frontend(family, protocol, listen.address, listen.low, listen.high, self.interface)
+
+    def serving(self, family: str) -> list[Backend]:
+        """The backends of a family that get new connections now; the backups where no other can."""
+        able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
+        return [b for b in able if not b.backup] or able
+
+    def allowed(self, family: str) -> list[str] | None:
+        """The networks of a family that clients may come from: none at all, or None where they may come from all."""
+        networks = [network for network in self.allow_from if family_of(network) == family]
+        return None if not self.allow_from or any(map(is_everything, networks)) else networks
+
+    def snat_of(self, family: str) -> tuple[str, ...]:
+        return tuple(address for address in self.snat_addresses if family_of(address) == family)
+
+    def seed(self) -> int:
+        """32 bits from the name alone: the same on every balancer and after every boot."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
+
+
+#: At most so many ways out, since each has a routing table and a rule of its own (`routing.py`).
+MAX_UPLINKS = 4095
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """A way out of one family. `gateway` is None where the interface itself leads to the other end (WireGuard, PPP)."""
+
+    family: str
+    interface: str
+    gateway: str | None
+    weight: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Its identity, in the order in which uplinks are numbered."""
+        return self.interface, self.gateway or "", self.family
+
+
+@dataclass(frozen=True)
+class Egress:
+    """Source NAT for networks behind the balancer. `snat` is `masquerade` or `address`."""
+
+    sources: tuple[str, ...]
+    out_interface: str | None
+    protocol: str | None
+    ports: tuple[tuple[int, int], ...]
+    snat: str
+    snat_address: str | None
+    uplinks: tuple[Uplink, ...]
+
+    def families(self) -> tuple[str, ...]:
+        found = {family_of(source) for source in self.sources}
+        return tuple(family for family in FAMILIES if family in found)
+
+    def everything(self, family: str) -> bool:
+        """Whether it speaks of every source of a family, and so of none in particular."""
+        return any(is_everything(source) for source in self.sources_of(family))
+
+    def sources_of(self, family: str) -> tuple[str, ...]:
+        return tuple(source for source in self.sources if family_of(source) == family)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that one balancer is to do."""
+
+    services: tuple[Service, ...]
+    egress: tuple[Egress, ...]
+    mark_mask: int = DEFAULT_MARK_MASK
+
+    def families(self) -> tuple[str, ...]:
+        """The families whose packets this host has to forward."""
+        found = {family for service in self.services for family in service.families()}
+        found.update(family for item in self.egress for family in item.families())
+        return tuple(family for family in FAMILIES if family in found)
+
+    def uplinks(self) -> list[Uplink]:
+        """Every distinct way out, in a fixed order; its position + 1 is its value in the connection mark."""
+        distinct = {uplink.key: uplink for item in self.egress for uplink in item.uplinks}
+        return [replace(distinct[key], weight=1) for key in sorted(distinct)]
+
+    def arrivals(self, family: str) -> dict[str, int]:
+        """The interfaces that are one uplink of a family, and its index in `uplinks`."""
+        found: dict[str, list[int]] = {}
+        for index, uplink in enumerate(self.uplinks()):
+            if uplink.family == family:
+                found.setdefault(uplink.interface, []).append(index)
+        return {interface: indexes[0] for interface, indexes in found.items() if len(indexes) == 1}
+
+    @property
+    def empty(self) -> bool:
+        return not self.services and not self.egress
+
+
+EMPTY = Config((), ())
+
+
+def ports_text(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def mark_value(mask: int, index: int) -> int:
+    """The mark of the uplink at `index` (from 0) within `mask`; 0 means none was chosen yet."""
+    return (index + 1) * (mask & -mask)
+
+
+@cache
+def protocol_number(protocol: str) -> int:
+    """IANA's number of a transport protocol."""
+    return {"tcp": 6, "udp": 17, "sctp": 132}[protocol]
+
+
+HEALTH_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "tcp": ("port",),
+    "http": ("port", "path", "host", "status"),
+    "command": ("argv",),
+}
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
+    return {
+        "services": [_dump_service(service) for service in config.services],
+        "egress": [_dump_egress(item) for item in config.egress],
+        "mark_mask": config.mark_mask,
+    }
+
+
+def _dump_service(service: Service) -> dict[str, Any]:
+    return {
+        "name": service.name,
+        "listen": [str(listen) for listen in service.listens],
+        "protocol": list(service.protocols),
+        "interface": service.interface,
+        "method": service.method,
+        "affinity": service.affinity_s,
+        "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
+        "allow_from": list(service.allow_from),
+        "max_connections_per_client": service.max_connections_per_client,
+        "new_connections_per_second": service.new_connections_per_second,
+        "when_empty": service.when_empty,
+        "log": service.log,
+        "health": None if service.health is None else _dump_health(service.health),
+        "backends": [
+            {
+                "address": backend.address,
+                "port": backend.port,
+                "name": backend.name,
+                "weight": backend.weight,
+                "state": backend.state,
+                "backup": backend.backup,
+            }
+            for backend in service.backends
+        ],
+    }
+
+
+def _dump_health(health: Health) -> dict[str, Any]:
+    values = {
+        "port": health.port,
+        "path": health.path,
+        "host": health.host,
+        "status": list(health.status),
+        "argv": list(health.argv),
+    }
+    found: dict[str, Any] = {key: values[key] for key in HEALTH_KEYS[health.type]}
+    found.update(type=health.type, interval=health.interval_s, timeout=health.timeout_s)
+    found.update(fall=health.fall, rise=health.rise)
+    return found
+
+
+def _dump_egress(egress: Egress) -> dict[str, Any]:
+    return {
+        "source": list(egress.sources),
+        "out_interface": egress.out_interface,
+        "protocol": egress.protocol,
+        "destination_ports": [ports_text(low, high) for low, high in egress.ports],
+        "snat": egress.snat_address or egress.snat,
+        "uplinks": [
+            {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
+            for uplink in egress.uplinks
+        ],
+    }

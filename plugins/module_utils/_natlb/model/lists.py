@@ -1,0 +1,44 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lists that services and egress rules have in common: networks, and the addresses of source NAT."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from . import values
+from .reading import Reading
+
+
+def distinct(items: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def snat_choice(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
+    if value in ("masquerade", "none"):
+        return str(value), ()
+    reading = Reading()
+    addresses = distinct(
+        [str(address) for address in reading.each(values.host_address, values.one_or_more(value, path))]
+    )
+    reading.done()
+    if not addresses:
+        raise ConfigError(path, "is empty", "write masquerade, none, or one or several addresses")
+    return "address", tuple(addresses)
+
+
+def networks(value: Any, path: str, without: str) -> tuple[str, ...]:
+    """Networks in their shortest equal form, so that no two of them overlap. An empty list, as a template may give it,
+    is refused; the remedy says what to do `without` any."""
+    reading = Reading()
+    found = reading.each(values.network, values.one_or_more(value, path))
+    reading.done()
+    if not found:
+        raise ConfigError(path, "is empty", without)
+    v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
+    return tuple(str(network) for network in [*v4, *v6])

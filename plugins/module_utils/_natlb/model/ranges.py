@@ -1,0 +1,29 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ranges of ports and of addresses, as numbers."""
+
+from __future__ import annotations
+
+import ipaddress
+
+#: First and last of a range of numbers, both included.
+Range = tuple[int, int]
+ALL_PORTS: Range = (0, 65535)
+
+
+def number_range(network: str) -> Range:
+    """First and last address of a network, or of an address alone, as numbers."""
+    if "/" not in network:
+        # A network takes more than twice as long to make.
+        number = int(ipaddress.ip_address(network))
+        return number, number
+    parsed = ipaddress.ip_network(network)
+    return int(parsed.network_address), int(parsed.broadcast_address)
+
+
+def cidr(block: Range, bits: int) -> str:
+    """An aligned block of addresses as `ADDRESS/LENGTH`."""
+    length = bits - (block[0] ^ block[1]).bit_length()
+    address = ipaddress.IPv4Address(block[0]) if bits == 32 else ipaddress.IPv6Address(block[0])
+    return f"{address}/{length}"

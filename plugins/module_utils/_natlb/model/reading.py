@@ -1,0 +1,78 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a declaration to its end: what is wrong is kept, and the next value is read all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable, TypeVar
+
+from ..errors import ConfigError, ConfigErrors
+from . import values
+
+T = TypeVar("T")
+
+_EMPTY_REMEDY = "leave the key out if you mean that, or write a value; a template may have come out empty"
+
+
+class Reading:
+    """Everything that is wrong in what is being read, in the order in which it was found."""
+
+    def __init__(self) -> None:
+        self.errors: list[ConfigError] = []
+
+    def add(self, path: str, problem: str, remedy: str) -> None:
+        self.errors.append(ConfigError(path, problem, remedy))
+
+    def done(self) -> None:
+        """Raise `ConfigErrors` where something was wrong."""
+        if self.errors:
+            raise ConfigErrors(self.errors)
+
+    def read(self, function: Callable[..., T], *arguments: Any, otherwise: T) -> T:
+        """What the function makes of its arguments; where it refuses them, something to go on with."""
+        try:
+            return function(*arguments)
+        except ConfigError as error:
+            self.errors.append(error)
+        except ConfigErrors as error:
+            self.errors.extend(error.errors)
+        return otherwise
+
+    def each(self, function: Callable[..., T], items: Iterable[tuple[str, Any]]) -> list[T]:
+        """What the function makes of each (path, value), without those that it refuses."""
+        found: list[T] = []
+        for path, value in items:
+            try:
+                found.append(function(value, path))
+            except ConfigError as error:
+                self.errors.append(error)
+            except ConfigErrors as error:
+                self.errors.extend(error.errors)
+        return found
+
+    def mapping(
+        self,
+        value: Any,
+        path: str,
+        known: Sequence[str],
+        required: Sequence[str] = (),
+        never_null: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """The known keys that are given. A null counts as not given, but for keys that are required or in `never_null`:
+        leaving those out means more than any value of them, so that must be meant."""
+        if not isinstance(value, Mapping):
+            values.mapping(value, path, known)
+            return {}
+        for key in value:
+            if key not in known:
+                at = f"{path}.{values.shown(key).strip(chr(39))}"
+                self.add(at, "no such key", f"known are {', '.join(known)}")
+            elif value[key] is None and key in never_null:
+                self.add(f"{path}.{key}", "has no value", _EMPTY_REMEDY)
+        given = {key: item for key, item in value.items() if item is not None}
+        for key in required:
+            if key not in given:
+                self.add(f"{path}.{key}", "is missing", "it is required")
+        return given

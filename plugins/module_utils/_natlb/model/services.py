@@ -1,0 +1,283 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user declares, read into typed values (`entities.py`).
+
+`parse_config` is the only way in. What it returns is complete (every default filled in), normalised (addresses in
+their canonical spelling, times in seconds) and free of contradictions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, TypeVar
+
+from ..errors import ConfigError
+from . import values as parse
+from .conflicts import between
+from .egress import egress_rule, uplink_count
+from .egress import mark_mask as read_mark_mask
+from .entities import (
+    DEFAULT_MARK_MASK,
+    EMPTY,
+    FAMILIES,
+    MAX_BACKENDS,
+    MAX_SERVICES,
+    MAX_WEIGHT,
+    METHODS,
+    PROTOCOLS,
+    STATES,
+    Backend,
+    Config,
+    Egress,
+    Frontend,
+    Health,
+    Listen,
+    Service,
+    Uplink,
+    dump,
+    family_of,
+    mark_value,
+    ports_text,
+    protocol_number,
+)
+from .health import health_check
+from .lists import distinct, networks, snat_choice
+from .reading import Reading
+
+__all__ = [
+    "EMPTY",
+    "FAMILIES",
+    "METHODS",
+    "PROTOCOLS",
+    "Backend",
+    "Config",
+    "Egress",
+    "Frontend",
+    "Health",
+    "Listen",
+    "Service",
+    "Uplink",
+    "dump",
+    "family_of",
+    "mark_value",
+    "parse_config",
+    "ports_text",
+    "protocol_number",
+]
+
+
+T = TypeVar("T")
+_MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())
+
+
+def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Config:
+    """Read `natlb_services` and `natlb_egress`.
+
+    Raises `ConfigErrors` with every problem that was found. Whether the parts of a service fit together is asked once
+    each of them is right, and whether services do, of those that are right themselves.
+    """
+    reading = Reading()
+    parsed_services = _each(services, "services", _service, reading)
+    parsed_egress = _each(egress, "egress", egress_rule, reading)
+    if len(parsed_services) > MAX_SERVICES:
+        reading.add("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}")
+    mask = reading.read(read_mark_mask, mark_mask, otherwise=DEFAULT_MARK_MASK)
+    reading.errors.extend(between(parsed_services))
+    if not reading.errors:
+        reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
+    reading.done()
+    return Config(tuple(parsed_services.values()), tuple(parsed_egress.values()), mask)
+
+
+def _each(value: Any, path: str, function: Callable[[Any, str], T], reading: Reading) -> dict[int, T]:
+    """The items that can be read, by their places."""
+    found: dict[int, T] = {}
+    items: list[Any] = reading.read(parse.sequence, value if value is not None else [], path, otherwise=[])
+    for index, item in enumerate(items):
+        for parsed in reading.each(function, [(f"{path}[{index}]", item)]):
+            found[index] = parsed
+    return found
+
+
+_SERVICE_KEYS = (
+    "name",
+    "listen",
+    "protocol",
+    "interface",
+    "method",
+    "affinity",
+    "snat",
+    "allow_from",
+    "max_connections_per_client",
+    "new_connections_per_second",
+    "when_empty",
+    "log",
+    "health",
+    "backends",
+)
+
+
+#: Left out, these mean every client, every interface or no limit; a null of a template must not come to mean that.
+_LIMITS = ("max_connections_per_client", "new_connections_per_second")
+_NEVER_NULL = ("protocol", "interface", "snat", "allow_from", *_LIMITS)
+_NOBODY = "leave it out for everybody, or name networks: no list at all would let everybody in, an empty one nobody"
+
+
+def _service(value: Any, path: str) -> Service:
+    reading = Reading()
+    given = reading.mapping(value, path, _SERVICE_KEYS, ("name", "listen", "backends"), _NEVER_NULL)
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    snat, snat_addresses = read("snat", _MASQUERADE, snat_choice)
+    most, rate = _LIMITS
+    service = Service(
+        name=read("name", "", parse.name),
+        listens=read("listen", (), _listens),
+        protocols=read("protocol", ("tcp",), _protocols),
+        interface=read("interface", None, parse.interface),
+        method=read("method", "round_robin", parse.choice, METHODS),
+        affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
+        snat=snat,
+        snat_addresses=snat_addresses,
+        allow_from=read("allow_from", (), networks, _NOBODY),
+        max_connections_per_client=read(most, 0, parse.integer, 0, 1000000),
+        new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
+        when_empty=read("when_empty", "reject", parse.choice, ("reject", "drop")),
+        log=read("log", False, parse.boolean),
+        health=read("health", None, health_check),
+        backends=read("backends", (), _backends),
+    )
+    reading.done()
+    _check_service(service, path)
+    return service
+
+
+def _listens(value: Any, path: str) -> tuple[Listen, ...]:
+    reading = Reading()
+    listens = reading.each(_listen, parse.one_or_more(value, path))
+    reading.done()
+    if not listens:
+        raise ConfigError(path, "is empty", "name at least one ADDRESS:PORT")
+    return tuple(distinct(listens))
+
+
+def _listen(value: Any, path: str) -> Listen:
+    remedy = 'write ADDRESS:PORT such as "192.0.2.10:80", "[2001:db8::10]:80", "192.0.2.10:8000-8010" or "*:30080"'
+    if not isinstance(value, str):
+        raise ConfigError(path, f"{parse.shown(value)} is not ADDRESS:PORT", remedy)
+    host, colon, ports = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ConfigError(path, f"{parse.shown(value)} is not ADDRESS:PORT", remedy)
+    low, high = parse.port_range(ports, path)
+    if host == "*":
+        return Listen(None, low, high)
+    address = parse.host_address(host[1:-1] if bracketed else host, path)
+    if bracketed != (address.version == 6):
+        raise ConfigError(path, f"{parse.shown(value)} has brackets around an IPv4 address", remedy)
+    return Listen(str(address), low, high)
+
+
+def _protocols(value: Any, path: str) -> tuple[str, ...]:
+    reading = Reading()
+    chosen = reading.each(lambda item, at: parse.choice(item, at, PROTOCOLS), parse.one_or_more(value, path))
+    reading.done()
+    if not chosen:
+        raise ConfigError(path, "is empty", f"choose from {', '.join(PROTOCOLS)}")
+    return tuple(protocol for protocol in PROTOCOLS if protocol in chosen)
+
+
+def _backends(value: Any, path: str) -> tuple[Backend, ...]:
+    items = parse.sequence(value, path)
+    if len(items) > MAX_BACKENDS:
+        raise ConfigError(path, f"{len(items)} backends", f"at most {MAX_BACKENDS} in one service")
+    reading = Reading()
+    places: dict[str, str] = {}
+    names: dict[str, str] = {}
+    backends: list[Backend] = []
+    for index, item in enumerate(items):
+        at = f"{path}[{index}]"
+        for backend in reading.each(_backend, [(at, item)]):
+            backends.append(backend)
+            if backend.key in places:
+                problem = f"{backend.address} stands at {places[backend.key]} already"
+                reading.add(at, problem, "name it once, with a higher weight if it is to get more")
+            elif backend.name in names:
+                problem = f"{backend.name} is the name of {names[backend.name]} already"
+                reading.add(f"{at}.name", problem, "give each backend of a service a name of its own")
+            places.setdefault(backend.key, at)
+            names.setdefault(backend.name, at)
+    if not reading.errors and backends and not any(backend.weight for backend in backends):
+        remedy = "to take backends out, use state: drained or disabled"
+        reading.add(path, "every weight is 0, so none could ever serve", remedy)
+    reading.done()
+    return tuple(backends)
+
+
+_BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
+
+
+def _backend(value: Any, path: str) -> Backend:
+    reading = Reading()
+    given = reading.mapping(value, path, _BACKEND_KEYS, ("address",), ("weight", "state"))
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    address = str(read("address", None, parse.host_address))
+    backend = Backend(
+        address=address,
+        port=read("port", None, parse.port),
+        name=read("name", address, _backend_name),
+        weight=read("weight", 1, parse.integer, 0, MAX_WEIGHT, "a weight"),
+        state=read("state", "active", parse.choice, STATES),
+        backup=read("backup", False, parse.boolean),
+    )
+    reading.done()
+    return backend
+
+
+def _backend_name(value: Any, path: str) -> str:
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(name, str) and 0 < len(name) <= 253 and name.isascii() and name.isprintable():
+        return name
+    raise ConfigError(path, f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters")
+
+
+def _check_service(service: Service, path: str) -> None:
+    """What no key shows on its own: whether the parts of one service fit together."""
+    reading = Reading()
+    families = service.families()
+    for index, backend in enumerate(service.backends):
+        at = f"{path}.backends[{index}]"
+        if backend.family not in families:
+            problem = f"{backend.address} is not of the family that the service listens in"
+            remedy = "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend"
+            reading.add(f"{at}.address", problem, remedy)
+        for listen in filter(backend.is_at, service.listens):
+            problem = f"{backend.address} is the frontend {listen} itself"
+            reading.add(at, problem, "choose another port or another address")
+    backend_families = {backend.family for backend in service.backends}
+    for family in families:
+        title = _family_name(family)
+        if service.backends and family not in backend_families:
+            problem = f"listens in {title}, but no backend has such an address"
+            reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
+        if service.snat == "address" and not service.snat_of(family):
+            reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
+    for key, values in (("snat", service.snat_addresses), ("allow_from", service.allow_from)):
+        strange = [value for value in values if family_of(value) not in families]
+        if strange:
+            problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
+            reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
+    reading.done()
+
+
+def _family_name(family: str) -> str:
+    return "IPv6" if family == "ip6" else "IPv4"

@@ -1,0 +1,247 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single values as users type them, turned into typed ones.
+
+YAML and Jinja2 hand the same number over as `80` or as `"80"`, and a list of one as a plain value. All of
+that is evened out here, once, so that nothing behind this file has to ask again. Every function takes the
+value and its path, and raises `ConfigError` with that path.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Union
+
+from ..errors import ConfigError
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
+# dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
+# out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
+# A leading - would be an option to some program, and `ip` writes an @ and the other end of a link behind its name.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in a message: short, on one line."""
+    text = repr(value) if isinstance(value, (str, bytes)) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
+    """A mapping with none but the known keys; keys whose value is null count as not given."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, f"{shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{path}.{shown(key).strip(chr(39))}", "no such key", f"known are {', '.join(known)}")
+    given = {key: item for key, item in value.items() if item is not None}
+    for key in required:
+        if key not in given:
+            raise ConfigError(f"{path}.{key}", "is missing", "it is required")
+    return given
+
+
+def sequence(value: Any, path: str) -> list[Any]:
+    """A list; anything else is refused."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise ConfigError(path, f"{shown(value)} is not a list", "write a list")
+
+
+def one_or_more(value: Any, path: str) -> list[tuple[str, Any]]:
+    """A list, or one value that stands for a list of one, as pairs (path, value)."""
+    if isinstance(value, (list, tuple)):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return [(path, value)]
+
+
+def text(value: Any, path: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise ConfigError(path, f"{shown(value)} is not a text", "write it as text, in quotes if need be")
+
+
+def name(value: Any, path: str) -> str:
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, str) and _NAME.match(value):
+        return value
+    raise ConfigError(
+        path,
+        f"{shown(value)} is not a name",
+        "use 1 to 63 of a-z, 0-9, _ and -, with a letter or digit first",
+    )
+
+
+def choice(value: Any, path: str, choices: Sequence[str]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise ConfigError(path, f"{shown(value)} is not a choice here", f"choose one of {', '.join(choices)}")
+
+
+def boolean(value: Any, path: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    lowered = str(value).lower() if isinstance(value, (str, int)) else ""
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ConfigError(path, f"{shown(value)} is neither true nor false", "write true or false")
+
+
+def integer(value: Any, path: str, low: int, high: int, what: str = "a whole number") -> int:
+    """A whole number from `low` to `high`, or a text that is one."""
+    number: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
+        number = int(value)
+    if number is None or not low <= number <= high:
+        raise ConfigError(path, f"{shown(value)} is not {what}", f"{low}-{high}")
+    return number
+
+
+def port(value: Any, path: str) -> int:
+    return integer(value, path, 1, 65535, "a port")
+
+
+def port_range(value: str, path: str) -> tuple[int, int]:
+    """`80` or `8000-8010`, as (first, last)."""
+    first, dash, last = value.partition("-")
+    if not re.fullmatch(r"[0-9]{1,12}", first) or (dash and not re.fullmatch(r"[0-9]{1,12}", last)):
+        raise ConfigError(path, f"{shown(value)} is not a port", "1-65535, or a range such as 8000-8010")
+    low = port(first, path)
+    high = port(last, path) if dash else low
+    if low > high:
+        raise ConfigError(path, f"the range {value} ends before it begins", f"write {high}-{low}")
+    return low, high
+
+
+def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
+    """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`)."""
+    seconds: float | None = None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # An integer may be too large to be a float; it is out of any range then.
+        seconds = float(value) if abs(value) < 2**63 else float("inf")
+    elif isinstance(value, str):
+        match = _DURATION.match(value)
+        if match and len(value) <= 20:
+            seconds = float(match.group(1)) * _UNIT_S[match.group(2)]
+    if seconds is None:
+        raise ConfigError(path, f"{shown(value)} is not a time", "write seconds, or a number with ms, s, m, h or d")
+    if not low_s <= seconds <= high_s:
+        raise ConfigError(path, f"{shown(value)} is out of range", f"{low_s:g} to {high_s:g} seconds")
+    return seconds
+
+
+def whole_seconds(value: Any, path: str, low_s: int, high_s: int) -> int:
+    """A duration for a kernel that counts in seconds: a part of one is refused, not dropped."""
+    seconds = duration(value, path, low_s, high_s)
+    whole = round(seconds)
+    if abs(seconds - whole) > 1e-6:
+        near = f"{int(seconds)}s or {int(seconds) + 1}s" if seconds > 1 else "1s, or 0 for none" if low_s == 0 else "1s"
+        raise ConfigError(path, f"{shown(value)} is not a whole number of seconds", f"write {near}")
+    return whole
+
+
+@lru_cache(maxsize=65536)
+def _address(value: str) -> Address | None:
+    """The parsed address; of ten thousand services many share their backends."""
+    try:
+        parsed = ipaddress.ip_address(value)
+    except ValueError:
+        return None
+    return parsed if getattr(parsed, "scope_id", None) is None else None
+
+
+def address(value: Any, path: str) -> Address:
+    """An IPv4 or IPv6 address without a zone, in any spelling but that of an IPv4 address as an IPv6 one."""
+    parsed = _address(value) if isinstance(value, str) else None
+    if parsed is not None:
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        if mapped is not None:
+            raise ConfigError(
+                path, f"{value} is an IPv4 address, which no packet has as an IPv6 one", f"write {mapped}"
+            )
+        return parsed
+    raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
+
+
+def host_address(value: Any, path: str) -> Address:
+    """An address that one host can have: not unspecified, loopback, multicast, broadcast or link-local IPv6."""
+    parsed = address(value, path)
+    fault = _fault(parsed)
+    if fault is not None:
+        raise ConfigError(path, f"{parsed} {fault[0]}", fault[1])
+    return parsed
+
+
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+@lru_cache(maxsize=65536)
+def _fault(address: Address) -> tuple[str, str] | None:
+    """Why no host can have the address, and the remedy."""
+    if address.is_unspecified:
+        return "is no host's address", 'for every local address of the balancer write "*"'
+    if address.is_loopback:
+        problem = "is a loopback address, which NAT cannot reach from outside"
+        return problem, "use an address of one of the host's interfaces"
+    if address.is_multicast or address == _BROADCAST:
+        return "is not a unicast address", "NAT balances unicast traffic only"
+    if address.version == 6 and address.is_link_local:
+        return "is a link-local address", "use a global or unique local (fd00::/8) address"
+    return None
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def network(value: Any, path: str) -> Network:
+    """`198.51.100.0/24`, or an address, which stands for itself alone. Bits behind the prefix are refused."""
+    if isinstance(value, str):
+        try:
+            return _on_the_wire(ipaddress.ip_network(value), path)
+        except ValueError:
+            pass
+        try:
+            loose = ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            pass
+        else:
+            raise ConfigError(path, f"{value} has bits set behind its prefix", f"write {loose}")
+    raise ConfigError(path, f"{shown(value)} is not a network", "write one such as 198.51.100.0/24 or 2001:db8::/32")
+
+
+def _on_the_wire(parsed: Network, path: str) -> Network:
+    """Refuses IPv4 networks in the notation of IPv6, which is for sockets: no packet has such an address."""
+    if isinstance(parsed, ipaddress.IPv6Network) and parsed.subnet_of(_MAPPED):
+        first, length = parsed.network_address.ipv4_mapped, parsed.prefixlen - 96
+        raise ConfigError(
+            path, f"{parsed} are IPv4 addresses, which no packet has as IPv6 ones", f"write {first}/{length}"
+        )
+    return parsed
+
+
+def interface(value: Any, path: str) -> str:
+    if isinstance(value, str) and _INTERFACE.match(value):
+        return value
+    name = value.partition("@")[0] if isinstance(value, str) else ""
+    if _INTERFACE.match(name) and name != value:
+        raise ConfigError(path, f"{shown(value)} is how `ip link` shows the interface {name}", f"write {name}")
+    raise ConfigError(
+        path,
+        f"{shown(value)} is not the name of an interface",
+        "1 to 15 letters, digits, _ . or -; the first a letter, a digit or _",
+    )

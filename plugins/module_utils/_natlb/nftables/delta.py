@@ -1,0 +1,207 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the tables that are live to those that are wanted: transactions of nft that touch what differs and no more.
+
+What packets have taught a set (affinity, limits) and what rules and slots have counted stays, unless it is that very
+set, chain or slot that changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..ruleset.sections import Key, Ruleset, Section
+from .text import TABLE, Lines, full, load_order
+
+#: Where a rule looks up a map or set.
+_LOOKS_UP = re.compile(r"@([^\s;,}]+)")
+#: To take one element of a set of intervals away, the kernel walks the others (nft_set_pipapo.c): 17 ns for each of
+#: them here, beside 25 µs to add one. So from about 1,500 deletions on, the set is made anew with what stays.
+_DELETION_BY_ADDITION = 1500
+#: Below this product of deletions and elements it is a matter of milliseconds either way.
+_FEW_STEPS = 5_000_000
+
+
+def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
+    """Transactions that turn `live` into `normal`, which is `rendered` as the kernel lists it.
+
+    One transaction makes the change; one before it only adds what nothing leads to yet, and one after it takes away
+    what nothing leads to any more. The reason: a packet on its way reads the rules of the generation in which it began,
+    but the elements of the one that is current (nf_tables_api.c). In one transaction such a packet could be led to a
+    chain that has no rules in its generation, or to slots that have moved to another map, and would not be translated.
+    Also, kernels before 6.2 cannot delete a chain in the transaction that takes the last element naming it.
+    """
+    tables = [key for key in normal if key[2] == "table" and key in live and live[key] != normal[key]]
+    # Somebody has put it to sleep, say. It is replaced as a whole.
+    replaced = [key[0] for key in tables]
+    change = _Change(_of(live, replaced, False), _of(normal, replaced, False), rendered)
+    switch = change.switch() + (full(_of(rendered, replaced, True), replaced).splitlines() if replaced else [])
+    texts = [change.additions(), switch, change.removals()]
+    return ["\n".join(lines) + "\n" for lines in texts if lines]
+
+
+def _of(ruleset: Ruleset, families: Sequence[str], inside: bool) -> Ruleset:
+    """What is of these families, or what is not."""
+    return {key: section for key, section in ruleset.items() if (key[0] in families) == inside}
+
+
+@dataclass
+class _Change:
+    """What differs, sorted by how it is to be carried out."""
+
+    live: Ruleset
+    normal: Ruleset
+    rendered: Ruleset
+    gone_tables: list[str] = field(init=False)
+    gone: list[Key] = field(init=False)
+    new: list[Key] = field(init=False)
+    #: Sets and chains whose declaration differs, or which it would take too long to empty: made anew as a whole.
+    remade: list[Key] = field(init=False)
+    #: What keeps its declaration, but not its rules or elements.
+    changed: list[Key] = field(init=False)
+
+    def __post_init__(self) -> None:
+        live, normal = self.live, self.normal
+        self.gone_tables = [key[0] for key in live if key[2] == "table" and key not in normal]
+        # A table takes with it what is in it.
+        self.gone = [key for key in live if key not in normal and key[0] not in self.gone_tables]
+        self.new = sorted((key for key in normal if key not in live), key=load_order)
+        kept = [key for key in normal if key in live and live[key] != normal[key]]
+        self.remade = sorted((key for key in kept if self._is_remade(key)), key=load_order)
+        names = {(key[0], key[3]) for key in self.remade if key[2] != "chain"}
+        using = [key for key in normal if key in live and names and self._uses(key, names)]
+        self.changed = [key for key in dict.fromkeys([*kept, *using]) if key not in self.remade]
+
+    def _is_remade(self, key: Key) -> bool:
+        live, normal = self.live[key], self.normal[key]
+        if live.header != normal.header:
+            return True
+        deletions = len(set(live.body) - set(normal.body)) if _intervals(live) else 0
+        steps = deletions * len(live.body)
+        return steps > _FEW_STEPS and steps > _DELETION_BY_ADDITION * len(normal.body)
+
+    def _uses(self, key: Key, names: set[tuple[str, str]]) -> bool:
+        """Whether a chain looks up one of these: its rules have to let go of it before it can be made anew."""
+        rules = [*self.live[key].body, *self.normal[key].body] if key[2] == "chain" else []
+        return any((key[0], name) in names for rule in rules for name in _LOOKS_UP.findall(rule))
+
+    # -- the three transactions --------------------------------------------------------------------------------
+
+    def additions(self) -> Lines:
+        lines = self._filled(self.new)
+        for key in self._slot_maps():
+            lines += _elements("add", key, sorted(self._new_slots(key)))
+        return lines
+
+    def switch(self) -> Lines:
+        """What changes at once."""
+        early = [key for key in self.gone if not _late(key)]
+        chains = [key for key in [*self.changed, *early, *self.remade] if key[2] == "chain"]
+        lines: Lines = [f"flush chain {_where(key)}" for key in chains]
+        for key in [*self.changed, *early]:
+            lines += _elements("delete", key, self._deleted(key))
+        lines += _deletions([key for key in [*early, *self.remade] if key[2] != "chain" or key in self.remade])
+        lines += self._filled(self.remade)
+        for key in self.changed:
+            if key[2] == "chain":
+                lines += self._rules(key)
+            else:
+                had = set(self.live[key].body) | self._new_slots(key)
+                lines += _elements("add", key, [e for e in self.normal[key].body if e not in had])
+        return lines + [f"delete table {family} {TABLE}" for family in self.gone_tables]
+
+    def removals(self) -> Lines:
+        late = [key for key in self.gone if _late(key)]
+        lines: Lines = [f"flush chain {_where(key)}" for key in late if key[2] == "chain"]
+        for key in self._slot_maps():
+            lines += _elements("delete", key, sorted(self._left_slots(key)))
+        return lines + _deletions([key for key in self.gone if _late(key) or key[2] == "chain"])
+
+    # -- parts of them -----------------------------------------------------------------------------------------
+
+    def _filled(self, keys: Iterable[Key]) -> Lines:
+        """Sections that are not there yet: declared first, since they lead to each other."""
+        keys = list(keys)
+        lines: Lines = [_declaration(key, self.rendered[key]) for key in keys]
+        for key in keys:
+            if key[2] == "chain":
+                lines += self._rules(key)
+            else:
+                lines += _elements("add", key, self.normal[key].body)
+        return lines
+
+    def _rules(self, key: Key) -> Lines:
+        return [f"add rule {_where(key)} {rule}" for rule in self.rendered[key].body]
+
+    def _deleted(self, key: Key) -> list[str]:
+        """Elements that the switch takes away one by one. A set that goes takes its own along, but an element that
+        names a chain has to let go of it (before 6.4 that waits for the end of the set, which is some time later)."""
+        body = self.live[key].body
+        if key[2] == "chain":
+            return []
+        if key not in self.normal:
+            quick = not _intervals(self.live[key]) or len(body) ** 2 <= _FEW_STEPS
+            return list(body) if quick and _names_chains(self.live[key]) else []
+        keep = set(self.normal[key].body) | self._left_slots(key)
+        return [element for element in body if element not in keep]
+
+    def _slot_maps(self) -> list[Key]:
+        return [key for key in self.changed if _is_slots(key)]
+
+    def _new_slots(self, key: Key) -> set[str]:
+        """Elements whose slot does not exist yet: no rule that is live picks it."""
+        if not _is_slots(key):
+            return set()
+        taken = {element.partition(" : ")[0] for element in self.live[key].body}
+        return {element for element in self.normal[key].body if element.partition(" : ")[0] not in taken}
+
+    def _left_slots(self, key: Key) -> set[str]:
+        """Elements of services that the map has no slots of any more: they are gone, or live in another map."""
+        if not _is_slots(key):
+            return set()
+        staying = {_service(element) for element in self.normal[key].body}
+        return {element for element in self.live[key].body if _service(element) not in staying}
+
+
+def _is_slots(key: Key) -> bool:
+    return key[3].startswith("slot_")
+
+
+def _late(key: Key) -> bool:
+    """Whether a section that goes is still looked up by packets that began before the switch."""
+    return key[3].startswith(("slot_", "first_slot_"))
+
+
+def _intervals(section: Section) -> bool:
+    return any(line.startswith("flags ") and "interval" in line for line in section.header)
+
+
+def _names_chains(section: Section) -> bool:
+    return any(line.startswith("type") and line.endswith(": verdict") for line in section.header)
+
+
+def _service(element: str) -> str:
+    """Address and port of a slot."""
+    return element.partition(" : ")[0].rpartition(" . ")[0]
+
+
+def _deletions(gone: Sequence[Key]) -> Lines:
+    return [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=load_order, reverse=True)]
+
+
+def _where(key: Key) -> str:
+    return f"{key[0]} {TABLE}" if key[2] == "table" else f"{key[0]} {TABLE} {key[3]}"
+
+
+def _declaration(key: Key, section: Section) -> str:
+    inner = "; ".join(line.rstrip(";") for line in section.header)
+    return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
+
+
+def _elements(verb: str, key: Key, elements: Sequence[str]) -> Lines:
+    if not elements:
+        return []
+    return [f"{verb} element {_where(key)} {{ {', '.join(elements)} }}"]

@@ -1,0 +1,142 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The nftables engine: pure rendering joined to the program nft."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from ..host import processes
+from ..host.processes import Command
+from ..model.clients import KnownClients
+from ..model.closed import Closed
+from ..model.entities import FAMILIES, Config
+from ..model.unclaimed import Unclaimed
+from ..ruleset.sections import Ruleset, compare
+from ..ruleset.transaction import Transaction
+from . import render
+from .clients import of_nftables
+from .delta import delta
+from .program import Nft
+from .text import TABLE, count, full, loadable, parse_listing, remembered
+
+#: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
+NFT_MINIMUM = (1, 0, 0)
+LINUX_MINIMUM = (5, 13)
+
+
+class NftablesEngine:
+    """Rules in tables of our own, `ip natlb` and `ip6 natlb`."""
+
+    name = title = "nftables"
+    nat_priorities = render.NAT
+
+    def __init__(self) -> None:
+        self.nft = Nft()
+
+    def identity(self) -> str:
+        return self.nft.identity()
+
+    def render(
+        self,
+        config: Config,
+        networks: Sequence[str],
+        closed: Mapping[str, Closed] | None = None,
+        unclaimed: Mapping[str, Unclaimed] | None = None,
+    ) -> Ruleset:
+        return render.render(config, networks, closed, unclaimed)
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        return {"nft": full(rendered)}
+
+    def normal(self, _unit: str, text: str) -> str | None:
+        return self.nft.normal(text)
+
+    def parse(self, _unit: str, listing: str) -> Ruleset:
+        return parse_listing(listing)
+
+    def _listing(self, counters: bool) -> str:
+        tables = [pair for pair in self.nft.tables() if pair[1] == TABLE and pair[0] in FAMILIES]
+        return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
+
+    def listed(self) -> Ruleset:
+        """What the kernel holds of ours now."""
+        return parse_listing(self._listing(counters=False))
+
+    def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
+        if not compare(live, normal):
+            return Transaction("none", {})
+        present = sorted({key[0] for key in live})
+        if not normal:
+            return Transaction("remove", {"nft": full({}, present)})
+        if not live:
+            return Transaction("replace", self.texts(rendered))
+        texts = delta(live, normal, rendered)
+        return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
+
+    def commands(self, transaction: Transaction) -> list[Command]:
+        """What carries it out."""
+        return self.nft.load(transaction.texts.values())
+
+    def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
+        """What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
+        if transaction.kind != "delta":
+            return None
+        text = full(rendered) + remembered(rendered, self._listing(counters=True))
+        return Transaction("replace", {"nft": text})
+
+    def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
+        """Files by name, and the shell lines that load them."""
+        path = f"{directory}/ruleset.nft"
+        return {"ruleset.nft": full(rendered)}, [f"{self.nft.path} -f {path}"]
+
+    def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
+        """What turns what a run wants into what is live before it.
+
+        Raises `HostError` where nft would not take back what it lists.
+        """
+        text = full(loadable(live), sorted({key[0] for key in [*live, *wanted]}))
+        self.nft.check(text)
+        return self.nft.load([text])
+
+    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+        """The same, but by what differs only, so that our tables keep their place and what packets have filled."""
+        back = loadable(live)
+        return self.nft.load(delta(now, live, back)) if live and now else self.undo(live, now)
+
+    def residue(self) -> str:
+        """What is left of a change that was undone: nothing, since the tables are ours."""
+        return ""
+
+    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+        listing = self._listing(counters=True)
+        return count(config, listing), of_nftables(config, listing)
+
+    def refusing(self, _config: Config) -> set[str]:
+        """None: a packet is refused before it is routed."""
+        return set()
+
+    def warnings(self, _config: Config) -> list[str]:
+        """What this engine cannot do as declared, and does otherwise."""
+        return []
+
+
+def linux_version() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def nft_problem() -> str | None:
+    """Why this host's nft cannot be used; None where it can."""
+    path = processes.find("nft")
+    if path is None:
+        return "nft is not installed (package nftables)"
+    version = tuple(int(number) for number in re.findall(r"\d+", processes.run([path, "--version"]))[:3])
+    if version < NFT_MINIMUM:
+        return f"nft {'.'.join(map(str, version))} is too old ({'.'.join(map(str, NFT_MINIMUM))} is needed)"
+    if linux_version() < LINUX_MINIMUM:
+        return f"Linux {os.uname().release} is too old ({'.'.join(map(str, LINUX_MINIMUM))} is needed)"
+    return None

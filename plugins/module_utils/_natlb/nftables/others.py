@@ -1,0 +1,40 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What nftables lets others forward where natlb turned forwarding on (`model/closed.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model.closed import MULTICAST, Closed, ways
+from ..model.entities import Config, Egress, ports_text
+from .table import Table
+
+
+def add_chain(table: Table, config: Config, closed: Closed) -> None:
+    """Nearly all packets leave at the first rule."""
+    ways_in = [name for name in closed.interfaces if name not in closed.forwarding]
+    rules = ["ct state established,related accept", "ct status dnat accept"]
+    rules += [f"{_egress_match(table, item)}accept" for item in config.egress if item.sources_of(table.family)]
+    rules += [f'iifname "{name}" oifname "{name}" accept' for name in closed.bridges]
+    between = f"iifname {_set(ways_in)} oifname {_set(closed.interfaces)}"
+    rules.append(f"{table.family} daddr != {MULTICAST[table.family]} {between} drop")
+    if ways_in:
+        table.base("others", "type filter hook forward priority 0; policy accept;", rules)
+
+
+def _set(names: Sequence[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"{{ {quoted} }}"
+
+
+def _egress_match(table: Table, item: Egress) -> str:
+    match = f"{table.family} saddr {{ {', '.join(item.sources_of(table.family))} }} "
+    if ways(item):
+        match += f"oifname {_set(ways(item))} "
+    if item.protocol and item.ports:
+        match += f"{item.protocol} dport {{ {', '.join(ports_text(low, high) for low, high in item.ports)} }} "
+    elif item.protocol:
+        match += f"meta l4proto {item.protocol} "
+    return match

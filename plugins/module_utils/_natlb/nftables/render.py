@@ -1,0 +1,346 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Model to nftables: constant rules, with the data in maps.
+
+A connection is found in one hash look-up (`service`), its backend in a second one (`slot`). Services that need
+nothing but that share a handful of chains; the others have a chain of their own:
+
+    prerouting, output   ip daddr . meta l4proto . th dport vmap @service
+    random_4_tcp         dnat ip to ip daddr . tcp dport . numgen random mod 4 map @slot_tcp; goto first_slot_tcp
+    s.web.tcp            [limits, log, affinity] and its own counter: ... numgen inc mod 4 map @slot_tcp
+    postrouting          ct status dnat jump source_nat
+
+Only plain strings leave this file; `program.py` loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..model.closed import Closed
+from ..model.entities import (
+    FAMILIES,
+    Backend,
+    Config,
+    Egress,
+    Frontend,
+    Service,
+    mark_value,
+    ports_text,
+)
+from ..model.slots import interleave, slot_count, slots
+from ..model.unclaimed import Unclaimed
+from ..ruleset.names import digest
+from ..ruleset.sections import Ruleset
+from . import others
+from .delta import delta
+from .filter import add_filter
+from .source_nat import add_snat
+from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
+from .text import (
+    TABLE,
+    Lines,
+    affinity_set,
+    count,
+    count_set,
+    filled,
+    full,
+    identifier,
+    loadable,
+    parse_listing,
+    rate_set,
+    remembered,
+)
+
+__all__ = ["TABLE", "count", "delta", "filled", "full", "loadable", "parse_listing", "remembered", "render"]
+
+#: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
+#: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
+SEED = 0x6E61746C
+#: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that
+#: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
+#: take 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
+SERVICES_PER_MAP = 64
+#: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
+#: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
+NAT = {"prerouting": -101, "postrouting": 99}
+#: Slots of one map, likewise: to list a map the kernel begins at its first element again for each few hundred of them
+#: (nft_rhash_walk). A million slots in one map take 95 s to list, in 64 maps 22 s.
+SLOTS_PER_MAP = 32768
+#: Elements that a set filled by packets may hold (client addresses).
+CLIENTS = 65536
+
+
+def render(
+    config: Config,
+    networks: Sequence[str] = (),
+    closed: Mapping[str, Closed] | None = None,
+    unclaimed: Mapping[str, Unclaimed] | None = None,
+) -> Ruleset:
+    """The tables for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces of a
+    family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
+    ruleset: Ruleset = {}
+    shards = _shards(config)
+    for family in FAMILIES:
+        table = _Table(family, config, shards)
+        services = [service for service in config.services if family in service.families()]
+        egress = [item for item in config.egress if family in item.families()]
+        if not services and not egress:
+            continue
+        for service in services:
+            table.add_service(service)
+        add_snat(table, services, networks)
+        add_filter(table, services, (unclaimed or {}).get(family))
+        table.add_egress(egress)
+        table.add_base_chains()
+        if closed and family in closed:
+            others.add_chain(table, config, closed[family])
+        ruleset.update(table.sections())
+    return ruleset
+
+
+def _shards(config: Config) -> int:
+    """Over how many slot maps the services are spread: a power of two, so it seldom changes."""
+    rules = sum(len(service.protocols) for service in config.services if not _shared(service))
+    count = sum(slot_count(service, f.family) for service in config.services for f in service.frontends() if f.exact)
+    shards = 1
+    while rules > shards * SERVICES_PER_MAP or count > shards * SLOTS_PER_MAP:
+        shards *= 2
+    return shards
+
+
+def _shared(service: Service) -> bool:
+    """Whether the service can do with the chains that all services share."""
+    own = (
+        service.method == "round_robin"
+        or service.affinity_s
+        or service.allow_from
+        or service.max_connections_per_client
+        or service.new_connections_per_second
+        or service.log
+    )
+    return not own and all(frontend.exact for frontend in service.frontends())
+
+
+class _Table(Table):
+    """One family's table with what a configuration puts into it."""
+
+    def __init__(self, family: str, config: Config, shards: int) -> None:
+        super().__init__(family)
+        self.config = config
+        self.shards = shards
+        self.uplink_choice: Lines = []
+        self.egress_snat: Lines = []
+
+    # -- services ----------------------------------------------------------------------------------------------
+
+    def add_service(self, service: Service) -> None:
+        table = slots(service, self.family)
+        for protocol in service.protocols:
+            verdict = self.verdict(service, protocol, table)
+            for frontend in service.frontends():
+                if frontend.family == self.family and frontend.protocol == protocol:
+                    self.add_frontend(frontend, verdict)
+
+    def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
+        if not table:
+            return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
+        if _shared(service):
+            shard = self.shard(service)
+            self.add_slots(service, protocol, table, shard)
+            name = f"{service.method}_{len(table)}_{protocol}" + (f"_{shard}" if shard else "")
+            return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), shard))}"
+        return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
+
+    def add_frontend(self, frontend: Frontend, verdict: str) -> None:
+        (kinds, *flags), key = frontend_key(frontend, self.address)
+        self.put("map", frontend_map(frontend), [f"{kinds} : verdict", *flags], key, verdict)
+
+    def shard(self, service: Service) -> int:
+        return service.seed() % self.shards
+
+    def add_slots(self, service: Service, protocol: str, table: Sequence[Backend], shard: int) -> None:
+        """A map per protocol: one declared with `th dport` can be loaded, but no rule can be added to it later
+        (1.0.6: conflicting protocols). `numgen` stands for the type of a slot number, also where a hash picks it."""
+        where = f"{self.family} daddr . {protocol} dport"
+        declaration = (f"typeof {where} . numgen random mod 65536 : {where}", "counter")
+        elements = self.declare("map", _slot_map(protocol, shard), *declaration)
+        for frontend in service.frontends():
+            if frontend.family != self.family or frontend.protocol != protocol:
+                continue
+            prefix = f"{frontend.address} . {frontend.low} . "
+            for index, backend in enumerate(table):
+                elements[f"{prefix}{index}"] = f"{backend.address} . {backend.port or frontend.low}"
+
+    def dnat(self, protocol: str, pick: str, shard: int) -> str:
+        """The rule that translates by the slot maps."""
+        key = f"{self.family} daddr . {protocol} dport . {pick}"
+        return f"dnat {self.family} to {key} map @{_slot_map(protocol, shard)}"
+
+    def choose(self, protocol: str, pick: str, shard: int) -> Lines:
+        """The translation, and what catches a packet that meets the slots of the next generation, where the number that
+        its own rule picks may be gone: slot 0 is there as long as a rule leads to it.
+
+        The catching rule is one for all, since each rule that looks up a map makes the map dearer to load.
+        """
+        one = "numgen inc mod 1"
+        catch = f"goto {self.chain(f'first_{_slot_map(protocol, shard)}', [self.dnat(protocol, one, shard)])}"
+        return [catch] if pick == one else [self.dnat(protocol, pick, shard), catch]
+
+    def pick(self, service: Service, protocol: str, size: int) -> str:
+        if service.method == "round_robin":
+            return f"numgen inc mod {size}"
+        if service.method == "random":
+            return f"numgen random mod {size}"
+        key = f"{self.family} saddr" + (f" . {protocol} sport" if service.method == "flow_hash" else "")
+        return f"jhash {key} mod {size} seed {SEED:#x}"
+
+    def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
+        rules = self.guards(service)
+        pick = self.pick(service, protocol, len(table))
+        if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
+            shard = self.shard(service)
+            self.add_slots(service, protocol, table, shard)
+            return [*rules, *self.choose(protocol, pick, shard)]
+        goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
+        if service.affinity_s:
+            serving = {backend.key: backend for backend in table}
+            saddr = f"{self.family} saddr"
+            rules += [f"{saddr} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
+        entries = ", ".join(f"{index} : {goto[backend.key]}" for index, backend in enumerate(table))
+        # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
+        return [*rules, f"{pick} vmap {{ {entries} }}", goto[table[0].key]]
+
+    def guards(self, service: Service) -> Lines:
+        """What a new connection has to pass before a backend is chosen, cheapest first."""
+        saddr = f"{self.family} saddr"
+        rules: Lines = []
+        allowed = service.allowed(self.family)
+        if allowed is not None:
+            networks = [plain(network) for network in allowed]
+            # Another list is another set, and the rule is switched to it: nft takes half a second to take one of
+            # 100,000 networks out of a set, and as long as that to load them all.
+            name = f"allow.{service.name}/{digest(' '.join(networks))}"
+            self.declare("set", name, f"typeof {saddr}", "flags interval").update(dict.fromkeys(networks, ""))
+            rules.append(f"{saddr} != @{name} goto {self.refuse()}")
+        if service.new_connections_per_second:
+            rate, name = service.new_connections_per_second, rate_set(service)
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")
+            limit = f"limit rate over {rate}/second burst {rate} packets"
+            rules.append(f"update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
+        if service.max_connections_per_client:
+            name = count_set(service)
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
+            count = f"ct count over {service.max_connections_per_client}"
+            rules.append(f"add @{name} {{ {saddr} {count} }} goto {self.refuse()}")
+        if service.log:
+            rules.append(f'limit rate 10/second burst 20 packets log prefix "natlb {service.name} "')
+        return rules
+
+    def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
+        """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
+        rules: Lines = []
+        if service.affinity_s:
+            # The time stands in the rule, so that the set and what is in it stay when it changes. The translation is a
+            # rule of its own: where the set is full, the kernel gives up the rule that should add to it.
+            name, saddr = affinity_set(service, backend), f"{self.family} saddr"
+            self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout")
+            rules.append(f"update @{name} {{ {saddr} timeout {service.affinity_s}s }}")
+        target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
+        port = f":{backend.port}" if backend.port else ""
+        name = f"b.{service.name}.{protocol}.{identifier(backend)}"
+        return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
+
+    # -- egress ------------------------------------------------------------------------------------------------
+
+    def add_egress(self, egress: Sequence[Egress]) -> None:
+        uplinks = {u.key: index for index, u in enumerate(self.config.uplinks())}
+        for number, item in enumerate(egress):
+            match = self.egress_match(item)
+            if not item.uplinks:
+                out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
+                nat = f"snat {self.family} to {item.snat_address}" if item.snat_address else "masquerade"
+                self.egress_snat.append(f"{match}{out}{nat}")
+                continue
+            names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
+            self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade")
+            ring = interleave([uplink.weight for uplink in item.uplinks])
+            chosen = [uplinks[item.uplinks[i].key] for i in ring]
+            entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))
+            name = self.chain(f"uplinks.{number}", [f"numgen inc mod {len(chosen)} vmap {{ {entries} }}"])
+            # One that came in by an uplink leaves by it, whoever its sender is.
+            unmarked = f"ct mark & {self.config.mark_mask:#010x} == 0x00000000 "
+            self.uplink_choice.append(f"{match}{unmarked}fib daddr type != local goto {name}")
+
+    def egress_match(self, item: Egress) -> str:
+        sources = ", ".join(plain(source) for source in item.sources_of(self.family))
+        match = f"{self.family} saddr {{ {sources} }} {self.family} daddr != {{ {sources} }} "
+        if item.everything(self.family):
+            match = ""
+        if item.protocol and item.ports:
+            ports = ", ".join(ports_text(low, high) for low, high in item.ports)
+            match += f"{item.protocol} dport {{ {ports} }} "
+        elif item.protocol:
+            match += f"meta l4proto {item.protocol} "
+        return match
+
+    def uplink_chain(self, index: int) -> str:
+        return self.chain(f"uplink.{index}", [self.mark("ct mark", index) + " " + self.mark("meta mark", index)])
+
+    def mark(self, field: str, index: int) -> str:
+        mask = self.config.mark_mask
+        return f"{field} set {field} & {mask ^ 0xFFFFFFFF:#010x} | {mark_value(mask, index):#010x}"
+
+    # -- the whole ---------------------------------------------------------------------------------------------
+
+    def add_base_chains(self) -> None:
+        incoming = self.dispatch(interfaces=True) + self.uplink_choice
+        self.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
+        local = self.dispatch(interfaces=False)
+        if local:
+            self.base("output", f"type nat hook output priority {NAT['prerouting']}; policy accept;", local)
+        ours = ["ct status dnat jump source_nat"] if self.chains.get("source_nat") else []
+        if not ours:
+            self.chains.pop("source_nat", None)
+        self.base(
+            "postrouting",
+            f"type nat hook postrouting priority {NAT['postrouting']}; policy accept;",
+            ours + self.egress_snat,
+        )
+        if self.uplink_choice:
+            came, restored = self.arrivals(), self.restore_marks()
+            self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [*came, restored])
+            # Of this type a changed mark changes the way of the host's own answers.
+            self.base("uplinks_output", "type route hook output priority -150; policy accept;", [restored])
+
+    def arrivals(self) -> Lines:
+        """A connection leaves by the uplink by which it came in. Where two share an interface, that cannot be told."""
+        entries = [
+            f'"{interface}" : goto {self.uplink_chain(index)}'
+            for interface, index in self.config.arrivals(self.family).items()
+        ]
+        new = f"ct state new ct mark & {self.config.mark_mask:#010x} == 0x00000000"
+        return [f"{new} iifname vmap {{ {', '.join(entries)} }}"] if entries else []
+
+    def restore_marks(self) -> str:
+        """Every packet of a connection gets the mark of the way that its first one chose."""
+        used = sorted(int(name.partition(".")[2]) for name in self.chains if name.startswith("uplink."))
+        mask = self.config.mark_mask
+        entries = []
+        for index in used:
+            name = self.chain(f"mark.{index}", [self.mark("meta mark", index)])
+            entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
+        return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
+
+    def dispatch(self, interfaces: bool) -> Lines:
+        """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
+        return [
+            f"{match}{key} vmap @{name}"
+            for name, match, key in frontend_lookups(self.family)
+            if ("map", name) in self.declarations and (interfaces or "interface" not in name)
+        ]
+
+
+def _slot_map(protocol: str, shard: int) -> str:
+    return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"

@@ -1,0 +1,111 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whom the backends see: source NAT of the services' connections, in the chain `source_nat` of nftables.
+
+A connection is known as ours by its original destination. It is looked up in the same order, and by the same key, as
+its first packet was for a backend: so of two services that share an address and port up to the interface each
+connection gets the source NAT of its own. Since Linux 5.7 a forwarded packet still shows there which way it came in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from ..model.entities import Backend, Frontend, Service, ports_text, protocol_number
+from .table import Table, frontend_map, plain
+from .text import Lines
+
+_ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
+#: A `*` does not show in the original destination, which may have been anybody's: there the backend tells as well.
+_BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
+#: What is looked up in the map of each kind of frontend, in the order of the dispatch.
+_KEYS = {
+    "source_nat": _ORIGINAL,
+    "source_nat_range": _ORIGINAL,
+    "source_nat_interface": f"meta iifname . {_ORIGINAL}",
+    "source_nat_interface_range": f"meta iifname . {_ORIGINAL}",
+    "source_nat_node": _BEHIND,
+    "source_nat_node_interface": f"meta iifname . {_BEHIND}",
+}
+
+
+def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
+    """The chain `source_nat`, and all that it leads to. In the connected `networks` clients need hairpin NAT."""
+    for service in services:
+        verdict = f"goto {_snat_chain(table, service)}"
+        backends = [backend for backend in service.backends if backend.family == table.family]
+        for frontend in service.frontends():
+            if frontend.family == table.family:
+                _add_frontend(table, frontend, backends, verdict)
+    _add_hairpin(table, services, networks)
+    protocols = sorted({f.protocol for service in services for f in service.frontends() if f.family == table.family})
+    table.chains["source_nat"] = _rules(table, protocols)
+
+
+def _snat_chain(table: Table, service: Service) -> str:
+    """A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
+    is always drawn by chance (fully-random) meets what a backend still remembers (TIME_WAIT) of others."""
+    if service.snat == "masquerade":
+        return table.chain("source_nat_masquerade", ["masquerade"])
+    if service.snat == "none":
+        rules = ["fib saddr type local masquerade"]
+        rules.append(f"{table.family} saddr . {table.family} daddr @hairpin masquerade")
+        # An accept would leave the source to every chain of nat behind ours; a translation to itself is one for good.
+        everything = "::/0" if table.family == "ip6" else "0.0.0.0/0"
+        return table.chain("source_nat_none", [*rules, f"snat {table.family} prefix to {everything}"])
+    addresses = service.snat_of(table.family)
+    target = addresses[0]
+    if len(addresses) > 1:
+        entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
+        target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
+    return table.chain(f"source_nat.{service.name}", [f"snat {table.family} to {target}"])
+
+
+def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
+    ports = ports_text(frontend.low, frontend.high)
+    kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol)), ports]
+    if frontend.address is not None:
+        kinds, key = [table.address, *kinds], [frontend.address, *key]
+    if frontend.interface is not None:
+        kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
+    name = frontend_map(frontend)
+    if frontend.address is not None:
+        declaration = [f"type {' . '.join(kinds)} : verdict", *(["flags interval"] if name.endswith("_range") else [])]
+        table.put("map", name.replace("service", "source_nat"), declaration, " . ".join(key), verdict)
+        return
+    declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
+    for backend in backends:
+        behind = [backend.address, str(backend.port or ports)]
+        table.put("map", f"source_nat_{name}", declaration, " . ".join([*key, *behind]), verdict)
+
+
+def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
+    """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
+    if not any(service.snat == "none" for service in services):
+        return
+    pair = f"typeof {table.family} saddr . {table.family} daddr"
+    elements = table.declare("set", "hairpin", pair, "flags interval")
+    for service in services:
+        for backend in service.backends if service.snat == "none" else ():
+            if backend.family == table.family:
+                for source in hairpin_sources(backend.address, networks):
+                    elements[f"{plain(source)} . {backend.address}"] = ""
+
+
+def _rules(table: Table, protocols: Sequence[str]) -> Lines:
+    return [
+        f"meta l4proto {protocol} {key.format(family=table.family, protocol=protocol)} vmap @{name}"
+        for name, key in _KEYS.items()
+        if ("map", name) in table.declarations
+        for protocol in protocols
+    ]
+
+
+def hairpin_sources(address: str, networks: Sequence[str]) -> list[str]:
+    """The networks whose clients reach a backend without passing the balancer on the way back."""
+    ip = ipaddress.ip_address(address)
+    around = [net for net in map(ipaddress.ip_network, networks) if net.version == ip.version and ip in net]
+    widest = min(around, key=lambda net: net.prefixlen, default=None)
+    return [str(widest) if widest is not None else str(ipaddress.ip_network(address))]

@@ -1,0 +1,99 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One family's table of nftables while it is being filled: maps and sets, chains, and what declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..model.entities import NOT_WILD, Frontend, ports_text, protocol_number
+from ..ruleset.sections import Ruleset, Section
+from .text import TABLE, Lines
+
+
+class Table:
+    """Sections by kind and name. What is added twice has to be the same."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.address = "ipv6_addr" if family == "ip6" else "ipv4_addr"
+        self.declarations: dict[tuple[str, str], Lines] = {}
+        self.elements: dict[tuple[str, str], dict[str, str]] = {}
+        self.chains: dict[str, Lines] = {}
+        self.headers: dict[str, str] = {}
+
+    def declare(self, kind: str, name: str, *lines: str) -> dict[str, str]:
+        """The elements of a map or set, which is declared at its first use."""
+        self.declarations.setdefault((kind, name), list(lines))
+        return self.elements.setdefault((kind, name), {})
+
+    def put(self, kind: str, name: str, declaration: Sequence[str], key: str, data: str = "") -> None:
+        elements = self.declare(kind, name, *declaration)
+        if elements.setdefault(key, data) != data:
+            raise ConfigError(f"map {name}", f"{key} would lead to both {elements[key]} and {data}", "declare it once")
+
+    def chain(self, name: str, rules: Lines) -> str:
+        self.chains.setdefault(name, rules)
+        return name
+
+    def refuse(self) -> str:
+        return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
+
+    def base(self, name: str, header: str, rules: Lines) -> None:
+        self.chains[name] = rules
+        self.headers[name] = header
+
+    def sections(self) -> Ruleset:
+        found: Ruleset = {(self.family, TABLE, "table", TABLE): Section((), ())}
+        for (kind, name), declaration in self.declarations.items():
+            body = (f"{key} : {data}" if data else key for key, data in self.elements[(kind, name)].items())
+            found[(self.family, TABLE, kind, name)] = Section(tuple(declaration), tuple(sorted(body)))
+        for name, rules in self.chains.items():
+            header = (self.headers[name],) if name in self.headers else ()
+            found[(self.family, TABLE, "chain", name)] = Section(header, tuple(rules))
+        return found
+
+
+def frontend_map(frontend: Frontend) -> str:
+    """The map in which the dispatch finds a frontend."""
+    name = "node" if frontend.address is None else "service"
+    if frontend.interface is not None:
+        name += "_interface"
+    return f"{name}_range" if frontend.address is not None and frontend.low != frontend.high else name
+
+
+def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
+    """The declaration of a map or set in which a frontend is looked up, but for what it leads to, and its key.
+
+    `address` is the type of an address.
+    """
+    kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol))]
+    key.append(ports_text(frontend.low, frontend.high))
+    if frontend.address is not None:
+        kinds, key = [address, *kinds], [frontend.address, *key]
+    if frontend.interface is not None:
+        kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
+    interval = ["flags interval"] if frontend.address is None or frontend.low != frontend.high else []
+    return [f"type {' . '.join(kinds)}", *interval], " . ".join(key)
+
+
+def frontend_lookups(family: str) -> list[tuple[str, str, str]]:
+    """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key."""
+    daddr, port = f"{family} daddr", "meta l4proto . th dport"
+    local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[family]), ""])
+    return [
+        ("service", "", f"{daddr} . {port}"),
+        ("service_range", "", f"{daddr} . {port}"),
+        ("service_interface", "", f"meta iifname . {daddr} . {port}"),
+        ("service_interface_range", "", f"meta iifname . {daddr} . {port}"),
+        ("node", local, port),
+        ("node_interface", local, f"meta iifname . {port}"),
+    ]
+
+
+def plain(network: str) -> str:
+    """A network of one address as nft prints it: the address alone."""
+    address, _unused, length = network.partition("/")
+    return address if length == ("128" if ":" in address else "32") else network

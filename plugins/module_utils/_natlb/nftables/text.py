@@ -1,0 +1,216 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rulesets as the text that nft takes and prints: to load, to read back, and to count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..model.entities import FAMILIES, Backend, Config, Service
+from ..ruleset.sections import Key, Ruleset, Section
+
+TABLE = "natlb"
+
+Lines = list[str]
+
+
+def identifier(backend: Backend) -> str:
+    """The backend's identity in the letters that nft allows in a name."""
+    return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
+
+
+def affinity_set(service: Service, backend: Backend) -> str:
+    """The set of a backend's clients; the protocols of a service share it."""
+    return f"affinity.{service.name}.{identifier(backend)}"
+
+
+def rate_set(service: Service) -> str:
+    """Elements keep the limit that they were made with, so another limit needs another set; likewise below."""
+    return f"rate.{service.name}/{service.new_connections_per_second}"
+
+
+def count_set(service: Service) -> str:
+    return f"connections.{service.name}/{service.max_connections_per_client}"
+
+
+def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
+    """A ruleset as a file for `nft -f`: one transaction that puts it in the place of whatever our tables held.
+
+    `replace` names the families whose table is taken away first; one that the ruleset lacks is just removed.
+    """
+    lines: Lines = []
+    for family in replace:
+        # 1.0.6 has no `destroy`; adding what may be there already makes the deletion safe.
+        lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
+    for family in FAMILIES:
+        keys = sorted((key for key in ruleset if key[0] == family), key=load_order)
+        if keys:
+            lines.append(f"table {family} {TABLE} {{")
+            for key in keys:
+                lines += _section_text(key, ruleset[key])
+            lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def load_order(key: Key) -> tuple[int, str]:
+    """What is led to before what leads there: sets, chains, maps whose elements name chains."""
+    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key[2]], key[3])
+
+
+def _section_text(key: Key, section: Section) -> Lines:
+    if key[2] == "table":
+        return []
+    lines = [f"  {key[2]} {key[3]} {{", *(f"    {line}" for line in section.header)]
+    if key[2] == "chain":
+        lines += [f"    {line}" for line in section.body]
+    elif section.body:
+        lines += ["    elements = {", ",\n".join(f"      {element}" for element in section.body), "    }"]
+    return [*lines, "  }"]
+
+
+def parse_listing(text: str) -> Ruleset:
+    """The output of `nft -s -nn list ruleset` or `list table`, reduced to our tables.
+
+    Elements that packets put into a set are state, not declaration, and are left out.
+    """
+    ruleset: Ruleset = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        words = line.split()
+        if len(words) == 4 and words[0] == "table" and words[2] == TABLE and words[3] == "{":
+            _parse_table(words[1], lines, ruleset)
+    return ruleset
+
+
+def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
+    own: Lines = []
+    key: Key | None = None
+    block: Lines = []
+    for line in lines:
+        if line == "}":
+            break
+        stripped = line.strip()
+        if key is None and line.startswith("\t") and line.endswith(" {"):
+            kind, name = stripped.split()[:2]
+            key, block = (family, TABLE, kind, name), []
+        elif key is not None and line == "\t}":
+            ruleset[key] = _parse_section(key[2], block)
+            key = None
+        elif key is not None:
+            block.append(stripped)
+        elif stripped:
+            own.append(stripped)
+    ruleset[(family, TABLE, "table", TABLE)] = Section(tuple(own), ())
+
+
+def _parse_section(kind: str, block: Lines) -> Section:
+    if kind == "chain":
+        header = [line for line in block[:1] if line.startswith("type ")]
+        return Section(tuple(header), tuple(block[len(header) :]))
+    start = next((i for i, line in enumerate(block) if line.startswith("elements = {")), len(block))
+    header = block[:start]
+    dynamic = any(line.startswith("flags ") and "dynamic" in line for line in header)
+    body = [] if dynamic else [element.replace(" counter :", " :") for element in _listed(block[start:])]
+    return Section(tuple(header), tuple(sorted(body)))
+
+
+def _listed(lines: Lines) -> Lines:
+    """The elements of a set in a listing."""
+    inner = "".join(lines)[len("elements = {") : -1]
+    return [element.strip() for element in inner.split(",") if element.strip()]
+
+
+#: A set that packets fill, as nft lists it.
+_FILLED = re.compile(
+    r"^\tset (\S+) \{\n(?:\t\t(?!elements).*\n)*?\t\tflags dynamic.*\n"
+    r"(?:\t\t(?!elements).*\n)*\t\t(elements = \{[^}]*\})",
+    re.MULTILINE,
+)
+
+
+def filled(listing: str) -> dict[tuple[str, str], Lines]:
+    """What packets have put into sets, by family and name, from a listing with its state."""
+    tables = re.split(rf"^table (\w+) {TABLE} \{{\n", listing, flags=re.MULTILINE)
+    return {
+        (family, match[1]): _listed(match[2].splitlines())
+        for family, text in zip(tables[1::2], tables[2::2])
+        for match in _FILLED.finditer(text)
+    }
+
+
+def remembered(rendered: Ruleset, listing: str) -> str:
+    """What puts the clients that affinity knows into new tables, in the transaction that makes these."""
+    return "".join(
+        f"add element {family} {TABLE} {name} {{ {', '.join(elements)} }}\n"
+        for (family, name), elements in filled(listing).items()
+        if name.startswith("affinity.") and (family, TABLE, "set", name) in rendered
+    )
+
+
+_PROTOCOL = re.compile(r"\b(tcp|udp|sctp) [sd]port\b")
+
+
+def loadable(live: Ruleset) -> Ruleset:
+    """What `parse_listing` gave, as nft takes it back.
+
+    nft lists a rule without the `meta l4proto` that its port match implies, and then cannot tell the type of a
+    `ct original proto-dst` that stands before the port (1.0.6: variable sized data types).
+    """
+    return {
+        key: Section(section.header, tuple(map(_with_protocol, section.body))) if key[2] == "chain" else section
+        for key, section in live.items()
+    }
+
+
+def _with_protocol(rule: str) -> str:
+    match = _PROTOCOL.search(rule)
+    if match is None or "ct original proto-dst" not in rule or re.match(r"meta l4proto \w", rule):
+        return rule
+    return f"meta l4proto {match[1]} {rule}"
+
+
+_SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packets (\d+) bytes \d+ : (\S+) \. (\d+)")
+_BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
+
+
+def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
+    """New connections by (service, backend key), from a listing with its counters."""
+    owners = {
+        (f.protocol, str(f.address), f.low): service
+        for service in config.services
+        for f in service.frontends()
+        if f.exact
+    }
+    chains = {
+        f"b.{service.name}.{protocol}.{identifier(backend)}": (service.name, backend.key)
+        for service in config.services
+        for protocol in service.protocols
+        for backend in service.backends
+    }
+    found: dict[tuple[str, str], int] = {}
+    section, name = "", ""
+    for line in listing.splitlines():
+        if line.startswith("\t") and line.endswith(" {"):
+            section, name = line.split()[:2]
+        elif section == "map" and name.startswith("slot_"):
+            _count_slot(line, name.split("_")[1], owners, found)
+        elif section == "chain" and name in chains:
+            match = _BACKEND.search(line)
+            if match:
+                found[chains[name]] = found.get(chains[name], 0) + int(match.group(1))
+    return found
+
+
+def _count_slot(
+    line: str, protocol: str, owners: dict[tuple[str, str, int], Service], found: dict[tuple[str, str], int]
+) -> None:
+    match = _SLOT.match(line)
+    service = owners.get((protocol, match.group(1), int(match.group(2)))) if match else None
+    if match is None or service is None:
+        return
+    for backend in service.backends:
+        if backend.address == match.group(4) and (backend.port or int(match.group(2))) == int(match.group(5)):
+            key = (service.name, backend.key)
+            found[key] = found.get(key, 0) + int(match.group(3))

@@ -1,0 +1,53 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that a run is asked for, checked with no host at hand: by the controller before it opens a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from ..errors import ConfigError, ConfigErrors
+from ..model import values as parse
+from ..model.services import parse_config
+from ..model.tracking import parse_tracking
+from . import rollback
+
+CHOICES = {
+    "engine": ("auto", "nftables", "iptables"),
+    "forward": ("warn", "accept"),
+    "forward_others": ("drop", "accept"),
+    "state": ("present", "absent"),
+}
+FLAGS = ("forwarding", "persist", "allow_management_port")
+#: Options of the module `balancer`.
+OPTIONS = ("services", "egress", "mark_mask", "conntrack", "rollback_after", *CHOICES, *FLAGS)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigErrors` with all that is wrong with the values of these options; one that is not there is right."""
+    readers: list[tuple[Callable[..., object], tuple[object, ...]]] = [
+        (parse_config, (values.get("services"), values.get("egress"), values.get("mark_mask") or None)),
+        (parse_tracking, (values.get("conntrack"),)),
+        (rollback_seconds, (values.get("rollback_after", 0),)),
+    ]
+    readers += [
+        (parse.choice, (values[option], option, choices)) for option, choices in CHOICES.items() if option in values
+    ]
+    readers += [(parse.boolean, (values[option], option)) for option in FLAGS if option in values]
+    errors: list[ConfigError] = []
+    for read, arguments in readers:
+        try:
+            read(*arguments)
+        except ConfigErrors as found:
+            errors.extend(found.errors)
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def rollback_seconds(value: Any) -> int:
+    """How long a change may wait to be confirmed."""
+    return parse.integer(value, "rollback_after", 0, rollback.LONGEST_S, "a number of seconds")

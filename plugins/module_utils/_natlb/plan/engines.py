@@ -1,0 +1,63 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which engine this host gets, and what an earlier run has left here of another one."""
+
+from __future__ import annotations
+
+from ..errors import HostError
+from ..host import processes
+from ..iptables import program
+from ..iptables.engine import IptablesEngine
+from ..model.engine import Engine
+from ..model.entities import FAMILIES
+from ..nftables import text
+from ..nftables.engine import NftablesEngine, nft_problem
+from ..nftables.program import Nft
+from ..ruleset.sections import Ruleset
+
+
+def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+    """The engine for this host, and warnings about what else lives on it.
+
+    `auto` takes nftables where nft and the kernel can do it, unless rules live in iptables-legacy: two NAT engines in
+    one kernel both translate, and neither shows what the other does.
+    """
+    legacy = program.legacy_has_rules()
+    warnings = []
+    if requested == "nftables" or (requested == "auto" and not legacy):
+        problem = nft_problem()
+        if problem is None:
+            if legacy:
+                warnings.append(
+                    "iptables-legacy holds rules on this host as well; both translate, so mind which comes first"
+                )
+            return NftablesEngine(), warnings
+        if requested == "nftables" or processes.find("iptables") is None:
+            remedy = "; or set engine: iptables"
+            if processes.find("iptables") is None:
+                remedy = "" if requested == "nftables" else "; or install iptables 1.8, which engine: auto takes then"
+            raise HostError(f"the nftables engine cannot run here: {problem}{remedy}")
+        warnings.append(f"the iptables engine was taken: {problem}")
+    elif requested == "auto":
+        warnings.append("the iptables engine was taken, since this host's rules live in iptables-legacy")
+    return IptablesEngine(_variant(variant, legacy)), warnings
+
+
+def _variant(wanted: str | None, legacy: bool) -> str | None:
+    """Which iptables: the one asked for, else the one that holds rules, else the one that plain `iptables` is."""
+    offered = program.iptables_variants()
+    variant = wanted or ("legacy" if legacy else program.default_variant())
+    return variant if variant in offered else None
+
+
+def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
+    """What an earlier run with another engine or iptables variant has left in the kernel."""
+    tables = Nft().tables() if processes.find("nft") else []
+    others: list[Engine] = []
+    if current.name != "nftables" and any(table == text.TABLE for _unused, table in tables):
+        others.append(NftablesEngine())
+    held = {"legacy": any(program.legacy_tables(family) for family in FAMILIES)}
+    held["nft"] = any(table in ("nat", "filter", "mangle") for _unused, table in tables)
+    others += [IptablesEngine(variant) for variant in program.iptables_variants() if held[variant]]
+    return [(engine, live) for engine in others if engine.title != current.title for live in [engine.listed()] if live]

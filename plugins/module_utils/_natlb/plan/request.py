@@ -1,0 +1,172 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run is asked for, and the same as it is kept in state.json for whoever asks again: the next run,
+`balancer_info`, a reload.
+
+The file may be of another version of natlb, or damaged. So each field is read on its own, and one that cannot be read
+counts as not given: a run must always be able to write the file anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import NatlbError
+from ..host import store
+from ..host.store import Paths
+from ..model.entities import EMPTY, Config, dump
+from ..model.services import parse_config
+from ..model.tracking import Tracking, dump_tracking, parse_tracking
+from .forwarding import Before, dump_before, parse_before
+
+#: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
+FORMAT = 2
+_UNREAD = "{}: not all of it can be read; the next run of the module balancer writes it anew"
+
+
+@dataclass
+class Request:
+    """What a run is asked for, checked and complete.
+
+    How a change is made (`rollback_after_s`) is not kept: it says nothing about what the host is to be.
+    """
+
+    config: Config
+    engine: str
+    variant: str | None
+    forwarding: bool
+    persist: bool
+    paths: Paths
+    rollback_after_s: int = 0
+    tracking: Tracking = field(default_factory=Tracking)
+    #: One of `forward.CHOICES`.
+    forward: str = "warn"
+    #: The engine that holds the rules, where they are only looked at: `auto` might take another one by now.
+    held_by: str = ""
+    #: Whether programs that are missing will have been installed by the time of the run that is planned.
+    expected: bool = False
+    #: One of `model.closed.CHOICES`.
+    forward_others: str = "drop"
+    #: Not asked for, but found by the first run and kept with the rest.
+    before: Before = field(default_factory=Before)
+
+
+def state_text(request: Request, engine: str) -> str:
+    """A request as JSON with a line per service, so that a diff of it reads like a diff of the declaration.
+
+    `engine` is the one that carries it out; what was asked for may be `auto`.
+    """
+    declared = dump(request.config)
+    lines = [f'"format": {FORMAT}', f'"engine": {json.dumps(engine)}']
+    lines += [f'"{key}": {json.dumps(value)}' for key, value in _options(request).items()]
+    lines.append(f'"mark_mask": {declared["mark_mask"]}')
+    for key in ("services", "egress"):
+        items = ",\n".join(json.dumps(item) for item in declared[key])
+        lines.append(f'"{key}": [\n{items}\n]' if items else f'"{key}": []')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """What is asked for beside services and egress, each under the name that a user types."""
+    return {
+        "requested_engine": request.engine,
+        "forwarding": request.forwarding,
+        "forward": request.forward,
+        "conntrack": dump_tracking(request.tracking),
+        "forward_others": request.forward_others,
+        "before": dump_before(request.before),
+    }
+
+
+def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[str]]:
+    """The request of the last run, and warnings about what of it cannot be read.
+
+    With nothing kept it asks for nothing.
+    """
+    state = store.read_state(paths)
+    kept = store.state_path(paths)
+    config = declared(state)
+    request = Request(
+        config=config,
+        engine=_one_of(state.get("requested_engine"), ("nftables", "iptables"), "auto"),
+        variant=variant,
+        forwarding=state.get("forwarding") is not False,
+        persist=(paths.etc / store.STATE).exists(),
+        paths=paths,
+        forward=_one_of(state.get("forward"), ("warn", "accept"), "warn"),
+        forward_others=_one_of(state.get("forward_others"), ("drop", "accept"), "drop"),
+        held_by=_one_of(state.get("engine"), ("nftables", "iptables"), "auto"),
+    )
+    counts = [len(config.services), len(config.egress)]
+    whole = kept is None or counts == [_count(state.get(key)) for key in ("services", "egress")]
+    try:
+        request.tracking = parse_tracking(state.get("conntrack"))
+    except NatlbError:
+        whole = False
+    return request, [] if whole else [_UNREAD.format(kept)]
+
+
+def declared(state: Mapping[str, Any]) -> Config:
+    """The services and egress rules of a kept state: all of them, or those that this version can read."""
+    services, egress = (list(map(_as_typed, _listed(state.get(key)))) for key in ("services", "egress"))
+    mask = state.get("mark_mask")
+    try:
+        return parse_config(services, egress, mask)
+    except NatlbError:
+        pass
+    good = [item for item in services if _readable([item], [], None)]
+    ways = [item for item in egress if _readable([], [item], mask)]
+    for attempt in ((good, ways, mask), (good, [], None), ([], ways, mask)):
+        if _readable(*attempt):
+            return parse_config(*attempt)
+    return EMPTY
+
+
+def _as_typed(item: Any) -> Any:
+    """Without the keys that were left out, which the file has with null or an empty list."""
+    if not isinstance(item, Mapping):
+        return item
+    return {key: value for key, value in item.items() if value is not None and (value != [] or key == "backends")}
+
+
+def _readable(services: Any, egress: Any, mask: Any) -> bool:
+    try:
+        parse_config(services, egress, mask)
+    except NatlbError:
+        return False
+    return True
+
+
+def previous(paths: Paths) -> tuple[Config, Before]:
+    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks; and what the
+    host was before the first run.
+
+    Ten thousand services take half a second to parse, so the others are left out.
+    """
+    state = store.read_state(paths)
+    services = [item for item in _listed(state.get("services")) if _speaks_udp(item)]
+    kept = state.get("before")
+    before = parse_before(kept if isinstance(kept, Mapping) else store.read_json(paths.run / store.BEFORE))
+    return declared({**state, "services": services}), replace(before, opened=state.get("forward_others") == "accept")
+
+
+def _speaks_udp(service: Any) -> bool:
+    protocols = service.get("protocol") if isinstance(service, Mapping) else None
+    return protocols == "udp" or (isinstance(protocols, list) and "udp" in protocols)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _count(value: Any) -> int:
+    """How many items a list has; -1 where it is none."""
+    return len(value) if isinstance(value, list) else -1
+
+
+def _one_of(value: Any, choices: tuple[str, ...], otherwise: str) -> str:
+    return value if isinstance(value, str) and value in choices else otherwise

@@ -1,0 +1,230 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commit and confirm: a change that nobody confirms undoes itself.
+
+Before the change a script is started on the host that waits, and then puts the former rules back. Who still reaches the
+host confirms, over a new connection; only then are the files for the next boot written. So whatever happens in between
+(no way in any more, a killed run, a reboot) the host ends with the former rules or with confirmed ones.
+
+The script is running before anything is changed, and has said so. A timer that is to start it later could find out only
+then that it cannot (/run is mounted noexec on most hosts), with nobody there any more to be told.
+
+The script and the confirmation race for one file, `pending`: whoever renames it first wins, and rename(2) is atomic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import HostError
+from ..host import processes, store
+from ..host.processes import Command
+from ..host.store import Content, Paths
+
+UNIT = "natlb-rollback"
+#: The longest time, in seconds, that a change may wait for its confirmation.
+LONGEST_S = 300
+SETTLE_TIMEOUT_S = LONGEST_S + 30.0
+#: How long the script may be late before the next run does its work.
+GRACE_S = 3.0
+#: How long the script may take to begin, on a host that is busy.
+START_TIMEOUT_S = 20.0
+#: How the token of a change begins that takes everything away: nothing may be left on the host to tell that it was
+#: confirmed.
+_REMOVAL = "gone"
+#: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
+DIRECTORY = "rollback.{token}"
+_PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
+
+#: The lock keeps a run that begins at this very moment from planning with rules that are about to go. The clock of
+#: `sleep` is the monotonic one: setting the time neither hastens nor delays it.
+_HEAD = """# Written by natlb.netfilter: puts the rules of before an unconfirmed change back, after so many seconds.
+# Run it as `sh undo SECONDS`: what is below /run cannot be executed on most hosts.
+export PATH={path}
+umask 077
+cd {directory} || exit 0
+[ "$1" -eq 0 ] || {{ : > {running} && sleep "$1"; }}
+exec 9>>{lock}
+flock --timeout 30 9 || true
+mv {pending} undoing 2>/dev/null || exit 0
+exec 8>&2 2>complaints
+"""
+#: What could not be put back is told to whoever asks next, and before that to the journal, by a unit that has failed.
+_TAIL = """
+date --utc +'%Y-%m-%d %H:%M:%S UTC' > {undone}
+status=0
+[ -s complaints ] && {{ status=1; echo 'but not in everything:'; cat complaints; }} >> {undone}
+[ $status -eq 0 ] || cat {undone} >&8
+cd / && rm -rf {directory}
+exit $status
+"""
+
+
+def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping[Path, Content | None]) -> str:
+    """Leave the script on the host, waiting. Returns the token that `confirm` takes.
+
+    `commands` undo the change, in order; `staged` are the files to write (text and mode) or to remove (None) once it is
+    confirmed.
+    """
+    disarm(paths)
+    store.remove(paths.run / store.CONFIRMED)
+    removal = bool(staged) and all(content is None for content in staged.values())
+    token = (_REMOVAL if removal else "") + os.urandom(8).hex()
+    directory = _directory(paths, token)
+    store.make_directory(directory)
+    names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
+    names.update(undone=paths.run / store.UNDONE, path=processes.PATH)
+    quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
+    lines = [_HEAD.format(**quoted)]
+    for number, (command, text) in enumerate(commands):
+        store.write_text(directory / f"undo.{number}", text)
+        lines.append(f"{command} < undo.{number}\n")
+    store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted))
+    kept = {str(path): content for path, content in staged.items()}
+    store.write_text(directory / _STAGED, json.dumps(kept))
+    store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
+    store.remove(paths.run / store.UNDONE)
+    try:
+        _start(directory, after_s, f"{UNIT}-{token}")
+    except HostError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return token
+
+
+def _directory(paths: Paths, token: str) -> Path:
+    return paths.run / DIRECTORY.format(token=token)
+
+
+def _start(directory: Path, after_s: int, unit: str) -> None:
+    """Start the script, and return once it waits. Raises `HostError` where it cannot be brought to that.
+
+    With systemd it is a unit of its own, which outlives this process, its session and its container's exec. One that
+    fails stays in the list of failed units.
+    """
+    argv = ["/bin/sh", str(directory / _SCRIPT), str(after_s)]
+    if os.path.isdir("/run/systemd/system") and processes.find("systemd-run"):
+        processes.run([processes.require("systemd-run", "systemd"), "--quiet", f"--unit={unit}", *argv])
+        remedy = f"`systemctl status {unit}` says why"
+    else:
+        subprocess.Popen(
+            argv,
+            start_new_session=True,
+            close_fds=True,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        remedy = f"see what becomes of `{shlex.join(argv)}`"
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while not (directory / _RUNNING).exists():
+        if time.monotonic() > give_up:
+            raise HostError(
+                f"what is to put the former rules back cannot be started, so nothing was changed ({remedy})"
+            )
+        time.sleep(0.01)
+
+
+def confirm(paths: Paths, token: str) -> None:
+    """Keep the change: stop the script and write the files for the next boot. Once more does no harm: the answer to the
+    first time may have been lost on its way.
+
+    Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
+    the files cannot be written: the script then does its work.
+    """
+    if not token.isalnum():
+        raise HostError(f"{token!r} is not a token")
+    directory = _directory(paths, token)
+    with store.lock(paths):
+        try:
+            os.rename(directory / _PENDING, directory / _CONFIRMED)
+        except FileNotFoundError:
+            if _is_confirmed(paths, token):
+                return
+            raise HostError(_too_late(paths)) from None
+        staged = store.read_json(directory / _STAGED)
+        try:
+            store.write_all({Path(name): content and (content[0], content[1]) for name, content in staged.items()})
+        except HostError:
+            os.rename(directory / _CONFIRMED, directory / _PENDING)
+            raise
+        store.write_text(paths.run / store.CONFIRMED, token)
+        disarm(paths)
+        store.remove_if_unused(paths)
+
+
+def _is_confirmed(paths: Paths, token: str) -> bool:
+    """Whether this change was confirmed before, and no other one has come since."""
+    if token.startswith(_REMOVAL):
+        # One that was undone leaves the kept request, and when it was undone.
+        return store.state_path(paths) is None and store.read_text(paths.run / store.UNDONE) is None
+    return store.read_text(paths.run / store.CONFIRMED) == token
+
+
+def _too_late(paths: Paths) -> str:
+    undone = store.read_text(paths.run / store.UNDONE)
+    if undone is None:
+        return "this change is not waiting to be confirmed: another run has replaced it, or the host was rebooted"
+    when = " ".join(undone.split())
+    return f"nobody confirmed the change in time, so the host went back to its former rules ({when})"
+
+
+def disarm(paths: Paths) -> None:
+    """Forget a change that waits for its confirmation, without undoing it."""
+    for directory in _directories(paths):
+        store.remove(directory / _PENDING)
+        if os.path.isdir("/run/systemd/system") and processes.find("systemctl"):
+            unit = f"{UNIT}-{directory.name.partition('.')[2]}.service"
+            # 5: there is no such unit any more.
+            processes.run([processes.require("systemctl", "systemd"), "stop", unit], ok=(0, 5))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directories(paths: Paths) -> list[Path]:
+    return sorted(paths.run.glob(DIRECTORY.format(token="*")))
+
+
+def pending(paths: Paths) -> list[Path]:
+    """The folders of changes that wait for their confirmation: one at most."""
+    return [directory for directory in _directories(paths) if (directory / _PENDING).exists()]
+
+
+def _overdue(directory: Path) -> bool:
+    """Whether the script should have done its work long ago: it was killed, or its run before it could start it."""
+    text = store.read_text(directory / _PENDING)
+    try:
+        return text is not None and time.monotonic() > float(text) + GRACE_S
+    except ValueError:
+        return True
+
+
+@contextlib.contextmanager
+def settled(paths: Paths) -> Iterator[None]:
+    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
+    give_up = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        with store.lock(paths):
+            waiting = pending(paths)
+            if not waiting:
+                store.remove_interrupted(paths)
+                yield
+                return
+        for directory in filter(_overdue, waiting):
+            # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
+            processes.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
+        if time.monotonic() > give_up:
+            raise HostError(
+                f"{paths.run}: a change of another run has been waiting to be confirmed for "
+                f"{SETTLE_TIMEOUT_S:g} s; nothing was changed"
+            )
+        time.sleep(0.1)

@@ -1,0 +1,131 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""UDP and the connections that the kernel remembers.
+
+A UDP client that keeps its socket keeps its tracked connection, and with it its backend, its source NAT and its right
+to be served, for as long as it goes on sending: also after the backend is gone, where the client is not allowed any
+more, or where it began before there was a service. Such entries are deleted, so that the next packet meets the rules as
+it would for the first time. TCP and SCTP are never cut: their peers notice by themselves.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ipaddress
+from collections.abc import Iterable
+
+from ..errors import HostError
+from ..host import flows as tracked
+from ..host import proc
+from ..host.flows import Flow
+from ..model.entities import FAMILIES, STATES, Config, Service, family_of, is_wild
+from ..model.ranges import Range, number_range
+
+Peer = tuple[str, int]
+#: Above each port and address.
+_BEYOND = 1 << 129
+
+
+class Frontends:
+    """Finds the services that a target address and port may belong to: one, or one of each interface."""
+
+    def __init__(self, config: Config, protocol: str, local: set[str]) -> None:
+        self._exact: dict[Peer, list[Service]] = {}
+        #: Ranges of one address (None: of every local one) on one interface do not overlap, so they can be searched.
+        self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, Service]]]] = {}
+        self._local = local
+        self._sources: dict[tuple[str, str], list[Range]] = {}
+        for service in config.services:
+            for frontend in service.frontends():
+                if frontend.protocol != protocol:
+                    continue
+                if frontend.address is not None and frontend.low == frontend.high:
+                    self._exact.setdefault((frontend.address, frontend.low), []).append(service)
+                else:
+                    ways = self._ranges.setdefault((frontend.family, frontend.address), {})
+                    ways.setdefault(frontend.interface, []).append((frontend.low, frontend.high, service))
+        for ways in self._ranges.values():
+            for ranges in ways.values():
+                ranges.sort(key=lambda item: item[:2])
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._ranges)
+
+    def find(self, family: str, target: str, port: int) -> list[Service]:
+        """Which of several it is would be told by the interface, of which nothing is known once it is tracked."""
+        found = list(self._exact.get((target, port), ()))
+        for address in (target, None):
+            if address is not None or (target in self._local and is_wild(target)):
+                for ranges in self._ranges.get((family, address), {}).values():
+                    at = bisect.bisect_right(ranges, (port, _BEYOND)) - 1
+                    if at >= 0 and port <= ranges[at][1]:
+                        found.append(ranges[at][2])
+        return found
+
+    def allows(self, service: Service, source: str) -> bool:
+        """Whether the service's list of clients, if it has one, has this address."""
+        if not service.allow_from:
+            return True
+        key = (service.name, family_of(source))
+        if key not in self._sources:
+            self._sources[key] = sorted(number_range(net) for net in service.allow_from if family_of(net) == key[1])
+        ranges, number = self._sources[key], int(ipaddress.ip_address(source))
+        at = bisect.bisect_right(ranges, (number, _BEYOND)) - 1
+        return at >= 0 and number <= ranges[at][1]
+
+
+def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> bool:
+    """Whether one of the service's backends is the one that answers."""
+    wanted = set(states)
+    return any(
+        backend.address == flow.answerer
+        and (backend.port or flow.target_port) == flow.answerer_port
+        and backend.state in wanted
+        for backend in service.backends
+    )
+
+
+def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Flow]:
+    """The flows that must begin anew.
+
+    What is declared has to allow a flow: a backend that it has behind the frontend answers it (drained ones count), and
+    its client may come. And for each service that may have made it there has to be one now that would make it the same
+    way: with the same source NAT, and open to the interface by which it came. Which that was is not known, so where one
+    interface of several is closed, or one source NAT of several changes, the flows of the others begin anew as well.
+    Where nothing is declared any more, those go that a backend of the former service answers.
+    """
+    found = []
+    for flow in flows:
+        then = [s for s in before.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
+        # With no backend at all packets are refused, which deletes their entries by itself.
+        now = after.find(flow.family, flow.target, flow.target_port)
+        allowed = [s for s in now if answers(s, flow, ("active", "drained")) and after.allows(s, flow.source)]
+        if now or then:
+            kept = bool(allowed) and all(any(_same_way(one, other, flow) for other in allowed) for one in then)
+            found += [] if kept else [flow]
+    return found
+
+
+def _same_way(then: Service, now: Service, flow: Flow) -> bool:
+    """Whether what came in by one service would come in by the other, and be seen the same by the backend."""
+    if now.interface not in (None, then.interface) or now.snat != then.snat:
+        return False
+    return set(now.snat_of(flow.family)) == set(then.snat_of(flow.family))
+
+
+def forget_gone(previous: Config, config: Config) -> list[str]:
+    """Delete stale UDP entries. Returns warnings; that conntrack(8) is missing is one, since the rules do stand."""
+    local = proc.local_addresses()
+    before, after = Frontends(previous, "udp", local), Frontends(config, "udp", local)
+    if not before and not after:
+        return []
+    try:
+        for family in FAMILIES:
+            tracked.delete(stale(tracked.listed(family, "udp"), before, after))
+    except HostError as error:
+        until = "until they pause for 30 s or longer"
+        return [
+            f"UDP clients may stay with a backend that is gone, or though they may not come any more, {until}: {error}"
+        ]
+    return []

@@ -1,0 +1,81 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back of a change: prepared before it, or made at once after it has failed half way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import HostError
+from ..host import processes
+from ..host.processes import Command
+from ..ruleset.sections import Key, Ruleset, compare
+from .parts import Part
+
+#: So many sections are named in a message.
+_NAMED = 5
+
+
+def way_back(parts: Sequence[Part]) -> list[Command]:
+    """What undoes the whole change once it is made."""
+    return [command for part in reversed(parts) for command in part.undo(part.wanted)]
+
+
+def put_back(parts: Sequence[Part]) -> str:
+    """Undo at once what a run could not carry through, from what is there now, and say how that went.
+
+    Nothing that fails here keeps the rest from being put back, or hides why the run failed.
+    """
+    complaints: list[str] = []
+    _attempt(parts, complaints, gently=True)
+    if any(_strayed(part, []) is not None for part in parts):
+        _attempt(parts, complaints, gently=False)
+    left = [key for part in parts for key in _differing(part, complaints)]
+    residue = [text for part in parts for text in [_residue(part)] if text]
+    if not left and not residue:
+        return "the host was put back to what it was"
+    named = [*(" ".join(word for word in key if word) for key in sorted(left)[:_NAMED])]
+    if len(left) > _NAMED:
+        named.append(f"{len(left) - _NAMED} more")
+    said = ["the host was put back to what it was, but not in everything"]
+    said += [f"these are not what they were: {', '.join(named)}"] if named else []
+    return "; ".join([*said, *residue, *dict.fromkeys(complaints if left else [])])
+
+
+def _attempt(parts: Sequence[Part], complaints: list[str], gently: bool) -> None:
+    commands: list[Command] = []
+    for part in reversed(parts):
+        now = _strayed(part, complaints)
+        if now is None:
+            continue
+        try:
+            commands += part.retrace(now) if gently and part.retrace is not None else part.undo(now)
+        except HostError as error:
+            complaints.append(str(error))
+    try:
+        processes.carry(commands, past_failures=True)
+    except HostError as error:
+        complaints.append(str(error))
+
+
+def _strayed(part: Part, complaints: list[str]) -> Ruleset | None:
+    """See `Part.strayed`; where the host does not say, what the run wanted stands in for what is there."""
+    try:
+        return part.strayed()
+    except HostError as error:
+        complaints.append(str(error))
+        return part.wanted
+
+
+def _differing(part: Part, complaints: list[str]) -> list[Key]:
+    now = _strayed(part, complaints)
+    changes = compare(part.live, now) if now is not None else None
+    return [*changes.added, *changes.removed, *changes.modified] if changes else []
+
+
+def _residue(part: Part) -> str:
+    try:
+        return part.residue()
+    except HostError as error:
+        return str(error)

@@ -1,0 +1,191 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the kernel lists what it is given: found out in a scratch namespace, and known from then on.
+
+Each section (a chain, a map) is asked about once, together with the bare names that it leads to. So what a change
+costs goes with the sections that it changes, not with all that is declared; and each section has been accepted by a
+kernel before this host's is touched. What only the whole can have wrong (iptables-nft takes sixteen jumps in a row) the
+transaction itself finds out, and then changes nothing.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from .sections import Key, Ruleset, Section
+
+
+class Asked(Protocol):
+    """Whoever can load sections and list them again: an engine, or the way through somebody's FORWARD chain.
+
+    It speaks of *units*, the pieces that the kernel takes in one transaction: the whole ruleset for nft, one family for
+    iptables.
+    """
+
+    @property
+    def title(self) -> str:
+        """What its normal forms are kept under."""
+
+    def identity(self) -> str:
+        """What the normal form of a ruleset depends on: the program, and the kernel below it."""
+
+    def texts(self, rendered: Ruleset) -> dict[str, str]:
+        """What loads these sections, by unit."""
+
+    def normal(self, unit: str, text: str) -> str | None:
+        """How a kernel lists that text once it is loaded; None where there is no scratch namespace to ask it in.
+
+        Raises `HostError` where it is refused.
+        """
+
+    def parse(self, unit: str, listing: str) -> Ruleset:
+        """The sections of such a listing."""
+
+    def listed(self) -> Ruleset:
+        """What the kernel of this host holds of them now."""
+
+
+#: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
+_LEADS_TO = re.compile(r"\b(?:goto|jump) ([^\s;,}]+)|@([^\s;,}]+)| -[jg] (\S+)$")
+
+#: Fewer take the kernel less time than another namespace does.
+_MANY_LINES = 2000
+
+
+@dataclass
+class NormalForm:
+    """`ruleset` is what the kernel will list once what was rendered is loaded.
+
+    `known` is what the next run finds in its file. It is None where there was no namespace to ask in: the rendered form
+    stands in for the listed one then, until it is `learned` from the host.
+    """
+
+    engine: Asked
+    rendered: Ruleset
+    ruleset: Ruleset
+    known: dict[str, Any] | None
+
+    def learned(self) -> dict[str, Any]:
+        """`known`, also where only the host's own rules, now loaded, can tell."""
+        if self.known is None:
+            listed = self.engine.listed()
+            found = {key: listed[key] for key in self.rendered if key in listed}
+            self.known = _entry(self.engine, self.rendered, found)
+        return self.known
+
+
+class Part(NamedTuple):
+    """Sections to ask about, and the text of a unit of the engine that has them."""
+
+    keys: list[Key]
+    unit: str
+    text: str
+
+
+@dataclass
+class Question:
+    """What is known of a rendered ruleset, and what the kernel has still to be asked about."""
+
+    engine: Asked
+    rendered: Ruleset
+    known: Ruleset
+    parts: list[Part]
+
+    def answer(self) -> NormalForm:
+        """Ask, about all parts side by side. Raises `HostError` where the kernel refuses one."""
+        found = dict(self.known)
+        with ThreadPoolExecutor(2) as aside:
+            for listed in list(aside.map(self._listed, self.parts)):
+                if listed is None:
+                    return NormalForm(self.engine, self.rendered, self.rendered, None)
+                found.update(listed)
+        return NormalForm(self.engine, self.rendered, found, _entry(self.engine, self.rendered, found))
+
+    def _listed(self, part: Part) -> Ruleset | None:
+        """The sections asked about. Those that they lead to are there as well, but bare."""
+        listing = self.engine.normal(part.unit, part.text)
+        if listing is None:
+            return None
+        listed = self.engine.parse(part.unit, listing)
+        return {key: listed[key] for key in part.keys if key in listed}
+
+
+def question(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Question:
+    """What has to be asked about `rendered`, as far as it is not `known` from the last run."""
+    found = _remembered(engine, rendered, known)
+    missing = [key for key in rendered if key not in found]
+    parts = [
+        Part(keys, unit, text)
+        for keys in _halves(rendered, missing)
+        for unit, text in engine.texts(excerpt(rendered, keys)).items()
+    ]
+    return Question(engine, rendered, found, parts)
+
+
+def _halves(rendered: Ruleset, keys: list[Key]) -> list[list[Key]]:
+    """These sections, in two parts of as many lines where they are many: a second processor takes one of them."""
+    lines = list(itertools.accumulate(1 + len(rendered[key].body) for key in keys))
+    if not keys or lines[-1] < _MANY_LINES:
+        return [keys] if keys else []
+    middle = bisect.bisect(lines, lines[-1] // 2)
+    return [half for half in (keys[:middle], keys[middle:]) if half]
+
+
+def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
+    """The normal form of `rendered`. Raises `HostError` where the kernel refuses it."""
+    return question(engine, rendered, known).answer()
+
+
+def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
+    """These sections, and those that they lead to without what is in them."""
+    found: Ruleset = {}
+    by_name: dict[tuple[str, str, str], list[Key]] = {}
+    for key in ruleset:
+        by_name.setdefault((key[0], key[1], key[3]), []).append(key)
+    wanted = set(keys)
+    for key in wanted:
+        for line in ruleset[key].body:
+            for names in _LEADS_TO.findall(line):
+                for other in by_name.get((*key[:2], "".join(names)), ()):
+                    if other[2] != "jump":
+                        found[other] = Section(ruleset[other].header, ())
+    found.update((key, ruleset[key]) for key in wanted)
+    return found
+
+
+def _remembered(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Ruleset:
+    """What the last run found out about sections that are still rendered the same way, and listed by the same program
+    on the same kernel."""
+    entry = known.get(engine.title)
+    if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
+        return {}
+    sections = entry.get("sections")
+    if not isinstance(sections, dict):
+        return {}
+    found: Ruleset = {}
+    for key, section in rendered.items():
+        line = sections.get(" ".join(key))
+        if isinstance(line, list) and line[:1] == [_digest(section)]:
+            found[key] = Section(tuple(line[1]), tuple(line[2]))
+    return found
+
+
+def _entry(engine: Asked, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
+    sections = {
+        " ".join(key): [_digest(rendered[key]), list(section.header), list(section.body)]
+        for key, section in found.items()
+    }
+    return {"identity": engine.identity(), "sections": sections}
+
+
+def _digest(section: Section) -> str:
+    text = "\n".join([*section.header, "", *section.body])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

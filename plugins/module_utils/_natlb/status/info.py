@@ -1,0 +1,169 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel does now, set beside what was declared."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from ..errors import HostError
+from ..host import flows as tracked
+from ..host import proc, sysctl
+from ..host.routes import Routes, Ways
+from ..host.store import DEFAULT_PATHS, Paths
+from ..iptables.service import source_slots
+from ..model import clients, tracking
+from ..model.entities import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
+from ..model.slots import slots
+from ..plan import apply, forwarding
+from ..plan import request as requests
+from ..plan.request import Request
+from ..plan.stale_flows import Frontends, answers
+
+#: TCP states in which neither end has finished; TIME_WAIT and CLOSE linger for minutes and carry nothing.
+_TCP_ACTIVE = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK")
+
+Counts = dict[tuple[str, str], int]
+
+
+def info(
+    *, service: str | None = None, paths: Paths = DEFAULT_PATHS, iptables_variant: str | None = None
+) -> dict[str, Any]:
+    """State of this host's balancer, as the module `balancer_info` returns it.
+
+    `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
+    cannot be read, or where no service has the name that is asked for.
+    """
+    if os.geteuid() != 0:
+        raise HostError("only root may read the rules of this host (become: true)")
+    request, unread = requests.restored(paths, iptables_variant)
+    config = request.config
+    if service is not None and service not in {item.name for item in config.services}:
+        known = ", ".join(item.name for item in config.services) or "none"
+        raise HostError(f"service {service}: not declared on this host (declared: {known})")
+    plan = apply.make_plan(request)
+    outcome = plan.outcome()
+    warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
+    new, clients_known = plan.engine.readings(config)
+    warnings += clients.warnings(clients_known)
+    active = _active(config, warnings)
+    usage = _conntrack(warnings)
+    return {
+        "engine": plan.engine.name,
+        "forwarding": all(
+            sysctl.get(name) == value for name, value in forwarding.settings(config, request.before).items()
+        ),
+        "forwards_others": _forwards_others(request),
+        "drift": outcome.changed,
+        "warnings": warnings,
+        "conntrack": usage,
+        "egress": dump(Config((), config.egress))["egress"],
+        "services": [
+            _service(item, plan.engine.name, new, active, clients_known)
+            for item in config.services
+            if service is None or item.name == service
+        ],
+    }
+
+
+def _forwards_others(request: Request) -> bool:
+    """Whether the host is a router for everybody, in a family that it balances."""
+    on = [f for f in request.config.families() if sysctl.get(forwarding.NAMES[f]) == "1"]
+    return any(request.forward_others == "accept" or family not in request.before.closed for family in on)
+
+
+def _conntrack(warnings: list[str]) -> dict[str, int]:
+    """How full the table is, and what was lost since the kernel started."""
+    count = sysctl.number("net/netfilter/nf_conntrack_count")
+    most = sysctl.number("net/netfilter/nf_conntrack_max")
+    warning = tracking.fill_warning(count, most)
+    if warning:
+        warnings.append(warning)
+    return {"count": count, "max": most, **tracking.statistics(proc.conntrack_statistics())}
+
+
+def _active(config: Config, warnings: list[str]) -> Counts | None:
+    """Tracked connections by (service, backend key); None where conntrack(8) cannot say."""
+    local = proc.local_addresses()
+    ways = Ways(Routes().ways) if any(item.interface for item in config.services) else Ways([])
+    counts: Counts = {}
+    for protocol in PROTOCOLS:
+        frontends = Frontends(config, protocol, local)
+        if not frontends:
+            continue
+        try:
+            for family in config.families():
+                for flow in tracked.listed(family, protocol):
+                    if protocol == "tcp" and flow.state not in _TCP_ACTIVE:
+                        continue
+                    _count(frontends, flow, counts, ways)
+        except HostError as error:
+            warnings.append(f"active connections cannot be counted: {error}")
+            return None
+    return counts
+
+
+def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways) -> None:
+    owners = [s for s in frontends.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
+    if len(owners) > 1:
+        # Services on several interfaces that share a backend: a client mostly comes in by where its answers go out.
+        way = ways.interface(flow.source)
+        owners = [service for service in owners if service.interface == way] or owners
+    for backend in owners[0].backends if owners else ():
+        answerer = (backend.address, backend.port or flow.target_port)
+        if answerer == (flow.answerer, flow.answerer_port):
+            key = (owners[0].name, backend.key)
+            counts[key] = counts.get(key, 0) + 1
+
+
+def _service(
+    service: Service, engine: str, new: Counts, active: Counts | None, known: clients.KnownClients
+) -> dict[str, Any]:
+    shares = expected_shares(service, engine)
+    return {
+        "name": service.name,
+        "listen": [str(listen) for listen in service.listens],
+        "protocol": list(service.protocols),
+        "method": service.method,
+        "affinity": service.affinity_s,
+        "interface": service.interface,
+        "restricted": bool(service.allow_from),
+        "max_connections_per_client": service.max_connections_per_client,
+        "new_connections_per_second": service.new_connections_per_second,
+        "known_clients": clients.shown(service, known),
+        "backends": [
+            {
+                "name": backend.name,
+                "address": backend.address,
+                "port": backend.port,
+                "weight": backend.weight,
+                "state": backend.state,
+                "backup": backend.backup,
+                "health": "unchecked",
+                "expected_share": shares[backend.key],
+                "new_connections": new.get((service.name, backend.key), 0),
+                "active_connections": None if active is None else active.get((service.name, backend.key), 0),
+            }
+            for backend in service.backends
+        ],
+    }
+
+
+def expected_shares(service: Service, engine: str) -> dict[str, float]:
+    """Share of a family's new connections by backend key, as the engine deals them out."""
+    shares = {backend.key: 0.0 for backend in service.backends}
+    for family in FAMILIES:
+        serving = service.serving(family)
+        if service.method == "random" and engine == "iptables":
+            # It draws by weight and has no slots, so weights that would need too many of them are fine here.
+            dealt = {backend.key: backend.weight for backend in serving}
+        else:
+            by_source = service.method == "source_hash" and engine == "iptables"
+            table: list[Backend] = source_slots(service, family) if by_source else slots(service, family)
+            dealt = Counter(backend.key for backend in table)
+        for key, count in dealt.items():
+            shares[key] = round(count / sum(dealt.values()), 4)
+    return shares

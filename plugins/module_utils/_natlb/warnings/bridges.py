@@ -1,0 +1,91 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backends behind a bridge of this host, where br_netfilter has the bridge pass its frames through our rules.
+
+The bridge then translates a frame at the port by which it comes in, and sends it on itself: never back by that port,
+unless the port is in hairpin mode (br_nf_pre_routing_finish in net/bridge/br_netfilter_hooks.c, should_deliver in
+br_forward.c). So a backend that connects to its own service, and is chosen itself, gets no answer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+from ..errors import HostError
+from ..host import processes, sysctl
+from ..host.links import Link
+from ..host.routes import Ways
+from ..model.entities import Config, Service
+
+_SYSCTLS = {"ip": "net/bridge/bridge-nf-call-iptables", "ip6": "net/bridge/bridge-nf-call-ip6tables"}
+_NAMED = 3
+
+
+def filtered() -> list[str]:
+    """The families whose bridged packets pass netfilter's hooks. Without the module br_netfilter there is no sysctl."""
+    return [family for family, name in _SYSCTLS.items() if sysctl.get(name) == "1"]
+
+
+def ports_by_address(bridge: str) -> dict[str, str]:
+    """By which port of a bridge its neighbours were seen last; empty where that cannot be told."""
+    try:
+        neighbours = _json("ip", "-json", "neigh", "show", "dev", bridge)
+        entries = _json("bridge", "-json", "fdb", "show", "br", bridge)
+    except HostError:
+        return {}
+    ports = {entry.get("mac"): entry.get("ifname", "") for entry in entries if entry.get("state") != "permanent"}
+    return {item["dst"]: ports[item["lladdr"]] for item in neighbours if item.get("lladdr") in ports}
+
+
+def _json(program: str, *words: str) -> list[dict[str, str]]:
+    text = processes.run([processes.require(program, "iproute2"), *words])
+    return [item for item in json.loads(text or "[]") if item]
+
+
+def behind(
+    config: Config, links: Sequence[Link], ways: Ways, families: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+    """For each bridge the services whose backends there may connect to them, and the addresses of these backends."""
+    bridges = {link.name for link in links if link.kind == "bridge"}
+    found: dict[str, dict[str, list[str]]] = {}
+    known: dict[str, str] = {}
+    for service in config.services if bridges else ():
+        for backend in service.backends:
+            if backend.family in families and backend.state == "active" and _may_ask(service, backend.address):
+                if backend.address not in known:
+                    known[backend.address] = ways.interface(backend.address)
+                bridge = known[backend.address]
+                if bridge in bridges and service.interface in (None, bridge):
+                    found.setdefault(bridge, {}).setdefault(f"service {service.name}", []).append(backend.address)
+    return found
+
+
+def _may_ask(service: Service, address: str) -> bool:
+    """Whether the service takes connections from this address."""
+    ip = ipaddress.ip_address(address)
+    networks = map(ipaddress.ip_network, service.allow_from)
+    return not service.allow_from or any(ip.version == net.version and ip in net for net in networks)
+
+
+def warning(
+    bridge: str, services: Mapping[str, Sequence[str]], links: Sequence[Link], ports: Mapping[str, str]
+) -> str | None:
+    """What to say of a bridge and the backends `behind` it; None where all of their ports are in hairpin mode."""
+    without = [link.name for link in links if link.master == bridge and not link.hairpin]
+    addresses = {address for found in services.values() for address in found}
+    if all(address in ports for address in addresses):
+        without = [name for name in without if name in {ports[address] for address in addresses}]
+    if not without:
+        return None
+    owners = ", ".join([*services][:_NAMED]) + (", …" if len(services) > _NAMED else "")
+    named = ", ".join(without[:_NAMED]) + (", …" if len(without) > _NAMED else "")
+    names = ", ".join(sorted({_SYSCTLS["ip6" if ":" in address else "ip"].rpartition("/")[2] for address in addresses}))
+    return (
+        f"{owners}: a backend behind the bridge {bridge} that connects to its own service and is chosen itself gets no "
+        f"answer, since br_netfilter has the bridge translate ({names}) and a bridge sends nothing back where it came "
+        f"from; run `bridge link set dev PORT hairpin on` for the ports of backends ({named}), or set these sysctls of "
+        f"net.bridge to 0 if nothing else needs them"
+    )

@@ -1,0 +1,84 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run warns of: a declaration that this host cannot live up to, though the rules for it are right.
+
+The host is asked here, and only where the answer matters; what is made of it stands in pure functions elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..firewalls import foreign, obstacles
+from ..host import links, proc, sysctl
+from ..host.routes import Routes, Ways
+from ..model.engine import Engine
+from ..model.entities import Config
+from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_path
+
+
+def found(config: Config, engine: Engine, table: Routes, chains: str | None, boots: Mapping[str, str]) -> list[str]:
+    """Every warning, once.
+
+    `chains` is what `nft list chains` prints, None where the host has no nft; `boots` are the sysctls that are to hold
+    after a reboot as well.
+    """
+    warnings = [
+        *_empty(config),
+        *engine.warnings(config),
+        *_links(config, table),
+        *_addresses(config, engine, table),
+        *_astray(config, table),
+        *_obstacles(config, engine, table, chains),
+        *(listeners.warnings(config, listeners.read(), proc.local_addresses()) if config.services else ()),
+    ]
+    if boots:
+        warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)
+    return list(dict.fromkeys(warnings))
+
+
+def _empty(config: Config) -> Iterator[str]:
+    for service in config.services:
+        if not all(service.serving(family) for family in service.families()):
+            yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
+        if service.health is not None:
+            yield f"service {service.name}: no health checker runs yet; its backends are taken as healthy"
+
+
+def _links(config: Config, table: Routes) -> Iterator[str]:
+    families = bridges.filtered() if config.services else []
+    known = links.read() if families or any(interfaces.named(config)) else []
+    yield from interfaces.warnings(config, known)
+    if any(link.kind == "bridge" for link in known):
+        for bridge, services in bridges.behind(config, known, Ways(table.ways), families).items():
+            warning = bridges.warning(bridge, services, known, bridges.ports_by_address(bridge))
+            if warning is not None:
+                yield warning
+
+
+def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
+    if config.empty:
+        return []
+    refusing = engine.refusing(config)
+    here = addresses.Addressing(proc.local_addresses(), table.connected, table.ways if refusing else [])
+    return addresses.warnings(config, here, refusing)
+
+
+def _astray(config: Config, table: Routes) -> list[str]:
+    bound = {service.interface for service in config.services if service.interface}
+    strict = {name for name in bound if reverse_path.strict(name)}
+    services = reverse_path.astray(config, table.ways, strict) if strict else []
+    return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
+
+
+def _obstacles(config: Config, engine: Engine, table: Routes, chains: str | None) -> Iterator[str]:
+    places = [] if config.empty else list(foreign.places(chains, engine))
+    if places:
+        is_bridged = any(place.family == "bridge" for place in places)
+        filtered = bridges.filtered() if is_bridged else []
+        # Where br_netfilter is on, a bridge has our rules translate at priority 0 (NF_BR_PRI_BRNF), before these.
+        places = [place for place in places if not place.sees_translated(filtered)]
+        names = [link.name for link in links.read() if link.kind == "bridge"] if is_bridged else []
+        traffic = obstacles.Traffic(config, table.ways, proc.local_addresses(), names)
+        yield from obstacles.warnings(places, traffic)

@@ -1,0 +1,89 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a declaration that names interfaces meets on this host."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+
+from ..host.links import Link, is_up
+from ..host.routes import Routes
+from ..model.entities import Config, Uplink
+
+#: So many names are offered in place of one that does not exist.
+_OFFERED = 5
+
+
+def warnings(config: Config, links: Sequence[Link]) -> list[str]:
+    """About interfaces that a declaration names and by which no packet of its will come or go."""
+    known = {link.name: link for link in links}
+    found = []
+    for owner, name, is_way_in in named(config):
+        link = known.get(name)
+        what = "no connection comes in by it" if is_way_in else "nothing leaves by it"
+        if link is None:
+            found.append(f"{owner}: this host has no interface {name}, so {what}; it has {_offered(name, links)}")
+        elif link.master and link.port_of != "vrf":
+            # Of a VRF the netfilter hooks see the port first (drivers/net/vrf.c).
+            found.append(
+                f"{owner}: {name} is a port of the {link.port_of or 'device'} {link.master}, so {what}; "
+                f"write {link.master}"
+            )
+    return found
+
+
+def named(config: Config) -> Iterator[tuple[str, str, bool]]:
+    """(whose, interface, whether it is a way in) of every interface that is declared, each once for its owner."""
+    seen: dict[tuple[str, str, bool], None] = {}
+    for service in config.services:
+        if service.interface:
+            seen[f"service {service.name}", service.interface, True] = None
+    for item in config.egress:
+        for name in [item.out_interface, *(uplink.interface for uplink in item.uplinks)]:
+            if name:
+                seen[f"egress of {item.sources[0]}", name, False] = None
+    yield from seen
+
+
+def idle(uplinks: Iterable[Uplink], table: Routes) -> dict[Uplink, str]:
+    """The uplinks that cannot have a route now, and why."""
+    found = {}
+    for uplink in uplinks:
+        if not is_up(uplink.interface):
+            found[uplink] = f"{uplink.interface} is not there, or is down"
+        elif uplink.gateway and not _reaches(table, uplink.interface, uplink.gateway):
+            found[uplink] = f"{uplink.interface} is in no network that has {uplink.gateway}"
+    return found
+
+
+def _reaches(table: Routes, interface: str, gateway: str) -> bool:
+    address = ipaddress.ip_address(gateway)
+    return any(
+        route.interface == interface and address in route.network and (route.direct or address.is_link_local)
+        for route in table.all
+        if route.network.version == address.version
+    )
+
+
+def idle_warnings(idle: Mapping[Uplink, str]) -> list[str]:
+    return [
+        f"uplink {uplink.interface}{f' via {uplink.gateway}' if uplink.gateway else ''}: {why}, so it has no route; "
+        f"until it has one, its connections take the default route of the main table"
+        for uplink, why in idle.items()
+    ]
+
+
+def _offered(name: str, links: Sequence[Link]) -> str:
+    """The interfaces there are, nearest first."""
+    names = sorted(
+        (link.name for link in links if link.name != "lo"), key=lambda other: (-_likeness(name, other), other)
+    )
+    more = ", …" if len(names) > _OFFERED else ""
+    return ", ".join(names[:_OFFERED]) + more if names else "none but lo"
+
+
+def _likeness(name: str, other: str) -> float:
+    return SequenceMatcher(None, name.lower(), other.lower()).ratio()

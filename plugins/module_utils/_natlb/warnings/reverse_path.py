@@ -1,0 +1,59 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clients whose packets a strict reverse path filter drops before any rule sees them.
+
+It drops what comes in by another interface than the way back to its source (rp_filter=1, RFC 3704). That can be told of
+a service that is bound to an interface by which no route leads to any of its clients.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Sequence
+
+from ..host import iproute, sysctl
+from ..host.routes import Network
+from ..model.entities import Config, Service
+
+_STRICT = 1
+#: Preferences of the rules that every host has (ip-rule(8)).
+_USUAL = {0, 32766, 32767}
+
+
+def strict(interface: str) -> bool:
+    """The larger value of all and of the interface counts (Documentation/networking/ip-sysctl.rst)."""
+    names = [f"net/ipv4/conf/{where}/rp_filter" for where in ("all", interface)]
+    return max(map(sysctl.number, names)) == _STRICT
+
+
+def by_main_table() -> bool:
+    """Whether no rule of routing sends packets to other tables, of which nobody here knows."""
+    return all(rule.get("priority") in _USUAL for rule in iproute.query("ip", "rule", "show"))
+
+
+def astray(config: Config, ways: Sequence[tuple[Network, str]], interfaces: Collection[str]) -> list[Service]:
+    """The services on one of these interfaces that no route by it leads to a client of."""
+    return [
+        service
+        for service in config.services
+        if service.interface in interfaces and "ip" in service.families() and not _reached(service, ways)
+    ]
+
+
+def _reached(service: Service, ways: Sequence[tuple[Network, str]]) -> bool:
+    sources = [ipaddress.IPv4Network(source) for source in service.allow_from or ("0.0.0.0/0",) if ":" not in source]
+    return any(
+        interface == service.interface and isinstance(network, ipaddress.IPv4Network) and network.overlaps(source)
+        for network, interface in ways
+        for source in sources
+    )
+
+
+def warning(service: Service) -> str:
+    name = service.interface
+    return (
+        f"service {service.name}: its packets on {name} are dropped, since rp_filter is strict there "
+        f"(net.ipv4.conf.{name}.rp_filter, or that of all, is 1) and no route by {name} leads back to its clients; add "
+        f"that route, or set both to 2 or 0"
+    )
