@@ -86,7 +86,7 @@ def packets(rounds: int) -> dict[str, list[float]]:
 CALIBRATION = """
 import json, subprocess, sys
 sys.path.insert(0, sys.argv[1])
-from _natlb import apply
+from _natlb.plan import apply
 listing = subprocess.run(["nft", "-nn", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 json.dumps([line.split() for line in listing.splitlines()])
 """

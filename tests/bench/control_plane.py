@@ -45,7 +45,8 @@ import json, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 request = json.load(sys.stdin)
 from pathlib import Path
-from _natlb import apply, kernel, store
+from _natlb.host import processes, store
+from _natlb.plan import apply
 spent = [0.0]
 def timed(function):
     def call(*args):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from _natlb.host.sockets import Listener, parse_ipvs, parse_sockets
 from _natlb.model.services import parse_config
-from _natlb.warnings.listeners import Listener, parse_ipvs, parse_sockets, warnings
+from _natlb.warnings.listeners import warnings
 
 TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 020200C0:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0

@@ -44,8 +44,8 @@ def test_a_request_comes_back_whole(
     tmp_path: Path, engine: str, forwarding: bool, forward: str, conntrack: Any, persist: bool
 ) -> None:
     paths = store.Paths(tmp_path / "etc", tmp_path / "run")
-    asked = request.Request(parse_config([WEB, DNS], EGRESS, "0x0ff00000"), engine, None, forwarding, persist, paths)
-    asked.forward, asked.tracking = forward, parse_tracking(conntrack)
+    config, tracking = parse_config([WEB, DNS], EGRESS, "0x0ff00000"), parse_tracking(conntrack)
+    asked = request.Request(config, engine, None, forwarding, persist, paths, tracking=tracking, forward=forward)
     text = request.state_text(asked, "iptables")
     store.write_text((paths.etc if persist else paths.run) / store.STATE, text)
     found, warnings = request.restored(paths)

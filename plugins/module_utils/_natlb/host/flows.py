@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable
 
 from ..errors import HostError
+from . import netlink
+from .netlink import NESTED, attribute
 from .processes import require, run
 
-# include/uapi/linux/netlink.h, netfilter/nfnetlink.h and netfilter/nfnetlink_conntrack.h of the kernel.
-_NETLINK_NETFILTER = 12
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
-_NLMSG_ERROR = 2
-_NLA_F_NESTED = 0x8000
-_DELETE = (1 << 8) | 2
+# include/uapi/linux/netfilter/nfnetlink_conntrack.h of the kernel.
+_DELETE = 2
 _TUPLE_ORIG, _ZONE = 1, 18
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
@@ -32,7 +29,6 @@ _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _ADDRESSES = {"ip": (1, 2), "ip6": (3, 4)}
 _FAMILY = {"ip": (socket.AF_INET, "ipv4"), "ip6": (socket.AF_INET6, "ipv6")}
 _PROTOCOL = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
-_ENOENT = 2
 
 
 class Flow:
@@ -90,35 +86,31 @@ def parse(family: str, line: str) -> Flow | None:
 def delete(flows: Iterable[Flow]) -> None:
     """Let the kernel forget these; one that has ended meanwhile is as good. Raises `HostError`."""
     try:
-        with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)) as kernel:
+        with netlink.netfilter() as kernel:
             for flow in flows:
-                kernel.sendto(_deletion(flow), (0, 0))
-                # The kernel answers before it returns.
-                kind, error = struct.unpack_from("=4xH10xi", kernel.recv(4096))
-                if kind != _NLMSG_ERROR or error not in (0, -_ENOENT):
-                    raise HostError(f"conntrack: {os.strerror(-error)}")
+                with contextlib.suppress(FileNotFoundError):
+                    kernel.ask(
+                        netlink.CONNTRACK, _DELETE, _FAMILY[flow.family][0], _deletion(flow), netlink.ACKNOWLEDGE
+                    )
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
 
 
 def _deletion(flow: Flow) -> bytes:
+    """What names the flow."""
     source, target = _ADDRESSES[flow.family]
-    addresses = _attribute(source, _packed(flow.source)) + _attribute(target, _packed(flow.target))
-    ports = _attribute(_PROTO_NUM, bytes([_PROTOCOL[flow.protocol]]))
-    ports += _attribute(_PROTO_SRC_PORT, struct.pack("!H", flow.source_port))
-    ports += _attribute(_PROTO_DST_PORT, struct.pack("!H", flow.target_port))
-    connection = _attribute(_TUPLE_IP | _NLA_F_NESTED, addresses) + _attribute(_TUPLE_PROTO | _NLA_F_NESTED, ports)
+    addresses = attribute(source, _packed(flow.source)) + attribute(target, _packed(flow.target))
+    ports = attribute(_PROTO_NUM, bytes([_PROTOCOL[flow.protocol]]))
+    ports += attribute(_PROTO_SRC_PORT, struct.pack("!H", flow.source_port))
+    ports += attribute(_PROTO_DST_PORT, struct.pack("!H", flow.target_port))
+    connection = attribute(_TUPLE_IP | NESTED, addresses) + attribute(_TUPLE_PROTO | NESTED, ports)
     if flow.zone_orig:
-        connection += _attribute(_TUPLE_ZONE, struct.pack("!H", flow.zone_orig))
-    body = struct.pack("=BBH", _FAMILY[flow.family][0], 0, 0) + _attribute(_TUPLE_ORIG | _NLA_F_NESTED, connection)
+        connection += attribute(_TUPLE_ZONE, struct.pack("!H", flow.zone_orig))
+    body = attribute(_TUPLE_ORIG | NESTED, connection)
     if flow.zone:
-        body += _attribute(_ZONE, struct.pack("!H", flow.zone))
-    return struct.pack("=IHHII", 16 + len(body), _DELETE, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body
+        body += attribute(_ZONE, struct.pack("!H", flow.zone))
+    return body
 
 
 def _packed(address: str) -> bytes:
     return ipaddress.ip_address(address).packed
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import HostError
+from .observation import observed
 from .processes import Command, require, run
 
 
+@observed
 def query(family: str, *words: str) -> list[dict[str, Any]]:
     """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
     version = "-6" if family == "ip6" else "-4"

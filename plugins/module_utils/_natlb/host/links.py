@@ -15,6 +15,7 @@ import struct
 from typing import NamedTuple
 
 from . import processes
+from .observation import observed
 
 #: linux/sockios.h and linux/if.h.
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
@@ -31,6 +32,7 @@ class Link(NamedTuple):
     hairpin: bool = False
 
 
+@observed
 def read() -> list[Link]:
     """Every link of this network namespace."""
     printed = processes.run([processes.require("ip", "iproute2"), "-json", "-details", "link", "show"])
@@ -60,11 +62,13 @@ def bridges(known: bool) -> list[str]:
     return [link.name for link in read() if link.kind == "bridge"] if known else []
 
 
+@observed
 def names() -> list[str]:
     """The interfaces of this network namespace, but for lo."""
     return sorted(name for _unused, name in socket.if_nameindex() if name != "lo")
 
 
+@observed
 def is_up(name: str) -> bool:
     """Whether the interface is there and turned on, with a carrier or without; netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:

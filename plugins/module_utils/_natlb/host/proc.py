@@ -9,8 +9,11 @@ import ipaddress
 import os
 from collections.abc import Iterable
 
+from .observation import observed
 
-def read(path: str) -> str:
+
+def peek(path: str) -> str:
+    """The text of a file, empty where it cannot be read; nobody needs to know whether it stays the same."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read()
@@ -18,6 +21,13 @@ def read(path: str) -> str:
         return ""
 
 
+@observed
+def read(path: str) -> str:
+    """The text of a file, empty where it cannot be read."""
+    return peek(path)
+
+
+@observed
 def memory_bytes() -> int:
     """All of the host's memory, or 0 where it cannot be told."""
     for line in read("/proc/meminfo").splitlines():
@@ -38,6 +48,7 @@ def _inet6() -> Iterable[str]:
             yield str(ipaddress.IPv6Address(bytes.fromhex(fields[0])))
 
 
+@observed
 def local_addresses() -> set[str]:
     """Every address of this host, loopback included."""
     found = set(_inet6())
@@ -48,6 +59,7 @@ def local_addresses() -> set[str]:
     return found
 
 
+@observed
 def recent_list_size() -> int:
     """How many client addresses xt_recent remembers in one list."""
     text = read("/sys/module/xt_recent/parameters/ip_list_tot").strip()

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import CarryError, HostError
+from .observation import observed
 
 #: A command line for the shell, and the text that it reads. Nothing that a user typed stands in the line.
 Command = tuple[str, str]
@@ -30,6 +31,7 @@ TIMEOUT_S = 600.0
 _DENIED = ("Operation not permitted", "you must be root")
 
 
+@observed
 def find(program: str) -> str | None:
     return shutil.which(program, path=PATH)
 
@@ -150,6 +152,7 @@ def _content(file: BinaryIO) -> str:
     return file.read().decode(errors="replace")
 
 
+@observed
 def identity(path: str) -> str:
     status = os.stat(path)
     return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
@@ -159,3 +162,9 @@ def identity(path: str) -> str:
 
 
 # -- routing -------------------------------------------------------------------------------------------------------
+
+
+def version(path: str) -> str:
+    """What a program says of its version. It says the same until its file is another one."""
+    identity(path)
+    return run([path, "--version"])

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, Union
 
+from . import proc
+from .observation import observed
+
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 # Flags of a route: linux/route.h and linux/ipv6_route.h.
@@ -66,6 +69,14 @@ def parse_ipv6(text: str) -> list[Route]:
     return found
 
 
+@observed
+def read(family: str) -> list[Route]:
+    """The routes of one family on this host."""
+    if family == "ip6":
+        return parse_ipv6(proc.read("/proc/thread-self/net/ipv6_route"))
+    return parse_ipv4(proc.read("/proc/thread-self/net/route"))
+
+
 class Routes:
     """The routes of both families, read when they are first asked for: a router of the internet has a million."""
 
@@ -75,10 +86,10 @@ class Routes:
 
     @cached_property
     def all(self) -> list[Route]:
+        """Every IPv6 host has an `unreachable default` that comes after all others of its length."""
         ipv4, ipv6 = self._texts
-        found = parse_ipv4(_read("/proc/thread-self/net/route") if ipv4 is None else ipv4)
-        found += parse_ipv6(_read("/proc/thread-self/net/ipv6_route") if ipv6 is None else ipv6)
-        # Every IPv6 host has an `unreachable default` that comes after all others of its length.
+        found = read("ip") if ipv4 is None else parse_ipv4(ipv4)
+        found = [*found, *(read("ip6") if ipv6 is None else parse_ipv6(ipv6))]
         return sorted(found, key=lambda route: not route.interface)
 
     @cached_property
@@ -112,12 +123,4 @@ class Ways:
             interface = known.get(int(ip) >> shift) if version == ip.version else None
             if interface is not None:
                 return interface
-        return ""
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
         return ""

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..errors import HostError
+from .observation import observed
 
 STATE = "state.json"
 NORMAL = "normal.json"
+#: What the last run has seen, and would come to again (`plan/unchanged.py`).
+SEEN = "seen.json"
 BEFORE = "before.json"
 BOOT = "boot"
 #: What the last confirmed change was told from others by, and when one was undone (`plan/rollback.py`).
@@ -51,25 +54,47 @@ DEFAULT_PATHS = Paths()
 Content = tuple[str, int]
 
 
-def read_text(path: Path) -> str | None:
+@observed
+def read_text(path: Path | str) -> str | None:
     """The text of a file, or None where there is none.
 
     Every byte counts: ends of lines are left as they are, and what is no UTF-8 is shown by its number.
     """
     try:
-        return path.read_bytes().decode("utf-8", "backslashreplace")
+        return Path(path).read_bytes().decode("utf-8", "backslashreplace")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}") from error
 
 
+@observed
+def read_content(path: Path | str) -> Content | None:
+    """Text and mode of a file, or None where there is none."""
+    text = read_text(path)
+    return None if text is None else (text, stat.S_IMODE(Path(path).stat().st_mode))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
     try:
-        text = read_text(path)
+        return _mapping(read_text(path))
+    except HostError:
+        return {}
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """The same, of a file that only spares work: no plan depends on what is in it."""
+    try:
+        return _mapping(path.read_text("utf-8", "backslashreplace"))
+    except OSError:
+        return {}
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    try:
         parsed = json.loads(text) if text else {}
-    except (HostError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -81,7 +106,13 @@ def read_state(paths: Paths) -> dict[str, Any]:
 
 def state_path(paths: Paths) -> Path | None:
     """Where that is kept: in `run` with `persist: false`. None where nothing is declared."""
-    return next((path / STATE for path in (paths.etc, paths.run) if (path / STATE).exists()), None)
+    return next((path / STATE for path in (paths.etc, paths.run) if exists(path / STATE)), None)
+
+
+@observed
+def exists(path: Path | str) -> bool:
+    """Whether there is such a file."""
+    return os.path.exists(path)
 
 
 def make_directory(path: Path) -> None:
@@ -252,7 +283,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, BEFORE, UNDONE, CONFIRMED, "lock"):
+    for name in (NORMAL, SEEN, BEFORE, UNDONE, CONFIRMED, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)

@@ -10,7 +10,8 @@ import os
 from collections.abc import Sequence
 
 from ..errors import HostError
-from .proc import read
+from . import proc
+from .observation import observed
 
 
 def path(name: str) -> str:
@@ -18,10 +19,18 @@ def path(name: str) -> str:
     return f"/proc/sys/{name}"
 
 
+def peek(name: str) -> str | None:
+    """As `get`, of what is kept once it was seen, so that no later run looks at it."""
+    return proc.peek(path(name)).strip() or None
+
+
+@observed
 def get(name: str) -> str | None:
-    return read(path(name)).strip() or None
+    """What the setting is; None where there is none."""
+    return proc.read(path(name)).strip() or None
 
 
+@observed
 def writable(name: str) -> bool:
     return os.access(path(name), os.W_OK)
 
@@ -37,6 +46,7 @@ def write(name: str, value: str) -> None:
         raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")
 
 
+@observed
 def files(directories: Sequence[str]) -> dict[str, str]:
     """The files that set sysctls at boot, path to text; one directory's file hides those of the same name before it."""
     by_name: dict[str, str] = {}
@@ -44,7 +54,7 @@ def files(directories: Sequence[str]) -> dict[str, str]:
         for path in sorted(glob.glob(f"{directory}/*.conf")):
             by_name[os.path.basename(path)] = path
     paths = [*by_name.values(), "/etc/sysctl.conf"]
-    return {path: text for path in paths for text in [read(path)] if text}
+    return {path: text for path in paths for text in [proc.read(path)] if text}
 
 
 def number(name: str) -> int:

@@ -99,6 +99,10 @@ class IptablesEngine:
         """What carries it out."""
         return self.program.restore(transaction.texts)
 
+    def commits(self, transaction: Transaction) -> int:
+        """How many commits of nf_tables that makes."""
+        return sum(map(self.program.commits, transaction.texts.values()))
+
     def instead(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
         """A delta has no other way: a replacement would not know what to take away."""
         return None

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from ..host import scratch
+from ..host import observation, scratch
+from ..host.observation import observed
 from ..host.proc import read
-from ..host.processes import Command, find, identity, require, run
+from ..host.processes import Command, find, identity, require, run, version
 
 _FAMILY_PROGRAM = {"ip": "iptables", "ip6": "ip6tables"}
 
@@ -37,12 +39,29 @@ class Iptables:
         return require(self.program(family, action), "iptables")
 
     def save(self, family: str, counters: bool = False, table: str = "") -> str:
-        words = [*(["--counters"] if counters else []), *(["--table", table] if table else [])]
-        return run([self.path(family, "save"), *words])
+        """What iptables-save prints of all tables, or of one."""
+        if counters:
+            return run([self.path(family, "save"), "--counters"])
+        words = ["--table", table] if table else []
+        return self._read(self.path(family, "save"), *words)
 
     def builtin(self, family: str, table: str, chain: str) -> str:
         """The rules of one built-in chain, as `-A` lines."""
-        return run([self.path(family), "--wait", "30", "-t", table, "-S", chain])
+        return self._read(self.path(family), "--wait", "30", "-t", table, "-S", chain)
+
+    def commits(self, text: str) -> int:
+        """How many commits of nf_tables `restore` makes of a text: one for each table."""
+        return text.count("\nCOMMIT\n") if self._is_nft else 0
+
+    @property
+    def _is_nft(self) -> bool:
+        return (self.variant or default_variant()) == "nft"
+
+    def _read(self, *argv: str) -> str:
+        if self._is_nft:
+            observation.numbered()
+            return run(argv)
+        return _legacy(*argv)
 
     def restore(self, texts: Mapping[str, str]) -> list[Command]:
         """What loads these texts, by family; each table in one transaction."""
@@ -65,6 +84,13 @@ class Iptables:
         run([self.path(family, "restore"), "--noflush", "--test"], text)
 
 
+@observed
+def _legacy(*argv: str) -> str:
+    """What a program of iptables-legacy prints of rules, without the time and what policies have counted."""
+    lines = [line for line in run(argv).splitlines() if not line.startswith("#")]
+    return "".join(re.sub(r"\[\d+:\d+\]$", "[0:0]\n", line) if line.startswith(":") else f"{line}\n" for line in lines)
+
+
 def iptables_variants() -> list[str]:
     """The variants that the host offers by name."""
     return [variant for variant in ("nft", "legacy") if find(f"iptables-{variant}-restore")]
@@ -74,7 +100,7 @@ def default_variant() -> str | None:
     """The variant that plain `iptables` is, or None where there is no program of that name."""
     if find("iptables") is None:
         return None
-    return "nft" if "nf_tables" in run([require("iptables", "iptables"), "--version"]) else "legacy"
+    return "nft" if "nf_tables" in version(require("iptables", "iptables")) else "legacy"
 
 
 def legacy_tables(family: str) -> list[str]:
@@ -83,6 +109,7 @@ def legacy_tables(family: str) -> list[str]:
     return read(f"/proc/thread-self/net/{name}").split()
 
 
+@observed
 def legacy_has_rules() -> bool:
     """Whether anything but empty chains lives in iptables-legacy, of any owner."""
     for family, program in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):

@@ -45,6 +45,9 @@ class Engine(Asked, Protocol):
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
 
+    def commits(self, transaction: Transaction) -> int:
+        """How many commits of nf_tables that makes."""
+
     def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
         """Another way to the same rules, where the kernel has refused this one; None where there is none."""
 

@@ -81,6 +81,10 @@ class NftablesEngine:
         """What carries it out."""
         return self.nft.load(transaction.texts.values())
 
+    def commits(self, transaction: Transaction) -> int:
+        """How many commits of nf_tables that makes."""
+        return len(transaction.texts)
+
     def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
         """What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
         if transaction.kind != "delta":
@@ -134,7 +138,7 @@ def nft_problem() -> str | None:
     path = processes.find("nft")
     if path is None:
         return "nft is not installed (package nftables)"
-    version = tuple(int(number) for number in re.findall(r"\d+", processes.run([path, "--version"]))[:3])
+    version = tuple(int(number) for number in re.findall(r"\d+", processes.version(path))[:3])
     if version < NFT_MINIMUM:
         return f"nft {'.'.join(map(str, version))} is too old ({'.'.join(map(str, NFT_MINIMUM))} is needed)"
     if linux_version() < LINUX_MINIMUM:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..host import scratch
+from ..host import observation, scratch
 from ..host.processes import Command, identity, require, run
 
 
@@ -28,13 +28,16 @@ class Nft:
 
     def chains(self) -> str:
         """Every table, and the heads of its chains."""
+        observation.numbered()
         return run([self.path, "list", "chains"])
 
     def terse(self, family: str, table: str) -> str:
         """A table without counters and without the elements of its sets."""
+        observation.numbered()
         return run([self.path, "--stateless", "--terse", "list", "table", family, table])
 
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
+        observation.numbered()
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
 
     def check(self, text: str) -> None:

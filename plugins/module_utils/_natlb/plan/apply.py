@@ -15,30 +15,30 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import CarryError, ConfigError, HostError
+from ..errors import CarryError, HostError
 from ..firewalls import forward
-from ..host import links, proc, processes, store, sysctl
+from ..host import links, moment, observation, proc, processes, store, sysctl
+from ..host.moment import Moment
+from ..host.observation import Watch, digest
 from ..host.processes import Command
 from ..host.routes import Routes
 from ..host.store import DEFAULT_PATHS, Content, Paths
-from ..model import unclaimed, values
-from ..model.closed import CHOICES
+from ..model import unclaimed
 from ..model.engine import Engine
-from ..model.entities import EMPTY, Config
-from ..model.services import parse_config
-from ..model.tracking import Tracking, parse_tracking
+from ..model.entities import Config
 from ..nftables.program import Nft
 from ..ruleset import normal_form
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
-from . import boot, declaration, engines, expected, forwarding, guard, removal, rollback, summary
+from . import boot, engines, expected, forwarding, removal, rollback, summary, unchanged
+from .asked import Asked
 from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .request import previous as last_request
@@ -80,7 +80,9 @@ class Plan:
     #: What the last run has left about normal forms, and those of this run.
     known: dict[str, Any]
     normal: list[NormalForm]
+    #: What holds as long as nothing changes, and what is said of this change alone.
     warnings: list[str]
+    passing: list[str]
     #: The request that is kept now, and the one that will be.
     records: tuple[str | None, str | None]
 
@@ -112,7 +114,7 @@ class Plan:
             transaction=self.transaction.kind,
             services=len(self.request.config.services),
             sysctls=sysctls(self.request),
-            warnings=self.warnings,
+            warnings=[*self.warnings, *self.passing],
         )
 
 
@@ -134,58 +136,74 @@ def balance(
     services: Any,
     egress: Any = None,
     *,
-    engine: str = "auto",
-    forwarding: bool = True,
-    forward: str = "warn",
-    forward_others: str = "drop",
-    persist: bool = True,
-    state: str = "present",
     check: bool = False,
-    mark_mask: Any = None,
-    conntrack: Any = None,
-    rollback_after: int = 0,
-    allow_management_port: bool = False,
-    assume_installed: bool = False,
     paths: Paths = DEFAULT_PATHS,
     iptables_variant: str | None = None,
+    **options: Any,
 ) -> Outcome:
     """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
 
-    With `rollback_after` the host goes back by itself after so many seconds, unless `rollback.confirm` is called with
-    the token of the outcome. Raises `ConfigErrors` for a declaration that cannot be carried out, before anything is
-    touched, and `HostError` where the host cannot do it; the kernel then holds the old rules or the new ones, never a
-    mix.
+    `options` are those of `Asked`. With `rollback_after` the host goes back by itself after so many seconds, unless
+    `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration that cannot be
+    carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then holds the old
+    rules or the new ones, never a mix.
     """
-    if services is None and not egress and state == "present":
-        raise ConfigError("services", "is missing", "write services: [] or state: absent to take every service away")
-    config = parse_config(services, egress, mark_mask)
-    rollback_after = declaration.rollback_seconds(rollback_after)
-    if state == "absent":
-        config = EMPTY
-    if not allow_management_port:
-        guard.check(config, guard.endpoints(proc.parent_environments()))
-    request = Request(config, engine, iptables_variant, forwarding, persist, paths, rollback_after)
-    request.forward = values.choice(forward, "forward", ("warn", "accept"))
-    request.forward_others = values.choice(forward_others, "forward_others", CHOICES)
-    request.tracking = parse_tracking(conntrack) if state == "present" else Tracking()
-    request.expected = check and assume_installed
-    if os.geteuid() != 0:
-        raise HostError("only root may read or change the rules of this host (become: true)")
+    asked = Asked(services, egress, **options)
+    key = unchanged.key({**vars(asked), "variant": iptables_variant})
     if check:
-        plan, outcome = _planned(request, state)
-        plan.must_be_accepted()
-        outcome.diff = plan.diff()
-        return outcome
+        return _kept(paths, key) or _checked(asked.request(paths, iptables_variant, check), asked.state)
+    # What is wrong with a declaration is said before another run is waited for.
+    request = None if unchanged.is_known(paths, key) else asked.request(paths, iptables_variant, check)
     with rollback.settled(paths):
-        plan, outcome = _planned(request, state)
-        with ThreadPoolExecutor(1) as aside:
-            diff = aside.submit(plan.diff)
-            outcome.token = _commit_parts(plan)
-        outcome.diff = diff.result()
-        outcome.transaction = plan.transaction.kind
-        outcome.warnings += forget_gone(plan.previous, request.config)
-        outcome.warnings += _tidied(plan, bool(outcome.token))
+        kept = _kept(paths, key) if request is None else None
+        return kept or _made(request or asked.request(paths, iptables_variant, check), asked.state, key)
+
+
+def _kept(paths: Paths, key: str) -> Outcome | None:
+    """The outcome of a run that would find nothing to change, where that is certain without one."""
+    found = unchanged.outcome(paths, key) if os.geteuid() == 0 else None
+    return Outcome(changed=False, diff="", transaction="none", **found) if found else None
+
+
+def _checked(request: Request, state: str) -> Outcome:
+    """What a run would change."""
+    plan, outcome = _planned(request, state)
+    plan.must_be_accepted()
+    outcome.diff = plan.diff()
     return outcome
+
+
+def _made(request: Request, state: str, key: str) -> Outcome:
+    """Change what is to be changed. To be called with the lock held."""
+    began = moment.now()
+    with observation.watched() as watch:
+        plan, outcome = _planned(request, state)
+    with ThreadPoolExecutor(1) as aside:
+        diff = aside.submit(plan.diff)
+        outcome.token = _commit_parts(plan)
+    outcome.diff = diff.result()
+    outcome.transaction = plan.transaction.kind
+    outcome.warnings += forget_gone(plan.previous, request.config)
+    outcome.warnings += _tidied(plan, bool(outcome.token))
+    if not request.config.empty:
+        _remember(plan, key, watch, began)
+    return outcome
+
+
+def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None) -> None:
+    """So that the next run need not look for what this one has left."""
+    ours = {
+        **{("host.sysctl.get", (name,)): digest(value) for name, value in sysctls(plan.request).items()},
+        **{("host.store.read_content", (str(path),)): digest(content) for path, content in plan.staged.items()},
+        **{
+            ("host.store.read_text", (str(path),)): digest(content and content[0])
+            for path, content in plan.staged.items()
+        },
+        **{("host.store.exists", (str(path),)): digest(content is not None) for path, content in plan.staged.items()},
+    }
+    commits = sum(part.commits() for part in plan.parts if part.differs)
+    kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
+    unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": sysctls(plan.request)})
 
 
 def _tidied(plan: Plan, waits: bool) -> list[str]:
@@ -208,7 +226,7 @@ def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:
     plan = make_plan(request)
     plan.must_be_possible()
     if state == "present":
-        plan.warnings += removal.warnings(store.read_state(request.paths), request.config)
+        plan.passing += removal.warnings(store.read_state(request.paths), request.config)
     return plan, plan.outcome()
 
 
@@ -286,16 +304,17 @@ def make_plan(request: Request) -> Plan:
         hairpin = any(service.snat == "none" for service in config.services)
         previous, before = last_request(request.paths)
         released: dict[str, str] = {}
+        passing: list[str] = []
         if request.forwarding:
             bridges = partial(links.bridges, not no_ip)
-            request.before = forwarding.look(before, config.families(), table, sysctl.get, bridges)
-            released, more = forwarding.released(before, config.families())
-            warnings += more
+            found = forwarding.look(before, config.families(), table, sysctl.get, bridges)
+            request = replace(request, before=found)
+            released, passing = forwarding.released(before, config.families())
         closed = request.before.closed if request.forward_others == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
         rendered = engine.render(config, table.connected if hairpin else [], closed, alone)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
-        known = store.read_json(request.paths.run / store.NORMAL)
+        known = store.read_cache(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
         chains = Nft().chains() if processes.find("nft") else None
@@ -312,7 +331,7 @@ def make_plan(request: Request) -> Plan:
     wanted = normal.ruleset
     rules = engine_part(engine, live, wanted, lambda: plan.transaction)
     transaction = engine.plan(live, wanted, rendered)
-    kept = (staged, known, [normal], warnings, records)
+    kept = (staged, known, [normal], warnings, passing, records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts.append(sysctl_part({**sysctls(request), **released}, request.expected))
     plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]
@@ -340,7 +359,13 @@ def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
     normal = normal_form.ask(opening, opening.rendered, plan.known)
     plan.normal.append(normal)
     wanted = normal.ruleset
-    return Part(opening.live, wanted, lambda: opening.commands(wanted), opening.undo, look=opening.look)
+
+    def commits() -> int:
+        return sum(opening.program.commits(text) for _line, text in opening.commands(wanted))
+
+    return Part(
+        opening.live, wanted, lambda: opening.commands(wanted), opening.undo, look=opening.look, commits=commits
+    )
 
 
 def _files_part(
@@ -349,6 +374,6 @@ def _files_part(
     """The files of ours, of these what to write or, where None, to remove, and the kept request before and after."""
     known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
     wanted = boot.files(engine, path, request, rendered)
-    live = {path: content for path in known for content in [boot.read(path)] if content is not None}
+    live = {path: content for path in known for content in [store.read_content(path)] if content is not None}
     staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
     return Part(boot.sections(live), boot.sections(wanted)), staged, (boot.record(live), boot.record(wanted))

@@ -10,7 +10,6 @@ network is up; `boot-uplinks` adds routes, which need their interfaces, once it 
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,11 +43,6 @@ def files(engine: Engine, path: forward.ForwardPath, request: Request, rendered:
     if uplinks:
         found[paths.etc / "boot-uplinks"] = (uplinks, 0o700)
     return found
-
-
-def read(path: Path) -> Content | None:
-    text = store.read_text(path)
-    return None if text is None else (text, stat.S_IMODE(path.stat().st_mode))
 
 
 def sections(contents: Mapping[Path, Content]) -> Ruleset:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from ..host import links
+from ..host import links, sysctl
 from ..host.routes import Routes
 from ..model.closed import Closed, dump, parse
 from ..model.entities import Config
@@ -44,7 +44,7 @@ def look(
     closed = {family: item for family, item in kept.closed.items() if family in families}
     for family in families:
         if family not in closed and get(NAMES[family]) == "0":
-            closed[family] = _observe(family, get, bridges())
+            closed[family] = _observe(family, sysctl.peek, bridges())
     return Before(_listening(kept, routes, get) if "ip6" in families else (), closed)
 
 
@@ -64,10 +64,10 @@ def released(kept: Before, families: Collection[str]) -> tuple[dict[str, str], l
     """
     settings, warnings = {}, []
     for family, closed in kept.closed.items():
-        later = sorted(set(links.names()) - set(closed.interfaces))
-        name = NAMES[family]
         if family in families:
             continue
+        later = sorted(set(links.names()) - set(closed.interfaces))
+        name = NAMES[family]
         if not later and not kept.opened:
             settings[name] = "0"
             continue

@@ -48,6 +48,8 @@ class Part:
     retrace: Callable[[Ruleset], list[Command]] | None = None
     look: Callable[[], Ruleset] | None = None
     commit: Callable[[], None] = _nothing
+    #: How many commits of nf_tables its commands make.
+    commits: Callable[[], int] = int
     #: Why this host cannot be brought there; empty where it can.
     obstacle: str = ""
     #: What the undoing of a change leaves behind, as a sentence; empty where it is nothing.
@@ -155,6 +157,7 @@ def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Cal
         retrace=lambda now: engine.retrace(live, now),
         look=engine.listed,
         residue=engine.residue,
+        commits=lambda: engine.commits(transaction()),
     )
 
 

@@ -28,7 +28,7 @@ FORMAT = 2
 _UNREAD = "{}: not all of it can be read; the next run of the module balancer writes it anew"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
     """What a run is asked for, checked and complete.
 
@@ -90,6 +90,11 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
     state = store.read_state(paths)
     kept = store.state_path(paths)
     config = declared(state)
+    lost, tracking = False, Tracking()
+    try:
+        tracking = parse_tracking(state.get("conntrack"))
+    except NatlbError:
+        lost = True
     request = Request(
         config=config,
         engine=_one_of(state.get("requested_engine"), ("nftables", "iptables"), "auto"),
@@ -100,13 +105,10 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         forward=_one_of(state.get("forward"), ("warn", "accept"), "warn"),
         forward_others=_one_of(state.get("forward_others"), ("drop", "accept"), "drop"),
         held_by=_one_of(state.get("engine"), ("nftables", "iptables"), "auto"),
+        tracking=tracking,
     )
     counts = [len(config.services), len(config.egress)]
-    whole = kept is None or counts == [_count(state.get(key)) for key in ("services", "egress")]
-    try:
-        request.tracking = parse_tracking(state.get("conntrack"))
-    except NatlbError:
-        whole = False
+    whole = not lost and (kept is None or counts == [_count(state.get(key)) for key in ("services", "egress")])
     return request, [] if whole else [_UNREAD.format(kept)]
 
 
@@ -150,7 +152,8 @@ def previous(paths: Paths) -> tuple[Config, Before]:
     state = store.read_state(paths)
     services = [item for item in _listed(state.get("services")) if _speaks_udp(item)]
     kept = state.get("before")
-    before = parse_before(kept if isinstance(kept, Mapping) else store.read_json(paths.run / store.BEFORE))
+    # The copy counts only where state.json has lost it, and that file is seen to be another one then.
+    before = parse_before(kept if isinstance(kept, Mapping) else store.read_cache(paths.run / store.BEFORE))
     return declared({**state, "services": services}), replace(before, opened=state.get("forward_others") == "accept")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..firewalls import foreign, obstacles
-from ..host import links, proc, sysctl
+from ..host import links, proc, sockets, sysctl
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
@@ -31,7 +31,11 @@ def found(config: Config, engine: Engine, table: Routes, chains: str | None, boo
         *_addresses(config, engine, table),
         *_astray(config, table),
         *_obstacles(config, engine, table, chains),
-        *(listeners.warnings(config, listeners.read(), proc.local_addresses()) if config.services else ()),
+        *(
+            listeners.warnings(config, sockets.on(listeners.ports(config)), proc.local_addresses())
+            if config.services
+            else ()
+        ),
     ]
     if boots:
         warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)

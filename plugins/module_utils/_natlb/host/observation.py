@@ -1,0 +1,105 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a plan has seen of this host, so that the next run can tell whether it would see anything else.
+
+A plan follows from what it is asked for and from what it reads. Whatever reads the host is marked `observed`: while a
+`Watch` is on, each such call is noted with a digest of what it returned, and `Watch.again` asks all of them once more.
+Rules of nf_tables are not read again: the kernel numbers their commits (`netlink.generation`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, TypeVar
+
+from ..errors import NatlbError
+
+#: The name of what was called, and its arguments.
+Call = tuple[str, tuple[Any, ...]]
+_Reader = TypeVar("_Reader", bound=Callable[..., Any])
+
+_readers: dict[str, Callable[..., Any]] = {}
+_inside = threading.local()
+_watch: Watch | None = None
+
+
+class Watch:
+    """The calls of one plan. `numbered`: rules of nf_tables were read as well. `repeatable` is false where something
+    could not be read, and so cannot be asked for again."""
+
+    def __init__(self, seen: Mapping[Call, str] | None = None) -> None:
+        self.seen: dict[Call, str] = dict(seen or {})
+        self.numbered = False
+        self.repeatable = True
+
+    def again(self) -> Iterator[tuple[Call, str]]:
+        """Every call with what it tells now; empty where it cannot be made any more."""
+        for name, arguments in self.seen:
+            try:
+                yield (name, arguments), digest(_readers[name](*arguments))
+            except (KeyError, TypeError, NatlbError):
+                yield (name, arguments), ""
+
+
+def observed(reader: _Reader) -> _Reader:
+    """Marks a function that reads the host. Its arguments are numbers, strings, paths, and tuples of these."""
+    name = f"{reader.__module__.rpartition('_natlb.')[2]}.{reader.__qualname__}"
+
+    @functools.wraps(reader)
+    def call(*given: Any) -> Any:
+        arguments = tuple(os.fspath(item) if isinstance(item, Path) else item for item in given)
+        watch, nested = _watch, getattr(_inside, "nested", False)
+        if watch is None or nested:
+            return reader(*arguments)
+        _inside.nested = True
+        try:
+            found = reader(*arguments)
+        except BaseException:
+            watch.repeatable = False
+            raise
+        finally:
+            _inside.nested = False
+        watch.seen[name, arguments] = digest(found)
+        return found
+
+    _readers[name] = call
+    return call  # type: ignore[return-value]
+
+
+def numbered() -> None:
+    """Say that rules are read whose commits the kernel numbers."""
+    if _watch is not None:
+        _watch.numbered = True
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    """Note what is read of the host, in all threads, until the block ends."""
+    global _watch  # noqa: PLW0603 - one run at a time reads the host
+    _watch = watch = Watch()
+    try:
+        yield watch
+    finally:
+        _watch = None
+
+
+def digest(value: Any) -> str:
+    """The same for the same value, in every process."""
+    text = f"text {value}" if isinstance(value, str) else _canonical(value)
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    """As `repr`, with sets and mappings in one order."""
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_canonical, value)))}}}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{_canonical(key)}: {_canonical(item)}' for key, item in value.items()))}}}"
+    return repr(value)

@@ -1,0 +1,69 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run is asked for, as it was typed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, HostError
+from ..firewalls import forward
+from ..host import proc
+from ..host.store import Paths
+from ..model import closed, values
+from ..model.entities import EMPTY
+from ..model.services import parse_config
+from ..model.tracking import Tracking, parse_tracking
+from . import declaration, guard
+from .request import Request
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the module `balancer`, under their names and with their defaults."""
+
+    services: Any
+    egress: Any = None
+    engine: str = "auto"
+    forwarding: bool = True
+    forward: str = "warn"
+    forward_others: str = "drop"
+    persist: bool = True
+    state: str = "present"
+    mark_mask: Any = None
+    conntrack: Any = None
+    rollback_after: Any = 0
+    allow_management_port: bool = False
+    assume_installed: bool = False
+
+    def request(self, paths: Paths, variant: str | None, check: bool) -> Request:
+        """The same, checked and complete. Raises `ConfigErrors`, and `HostError` for anybody but root."""
+        present = self.state == "present"
+        if self.services is None and not self.egress and present:
+            remedy = "write services: [] or state: absent to take every service away"
+            raise ConfigError("services", "is missing", remedy)
+        config = parse_config(self.services, self.egress, self.mark_mask)
+        rollback_after_s = declaration.rollback_seconds(self.rollback_after)
+        if not present:
+            config = EMPTY
+        if not self.allow_management_port:
+            guard.check(config, guard.endpoints(proc.parent_environments()))
+        request = Request(
+            config=config,
+            engine=self.engine,
+            variant=variant,
+            forwarding=self.forwarding,
+            persist=self.persist,
+            paths=paths,
+            rollback_after_s=rollback_after_s,
+            forward=values.choice(self.forward, "forward", forward.CHOICES),
+            forward_others=values.choice(self.forward_others, "forward_others", closed.CHOICES),
+            tracking=parse_tracking(self.conntrack) if present else Tracking(),
+            expected=check and self.assume_installed,
+        )
+        if os.geteuid() != 0:
+            raise HostError("only root may read or change the rules of this host (become: true)")
+        return request

@@ -1,0 +1,110 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a run would find what the last one left, told without listing, rendering or comparing anything.
+
+A plan follows from the request, from the code that reads it, and from what it sees of the host. All three are kept with
+the outcome of a run, rules by the number of the last commit (`host/moment.py`). Where each of them is the same again,
+so is the outcome: nothing to change. Where one is not, or where it cannot be told, a run reads and compares everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zipimport
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..host import moment, store
+from ..host.moment import Moment
+from ..host.observation import Call, Watch
+from ..host.store import Paths
+
+#: Of the file.
+_FORMAT = 1
+_CORE = Path(__file__).parents[1]
+
+
+def key(asked: Mapping[str, Any]) -> str:
+    """A digest of what is asked for and of the code that would carry it out."""
+    text = json.dumps([_FORMAT, _code(), asked], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _code() -> list[Any]:
+    """What tells this code from any other: as Ansible packs it, or as it lies in a folder."""
+    loader = globals().get("__loader__")
+    if isinstance(loader, zipimport.zipimporter):
+        with zipfile.ZipFile(loader.archive) as archive:
+            return sorted([item.filename, item.CRC] for item in archive.infolist() if "/_natlb/" in item.filename)
+    return [[str(path.relative_to(_CORE)), _digest(path)] for path in sorted(_CORE.rglob("*.py"))]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def is_known(paths: Paths, asked: str) -> bool:
+    """Whether the last run was asked for the same. Nothing else is looked at."""
+    return store.read_cache(paths.run / store.SEEN).get("key") == asked
+
+
+def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
+    """The outcome that is kept, where a run would come to it again. To be called with the lock held."""
+    kept = store.read_cache(paths.run / store.SEEN)
+    now = moment.now()
+    if now is None or kept.get("key") != asked or kept.get("moment") != list(now):
+        return None
+    try:
+        seen = {(str(name), _tuple(arguments)): str(told) for name, arguments, told in kept["seen"]}
+        found = dict(kept["outcome"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    # What was seen first is asked about last: nobody may commit anything while the rest is looked at.
+    same = all(told == seen[call] for call, told in Watch(seen).again())
+    return found if same and moment.now() == now else None
+
+
+def keep(
+    paths: Paths,
+    asked: str,
+    watch: Watch,
+    began: Moment | None,
+    commits: int,
+    ours: Mapping[Call, str],
+    found: Mapping[str, Any],
+) -> None:
+    """Keep the outcome that the next run would have, where it is certain; otherwise keep none.
+
+    `began` is the moment before the plan, `commits` how many this run has made since, `ours` what it has changed of
+    what the plan has seen.
+    """
+    seen = {call: ours.get(call, told) for call, told in watch.seen.items()}
+    now = moment.now()
+    doubt = _doubt(watch, began and began.after(commits), now, seen.keys() - ours.keys())
+    calls = [[name, list(arguments), told] for (name, arguments), told in seen.items()]
+    kept = {"doubt": doubt} if doubt else {"key": asked, "moment": now, "seen": calls, "outcome": found}
+    store.write_text(paths.run / store.SEEN, json.dumps(kept))
+
+
+def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, calls: Collection[Call]) -> str:
+    """Why it is not certain what the next run would see; empty where it is."""
+    if expected is None or now is None:
+        return "this kernel does not tell network namespaces apart"
+    if not watch.repeatable:
+        return "something could not be read"
+    if watch.numbered and now.generation is None:
+        return "this kernel does not number the commits of rules"
+    if expected != now:
+        return f"commit {expected.generation} was expected, and {now.generation} is the last"
+    for call, told in watch.again():
+        if call in calls and told != watch.seen[call]:
+            return f"{call[0]}{call[1]} tells something else now"
+    return "" if moment.now() == now else "somebody commits rules at this moment"
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
