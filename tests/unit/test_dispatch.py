@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 
 import pytest
-from _natlb.iptables.dispatch import MAX_NAME, Item, Tree, build, chain_name, cut
+from _natlb.iptables.balanced import fitted
+from _natlb.iptables.dispatch import MAX_NAME, Item, Tree, chain_name, cut
 from _natlb.model.ranges import cidr, number_range
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TREE = Tree(("", "d", "tcp"), 32, "--dport {}".format, "-d {}".format)
 DEAR = replace(TREE, dear=True)
+#: More than any of these trees needs.
+LEVELS = 40
 TREES = pytest.mark.parametrize("tree", [TREE, DEAR], ids=["tree", "dear"])
 
 
@@ -56,6 +58,10 @@ def test_cidr_is_the_inverse_of_number_range(network: str) -> None:
     assert cidr(number_range(network), 128 if ":" in network else 32) == network
 
 
+def build(tree: Tree, items: list[Item], levels: int = LEVELS) -> dict[str, list[str]]:
+    return fitted(tree, items, levels)
+
+
 def found(chains: dict[str, list[str]], address: int, port: int) -> list[str]:
     """The items that a packet meets, as the kernel walks: -g never comes back to the chain it left."""
     met: list[str] = []
@@ -75,9 +81,16 @@ def found(chains: dict[str, list[str]], address: int, port: int) -> list[str]:
 def _matches(match: str, address: int, port: int) -> bool:
     what, value = match.split()
     if what == "-d":
-        return ip_address(address) in ip_network(value)
+        first, last = number_range(value)
+        return first <= address <= last
     low, _unused, high = value.partition(":")
     return int(low) <= port <= int(high or low)
+
+
+def depth(chains: dict[str, list[str]], name: str = TREE.root) -> int:
+    """How many chains follow each other."""
+    targets = [rule.rpartition(" ")[2] for rule in chains[name] if "-g " in rule]
+    return 1 + max((depth(chains, target) for target in targets), default=0)
 
 
 PORTS = st.one_of(
@@ -91,14 +104,16 @@ ADDRESSES = st.one_of(
 
 
 @TREES
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("levels", [LEVELS, 3, 2, 1])
+@settings(max_examples=100, deadline=None)
 @given(wanted=st.lists(st.tuples(PORTS, ADDRESSES), max_size=120), data=st.data())
 def test_a_tree_finds_what_a_list_finds(
-    tree: Tree, wanted: list[tuple[tuple[int, int], int]], data: st.DataObject
+    tree: Tree, levels: int, wanted: list[tuple[tuple[int, int], int]], data: st.DataObject
 ) -> None:
     items = [Item(ports, (address, address), (f"item{i}",)) for i, (ports, address) in enumerate(wanted)]
-    chains = build(tree, items)
+    chains = build(tree, items, levels)
     assert all(len(name) <= MAX_NAME for name in chains)
+    assert depth(chains) <= levels
     packets = [(address, port) for (ports, address) in wanted for port in ports]
     packets.append((data.draw(ADDRESSES), data.draw(st.integers(0, 65535))))
     for address, port in packets:
@@ -156,6 +171,49 @@ def _asked(chains: dict[str, list[str]], address: int, port: int) -> int:
 def test_ten_thousand_are_found_by_few_matches(items: list[Item]) -> None:
     assert matches_of(TREE, items) <= 64
     assert matches_of(DEAR, items) <= 0.8 * matches_of(TREE, items)
+
+
+ANYWHERE = (0, 0)
+#: Items that take a prefix tree to its deepest.
+DEEP = {
+    "addresses": [Item((80, 80), (1 << i,) * 2, (f"i{i}",)) for i in range(128)],
+    "blocks": [Item((80, 80), (1 << i, (2 << i) - 1), (f"i{i}",)) for i in range(128)],
+    "ports": [Item((1 << i,) * 2, ANYWHERE, (f"i{i}",)) for i in range(16)],
+    "both": [Item((1 << j,) * 2, (1 << i,) * 2, (f"i{i}.{j}",)) for i in range(128) for j in range(16)],
+    "many in one corner": [
+        Item((80, 80), (address,) * 2, (f"i{address}",))
+        for address in [*(1 << i for i in range(20, 128)), *range(1, 8000, 2)]
+    ],
+    "each in the corner of the one before": [
+        Item((80, 80), (sum(1 << (127 - k) for k in range(i)) + offset,) * 2, (f"i{i}.{offset}",))
+        for i in range(120)
+        for offset in range(9)
+    ],
+    "ranges beside single ports": [
+        *(Item((1 << i, 65535), (1 << i,) * 2, (f"i{i}",)) for i in range(16)),
+        *(Item((1 << j,) * 2, (1 << (16 + i),) * 2, (f"j{i}.{j}",)) for i in range(100) for j in range(10)),
+    ],
+}
+
+
+@pytest.mark.parametrize("levels", [12, 7, 4, 3, 2])
+@pytest.mark.parametrize("case", DEEP)
+def test_no_tree_is_deeper_than_it_may_be(case: str, levels: int) -> None:
+    """And each item is found in a few steps, however few levels there are."""
+    items = DEEP[case]
+    tree = replace(TREE, bits=128)
+    chains = build(tree, items, levels)
+    assert depth(chains) <= levels
+    assert max(map(len, chains.values())) <= 4 * len(items) ** (1 / levels) + 32
+    assert sum(map(len, chains.values())) <= 4 * len(items)
+    for item in items[:: max(1, len(items) // 500)]:
+        assert item.rules[0] in found(chains, item.addresses[0], item.ports[0])
+        assert item.rules[0] in found(chains, item.addresses[1], item.ports[1])
+
+
+def test_a_tree_that_fits_is_what_it_was() -> None:
+    items = [Item((1000 + i % 100,) * 2, (0x0A000000 + i // 100,) * 2, (f"i{i}",)) for i in range(3000)]
+    assert build(TREE, items, depth(build(TREE, items))) == build(TREE, items)
 
 
 @TREES

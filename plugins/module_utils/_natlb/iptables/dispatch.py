@@ -6,6 +6,8 @@
 A tree is a prefix tree over ports and, where many items share a port, over addresses. Each level cuts an aligned
 block into eight at most. The blocks lie where they lie whatever is declared, and chains are named after their block,
 so that one service more or less changes the leaf in which it stands and leaves nearly all other chains alone.
+
+Such a tree may be deeper than the kernel takes (addresses at powers of two); `balanced.py` sees to that.
 """
 
 from __future__ import annotations
@@ -78,12 +80,13 @@ class Tree:
         return chain_name(*self.name)
 
 
-class _Dimension(NamedTuple):
-    """Ports or addresses: which range of an item, and how a block is matched and named."""
+class Dimension(NamedTuple):
+    """Ports or addresses: which range of an item, how a block is matched and named, and how many bits there are."""
 
     of: Callable[[Item], Range]
     match: Callable[[Range], str]
     title: Callable[[Range], str]
+    bits: int
     #: A size of blocks, as a power of two, that is slow to match.
     slow_shift: int | None
 
@@ -98,54 +101,63 @@ class _Node(NamedTuple):
 
     blocks: tuple[Range | None, ...]
     items: list[Item]
+    level: int
 
 
-def build(tree: Tree, items: Sequence[Item]) -> dict[str, list[str]]:
-    """The chains of a tree, its root among them: name to rules without `-A CHAIN`.
-
-    Items of one leaf keep their order. A packet that meets no item comes back to whoever called the root.
-    """
-    dimensions = (
-        _Dimension(lambda item: item.ports, lambda block: tree.port_match(ports_text(block)), _port_title, None),
-        _Dimension(
+def dimensions_of(tree: Tree) -> tuple[Dimension, Dimension]:
+    return (
+        Dimension(lambda item: item.ports, lambda block: tree.port_match(ports_text(block)), _port_title, 16, None),
+        Dimension(
             lambda item: item.addresses,
             lambda block: tree.address_match(cidr(block, tree.bits)),
             lambda block: address_title(block, tree.bits),
+            tree.bits,
             _SLOW_SHIFT if tree.bits == 32 and not tree.dear else None,
         ),
     )
+
+
+def build(tree: Tree, items: Sequence[Item], levels: int) -> dict[str, list[str]] | None:
+    """The chains of a tree, its root among them: name to rules without `-A CHAIN`. None where more than `levels` of
+    them would follow each other.
+
+    Items of one leaf keep their order. A packet that meets no item comes back to whoever called the root.
+    """
+    dimensions = dimensions_of(tree)
     chains: dict[str, list[str]] = {}
-    pending = [_Node((None, None), list(items))]
+    pending = [_Node((None, None), list(items), 1)]
     while pending:
         node = pending.pop()
+        if node.level > levels:
+            return None
         rules: list[str] = []
         chains[_node_name(tree, dimensions, node.blocks)] = rules
         split = _split(node, dimensions, tree.bits_per_level)
         if split is None:
-            rules.extend(_rules(node.items))
+            rules.extend(rules_of(node.items))
             continue
         which, children = split
-        rules.extend(_rules([child.items[0] for child in children if len(child.items) == 1]))
+        rules.extend(rules_of([child.items[0] for child in children if len(child.items) == 1]))
         inner = [child for child in children if len(child.items) > 1]
         for child in inner:
             blocks = tuple(child.block if index == which else old for index, old in enumerate(node.blocks))
             match = "" if tree.dear and child is inner[-1] else f"{dimensions[which].match(child.block)} "
             rules.append(f"{match}-g {_node_name(tree, dimensions, blocks)}")
-            pending.append(_Node(blocks, child.items))
+            pending.append(_Node(blocks, child.items, node.level + 1))
     return chains
 
 
-def _node_name(tree: Tree, dimensions: Sequence[_Dimension], blocks: Sequence[Range | None]) -> str:
+def _node_name(tree: Tree, dimensions: Sequence[Dimension], blocks: Sequence[Range | None]) -> str:
     titles = [dimension.title(block) for dimension, block in zip(dimensions, blocks) if block is not None]
     return chain_name(*tree.name, *titles)
 
 
-def _rules(items: Sequence[Item]) -> list[str]:
+def rules_of(items: Sequence[Item]) -> list[str]:
     """Each item's rules once, although a range may stand in several blocks of one node."""
     return [rule for item in dict.fromkeys(items) for rule in item.rules]
 
 
-def _split(node: _Node, dimensions: Sequence[_Dimension], bits_per_level: int) -> tuple[int, list[_Child]] | None:
+def _split(node: _Node, dimensions: Sequence[Dimension], bits_per_level: int) -> tuple[int, list[_Child]] | None:
     """The dimension that takes the items furthest apart, and its blocks; None where the items make a leaf.
 
     Ranges stand in every block that they overlap; a split that more than doubles the items, or leaves one block with
@@ -166,7 +178,7 @@ def _split(node: _Node, dimensions: Sequence[_Dimension], bits_per_level: int) -
     return best
 
 
-def _children(items: list[Item], dimension: _Dimension, within: Range | None, bits_per_level: int) -> list[_Child]:
+def _children(items: list[Item], dimension: Dimension, within: Range | None, bits_per_level: int) -> list[_Child]:
     """The parts of the smallest aligned block around all items within a block, without the empty ones."""
     ranges = [dimension.of(item) for item in items]
     if within is not None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from ..model.backend_ports import backend_ports
 from ..model.entities import PROTOCOLS, Service
 from ..model.ranges import Range, cidr, number_range
-from .dispatch import Item, Tree, build, chain_name, ports_text
+from .balanced import add_tree
+from .dispatch import Item, Tree, chain_name, ports_text
 from .frontends import ANYWHERE, enter_wildcard
 from .origin import merged
 from .service import Tables
@@ -44,7 +45,7 @@ def _from_backends(tables: Tables, services: Sequence[Service]) -> list[str]:
             Item(ports, block, (f"-s {cidr(block, tables.bits)} {match.format(ports_text(ports))} -j DROP",))
             for block, ports in merged(places[protocol])
         ]
-        _add(tables, tree, items)
+        add_tree(tables, "filter", tree, sorted(items, key=_order), above=3)
         jumps.append(f"-p {protocol} -j {tree.root}")
     return jumps
 
@@ -66,11 +67,10 @@ def _to_frontends(tables: Tables, services: Sequence[Service]) -> list[str]:
                 where = "" if wildcard else f"-d {cidr(block, tables.bits)} "
                 where += f"-i {interface} " if interface else ""
                 items.append(Item(ports, block, (f"{where}{match.format(ports_text(ports))} -j DROP",)))
-        _add(tables, tree, items)
+        add_tree(tables, "filter", tree, sorted(items, key=_order), above=3)
         jumps.append(f"-p {protocol} {enter_wildcard(tables, 'filter', tree) if wildcard else ''}-j {tree.root}")
     return jumps
 
 
-def _add(tables: Tables, tree: Tree, items: Sequence[Item]) -> None:
-    for chain, rules in build(tree, sorted(items, key=lambda item: (item.addresses, item.ports, item.rules))).items():
-        tables.chains["filter", chain] = rules
+def _order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
+    return item.addresses, item.ports, item.rules

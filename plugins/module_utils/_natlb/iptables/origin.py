@@ -15,7 +15,8 @@ from typing import Callable
 
 from ..model.entities import PROTOCOLS, Frontend, Service
 from ..model.ranges import Range, cidr, number_range
-from .dispatch import Item, Tree, build, ports_text
+from .balanced import add_tree
+from .dispatch import Item, Tree, ports_text
 from .service import Tables
 
 #: What is done with a frontend's connections, as the end of a rule.
@@ -51,8 +52,7 @@ def add_trees(
             for what, places in cells[wildcard, protocol].items()
             for addresses, ports in merged(places)
         ]
-        for name, rules in build(tree, sorted(items, key=_order)).items():
-            tables.chains[table, name] = rules
+        add_tree(tables, table, tree, sorted(items, key=_order), above=1)
         roots.append((protocol, tree.root))
     return roots
 

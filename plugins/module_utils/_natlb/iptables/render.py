@@ -28,7 +28,8 @@ from ..model.ranges import ALL_PORTS, Range, cidr, number_range
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
 from . import others
-from .dispatch import Item, Tree, build, chain_name, ports_text
+from .balanced import add_tree
+from .dispatch import Item, Tree, chain_name, ports_text
 from .frontends import ANYWHERE, enter_wildcard
 from .invalid import add_invalid
 from .marks import marks
@@ -126,8 +127,7 @@ def _add_loops(tables: Tables, unclaimed: Unclaimed) -> list[str]:
     tree = Tree(("", "u"), tables.bits, str, "-d {}".format)
     blocks = [block for block, _ports in merged((number_range(address), ALL_PORTS) for address in unclaimed.addresses)]
     items = [Item(ALL_PORTS, block, (f"-d {cidr(block, tables.bits)} -g {name}",)) for block in blocks]
-    for chain, lines in build(tree, items).items():
-        tables.chains["filter", chain] = lines
+    add_tree(tables, "filter", tree, items, above=2)
     return [f"-i {link} -o {link} -m conntrack --ctstate NEW -j {tree.root}" for link in unclaimed.interfaces]
 
 
@@ -180,8 +180,7 @@ def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _
     for wildcard, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
         name = ("", f"d{'w' if wildcard else ''}", protocol)
         tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
-        for chain, lines in build(tree, sorted(found[wildcard, protocol], key=_item_order)).items():
-            tables.chains[table, chain] = lines
+        add_tree(tables, table, tree, sorted(found[wildcard, protocol], key=_item_order), above=2)
         condition = enter_wildcard(tables, table, tree) if wildcard else ""
         jumps.append(f"-p {protocol} {condition}-j {tree.root}")
     return jumps
