@@ -34,6 +34,8 @@ from _natlb.model.services import parse_config
 from _natlb.nftables import render
 
 CLIENTS = 100_000
+#: So many backends are added one by one.
+MOST = 500
 OPERATIONS = ("one added", "one removed", "one drained", "one doubled")
 #: CONFIG_IP_VS_MH_TAB_INDEX=12, the default (net/netfilter/ipvs/ip_vs_mh.c).
 MH_SIZE = 4093
@@ -264,9 +266,10 @@ a backend, for shares that differ by 1 % at most; it knows no drain but the remo
 those of IPVS. The table of our iptables engine is made for few rules first, and few moves second."""
 
 NOTE_ON_STEPS = """\
-**A table that grows moves nearly all clients, once.** Its size goes with the number of declared backends, drained and
-disabled ones too, and grows in steps. The same happens on the way back. Who expects to cross a step can declare
-backends with `state: disabled` in advance."""
+**Backends that are added one by one.** The table of the nftables engine doubles at 33, 65, 129 and 257 of equal weight,
+which moves nobody by itself. The one of the iptables engine has other slots after each step, and moves nearly all
+clients, once; the same happens on the way back. Who expects to cross a step there can declare backends with
+`state: disabled` in advance."""
 
 Found = dict[str, dict[int, dict[str, list[Moved]]]]
 
@@ -326,10 +329,10 @@ class Step:
     grown: bool
 
 
-def steps(make: Callable[[Sequence[Backend]], Table], hashes: Sequence[int], limit: int = 70) -> dict[int, Step]:
-    """What the n-th backend of a pool did, from the third on."""
-    found, before = {}, make(pool(2))
-    for count in range(3, limit + 1):
+def steps(make: Callable[[Sequence[Backend]], Table], hashes: Sequence[int], limit: int = MOST) -> dict[int, Step]:
+    """What the n-th backend of a pool did, from the second on."""
+    found, before = {}, make(pool(1))
+    for count in range(2, limit + 1):
         after, newest = make(pool(count)), pool(count)[-1].key
         size = len(after.slots)
         found[count] = Step(moved(before.where(hashes), after.where(hashes), newest), size, size != len(before.slots))
@@ -340,12 +343,13 @@ def steps(make: Callable[[Sequence[Backend]], Table], hashes: Sequence[int], lim
 def step_lines(grown: dict[str, dict[int, Step]]) -> Iterator[str]:
     yield from NOTE_ON_STEPS.splitlines()
     yield ""
-    head = ["adding one by one", "of all clients move, when it grows", "between the others, at all other numbers"]
+    head = [f"from 1 to {MOST}", "between the others, when it grows", "and at all other numbers, on average and most"]
     rows = []
     for name, found in grown.items():
-        at = [f"{step.moved.all:.0f} % at {n} ({step.slots:,} slots)" for n, step in found.items() if step.grown]
-        rest = [step.moved.others for step in found.values() if not step.grown]
-        rows.append([f"{name}, up to {max(found)}", ", ".join(at), f"{_shown(rest)} %"])
+        at = [f"{step.moved.others:.1f} % at {n} ({step.slots:,} slots)" for n, step in found.items() if step.grown]
+        rest = {n: step.moved.others for n, step in found.items() if not step.grown}
+        worst = max(rest, key=rest.__getitem__)
+        rows.append([name, ", ".join(at), f"{sum(rest.values()) / len(rest):.1f} %, {rest[worst]:.1f} % at {worst}"])
     yield from report.table(head, rows)
 
 

@@ -16,7 +16,7 @@ import pytest
 from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.iptables import render as iptables
 from _natlb.iptables.choice import hash_slots
-from _natlb.model import slots
+from _natlb.model import hash_table, slots
 from _natlb.model.conflicts import MOST_OVERLAPS
 from _natlb.model.entities import MAX_BACKENDS, MAX_SERVICES, MAX_WEIGHT, Backend, Frontend
 from _natlb.model.overlaps import overlaps
@@ -65,6 +65,25 @@ def test_slots_of_a_hash_are_not_looked_for_one_by_one() -> None:
     table = hash_slots(ADDRESSES[:count], [1] * count, everyone, everyone)
     print(f"{len(table)} slots, {Number.compared} comparisons")
     assert Number.compared <= 8 * len(table)
+
+
+@pytest.mark.parametrize("count", [512, MAX_BACKENDS])
+def test_blocks_of_a_hash_are_not_asked_for_one_by_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each backend asks for a few blocks, not for all of them."""
+    asked = 0
+    turns = hash_table._turns
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal asked
+        for turn in turns(*arguments):
+            asked += 1
+            yield turn
+
+    monkeypatch.setattr(hash_table, "_turns", counted)
+    everyone = range(count)
+    table = hash_table.deal(ADDRESSES[:count], [1] * count, everyone, everyone)
+    print(f"{len(table)} slots, {asked} questions")
+    assert asked <= 2 * len(table)
 
 
 def test_a_ring_that_is_too_large_is_never_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,8 @@ def test_round_robin_has_a_rule_of_its_own() -> None:
     ("method", "chain", "pick"),
     [
         ("random", "random_2_tcp", "numgen random mod 2"),
-        ("source_hash", "source_hash_1021_tcp", "jhash ip saddr mod 1021 seed 0x6e61746c"),
-        ("flow_hash", "flow_hash_1021_tcp", "jhash ip saddr . tcp sport mod 1021 seed 0x6e61746c"),
+        ("source_hash", "source_hash_2048_tcp", "jhash ip saddr mod 2048 seed 0x6e61746c"),
+        ("flow_hash", "flow_hash_2048_tcp", "jhash ip saddr . tcp sport mod 2048 seed 0x6e61746c"),
     ],
 )
 def test_other_methods_share_a_chain(method: str, chain: str, pick: str) -> None:

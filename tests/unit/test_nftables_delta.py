@@ -156,6 +156,6 @@ def test_large_tables_are_spread_over_maps() -> None:
     services = [{"method": "source_hash", "listen": f"192.0.2.1:{port}"} for port in range(1, 101)]
     ruleset = render(*services)
     sizes = [len(section.body) for key, section in ruleset.items() if key[3].startswith("slot_tcp")]
-    assert sum(sizes) == 100 * 1021
-    assert len(sizes) == 4
+    assert sum(sizes) == 100 * 2048
+    assert len(sizes) == 8
     assert max(sizes) < 2 * nftables.SLOTS_PER_MAP
