@@ -5,29 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python
-
-MODULE = "natlb.netfilter.units"
+from ansible_collections.natlb.netfilter.plugins.plugin_utils.explained import ExplainedAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(ExplainedAction):
     """Runs the module."""
 
-    _supports_check_mode = True
-    _supports_diff = True
-    _supports_async = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What the module returns."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        in_background = bool(self._task.async_val)
-        try:
-            result.update(self._execute_module(module_name=MODULE, task_vars=task_vars, wrap_async=in_background))
-            old_python.explain(result)
-            return result
-        finally:
-            if not in_background:
-                self._remove_tmp_path(self._connection._shell.tmpdir)
+    MODULE = "natlb.netfilter.units"

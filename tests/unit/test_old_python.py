@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,3 +53,31 @@ def test_other_failures_stay_as_they_are() -> None:
     result = {"failed": True, "msg": "nft: Operation not permitted", "module_stderr": "none"}
     old_python.explain(result)
     assert result == {"failed": True, "msg": "nft: Operation not permitted", "module_stderr": "none"}
+
+
+#: What Ansible makes of Python 3.6 on a target.
+TRACEBACK = {
+    "failed": True,
+    "msg": "MODULE FAILURE: No start of json char found",
+    "module_stderr": "SyntaxError: future feature annotations is not defined",
+    "module_stdout": "",
+}
+#: These open no connection, but for `confirm`, which the action of `balancer` runs on a host where that has run.
+ON_THE_CONTROLLER = {"declaration", "show_text", "confirm"}
+MODULES = {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")} - ON_THE_CONTROLLER
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_that_runs_on_a_host_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    action = importlib.import_module(f"ansible_collections.natlb.netfilter.plugins.action.{name}")
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    made = action.ActionModule.__new__(action.ActionModule)
+    made._task = SimpleNamespace(args={}, _role=None, async_val=0)
+    made._connection = mock.Mock()
+    run = mock.Mock(return_value=dict(TRACEBACK))
+    monkeypatch.setattr(made, "_execute_module", run)
+    monkeypatch.setattr(made, "_remove_tmp_path", lambda _path: None)
+    result = made.run(task_vars={"inventory_hostname": "lb1"})
+    assert result["msg"] == old_python.NEEDED
+    assert "module_stderr" not in result
+    assert run.call_args.kwargs["module_name"] == f"natlb.netfilter.{name}"
