@@ -1,17 +1,20 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who comes first where pytest is told to use several processes."""
+"""What all tests may import, and who comes first where pytest is told to use several processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
+import sys
 
 import pytest
 
 TESTS = pathlib.Path(__file__).resolve().parent
+if str(TESTS) not in sys.path:
+    sys.path.insert(0, str(TESTS))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import image  # noqa: E402
 from controller import Controller  # noqa: E402
 from kernel_lab.topology import Lab  # noqa: E402
 from machine import Machine  # noqa: E402
+from processes import require  # noqa: E402
 
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs", "ssh", "setpriv", "ip")
 SUITES = ("bookworm", "trixie")
@@ -29,17 +29,13 @@ SUITES = ("bookworm", "trixie")
 
 @pytest.fixture(scope="session")
 def _able() -> None:
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() or missing:
-        needs = f"{', '.join(missing)}: not found (make hosts installs it)" if missing else "run them as root"
-        pytest.exit(f"tests/hosts starts virtual machines: {needs}", returncode=2)
+    require(PROGRAMS, "tests/hosts start virtual machines", "make hosts installs it")
 
 
 @pytest.fixture(scope="session")
 def lab(_able: None) -> Iterator[Lab]:
-    lab = Lab()
-    yield lab
-    lab.close()
+    with contextlib.closing(Lab()) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module", params=SUITES)

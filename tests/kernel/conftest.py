@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ for folder in (HERE.parents[1] / "plugins" / "module_utils", HERE.parent, HERE):
 from kernel_lab.balancer import ENGINES, Balancer  # noqa: E402
 from kernel_lab.host import Host  # noqa: E402
 from kernel_lab.topology import Lab  # noqa: E402
+from processes import require  # noqa: E402
 
 PROGRAMS = ("ip", "nft", "iptables-nft", "iptables-legacy", "conntrack")
 
@@ -38,17 +38,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def _able() -> None:
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() or missing:
-        needs = f"install {', '.join(missing)}" if missing else "run them as root, or in `unshare --user --net`"
-        pytest.exit(f"tests/kernel makes network namespaces and loads rules there: {needs}", returncode=2)
+    require(PROGRAMS, "tests/kernel make network namespaces and load rules there", "install it")
 
 
 @pytest.fixture(scope="session")
 def _lab(_able: None) -> Iterator[Lab]:
-    lab = Lab()
-    yield lab
-    lab.close()
+    with contextlib.closing(Lab()) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")

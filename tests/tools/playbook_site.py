@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ for folder in (ROOT / "plugins" / "module_utils", ROOT / "tests" / "drills"):
         sys.path.insert(0, str(folder))
 
 from fleet import PORT, Fleet, Member  # noqa: E402
+from processes import said  # noqa: E402
 
 VIP, OTHER = "10.99.0.10", "10.99.0.11"
 WEB1, WEB2 = "10.77.1.4", "10.77.1.5"
@@ -100,10 +100,7 @@ class Site(Fleet):
         argv += [f"{key}={value}" for key, value in environment.items()]
         argv += ["ansible-playbook", "-i", self.inventory(), f"natlb.netfilter.{name}", *arguments]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SSH_", "ANSIBLE_"))}
-        done = subprocess.run(
-            argv, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
+        return said(argv, self.folder, kept)
 
 
 def recap(printed: str) -> dict[str, bool]:

@@ -9,13 +9,13 @@ import os
 import pathlib
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from processes import said
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: Playbooks that begin with a look at the whole inventory.
@@ -45,20 +45,15 @@ class Site:
         inventory = {group: {"hosts": hosts, "vars": variables}}
         (self.folder / "inventory.yml").write_text(yaml.safe_dump(inventory))
 
-    def run(self, playbook: str, *arguments: str) -> tuple[int, str]:
-        """Exit status and all that was printed, with line ends as they are in the messages."""
-        argv = [str(ROOT / "tools" / "run"), "ansible-playbook", "-i", "inventory.yml", f"natlb.netfilter.{playbook}"]
+    def run(self, name: str, *arguments: str) -> tuple[int, str]:
+        """A playbook of the collection: exit status and all that was printed."""
+        return self.play(f"natlb.netfilter.{name}", *arguments)
+
+    def play(self, playbook: str, *arguments: str) -> tuple[int, str]:
+        """The same of any playbook."""
+        argv = [str(ROOT / "tools" / "run"), "ansible-playbook", "-i", "inventory.yml", playbook]
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_TIMEOUT": "2"}
-        done = subprocess.run(
-            [*argv, *arguments],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
+        return said([*argv, *arguments], self.folder, environment)
 
 
 @pytest.fixture
@@ -110,16 +105,9 @@ def test_variables_of_a_role_in_a_play_are_looked_at(site: Site) -> None:
     site.write(natlb_services=[WEB])
     role = {"role": "natlb.netfilter.balancer", "vars": {"natlb_egres": []}}
     (site.folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
-    done = subprocess.run(
-        [str(ROOT / "tools" / "run"), "ansible-playbook", "-i", "inventory.yml", "play.yml"],
-        cwd=site.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "did you mean natlb_egress?" in done.stdout, done.stdout + done.stderr
-    assert "UNREACHABLE" not in done.stdout
+    _status, printed = site.play("play.yml")
+    assert "did you mean natlb_egress?" in printed
+    assert "UNREACHABLE" not in printed
 
 
 @pytest.mark.parametrize("playbook", FINDING_HOSTS)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(DRILLS))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
 
 from fleet import PORT, Fleet, fleet  # noqa: E402
+from processes import said  # noqa: E402
 
 #: ansible-core by release, and the Pythons that it runs on which this project supports on a control node.
 RELEASES = {
@@ -106,17 +107,9 @@ class Controller:
             "PATH": f"{self.bin}:{os.environ['PATH']}",
         }
         enter = ["nsenter", f"--target={self.hosts.hub}", "--net"]
-        done = subprocess.run(
-            [*enter, *argv],
-            cwd=self.folder,
-            env=kept,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        status, printed = said([*enter, *argv], self.folder, kept)
+        assert not check or status == 0, printed
+        return printed
 
     def play(self, name: str, *options: str) -> str:
         return self.run("ansible-playbook", "-i", "inventory.json", *options, f"natlb.netfilter.{name}")
