@@ -99,6 +99,11 @@ def test_egress_is_forwarded(balancer: Balancer) -> None:
         False,
     ]
     assert not passes(balancer)
+    balancer.apply([service()], [{"source": INSIDE, "out_interface": "back"}])
+    assert out(balancer, timeout_s=0.3)[0].error, "that is another way out"
+    balancer.apply([service()], [{"source": "0.0.0.0/0", "out_interface": "front"}])
+    assert out(balancer)[0].name == "client"
+    assert not passes(balancer), "everything that leaves, and nothing that comes in"
     balancer.apply([service()], [{"source": [INSIDE, "2001:db8:2::/64"]}])
     assert out(balancer, f"[{CLIENT6}]:80")[0].name == "client"
     assert out(balancer, f"{CLIENT}:9003")[0].name == "client"
@@ -160,9 +165,13 @@ def test_forwarding_stays_where_somebody_else_may_need_it(balancer: Balancer, wh
     assert not balancer.remove().changed
 
 
-def test_forwarding_that_is_not_ours_to_look_after(balancer: Balancer) -> None:
-    balancer.host.sysctl({"ipv4/ip_forward": 1})
+@pytest.mark.parametrize("on", ["before", "afterwards"])
+def test_forwarding_that_is_not_ours_to_look_after(balancer: Balancer, on: str) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": int(on == "before")})
     balancer.apply([service()], forwarding=False)
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    assert passes(balancer)
+    assert not balancer.apply([service()], forwarding=False).changed
     assert passes(balancer)
     balancer.remove(forwarding=False)
     assert forwards(balancer)

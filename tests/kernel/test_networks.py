@@ -64,13 +64,17 @@ def without(address: str) -> list[str]:
 
 @pytest.mark.parametrize("limited", [False, True], ids=["alone", "with a limit"])
 def test_everybody_but_one(balancer: Balancer, limited: bool) -> None:
-    limits = {"max_connections_per_client": 100, "affinity": 60} if limited else {}
+    limits = {"max_connections_per_client": 3, "affinity": 60} if limited else {}
     networks = [*without(f"{HERE}/32"), *without(f"{CLIENT6}/128")]
     dual = service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=BOTH, allow_from=networks[::-1], **limits)
     balancer.apply([dual])
     assert balancer.tally(count=2, sources=[HERE]) == {"ConnectionRefusedError": 2}
     assert sum(balancer.tally(count=2, sources=[THERE])[name] for name in NAMES) == 2
     assert balancer.tally(f"[{VIP6}]:80", 1) == {"ConnectionRefusedError": 1}
+    held = balancer.hold(count=3, source="198.18.8.8")
+    assert all(answer.name for _handle, answer in held)
+    refused = balancer.tally(count=2, sources=["198.18.8.8"])["ConnectionRefusedError"]
+    assert refused == (2 if limited else 0), "the list goes on to the limits"
     assert not balancer.apply([dual]).changed
 
 
@@ -133,8 +137,10 @@ def test_everything_over_uplinks(balancer: Balancer) -> None:
     assert not balancer.apply([service()], [rule]).changed
 
 
-def test_everything_through_a_closed_forward_chain(balancer: Balancer) -> None:
+@pytest.mark.parametrize("before", [0, 1], ids=["natlb forwards", "forwarded before"])
+def test_everything_through_a_closed_forward_chain(balancer: Balancer, before: int) -> None:
     """Docker's policy: what leaves by the interface passes, and its answers; what comes in by it does not."""
+    balancer.host.sysctl({"ipv4/ip_forward": before})
     variant = balancer.variant or "nft"
     rule = {"source": "0.0.0.0/0", "out_interface": "front"}
     balancer.host.run(f"iptables-{variant}", "-P", "FORWARD", "DROP")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def undone(balancer: Balancer, within_s: float = AFTER_S + MARGIN_S) -> None:
     while waiting(balancer):
         assert time.monotonic() < deadline, f"still waiting after {within_s} s"
         time.sleep(0.02)
-    assert "UTC" in (root(balancer) / "run" / "undone").read_text()
+    told = root(balancer) / "run" / "undone"
+    assert "UTC" in told.read_text()
+    assert stat.S_IMODE(told.stat().st_mode) == 0o600
 
 
 def complaints(balancer: Balancer) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from kernel_lab import drive, following, server, traffic
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.host import Host
-from kernel_lab.topology import INTERNET, WEB
+from kernel_lab.topology import CLIENT, CLIENTS, FRONT, INTERNET, WEB
 from test_egress import GATEWAYS, INSIDE, by_weight, out, ways
 
 RULES = ["ip", "rule", "show"]
@@ -141,19 +141,36 @@ def test_what_comes_in_by_an_uplink_leaves_by_it(balancer: Balancer, snat: str, 
 def test_egress_for_everybody_leaves_what_came_in_alone(balancer: Balancer) -> None:
     """A source of everything takes clients of services in as well."""
     providers = internet(balancer)
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
     uplinks = [GATEWAYS["isp1"], GATEWAYS["isp2"]]
     balancer.apply([service(listen="100.64.2.2:80")], [{"source": ["0.0.0.0/1", "128.0.0.0/1"], "uplinks": uplinks}])
-    held = providers["isp2"].call(traffic.hold, "100.64.2.2:80", 8, source=INTERNET)
-    assert not [answer for _handle, answer in held if answer.error]
+    # What no service takes as well: here the provider knows the way inside.
+    providers["isp2"].ip("route replace 10.0.0.0/24 via 100.64.2.2")
+    for target in ("100.64.2.2:80", f"{WEB['web1']}:8080"):
+        held = providers["isp2"].call(traffic.hold, target, 8, source=INTERNET)
+        assert not [answer for _handle, answer in held if answer.error], target
+
+
+def test_egress_for_everybody_leaves_the_host_itself_alone(balancer: Balancer) -> None:
+    """A client that asks the host for something of its own is answered by the way that the host has chosen."""
+    balancer.lab.uplinks()
+    balancer.apply([service()], [{**by_weight(1, 1), "source": "0.0.0.0/0"}])
+    balancer.host.call(server.start, "balancer", (8080,))
+    balancer.host.ip(f"route delete {CLIENTS}\nroute add default via {CLIENT}")
+    for protocol in ("tcp", "udp"):
+        answers = balancer.ask(f"{FRONT}:8080", 4, protocol=protocol, sources=["198.18.0.7"])
+        assert traffic.tally(answers) == {"balancer": 4}
 
 
 @either
 def test_two_uplinks_of_one_interface(balancer: Balancer) -> None:
     """By which of them a connection came cannot be told; it takes the host's own routes, as without uplinks."""
-    providers = balancer.lab.uplinks()
-    uplinks = [{"interface": "up1", "gateway": f"100.64.1.{number}"} for number in (1, 7)]
+    providers = internet(balancer)
+    balancer.host.ip("route add default via 100.64.1.1")
+    uplinks = [{"interface": "up1", "gateway": f"100.64.1.{number}"} for number in (7, 9)]
     balancer.apply([service(listen="100.64.1.2:80")], [{"source": INSIDE, "uplinks": uplinks}])
-    assert providers["isp1"].call(traffic.ask, "100.64.1.2:80")[0].name in WEB
+    held = providers["isp1"].call(traffic.hold, "100.64.1.2:80", 4, source=INTERNET)
+    assert not [answer for _handle, answer in held if answer.error]
 
 
 @either

@@ -10,8 +10,11 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 _WAIT_S = 30.0
+#: So long `ip monitor` needs at most to hand on what has happened.
+_QUIET_S = 0.3
 _running: list[subprocess.Popen[str]] = []
 
 
@@ -20,6 +23,29 @@ def start(script: str, log: str) -> None:
     with open(log, "w", encoding="utf-8") as file:
         argv = ["/bin/sh", script, "follow"]
         _running.append(subprocess.Popen(argv, stderr=file, text=True, start_new_session=True))
+    settle()
+
+
+def settle() -> None:
+    """Until it has done what there was to do and waits for something to happen: its `dd` sleeps."""
+    give_up = time.monotonic() + _WAIT_S
+    before = None
+    while (now := _reader()) is None or now != before:
+        if time.monotonic() > give_up:
+            raise TimeoutError("the script does not come to listen")
+        before = now
+        time.sleep(_QUIET_S)
+
+
+def _reader() -> int | None:
+    """The process that waits for `ip monitor` to print something."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _unused, rest = stat.read_text().partition("(")[2].rpartition(")")
+            state, _parent, group = rest.split()[:3]
+            if (name, state, int(group)) == ("dd", "S", _running[-1].pid):
+                return int(stat.parent.name)
+    return None
 
 
 def alive() -> bool:
