@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             old_python.explain(result)
             if self._task._role is not None:
-                _in_variables(result)
+                variables.translate(result)
             warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
@@ -85,11 +85,3 @@ class ActionModule(ActionBase):
 def _seconds(value: Any) -> int:
     """A number that the module has taken already, in any of the spellings that it takes: 30, "30", "30.0"."""
     return int(float(value))
-
-
-def _in_variables(result: dict[str, Any]) -> None:
-    """Who runs the role types natlb_engine where who runs the module types engine."""
-    if isinstance(result.get("msg"), str):
-        result["msg"] = variables.in_variables(result["msg"])
-    if result.get("remarks"):
-        result["remarks"] = [variables.in_variables(remark) for remark in result["remarks"]]

@@ -1,14 +1,14 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of the module balancer_info: to say whose its warnings are."""
+"""The controller's half of the module balancer_info: to say whose its warnings are, in the reader's words."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, warned
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
 
 MODULE = "natlb.netfilter.balancer_info"
 
@@ -24,6 +24,9 @@ class ActionModule(ActionBase):
         try:
             result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
             old_python.explain(result)
+            # Playbooks of ours are run by those who type natlb_engine, not engine.
+            if self._task._role is not None or (task_vars or {}).get("natlb_read_by_playbook"):
+                variables.translate(result)
             warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
             return result
         finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 PREFIX = "natlb_"
 
@@ -109,6 +110,7 @@ INTERNAL = frozenset(
         "natlb_balancer_uplink_units",
         "natlb_balancer_writes_settings",
         "natlb_read",
+        "natlb_read_by_playbook",
         "natlb_read_first",
         "natlb_read_second",
         "natlb_run",
@@ -158,3 +160,11 @@ def _complaint(name: str) -> str:
 def in_variables(message: str) -> str:
     """A message of the core with the role's variables in the place of the module's options."""
     return _OPTION.sub(lambda found: PREFIX + found[0], message)
+
+
+def translate(result: dict[str, Any]) -> None:
+    """Put the role's variables into all that a module's result says to people."""
+    if isinstance(result.get("msg"), str):
+        result["msg"] = in_variables(result["msg"])
+    if result.get("remarks"):
+        result["remarks"] = [in_variables(remark) for remark in result["remarks"]]

@@ -122,6 +122,17 @@ def test_the_same_warning_is_shown_of_every_host(site: Site) -> None:
         assert printed.count(f"{name}: {words}") == 2, "once in the table, once as a warning of Ansible's"
 
 
+def test_remarks_name_the_variables_of_the_role(site: Site) -> None:
+    site.lb1.run("iptables-nft", "-P", "FORWARD", "DROP")
+    try:
+        _status, printed = site.playbook("status")
+        printed = " ".join(printed.split())
+        assert printed.count("; natlb_forward: accept lets just them pass") == 2, "in the table and as a warning"
+        assert "; forward: accept" not in printed
+    finally:
+        site.lb1.run("iptables-nft", "-P", "FORWARD", "ACCEPT")
+
+
 def test_what_ansible_warns_of_is_not_in_the_table(site: Site) -> None:
     found = {"ansible_python_interpreter": "auto", "ansible_interpreter_python_fallback": ["/usr/bin/python3"]}
     site.own = dict.fromkeys(("lb1", "lb2"), found)

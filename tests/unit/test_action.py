@@ -51,6 +51,22 @@ def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatc
     assert result["warnings"] == [f"lb1: or set {named}"]
 
 
+@pytest.mark.parametrize(("by_playbook", "named"), [(False, "forward: accept"), (True, "natlb_forward: accept")])
+def test_a_playbook_speaks_of_the_roles_variables(
+    by_playbook: bool, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer_info.ActionModule.__new__(balancer_info.ActionModule)
+    action._task = SimpleNamespace(args={}, _role=None, async_val=0)
+    action._connection = mock.Mock()
+    told = {"msg": "; forward: accept", "remarks": ["; forward: accept lets just them pass"]}
+    monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
+    monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
+    result = action.run(task_vars={"inventory_hostname": "lb1", "natlb_read_by_playbook": by_playbook})
+    assert result["msg"] == f"; {named}"
+    assert result["warnings"] == [f"lb1: ; {named} lets just them pass"]
+
+
 WARNED = "service web: no backend can serve"
 
 
