@@ -46,8 +46,10 @@ def test_an_uplink_that_is_missing_leaves_the_others_theirs(balancer: Balancer, 
     }
     balancer.host.ip(f"route add default via 100.64.1.1\n{loses[lost]}")
     outcome = balancer.apply([], [by_weight(1, 1)])
-    (warning,) = [warning for warning in outcome.warnings if "uplink up2.100 via 100.64.2.1" in warning]
+    (warning,) = [warning for warning in outcome.warnings if "up2.100" in warning]
+    assert warning.startswith("uplink up2.100 via 100.64.2.1: ")
     assert "so it has no route" in warning
+    assert ("this host has no interface up2.100 (it has " in warning) == (lost == "gone")
     assert ways(out(balancer, f"{INTERNET}:80", 4)) == {"isp1": 4}, "the main table's default route takes its share"
     assert not balancer.apply([], [by_weight(1, 1)]).changed
     assert not balancer.info()["drift"]

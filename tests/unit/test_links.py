@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from _natlb.host.links import Link, parse
+from _natlb.host.routes import Routes
+from _natlb.model.entities import Uplink
 from _natlb.model.services import parse_config
-from _natlb.warnings.interfaces import warnings
+from _natlb.warnings.interfaces import idle, idle_warnings, warnings
 
 LINKS = [
     Link("lo"),
@@ -53,8 +55,26 @@ def test_ways_out() -> None:
     egress = [{"source": "10.0.0.0/24", "out_interface": "port1"}, {"source": "10.0.1.0/24", "uplinks": uplinks}]
     told = warnings(parse_config([], egress), LINKS)
     assert told[0].startswith("egress of 10.0.0.0/24: port1 is a port of the bridge br0, so nothing leaves by it")
-    assert told[1].startswith("egress of 10.0.1.0/24: this host has no interface up1, so nothing leaves by it")
-    assert len(told) == 1 + 1
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("here", "why"),
+    [
+        (["back", "front"], "this host has no interface frnt (it has front, back)"),
+        ([], "this host has no interface frnt (it has none but lo)"),
+        # What the test itself runs on has no such interface either, so it is not up.
+        (["frnt"], "frnt is down"),
+    ],
+)
+def test_an_uplink_that_has_no_route(here: list[str], why: str) -> None:
+    """One warning, with what happens to its connections, and with the interfaces there are."""
+    found = idle([Uplink("ip", "frnt", "192.0.2.1", 1)], Routes(), here)
+    (told,) = idle_warnings(found)
+    assert told == (
+        f"uplink frnt via 192.0.2.1: {why}, so it has no route; until it has one, its connections take the default "
+        "route of the main table"
+    )
 
 
 def test_a_host_with_nothing_but_loopback() -> None:

@@ -326,7 +326,7 @@ def make_plan(request: Request) -> Plan:
         warnings += path.warnings if no_ip else host.found(config, engine, table, chains, boots) + path.warnings
         normal = validation.result()
         live = listing.result()
-    idle = interfaces.idle(config.uplinks(), table)
+    idle = interfaces.idle(config.uplinks(), table, links.names() if config.uplinks() else [])
     warnings += interfaces.idle_warnings(idle)
     wanted = normal.ruleset
     rules = engine_part(engine, live, wanted, lambda: plan.transaction)

@@ -21,11 +21,13 @@ def warnings(config: Config, links: Sequence[Link]) -> list[str]:
     """About interfaces that a declaration names and by which no packet of its will come or go."""
     known = {link.name: link for link in links}
     found = []
-    for owner, name, is_way_in in named(config):
+    for owner, name, way in named(config):
         link = known.get(name)
-        what = "no connection comes in by it" if is_way_in else "nothing leaves by it"
+        what = "no connection comes in by it" if way == "in" else "nothing leaves by it"
         if link is None:
-            found.append(f"{owner}: this host has no interface {name}, so {what}; it has {_offered(name, links)}")
+            # That an uplink is missing, and what happens then, `idle_warnings` tells.
+            if way != "uplink":
+                found.append(f"{owner}: this host has no interface {name}, so {what}; it has {_offered(name, known)}")
         elif link.master and link.port_of != "vrf":
             # Of a VRF the netfilter hooks see the port first (drivers/net/vrf.c).
             found.append(
@@ -35,25 +37,28 @@ def warnings(config: Config, links: Sequence[Link]) -> list[str]:
     return found
 
 
-def named(config: Config) -> Iterator[tuple[str, str, bool]]:
-    """(whose, interface, whether it is a way in) of every interface that is declared, each once for its owner."""
-    seen: dict[tuple[str, str, bool], None] = {}
+def named(config: Config) -> Iterator[tuple[str, str, str]]:
+    """(whose, interface, whether it is a way in, out, or an uplink) of every one declared, each once for its owner."""
+    seen: dict[tuple[str, str, str], None] = {}
     for service in config.services:
         if service.interface:
-            seen[f"service {service.name}", service.interface, True] = None
+            seen[f"service {service.name}", service.interface, "in"] = None
     for item in config.egress:
-        for name in [item.out_interface, *(uplink.interface for uplink in item.uplinks)]:
-            if name:
-                seen[f"egress of {item.sources[0]}", name, False] = None
+        owner = f"egress of {item.sources[0]}"
+        if item.out_interface:
+            seen[owner, item.out_interface, "out"] = None
+        seen.update({(owner, uplink.interface, "uplink"): None for uplink in item.uplinks})
     yield from seen
 
 
-def idle(uplinks: Iterable[Uplink], table: Routes) -> dict[Uplink, str]:
-    """The uplinks that cannot have a route now, and why."""
+def idle(uplinks: Iterable[Uplink], table: Routes, here: Sequence[str]) -> dict[Uplink, str]:
+    """The uplinks that cannot have a route now, and why. `here` are the interfaces of this host."""
     found = {}
     for uplink in uplinks:
-        if not is_up(uplink.interface):
-            found[uplink] = f"{uplink.interface} is not there, or is down"
+        if uplink.interface not in here:
+            found[uplink] = f"this host has no interface {uplink.interface} (it has {_offered(uplink.interface, here)})"
+        elif not is_up(uplink.interface):
+            found[uplink] = f"{uplink.interface} is down"
         elif uplink.gateway and not _reaches(table, uplink.interface, uplink.gateway):
             found[uplink] = f"{uplink.interface} is in no network that has {uplink.gateway}"
     return found
@@ -76,11 +81,9 @@ def idle_warnings(idle: Mapping[Uplink, str]) -> list[str]:
     ]
 
 
-def _offered(name: str, links: Sequence[Link]) -> str:
+def _offered(name: str, here: Iterable[str]) -> str:
     """The interfaces there are, nearest first."""
-    names = sorted(
-        (link.name for link in links if link.name != "lo"), key=lambda other: (-_likeness(name, other), other)
-    )
+    names = sorted((other for other in here if other != "lo"), key=lambda other: (-_likeness(name, other), other))
     more = ", …" if len(names) > _OFFERED else ""
     return ", ".join(names[:_OFFERED]) + more if names else "none but lo"
 
