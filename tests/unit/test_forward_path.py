@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from _natlb.firewalls.forward_path import closed, may_deny, packets
-from _natlb.firewalls.listing import base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
+from _natlb.firewalls.listing import forward_hooks, is_of_iptables, parse_nft, parse_save
 from _natlb.firewalls.walk import Packet
+from _natlb.host.nf_tables import BaseChain
 from _natlb.iptables import forward_rules
 from _natlb.model.services import parse_config
 
@@ -172,13 +173,13 @@ def test_egress_is_told_apart_from_services() -> None:
 
 
 def test_base_chains_at_the_hook_are_found() -> None:
-    listing = (
-        "table ip filter {\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
-        "table inet wall {\n\tchain f {\n\t\ttype filter hook forward priority 5; policy accept;\n\t}\n"
-        "\tchain o {\n\t}\n}\n"
-        "table bridge b {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n"
-    )
-    hooks = forward_hooks(base_chains(listing))
+    chains = [
+        BaseChain("ip", "filter", "FORWARD", "filter", "forward", 0),
+        BaseChain("inet", "wall", "f", "filter", "forward", 5),
+        BaseChain("inet", "wall", "o", "filter", "output", 5),
+        BaseChain("bridge", "b", "f", "filter", "forward", 0),
+    ]
+    hooks = forward_hooks(chains)
     assert hooks == [("ip", "filter", "FORWARD"), ("inet", "wall", "f")]
     assert [is_of_iptables(hook) for hook in hooks] == [True, False]
 

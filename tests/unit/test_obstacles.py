@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.firewalls.foreign import _jump_behind
-from _natlb.firewalls.listing import BaseChain, base_chains, parse_nft, parse_save
+from _natlb.firewalls.listing import parse_nft, parse_save
 from _natlb.firewalls.obstacles import Place, Traffic, warnings
 from _natlb.model.services import parse_config
 
@@ -138,33 +138,3 @@ def test_a_rule_of_iptables_before_ours(rules: list[str], keeps: bool) -> None:
 
 def test_without_a_jump_of_ours_nothing_is_before_it() -> None:
     assert _jump_behind("-P PREROUTING ACCEPT\n-A PREROUTING -j DOCKER\n") == ""
-
-
-def test_heads_of_base_chains() -> None:
-    listing = """table netdev a {
-\tchain i {
-\t\ttype filter hook ingress devices = { e0, "e1" } priority filter + 5; policy accept;
-\t}
-\tchain j {
-\t\ttype filter hook ingress device "lo" priority filter; policy drop;
-\t}
-}
-table bridge b {
-\tchain k {
-\t\ttype filter hook prerouting priority dstnat - 1; policy accept;
-\t}
-}
-table inet c {
-\tchain l {
-\t\ttype nat hook postrouting priority srcnat; policy accept;
-\t}
-\tchain m {
-\t}
-}
-"""
-    assert base_chains(listing) == [
-        BaseChain("netdev", "a", "i", "filter", "ingress", 5, ("e0", "e1")),
-        BaseChain("netdev", "a", "j", "filter", "ingress", 0, ("lo",)),
-        BaseChain("bridge", "b", "k", "filter", "prerouting", -301),
-        BaseChain("inet", "c", "l", "nat", "postrouting", 100),
-    ]

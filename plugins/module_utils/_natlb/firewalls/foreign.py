@@ -12,24 +12,24 @@ from collections.abc import Collection, Iterator, Sequence
 
 from ..errors import HostError
 from ..host import processes
+from ..host.nf_tables import BaseChain
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
 from ..model.engine import Engine
 from ..model.entities import FAMILIES
 from ..nftables import text
 from ..nftables.program import Nft
-from .listing import BUILTIN, BaseChain, base_chains, is_of_iptables, parse_nft, parse_save
+from .listing import BUILTIN, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .obstacles import Place
 from .walk import Chains
 
 
-def places(listing: str | None, engine: Engine) -> Iterator[Place]:
-    """What there is besides ours, from `nft list chains` (None where the host has no nft).
+def places(chains: Sequence[BaseChain], engine: Engine) -> Iterator[Place]:
+    """What there is besides ours; `chains` are all base chains of nf_tables.
 
     Where nobody else has hooked anything in, this reads nothing more.
     """
-    chains = base_chains(listing or "")
     strange = native(chains)
     for variant in _variants():
         legacy = (variant or default_variant()) == "legacy"
@@ -39,7 +39,7 @@ def places(listing: str | None, engine: Engine) -> Iterator[Place]:
                 if table == "filter":
                     continue
                 known = any(chain[:3] == (family, table, builtin) for chain in chains)
-                is_theirs = listing is None or (known and (family, table) not in strange)
+                is_theirs = known and (family, table) not in strange
                 if table in tables if legacy else is_theirs:
                     try:
                         yield from _of_iptables(engine, variant, family, (table, builtin))

@@ -16,6 +16,7 @@ from functools import cache, partial
 
 from ..errors import HostError
 from ..host import processes
+from ..host.nf_tables import BaseChain
 from ..host.processes import Command
 from ..host.routes import Routes
 from ..iptables import forward_rules, restore
@@ -25,7 +26,7 @@ from ..nftables.program import Nft
 from ..nftables.text import TABLE
 from ..ruleset.sections import Ruleset, Section
 from .forward_path import Finding, closed, may_deny, packets
-from .listing import Hook, base_chains, forward_hooks, is_of_iptables, parse_nft, parse_save
+from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .walk import Chains, Packet
 
@@ -124,15 +125,14 @@ class ForwardPath:
         return files, lines
 
 
-def look(config: Config, forward: str, routes: Routes, chains_of_nft: str | None) -> ForwardPath:
+def look(config: Config, forward: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
 
-    `forward` is one of `CHOICES`; `chains_of_nft` what `nft list chains` prints, None where the host has no nft.
+    `forward` is one of `CHOICES`; `chains_of_nft` are all base chains.
     """
     path = ForwardPath(forward)
-    listed = None if chains_of_nft is None else base_chains(chains_of_nft)
-    hooks = None if listed is None else forward_hooks(listed)
-    strange = {family for family, table in native(listed or ()) if table == "filter"}
+    hooks = forward_hooks(chains_of_nft)
+    strange = {family for family, table in native(chains_of_nft) if table == "filter"}
     tried = cache(partial(packets, config, routes.ways))
     read: set[str] = set()
     for variant, families in _iptables_places(hooks):
@@ -149,7 +149,7 @@ def look(config: Config, forward: str, routes: Routes, chains_of_nft: str | None
                 path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
-    for hook in hooks or ():
+    for hook in hooks:
         is_read = is_of_iptables(hook) and hook[0] in read
         if not is_read and hook[:2] not in [(family, TABLE) for family in FAMILIES]:
             path.warnings += _nft_warnings(hook, tried())
@@ -171,14 +171,14 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
     return chains
 
 
-def _iptables_places(hooks: Sequence[Hook] | None) -> list[tuple[str | None, list[str]]]:
+def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[str | None, list[str]]]:
     """The variants of iptables, each with the families in which it has a FORWARD chain. Asking would make one."""
     found: list[tuple[str | None, list[str]]] = []
     offered: list[str | None] = [*iptables_variants()]
     if not offered and processes.find("iptables"):
         offered = [None]
     legacy = [family for family in FAMILIES if "filter" in legacy_tables(family)]
-    nft = [f for f in FAMILIES if hooks is None or any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
+    nft = [f for f in FAMILIES if any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
     for variant in offered:
         is_legacy = (variant or default_variant()) == "legacy"
         families = legacy if is_legacy else nft

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..host.nf_tables import BaseChain
 from ..iptables.dispatch import PREFIX
 from .walk import Chains, Match, Rule
 
@@ -171,21 +172,6 @@ _NFT_STATE_MAP = re.compile(r"ct state vmap \{ ?(.*?) ?\}$")
 _NFT_BASE = re.compile(
     r"type (\w+) hook (\w+)(?: device \"([^\"]*)\"| devices = \{ ([^}]*) \})? priority ([^;]*);(?: policy (\w+);)?"
 )
-#: nft(8): the names of priorities. Where a family has its own, those of the table bridge count.
-_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "out": 100, "security": 50, "srcnat": 100}
-_BRIDGE_PRIORITIES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
-
-
-class BaseChain(NamedTuple):
-    """Where a chain of nft is hooked in. `kind` is filter, nat or route; `devices` belong to the hook ingress."""
-
-    family: str
-    table: str
-    name: str
-    kind: str
-    hook: str
-    priority: int
-    devices: tuple[str, ...] = ()
 
 
 def parse_nft(listing: str, hook: str = "forward") -> Iterator[Chains]:
@@ -257,34 +243,6 @@ def _nft_matches(text: str) -> tuple[Match, ...]:
         matches.append(Match(_NFT_KINDS[found["what"]], tuple(values), bool(found["no"])))
         text = text[found.end() :]
     return tuple(matches)
-
-
-def base_chains(listing: str) -> list[BaseChain]:
-    """Every base chain, from `nft list chains`."""
-    found: list[BaseChain] = []
-    family = table = chain = ""
-    for line in listing.splitlines():
-        words = line.split()
-        base = _NFT_BASE.match(line.strip())
-        if line.startswith("table ") and len(words) > 2:
-            family, table = words[1], words[2]
-        elif len(words) > 1 and words[0] == "chain":
-            chain = words[1]
-        elif base:
-            kind, hook, device, devices, priority, _policy = base.groups("")
-            names = tuple(name.strip('" ') for name in (device or devices).split(",") if name.strip())
-            found.append(BaseChain(family, table, chain, kind, hook, _priority(family, priority), names))
-    return found
-
-
-def _priority(family: str, text: str) -> int:
-    """`dstnat + 10` and the like as a number."""
-    names = _BRIDGE_PRIORITIES if family == "bridge" else _PRIORITIES
-    words = text.split()
-    first = names.get(words[0])
-    if first is None:
-        return int(words[0])
-    return first + (int(words[1] + words[2]) if len(words) > 2 else 0)
 
 
 def forward_hooks(chains: Iterable[BaseChain]) -> list[Hook]:

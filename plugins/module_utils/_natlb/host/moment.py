@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import NamedTuple
 
-from . import netlink, proc
+from . import nf_tables, proc
 
 #: asm-generic/socket.h of the kernel, since Linux 5.14.
 _SO_NETNS_COOKIE = 71
@@ -43,4 +43,4 @@ def now() -> Moment | None:
             cookie = asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     except OSError:
         return None
-    return Moment(boot, int.from_bytes(cookie, sys.byteorder), netlink.generation()) if boot else None
+    return Moment(boot, int.from_bytes(cookie, sys.byteorder), nf_tables.generation()) if boot else None

@@ -13,15 +13,14 @@ from collections.abc import Iterator
 
 # include/uapi/linux/netlink.h, netfilter/nfnetlink.h and netfilter/nf_tables.h of the kernel.
 _NETLINK_NETFILTER = 12
-_NLM_F_REQUEST = 1
-ACKNOWLEDGE, DUMP = 4, 0x300
+_NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 1, 0x10, 0x300
+ACKNOWLEDGE = 4
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 CONNTRACK, NF_TABLES = 1, 10
 NESTED = 0x8000
-_NFT_MSG_GETGEN, _NFTA_GEN_ID = 16, 1
-_NFT_MSG_GETSET, _NFTA_SET_TABLE = 10, 1
-FAMILIES = {"ip": socket.AF_INET, "ip6": socket.AF_INET6}
+#: A part of a list is no larger.
+_LARGEST = 1 << 18
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -41,6 +40,18 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def values(data: bytes) -> list[bytes]:
+    """The values of attributes of one kind, in their order."""
+    found = []
+    while len(data) >= 4:
+        length, _kind = struct.unpack_from("=HH", data)
+        if length < 4:
+            break
+        found.append(data[4:length])
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
 class Netfilter:
     """A socket to netfilter in the network namespace of this thread."""
 
@@ -48,24 +59,49 @@ class Netfilter:
         self._peer = peer
 
     def ask(self, subsystem: int, kind: int, family: int = 0, body: bytes = b"", flags: int = 0) -> bytes:
-        """The attributes of the answer to one message: the first of several; none of an acknowledgement or an empty
-        list.
+        """The attributes of the answer to one message; none of an acknowledgement.
 
         Raises `OSError` with the kernel's reason where it refuses.
         """
-        flags |= _NLM_F_REQUEST
-        body = struct.pack("=BBH", family, 0, 0) + body
-        message = _HEADER.pack(_HEADER.size + len(body), subsystem << 8 | kind, flags, 1, 0) + body
-        self._peer.sendto(message, (0, 0))
+        self._send(subsystem, kind, family, body, flags)
         # The kernel answers before it returns.
-        answer = self._peer.recv(65536)
-        length, found, _flags, _number, _port = _HEADER.unpack_from(answer)
-        if found == _NLMSG_ERROR:
-            (error,) = struct.unpack_from("=i", answer, _HEADER.size)
-            if error:
-                raise OSError(-error, os.strerror(-error))
-            return b""
-        return b"" if found == _NLMSG_DONE else answer[_HEADER.size + 4 : length]
+        return next((answer for _family, answer in self._received()), b"")
+
+    def dump(self, subsystem: int, kind: int, body: bytes = b"", family: int = 0) -> list[tuple[int, bytes]]:
+        """Family and attributes of each entry of a list. Raises `OSError`."""
+        while True:
+            self._send(subsystem, kind, family, body, _NLM_F_DUMP)
+            try:
+                return list(self._received(several=True))
+            except InterruptedError:
+                # Something was changed meanwhile, so that entries may be missing.
+                continue
+
+    def _send(self, subsystem: int, kind: int, family: int, body: bytes, flags: int) -> None:
+        body = struct.pack("=BBH", family, 0, 0) + body
+        message = _HEADER.pack(_HEADER.size + len(body), subsystem << 8 | kind, _NLM_F_REQUEST | flags, 1, 0) + body
+        self._peer.sendto(message, (0, 0))
+
+    def _received(self, several: bool = False) -> Iterator[tuple[int, bytes]]:
+        interrupted = False
+        while True:
+            data = self._peer.recv(_LARGEST)
+            while data:
+                length, found, flags, _number, _port = _HEADER.unpack_from(data)
+                message, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+                interrupted |= bool(flags & _NLM_F_DUMP_INTR)
+                if found == _NLMSG_ERROR:
+                    (error,) = struct.unpack_from("=i", message)
+                    if error:
+                        raise OSError(-error, os.strerror(-error))
+                    return
+                if found == _NLMSG_DONE:
+                    if interrupted:
+                        raise InterruptedError
+                    return
+                yield message[0], message[4:]
+            if not several:
+                return
 
 
 @contextlib.contextmanager
@@ -73,27 +109,3 @@ def netfilter() -> Iterator[Netfilter]:
     """A socket for a few questions. Raises `OSError` where this kernel has no netlink for netfilter."""
     with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)) as peer:
         yield Netfilter(peer)
-
-
-def generation() -> int | None:
-    """The number of the last commit of nf_tables in this network namespace, whoever made it; None where it has none.
-
-    It grows with every commit of nft and of iptables-nft. Neither a listing, nor a packet, nor iptables-legacy changes
-    it.
-    """
-    try:
-        with netfilter() as kernel:
-            found = attributes(kernel.ask(NF_TABLES, _NFT_MSG_GETGEN)).get(_NFTA_GEN_ID, b"")
-    except OSError:
-        return None
-    return int(struct.unpack(">I", found)[0]) if len(found) == 4 else None
-
-
-def has_sets(family: str, table: str) -> bool:
-    """Whether a table of nf_tables in this network namespace has a set or map. Of a table that is gone since: no."""
-    name = attribute(_NFTA_SET_TABLE, table.encode() + b"\0")
-    try:
-        with netfilter() as kernel:
-            return bool(kernel.ask(NF_TABLES, _NFT_MSG_GETSET, FAMILIES[family], name, DUMP))
-    except OSError:
-        return False

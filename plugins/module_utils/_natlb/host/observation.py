@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ from ..errors import NatlbError
 #: The name of what was called, and its arguments.
 Call = tuple[str, tuple[Any, ...]]
 _Reader = TypeVar("_Reader", bound=Callable[..., Any])
+
+#: The package of all wings.
+_CORE = __name__.rpartition(".host.")[0]
 
 _readers: dict[str, Callable[..., Any]] = {}
 _inside = threading.local()
@@ -43,8 +47,8 @@ class Watch:
         """Every call with what it tells now; empty where it cannot be made any more."""
         for name, arguments in self.seen:
             try:
-                yield (name, arguments), digest(_readers[name](*arguments))
-            except (KeyError, TypeError, NatlbError):
+                yield (name, arguments), digest(_reader(name)(*arguments))
+            except (ImportError, KeyError, TypeError, NatlbError):
                 yield (name, arguments), ""
 
 
@@ -71,6 +75,13 @@ def observed(reader: _Reader) -> _Reader:
 
     _readers[name] = call
     return call  # type: ignore[return-value]
+
+
+def _reader(name: str) -> Callable[..., Any]:
+    """The reader of this name, from whichever room it is in. Raises `ImportError` and `KeyError`."""
+    if name not in _readers:
+        importlib.import_module(f"{_CORE}.{name.rpartition('.')[0]}")
+    return _readers[name]
 
 
 def numbered() -> None:

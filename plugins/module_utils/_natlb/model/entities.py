@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -147,19 +146,29 @@ class Service:
     health: Health | None
     backends: tuple[Backend, ...]
 
-    def families(self) -> tuple[str, ...]:
-        """The families that the service listens in. `*` means those of its backends (both while it has none)."""
+    @cached_property
+    def _families(self) -> tuple[str, ...]:
         found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
         if any(listen.address is None for listen in self.listens):
             found.update({backend.family for backend in self.backends} or FAMILIES)
         return tuple(family for family in FAMILIES if family in found)
 
-    def frontends(self) -> Iterator[Frontend]:
-        for listen in self.listens:
-            families = self.families() if listen.address is None else (family_of(listen.address),)
-            for family in families:
-                for protocol in self.protocols:
-                    yield Frontend(family, protocol, listen.address, listen.low, listen.high, self.interface)
+    @cached_property
+    def _frontends(self) -> tuple[Frontend, ...]:
+        return tuple(
+            Frontend(family, protocol, listen.address, listen.low, listen.high, self.interface)
+            for listen in self.listens
+            for family in (self._families if listen.address is None else (family_of(listen.address),))
+            for protocol in self.protocols
+        )
+
+    def families(self) -> tuple[str, ...]:
+        """The families that the service listens in. `*` means those of its backends (both while it has none)."""
+        return self._families
+
+    def frontends(self) -> tuple[Frontend, ...]:
+        """Each family, protocol, address and port that it listens on."""
+        return self._frontends
 
     def serving(self, family: str) -> list[Backend]:
         """The backends of a family that get new connections now; the backups where no other can."""

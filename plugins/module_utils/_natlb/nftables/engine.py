@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from ..host import processes
+from ..host import nf_tables, processes
 from ..host.processes import Command
 from ..model.clients import KnownClients
 from ..model.closed import Closed
@@ -59,7 +59,7 @@ class NftablesEngine:
         return parse_listing(listing)
 
     def _listing(self, counters: bool) -> str:
-        tables = [pair for pair in self.nft.tables() if pair[1] == TABLE and pair[0] in FAMILIES]
+        tables = [pair for pair in nf_tables.tables() if pair[1] == TABLE and pair[0] in FAMILIES]
         return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
 
     def listed(self) -> Ruleset:

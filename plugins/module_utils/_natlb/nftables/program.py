@@ -21,16 +21,6 @@ class Nft:
         """What the normal form of a ruleset depends on: the program, and the kernel below it."""
         return identity(self.path)
 
-    def tables(self) -> list[tuple[str, str]]:
-        """(family, name) of every table. To list just the tables, nft 1.0.6 fetches all that is in them."""
-        lines = self.chains().splitlines()
-        return [(words[1], words[2]) for words in map(str.split, lines) if len(words) == 4 and words[0] == "table"]
-
-    def chains(self) -> str:
-        """Every table, and the heads of its chains."""
-        observation.numbered()
-        return run([self.path, "list", "chains"])
-
     def terse(self, family: str, table: str) -> str:
         """A table without counters and without the elements of its sets."""
         observation.numbered()

@@ -13,7 +13,7 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import CarryError, HostError
 from ..firewalls import forward
-from ..host import links, moment, observation, proc, processes, store, sysctl
+from ..host import links, moment, nf_tables, observation, proc, processes, store, sysctl
 from ..host.moment import Moment
 from ..host.observation import Watch, digest
 from ..host.processes import Command
@@ -31,7 +31,6 @@ from ..host.store import DEFAULT_PATHS, Content, Paths
 from ..model import unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..nftables.program import Nft
 from ..ruleset import normal_form
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
@@ -300,7 +299,8 @@ def make_plan(request: Request) -> Plan:
     with ThreadPoolExecutor(2) as aside:
         # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
         # is done meanwhile.
-        listing = aside.submit(engine.listed)
+        known = store.read_cache(request.paths.run / store.NORMAL)
+        listing = aside.submit(_live, engine, request.paths, known)
         hairpin = any(service.snat == "none" for service in config.services)
         previous, before = last_request(request.paths)
         released: dict[str, str] = {}
@@ -314,10 +314,9 @@ def make_plan(request: Request) -> Plan:
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
         rendered = engine.render(config, table.connected if hairpin else [], closed, alone)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
-        known = store.read_cache(request.paths.run / store.NORMAL)
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
-        chains = Nft().chains() if processes.find("nft") else None
+        chains = nf_tables.base_chains()
         path = forward.look(config, request.forward, table, chains)
         files, staged, records = _files_part(request, engine, path, rendered)
         leftovers = engines.leftovers(engine)
@@ -340,6 +339,16 @@ def make_plan(request: Request) -> Plan:
     plan.parts += [leftovers_part(other, left) for other, left in leftovers]
     plan.parts.append(files)
     return plan
+
+
+def _live(engine: Engine, paths: Paths, known: Mapping[str, Any]) -> Ruleset:
+    """The live rules: what the last run loaded, where nobody has committed any since; else as they are listed."""
+    if engine.name == "nftables" and unchanged.holds(paths):
+        observation.numbered()
+        found = normal_form.known_rules(engine, known)
+        if found is not None:
+            return found
+    return engine.listed()
 
 
 def _keep_normal_form(plan: Plan) -> None:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from ..errors import HostError
-from ..host import processes
+from ..host import nf_tables, processes
 from ..iptables import program
 from ..iptables.engine import IptablesEngine
 from ..model.engine import Engine
 from ..model.entities import FAMILIES
 from ..nftables import text
 from ..nftables.engine import NftablesEngine, nft_problem
-from ..nftables.program import Nft
 from ..ruleset.sections import Ruleset
 
 
@@ -53,9 +52,9 @@ def _variant(wanted: str | None, legacy: bool) -> str | None:
 
 def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
     """What an earlier run with another engine or iptables variant has left in the kernel."""
-    tables = Nft().tables() if processes.find("nft") else []
+    tables = nf_tables.tables()
     others: list[Engine] = []
-    if current.name != "nftables" and any(table == text.TABLE for _unused, table in tables):
+    if current.name != "nftables" and processes.find("nft") and any(table == text.TABLE for _unused, table in tables):
         others.append(NftablesEngine())
     held = {"legacy": any(program.legacy_tables(family) for family in FAMILIES)}
     held["nft"] = any(table in ("nat", "filter", "mangle") for _unused, table in tables)

@@ -52,6 +52,15 @@ def is_known(paths: Paths, asked: str) -> bool:
     return store.read_cache(paths.run / store.SEEN).get("key") == asked
 
 
+def holds(paths: Paths) -> bool:
+    """Whether nobody has committed rules of nf_tables since the last run."""
+    return _is(store.read_cache(paths.run / store.SEEN), moment.now())
+
+
+def _is(kept: Mapping[str, Any], now: Moment | None) -> bool:
+    return now is not None and now.generation is not None and kept.get("moment") == list(now)
+
+
 def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
     """The outcome that is kept, where a run would come to it again. To be called with the lock held."""
     kept = store.read_cache(paths.run / store.SEEN)

@@ -178,6 +178,23 @@ def _remembered(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> R
     return found
 
 
+def known_rules(engine: Asked, known: Mapping[str, Any]) -> Ruleset | None:
+    """What the last run has loaded, as the kernel lists it; None where that is not kept, or not by this program."""
+    entry = known.get(engine.title)
+    if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
+        return None
+    try:
+        sections = entry["sections"].items()
+        return {_key(name): Section(tuple(line[1]), tuple(line[2])) for name, line in sections}
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _key(name: str) -> Key:
+    family, table, kind, title = name.split(" ", 3)
+    return family, table, kind, title
+
+
 def _entry(engine: Asked, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
     sections = {
         " ".join(key): [_digest(rendered[key]), list(section.header), list(section.body)]

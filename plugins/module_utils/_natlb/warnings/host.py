@@ -8,20 +8,23 @@ The host is asked here, and only where the answer matters; what is made of it st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..firewalls import foreign, obstacles
 from ..host import links, proc, sockets, sysctl
+from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
 from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_path
 
 
-def found(config: Config, engine: Engine, table: Routes, chains: str | None, boots: Mapping[str, str]) -> list[str]:
+def found(
+    config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain], boots: Mapping[str, str]
+) -> list[str]:
     """Every warning, once.
 
-    `chains` is what `nft list chains` prints, None where the host has no nft; `boots` are the sysctls that are to hold
+    `chains` are all base chains of nf_tables; `boots` are the sysctls that are to hold
     after a reboot as well.
     """
     warnings = [
@@ -76,7 +79,7 @@ def _astray(config: Config, table: Routes) -> list[str]:
     return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
 
 
-def _obstacles(config: Config, engine: Engine, table: Routes, chains: str | None) -> Iterator[str]:
+def _obstacles(config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> Iterator[str]:
     places = [] if config.empty else list(foreign.places(chains, engine))
     if places:
         is_bridged = any(place.family == "bridge" for place in places)

@@ -1,0 +1,110 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel tells of nf_tables without a program, and without reading what is in chains and maps."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from . import netlink, observation
+from .netlink import NF_TABLES, Netfilter, attributes, netfilter
+
+# include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+_NUMBERS = {name: number for number, name in _FAMILIES.items()}
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
+_OWN_HOOKS = {"netdev": ("ingress", "egress"), "arp": ("input", "output")}
+_GETTABLE, _GETCHAIN, _GETSET, _GETGEN = 1, 4, 10, 16
+_TABLE_NAME = 1
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
+_HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
+_SET_TABLE = 1
+_GEN_ID = 1
+
+
+class BaseChain(NamedTuple):
+    """Where a chain of nft is hooked in. `kind` is filter, nat or route; `devices` belong to the hook ingress."""
+
+    family: str
+    table: str
+    name: str
+    kind: str
+    hook: str
+    priority: int
+    devices: tuple[str, ...] = ()
+
+
+def generation() -> int | None:
+    """The number of the last commit in this network namespace, whoever made it; None where the kernel has no nf_tables.
+
+    It grows with every commit of nft and of iptables-nft. Neither a listing, nor a packet, nor iptables-legacy changes
+    it.
+    """
+    try:
+        with netfilter() as kernel:
+            found = attributes(kernel.ask(NF_TABLES, _GETGEN)).get(_GEN_ID, b"")
+    except OSError:
+        return None
+    return int(struct.unpack(">I", found)[0]) if len(found) == 4 else None
+
+
+def tables() -> list[tuple[str, str]]:
+    """(family, name) of every table."""
+    return [(_FAMILIES.get(number, ""), _text(found[_TABLE_NAME])) for number, found in _listed(_GETTABLE)]
+
+
+def base_chains() -> list[BaseChain]:
+    """Every base chain."""
+    return [_base_chain(number, found) for number, found in _listed(_GETCHAIN) if _CHAIN_HOOK in found]
+
+
+def has_sets(family: str, table: str) -> bool:
+    """Whether a table has a set or map. Of a table that is gone since: no."""
+    observation.numbered()
+    name = netlink.attribute(_SET_TABLE, table.encode() + b"\0")
+    try:
+        with netfilter() as kernel:
+            return bool(kernel.dump(NF_TABLES, _GETSET, name, _NUMBERS[family]))
+    except OSError:
+        return False
+
+
+def _listed(kind: int) -> list[tuple[int, dict[int, bytes]]]:
+    """Family and attributes; nothing where the kernel has no nf_tables."""
+    observation.numbered()
+
+    def asked(kernel: Netfilter) -> list[tuple[int, dict[int, bytes]]]:
+        return [(number, attributes(found)) for number, found in kernel.dump(NF_TABLES, kind)]
+
+    try:
+        with netfilter() as kernel:
+            return asked(kernel)
+    except OSError:
+        return []
+
+
+def _base_chain(number: int, found: dict[int, bytes]) -> BaseChain:
+    family = _FAMILIES.get(number, "")
+    hook = attributes(found[_CHAIN_HOOK])
+    place, priority = struct.unpack(">I", hook[_HOOK_NUMBER])[0], struct.unpack(">i", hook[_HOOK_PRIORITY])[0]
+    hooks = _OWN_HOOKS.get(family, _HOOKS)
+    devices = netlink.values(hook.get(_HOOK_DEVICES, b"")) or [hook[_HOOK_DEVICE]] if _has_device(hook) else []
+    return BaseChain(
+        family=family,
+        table=_text(found[_CHAIN_TABLE]),
+        name=_text(found[_CHAIN_NAME]),
+        kind=_text(found.get(_CHAIN_TYPE, b"filter")),
+        hook=hooks[place] if place < len(hooks) else "",
+        priority=priority,
+        devices=tuple(sorted(map(_text, devices))),
+    )
+
+
+def _has_device(hook: dict[int, bytes]) -> bool:
+    return _HOOK_DEVICE in hook or _HOOK_DEVICES in hook
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="backslashreplace")
