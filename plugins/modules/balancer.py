@@ -190,7 +190,7 @@ remarks:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import apply
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
 
 ARGUMENTS = {
     "services": {"type": "list", "elements": "raw"},
@@ -213,7 +213,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        outcome = apply.balance(**module.params, check=module.check_mode)
+        outcome = balance(**module.params, check=module.check_mode)
     except NatlbError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

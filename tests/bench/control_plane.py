@@ -46,7 +46,7 @@ sys.path.insert(0, sys.argv[1])
 request = json.load(sys.stdin)
 from pathlib import Path
 from _natlb.host import processes, store
-from _natlb.plan import apply
+from _natlb.plan.balance import balance
 spent = [0.0]
 def timed(function):
     def call(*args):
@@ -58,7 +58,7 @@ def timed(function):
     return call
 processes.carry = timed(processes.carry)
 paths = store.Paths(Path(request["etc"]), Path(request["run"]))
-outcome = apply.balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
+outcome = balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"changed": outcome.changed, "kernel_s": spent[0], "peak_kib": peak}))
 """

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _natlb.plan import apply
+from _natlb.plan import balance
 from kernel_lab import run_once
 
 RUN_TIMEOUT_S = 60
 
 
 def _argv(root: str, before: Sequence[str]) -> list[str]:
-    return [*before, sys.executable, run_once.__file__, str(Path(apply.__file__).parents[2]), root]
+    return [*before, sys.executable, run_once.__file__, str(Path(balance.__file__).parents[2]), root]
 
 
 def run(root: str, request: dict[str, Any], before: Sequence[str] = ()) -> dict[str, Any]:

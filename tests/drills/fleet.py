@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _natlb.plan import apply
+from _natlb.plan import balance
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -48,10 +48,10 @@ class Member:
 
     def balance(self, services: Sequence[dict[str, Any]], **options: Any) -> None:
         """What the module does, with no controller."""
-        script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan import apply; "
-        script += "apply.balance(**json.load(sys.stdin))"
+        script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan.balance import balance; "
+        script += "balance(**json.load(sys.stdin))"
         asked = {"services": services, "engine": "nftables", **options}
-        self.run(sys.executable, "-c", script, str(Path(apply.__file__).parents[2]), text=json.dumps(asked))
+        self.run(sys.executable, "-c", script, str(Path(balance.__file__).parents[2]), text=json.dumps(asked))
 
     def state(self) -> str:
         """Rules without counters, and the files for the next boot."""

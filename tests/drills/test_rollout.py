@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.plan import apply
+from _natlb.plan import balance
 from fleet import HERE, PORT, ROOT, Fleet, Member, fleet
 
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "198.51.100.1", "port": 8080}]}
@@ -211,10 +211,10 @@ def without(member: Member, *programs: str) -> None:
 
 def planned(member: Member, engine: str, **more: Any) -> dict[str, Any]:
     """What the module says of a run there."""
-    script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan import apply; "
-    script += "print(json.dumps(vars(apply.balance([json.loads(sys.argv[2])], **json.loads(sys.argv[3])))))"
+    script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan.balance import balance; "
+    script += "print(json.dumps(vars(balance([json.loads(sys.argv[2])], **json.loads(sys.argv[3])))))"
     options = json.dumps({"engine": engine, "conntrack": {"max": "auto"}, **more})
-    argv = [sys.executable, "-c", script, str(Path(apply.__file__).parents[2]), json.dumps(WEB), options]
+    argv = [sys.executable, "-c", script, str(Path(balance.__file__).parents[2]), json.dumps(WEB), options]
     found: dict[str, Any] = json.loads(member.run(*argv))
     return found
 

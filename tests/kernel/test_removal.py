@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.plan import apply
+from _natlb.plan import balance
 from kernel_lab import run_once
 from kernel_lab.balancer import Balancer, service
 
@@ -32,7 +32,7 @@ def remove(balancer: Balancer, path: str, **options: Any) -> dict[str, Any]:
     """One run in a process of its own, with this search path."""
     root = str(balancer.etc.parent)
     request = {"services": [], "options": {"state": "absent", **options}, "set": {"host.processes.PATH": path}}
-    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[2]), root]
+    argv = [sys.executable, run_once.__file__, str(Path(balance.__file__).parents[2]), root]
     return dict(json.loads(balancer.host.run(*argv, stdin=json.dumps(request))))
 
 

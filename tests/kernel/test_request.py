@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.plan import apply
+from _natlb.plan import balance
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import NAMES, VIP
 
@@ -50,7 +50,7 @@ def test_settings_that_cannot_be_written_here(balancer: Balancer) -> None:
         "root = Path(sys.argv[2])\n"
         "print(json.dumps(info.info(paths=store.Paths(root / 'etc', root / 'run'), iptables_variant=sys.argv[3])))\n"
     )
-    argv = [sys.executable, "-c", script, str(Path(apply.__file__).parents[2]), str(balancer.etc.parent)]
+    argv = [sys.executable, "-c", script, str(Path(balance.__file__).parents[2]), str(balancer.etc.parent)]
     read_only = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
     text = balancer.host.run("unshare", "--mount", "sh", "-c", read_only, "sh", *argv, balancer.variant)
     found: Any = json.loads(text)

@@ -12,7 +12,8 @@ from unittest import mock
 
 import pytest
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.plan import apply, declaration
+from _natlb.plan import declaration
+from _natlb.plan.balance import balance
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
@@ -127,4 +128,4 @@ def test_errors_name_the_variables() -> None:
 @pytest.mark.parametrize("egress", [None, []])
 def test_a_module_that_is_asked_for_nothing_refuses(egress: Any) -> None:
     with pytest.raises(ConfigError, match=r"^services: is missing \(write services: \[\] or state: absent"):
-        apply.balance(None, egress)
+        balance(None, egress)

@@ -11,7 +11,8 @@ import pytest
 from _natlb.errors import ConfigError
 from _natlb.host import proc, processes
 from _natlb.model.services import parse_config
-from _natlb.plan import apply, guard
+from _natlb.plan import guard
+from _natlb.plan.balance import balance
 
 CAME_IN = "SSH_CONNECTION=198.51.100.7 50000 192.0.2.2 22"
 ENDPOINT = ("192.0.2.2", 22)
@@ -133,4 +134,4 @@ def test_it_comes_before_everything_else(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(processes, "run", None)
     services = [{"name": "web", "listen": "192.0.2.2:22", "backends": BACKENDS[:1]}]
     with pytest.raises(ConfigError, match="would take over"):
-        apply.balance(services)
+        balance(services)

@@ -9,6 +9,8 @@ import dataclasses
 from typing import Any
 
 import pytest
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import proc
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.outcome import Outcome
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
 
 SYSCTLS = {"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth0.100/src_valid_mark": "1"}
@@ -36,10 +38,10 @@ class Module:
 def test_names_of_settings_have_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With dots, `eth0.100` would be read as `eth0/100`."""
     kinds = {"str": "", "bool": False, "int": 0}
-    fields = {field.name: kinds.get(str(field.type), []) for field in dataclasses.fields(balancer.apply.Outcome)}
-    outcome = balancer.apply.Outcome(**{**fields, "sysctls": SYSCTLS})
+    fields = {field.name: kinds.get(str(field.type), []) for field in dataclasses.fields(Outcome)}
+    outcome = Outcome(**{**fields, "sysctls": SYSCTLS})
     monkeypatch.setattr(balancer, "AnsibleModule", Module)
-    monkeypatch.setattr(balancer.apply, "balance", lambda *_arguments, **_options: outcome)
+    monkeypatch.setattr(balancer, "balance", lambda *_arguments, **_options: outcome)
     with pytest.raises(Done) as done:
         balancer.main()
     assert done.value.args[0]["sysctls"] == SYSCTLS
@@ -49,6 +51,6 @@ def test_names_of_settings_have_slashes(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_time_to_roll_back_is_refused_by_us(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Ansible lets it through as it is, and so the message has its place and the remedy."""
     assert balancer.ARGUMENTS["rollback_after"]["type"] == "raw"
-    monkeypatch.setattr(balancer.apply.proc, "parent_environments", list)
+    monkeypatch.setattr(proc, "parent_environments", list)
     with pytest.raises(Exception, match=r"^rollback_after: .* is not a number of seconds \(0-300\)$"):
-        balancer.apply.balance([], rollback_after=value)
+        balancer.balance([], rollback_after=value)

@@ -18,7 +18,8 @@ from _natlb.host import store
 from _natlb.iptables import service as iptables_service
 from _natlb.nftables import render
 from _natlb.nftables.engine import NftablesEngine
-from _natlb.plan import apply, engines, request, rollback
+from _natlb.plan import balance as runs
+from _natlb.plan import engines, request, rollback
 from _natlb.status import info as balancer_info
 
 from . import run_once
@@ -28,8 +29,8 @@ OURS = ("ip natlb", "ip6 natlb")
 
 
 def balance(root: str, services: Any, egress: Any = None, **options: Any) -> Any:
-    """`apply.balance` with its files below `root`."""
-    return apply.balance(services, egress, paths=_paths(root), **options)
+    """`balance` of the core with its files below `root`."""
+    return runs.balance(services, egress, paths=_paths(root), **options)
 
 
 def balance_in_small_sets(root: str, clients: int, services: Any, **options: Any) -> Any:
@@ -98,14 +99,14 @@ def put_off_the_undoing(root: str) -> None:
 def die(root: str, after: str, services: Any, egress: Any = None, **options: Any) -> int:
     """A run in a process of its own that is killed the moment the function `after` has returned. Its exit status."""
     request = {"services": services, "egress": egress, "options": options, "die": after}
-    argv = [sys.executable, run_once.__file__, str(Path(apply.__file__).parents[2]), root]
+    argv = [sys.executable, run_once.__file__, str(Path(runs.__file__).parents[2]), root]
     return subprocess.run(argv, input=json.dumps(request), text=True, timeout=60, check=False).returncode
 
 
 def balance_by(python: str, root: str, services: Any, egress: Any = None, **options: Any) -> Any:
     """A run in a process of its own, by another interpreter than that of the tests. What `run_once` prints."""
     request = {"services": services, "egress": egress, "options": options}
-    argv = [python, "-I", "-B", run_once.__file__, str(Path(apply.__file__).parents[2]), root]
+    argv = [python, "-I", "-B", run_once.__file__, str(Path(runs.__file__).parents[2]), root]
     done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RuntimeError(f"{python}: exit status {done.returncode}\n{done.stderr}")

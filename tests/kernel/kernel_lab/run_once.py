@@ -45,7 +45,7 @@ def main() -> None:
     sys.path.insert(0, sys.argv[1])
     from _natlb.errors import NatlbError  # noqa: PLC0415
     from _natlb.host import store  # noqa: PLC0415
-    from _natlb.plan import apply  # noqa: PLC0415
+    from _natlb.plan.balance import balance  # noqa: PLC0415
 
     request = json.load(sys.stdin)
     root = Path(sys.argv[2])
@@ -57,7 +57,7 @@ def main() -> None:
     if "die" in request:
         die_after(request["die"])
     try:
-        outcome = apply.balance(
+        outcome = balance(
             request["services"],
             request.get("egress"),
             paths=store.Paths(etc=root / "etc", run=root / "run"),

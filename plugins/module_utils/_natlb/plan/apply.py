@@ -9,11 +9,8 @@ check mode and the real run all read that one plan.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +24,7 @@ from ..host.moment import Moment
 from ..host.observation import Watch, digest
 from ..host.processes import Command
 from ..host.routes import Routes
-from ..host.store import DEFAULT_PATHS, Content, Paths
+from ..host.store import Content, Paths
 from ..model import unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
@@ -37,28 +34,12 @@ from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
 from . import boot, engines, expected, forwarding, removal, rollback, summary, unchanged
-from .asked import Asked
+from .outcome import Outcome
 from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .request import previous as last_request
 from .stale_flows import forget_gone
 from .way_back import put_back, way_back
-
-
-@dataclass
-class Outcome:
-    """What a run found and did. `diff` is unified; `transaction` is none, delta, replace or remove; `sysctls` are the
-    kernel settings that the declaration needs, by name with slashes."""
-
-    changed: bool
-    diff: str
-    engine: str
-    transaction: str
-    services: int
-    sysctls: dict[str, str]
-    warnings: list[str]
-    #: What `rollback.confirm` takes, where the change is undone unless it is confirmed.
-    token: str = ""
 
 
 @dataclass
@@ -117,54 +98,7 @@ class Plan:
         )
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without passes of the garbage collector: over ten thousand services they take a quarter of a run's Python time,
-    and what they look for, objects that only refer to each other, is hardly made here."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_uncollected()
-def balance(
-    services: Any,
-    egress: Any = None,
-    *,
-    check: bool = False,
-    paths: Paths = DEFAULT_PATHS,
-    iptables_variant: str | None = None,
-    **options: Any,
-) -> Outcome:
-    """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
-
-    `options` are those of `Asked`. With `rollback_after` the host goes back by itself after so many seconds, unless
-    `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration that cannot be
-    carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then holds the old
-    rules or the new ones, never a mix.
-    """
-    asked = Asked(services, egress, **options)
-    key = unchanged.key({**vars(asked), "variant": iptables_variant})
-    if check:
-        return _kept(paths, key) or _checked(asked.request(paths, iptables_variant, check), asked.state)
-    # What is wrong with a declaration is said before another run is waited for.
-    request = None if unchanged.is_known(paths, key) else asked.request(paths, iptables_variant, check)
-    with rollback.settled(paths):
-        kept = _kept(paths, key) if request is None else None
-        return kept or _made(request or asked.request(paths, iptables_variant, check), asked.state, key)
-
-
-def _kept(paths: Paths, key: str) -> Outcome | None:
-    """The outcome of a run that would find nothing to change, where that is certain without one."""
-    found = unchanged.outcome(paths, key) if os.geteuid() == 0 else None
-    return Outcome(changed=False, diff="", transaction="none", **found) if found else None
-
-
-def _checked(request: Request, state: str) -> Outcome:
+def checked(request: Request, state: str) -> Outcome:
     """What a run would change."""
     plan, outcome = _planned(request, state)
     plan.must_be_accepted()
@@ -172,7 +106,7 @@ def _checked(request: Request, state: str) -> Outcome:
     return outcome
 
 
-def _made(request: Request, state: str, key: str) -> Outcome:
+def made(request: Request, state: str, key: str) -> Outcome:
     """Change what is to be changed. To be called with the lock held."""
     began = moment.now()
     with observation.watched() as watch:

@@ -1,0 +1,78 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run, from what was typed to what it did.
+
+Most runs change nothing, and say so within milliseconds. So what they do not need is not even imported: Ansible packs
+this code without what Python has compiled of it before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from ..host.store import DEFAULT_PATHS, Paths
+from . import rollback, unchanged
+from .outcome import Outcome
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without passes of the garbage collector: over ten thousand services they take a quarter of a run's Python time,
+    and what they look for, objects that only refer to each other, is hardly made here."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
+def balance(
+    services: Any,
+    egress: Any = None,
+    *,
+    check: bool = False,
+    paths: Paths = DEFAULT_PATHS,
+    iptables_variant: str | None = None,
+    **options: Any,
+) -> Outcome:
+    """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
+
+    `options` are those of `asked.Asked`. With `rollback_after` the host goes back by itself after so many seconds,
+    unless `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration that
+    cannot be carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then
+    holds the old rules or the new ones, never a mix.
+    """
+    key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
+    known = unchanged.is_known(paths, key)
+    if known and check:
+        kept = _kept(paths, key)
+        if kept:
+            return kept
+    if known and not check:
+        with rollback.settled(paths):
+            kept = _kept(paths, key)
+        if kept:
+            return kept
+    # What is wrong with a declaration is said before another run is waited for.
+    from . import apply, asked  # noqa: PLC0415
+
+    declared = asked.Asked(services, egress, **options)
+    request = declared.request(paths, iptables_variant, check)
+    if check:
+        return apply.checked(request, declared.state)
+    with rollback.settled(paths):
+        return apply.made(request, declared.state, key)
+
+
+def _kept(paths: Paths, key: str) -> Outcome | None:
+    """The outcome of a run that would find nothing to change, where that is certain without one."""
+    found = unchanged.outcome(paths, key) if os.geteuid() == 0 else None
+    return Outcome(changed=False, diff="", transaction="none", **found) if found else None
