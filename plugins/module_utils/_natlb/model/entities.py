@@ -95,7 +95,7 @@ class Backend:
     state: str
     backup: bool
 
-    @property
+    @cached_property
     def family(self) -> str:
         return family_of(self.address)
 
@@ -104,7 +104,7 @@ class Backend:
         at_port = self.port is None or listen.low <= self.port <= listen.high
         return at_port and listen.address == self.address
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Its identity within the service: address and port, never its name."""
         return f"{self.address} {self.port or ''}".rstrip()

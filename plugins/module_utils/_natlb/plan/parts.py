@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Callable
 
 from ..host import iproute, proc, sysctl
@@ -55,8 +56,9 @@ class Part:
     #: What the undoing of a change leaves behind, as a sentence; empty where it is nothing.
     residue: Callable[[], str] = str
 
-    @property
+    @cached_property
     def differs(self) -> bool:
+        """Whether there is anything to do. Neither state of a part is changed once it is made."""
         return bool(compare(self.live, self.wanted))
 
     def strayed(self) -> Ruleset | None:
