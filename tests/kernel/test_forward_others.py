@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_lab import traffic
+from kernel_lab import multicast, traffic
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import BACK, CLIENT, CLIENT6, INTERNET, NAMES, VIP, VIP6, WEB, WEB6
 from test_egress import INSIDE, by_weight, out, ways
@@ -126,6 +126,20 @@ def test_a_bridge_of_ours_forwards_frames(balancer: Balancer) -> None:
     argv = ["nft", "list", "ruleset"] if balancer.nftables else [f"iptables-{balancer.variant}-save"]
     rule = 'iifname "br0" oifname "br0" accept' if balancer.nftables else "-i br0 -o br0 -j RETURN"
     assert rule in balancer.host.run(*argv)
+
+
+def test_a_router_of_multicast_stays_one(balancer: Balancer) -> None:
+    """That takes a daemon, and no `ip_forward`."""
+    web1 = balancer.lab.backends["web1"]
+    balancer.apply([service()])
+    balancer.host.call(multicast.route, CLIENT, "front", "back")
+    web1.call(multicast.listen, WEB["web1"])
+    balancer.client.call(multicast.send, CLIENT)
+    came_from = web1.call(multicast.received)
+    web1.call(multicast.close)
+    balancer.host.call(multicast.close)
+    assert came_from == CLIENT
+    assert not passes(balancer)
 
 
 def test_it_holds_after_a_reboot(balancer: Balancer) -> None:

@@ -57,6 +57,15 @@ def test_other_ports_are_refused_once(routed: Balancer, vip: str, protocol: str)
     assert turned_back(routed) == 1
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_they_are_refused_where_nothing_else_is_forwarded(routed: Balancer, protocol: str) -> None:
+    """What is closed for others drops in silence; a client hears of this all the same."""
+    # A redirect counts against the rate at which the kernel sends a host errors, and comes first (ip_rt_send_redirect).
+    routed.host.sysctl({"ipv4/conf/all/send_redirects": 0, "ipv4/conf/front/send_redirects": 0})
+    routed.apply([service(listen=f"{FAR}:80", backends=webs("web1"))])
+    assert routed.ask(f"{FAR}:8080", protocol=protocol)[0].error == "ConnectionRefusedError"
+
+
 @pytest.mark.parametrize("vip", [FAR, FAR6])
 def test_a_ping_is_answered_by_nobody(routed: Balancer, vip: str) -> None:
     listen, backends = (f"{vip}:80", webs("web1")) if vip == FAR else (f"[{vip}]:80", [{"address": WEB6["web1"]}])
