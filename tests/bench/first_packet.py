@@ -138,8 +138,8 @@ def wanted(sizes: Sequence[int]) -> list[tuple[Layout, int, Sequence[str]]]:
         for layout in [*layouts.OURS, *layouts.OTHERS]
     ]
     once = [(layout, most, ("middle",)) for layout in [layouts.RANDOM, *layouts.OURS6]]
-    # A hash has some 250 slots for each backend, in a map of all services: 100 services are 102,100 of them.
-    once.append((layouts.SOURCE_HASH, min(most, 100), ("middle",)))
+    # 250 tables, each of which four services share.
+    once.append((layouts.SOURCE_HASH, min(most, 1000), ("middle",)))
     return [*by_size, *once, *((layout, 1, ("first",)) for layout in SINGLE)]
 
 

@@ -67,6 +67,7 @@ def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
 KINDS: dict[str, Mapping] = {
     "slots": {},
     "shared": {"method": "random"},
+    "hash": {"method": "source_hash"},
     "range": {"listen": f"{VIP}:80-81"},
 }
 

@@ -70,16 +70,16 @@ def test_slots_of_a_hash_are_not_looked_for_one_by_one() -> None:
 @pytest.mark.parametrize("count", [512, MAX_BACKENDS])
 def test_blocks_of_a_hash_are_not_asked_for_one_by_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each backend asks for a few blocks, not for all of them."""
+    blocks = hash_table._Order.blocks
     asked = 0
-    turns = hash_table._turns
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any) -> list[int]:
         nonlocal asked
-        for turn in turns(*arguments):
-            asked += 1
-            yield turn
+        wishes = blocks(*arguments)
+        asked += len(wishes)
+        return wishes
 
-    monkeypatch.setattr(hash_table, "_turns", counted)
+    monkeypatch.setattr(hash_table._Order, "blocks", counted)
     everyone = range(count)
     table = hash_table.deal(ADDRESSES[:count], [1] * count, everyone, everyone)
     print(f"{len(table)} slots, {asked} questions")

@@ -153,9 +153,10 @@ def test_what_affinity_has_learned_goes_along_where_the_tables_are_replaced() ->
 
 
 def test_large_tables_are_spread_over_maps() -> None:
-    services = [{"method": "source_hash", "listen": f"192.0.2.1:{port}"} for port in range(1, 101)]
+    backends = [{"address": f"10.0.0.{i}", "weight": 255 + i % 2} for i in range(8)]
+    services = [{"method": "random", "listen": f"192.0.2.1:{port}", "backends": backends} for port in range(1, 101)]
     ruleset = render(*services)
     sizes = [len(section.body) for key, section in ruleset.items() if key[3].startswith("slot_tcp")]
-    assert sum(sizes) == 100 * 2048
+    assert sum(sizes) == 100 * 2044
     assert len(sizes) == 8
     assert max(sizes) < 2 * nftables.SLOTS_PER_MAP

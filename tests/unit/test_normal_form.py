@@ -126,7 +126,7 @@ def test_without_a_namespace_the_host_tells_afterwards() -> None:
 NFT = {
     **chain("prerouting", "ip daddr . meta l4proto . th dport vmap @service"),
     **chain("s.web.tcp", "dnat ip to ip daddr . tcp dport . numgen inc mod 4 map @slot_tcp", "goto first_slot_tcp"),
-    **chain("first_slot_tcp", "dnat ip to ip daddr . tcp dport . numgen inc mod 1 map @slot_tcp"),
+    **chain("first_slot_tcp", "dnat ip to ip daddr . tcp dport . numgen random mod 1 map @slot_tcp"),
     **chain("postrouting", "ct status dnat jump source_nat"),
     **chain("source_nat", "meta l4proto tcp ct original ip daddr vmap @source_nat"),
     ("ip", "natlb", "map", "source_nat"): Section(("type …",), ("1 : goto source_nat",)),

@@ -25,8 +25,9 @@ everybody, and moves about twice as many at an equal size.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -75,52 +76,58 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     return found
 
 
-class _Asker(NamedTuple):
-    """A backend that has not got its share yet, and the blocks in its order."""
+class _Order(NamedTuple):
+    """The order in which a key likes the blocks: the shuffled one from some place on, shuffled once more in a way of
+    the key's own."""
 
-    backend: int
-    wishes: Iterator[int]
+    start: int
+    shift: int
+    flip: int
     #: From which end it takes slots of a block that it shares: who has the other end stays when its part changes.
     backwards: bool
+
+    def blocks(self, first: int, last: int) -> list[int]:
+        """Its wishes from the `first` (from 0) to before the `last`."""
+        shuffled, shift, flip = _shuffled(), self.shift, self.flip
+        return [shuffled[block + shift] ^ flip for block in shuffled[self.start + first : self.start + last]]
+
+    def one_by_one(self) -> Iterator[int]:
+        shuffled, shift, flip = _shuffled(), self.shift, self.flip
+        return (shuffled[shuffled[place] + shift] ^ flip for place in range(self.start, self.start + BLOCKS))
 
 
 def _fill(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
     """Deal the free slots to these indices, so that all they have then is by weight."""
     wanted = _wanted(table, weights, indices)
-    groups: dict[int, list[_Asker]] = {}
-    for index in sorted(wanted, key=lambda index: (-weights[index], index)):
-        groups.setdefault(weights[index], []).append(_asker(index, keys[index]))
-    turns = _turns(groups, wanted)
-    if len(table) == BLOCKS:
-        for index, wishes, _unused in turns:
-            block = next(wishes)
-            if table[block] == FREE and wanted[index]:
-                table[block] = index
-                wanted[index] -= 1
-    else:
-        _share_blocks(table, turns, wanted)
-    for place in [place for place, index in enumerate(table) if index == FREE]:
-        table[place] = next(index for index in wanted if wanted[index])
-
-
-def _share_blocks(table: list[int], turns: Iterator[_Asker], wanted: dict[int, int]) -> None:
-    """Likewise where a block has several slots."""
     size = len(table) // BLOCKS
-    room = [table[start : start + size].count(FREE) for start in range(0, len(table), size)]
-    for index, wishes, backwards in turns:
-        block = next(wishes)
-        taken = min(room[block], wanted[index])
-        if not taken:
-            continue
-        room[block] -= taken
-        wanted[index] -= taken
-        places = range(block * size, (block + 1) * size)
-        for place in reversed(places) if backwards else places:
-            if table[place] == FREE:
-                table[place] = index
-                taken -= 1
-                if not taken:
-                    break
+    if size == 1:
+        room = [int(index == FREE) for index in table]
+    else:
+        room = [table[start : start + size].count(FREE) for start in range(0, len(table), size)]
+    orders = {index: _order(keys[index]) for index in sorted(wanted, key=lambda index: (-weights[index], index))}
+    alike = len({weights[index] for index in orders}) == 1
+    asks = _asks_in_turn(orders, wanted, room) if alike else _asks_by_weight(orders, weights, wanted)
+    for index, block in asks:
+        taken = room[block] and min(room[block], wanted[index])
+        if taken:
+            room[block] -= taken
+            wanted[index] -= taken
+            if size == 1:
+                table[block] = index
+            else:
+                _take(table, range(block * size, (block + 1) * size), taken, index, orders[index].backwards)
+    if any(wanted.values()):
+        last = next(index for index in wanted if wanted[index])
+        table[:] = [last if index == FREE else index for index in table]
+
+
+def _take(table: list[int], places: range, count: int, index: int, backwards: bool) -> None:
+    for place in reversed(places) if backwards else places:
+        if table[place] == FREE:
+            table[place] = index
+            count -= 1
+            if not count:
+                return
 
 
 def _wanted(table: Sequence[int], weights: Sequence[int], indices: Sequence[int]) -> dict[int, int]:
@@ -139,9 +146,28 @@ def _wanted(table: Sequence[int], weights: Sequence[int], indices: Sequence[int]
     return {index: count for index, count in wanted.items() if count}
 
 
-def _turns(groups: dict[int, list[_Asker]], wanted: dict[int, int]) -> Iterator[_Asker]:
-    """Who asks next, by weight, as long as there are two who want more. `groups` has the heaviest first."""
+def _asks_in_turn(
+    orders: Mapping[int, _Order], wanted: Mapping[int, int], room: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Who asks for which block, where all have one weight, as long as there are two who want more."""
+    asked, backends = 0, list(orders)
+    while len(backends) > 1:
+        until = asked + max(4, BLOCKS // len(backends))
+        wishes = itertools.chain.from_iterable(zip(*[orders[index].blocks(asked, until) for index in backends]))
+        # Most blocks are gone soon. To leave them out here spares half of the time.
+        yield from [ask for ask in zip(itertools.cycle(backends), wishes) if room[ask[1]]]
+        asked = until
+        backends = [index for index in backends if wanted[index]]
+
+
+def _asks_by_weight(
+    orders: Mapping[int, _Order], weights: Sequence[int], wanted: Mapping[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Likewise where the weights differ. The heaviest come first in `orders`."""
     clock = _clock()
+    groups: dict[int, list[tuple[int, Iterator[int]]]] = {}
+    for index, order in orders.items():
+        groups.setdefault(weights[index], []).append((index, order.one_by_one()))
     asked = dict.fromkeys(groups, 0)
     while sum(map(len, groups.values())) > 1:
         heaviest = next(iter(groups))
@@ -149,9 +175,10 @@ def _turns(groups: dict[int, list[_Asker]], wanted: dict[int, int]) -> Iterator[
         for weight, askers in groups.items():
             while asked[weight] < BLOCKS and clock[asked[weight]] * heaviest <= now * weight:
                 asked[weight] += 1
-                yield from askers
-            if not all(wanted[asker.backend] for asker in askers):
-                groups[weight] = [asker for asker in askers if wanted[asker.backend]]
+                for index, wishes in askers:
+                    yield index, next(wishes)
+            if not all(wanted[index] for index, _unused in askers):
+                groups[weight] = [asker for asker in askers if wanted[asker[0]]]
         if not all(groups.values()):
             groups = {weight: askers for weight, askers in groups.items() if askers}
 
@@ -175,10 +202,6 @@ def _shuffled() -> list[int]:
     return order * 2
 
 
-def _asker(index: int, key: str) -> _Asker:
-    """Its order is the shuffled one from some place on, shuffled once more in a way of the key's own."""
+def _order(key: str) -> _Order:
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    start, shift, flip = number % BLOCKS, number // BLOCKS % BLOCKS, number // BLOCKS**2 % BLOCKS
-    shuffled = _shuffled()
-    wishes = (shuffled[shuffled[place] + shift] ^ flip for place in range(start, start + BLOCKS))
-    return _Asker(index, wishes, bool(number >> 63))
+    return _Order(number % BLOCKS, number // BLOCKS % BLOCKS, number // BLOCKS**2 % BLOCKS, bool(number >> 63))

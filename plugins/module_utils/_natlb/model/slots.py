@@ -9,8 +9,9 @@ arguments, so that two balancers with the same declaration fill the same table.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from math import gcd
 
 from ..errors import ConfigError
@@ -19,6 +20,8 @@ from .entities import Backend, Service
 
 #: More slots than this in one service are refused: 16 bits are what the maps are declared for.
 MAX_SLOTS = hash_table.MAX_SIZE
+#: Methods of which a hash of the client picks the slot.
+HASHES = ("source_hash", "flow_hash")
 #: Fewer places are sooner taken out of a list one by one than by a walk over all of it, which for 4,096 backends with
 #: different weights is a quarter of a billion steps.
 _FEW_PLACES = 256
@@ -52,24 +55,14 @@ def interleave(weights: Sequence[int]) -> list[int]:
     return ring
 
 
-def slot_count(service: Service, family: str) -> int:
-    """How many slots a service has in one family, told without filling them."""
-    serving = service.serving(family)
-    if not serving:
-        return 0
-    if service.method in ("source_hash", "flow_hash"):
-        return hash_table.table_size([backend.weight for backend in _declared(service, family)])
-    weights = [backend.weight for backend in serving]
-    return sum(weights) // reduce(gcd, weights)
-
-
 def slots(service: Service, family: str) -> list[Backend]:
     """The slots of a service in one family; empty where no backend serves."""
     serving = service.serving(family)
     if not serving:
         return []
-    if service.method in ("source_hash", "flow_hash"):
-        return _hash_slots(service, family, serving)
+    if service.method in HASHES:
+        declared, table = hash_slots(service, family)
+        return [declared[index] for index in table]
     count = slot_count(service, family)
     if count > MAX_SLOTS:
         raise ConfigError(
@@ -80,23 +73,37 @@ def slots(service: Service, family: str) -> list[Backend]:
     return [serving[index] for index in interleave([backend.weight for backend in serving])]
 
 
-def _hash_slots(service: Service, family: str, serving: Sequence[Backend]) -> list[Backend]:
-    """A table over all declared backends, in which those that do not serve have left their slots to the others.
+def slot_count(service: Service, family: str) -> int:
+    """How many slots a service of another method than a hash has in one family, told without filling them."""
+    weights = [backend.weight for backend in service.serving(family)]
+    return sum(weights) // reduce(gcd, weights) if weights else 0
 
-    So the clients of the others stay where they are while a backend is drained or ill, and its own come back to it
-    afterwards; only a change of the declaration itself moves a few others.
+
+def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[int]]:
+    """All declared backends in an order that is the same everywhere, and the slots as indices of it.
+
+    Those that do not serve have left their slots to the others. So the clients of the others stay where they are while
+    a backend is drained or ill, and its own come back to it afterwards; only a change of the declaration itself moves a
+    few others. At least one has to serve.
     """
-    declared = _declared(service, family)
-    able = {backend.key for backend in serving}
-    table = hash_table.deal(
-        [backend.key for backend in declared],
-        [backend.weight for backend in declared],
-        dealt=[index for index, backend in enumerate(declared) if not backend.backup],
-        serving=[index for index, backend in enumerate(declared) if backend.key in able],
+    declared = declared_backends(service, family)
+    able = {backend.key for backend in service.serving(family)}
+    return declared, _dealt(
+        tuple(backend.key for backend in declared),
+        tuple(backend.weight for backend in declared),
+        tuple(index for index, backend in enumerate(declared) if not backend.backup),
+        tuple(index for index, backend in enumerate(declared) if backend.key in able),
     )
-    return [declared[index] for index in table]
 
 
-def _declared(service: Service, family: str) -> list[Backend]:
-    """Whoever has a share of a hash table, also while it does not serve, in an order that is the same everywhere."""
+def declared_backends(service: Service, family: str) -> list[Backend]:
+    """Whoever has a share of a hash table, also while it does not serve."""
     return sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda backend: backend.key)
+
+
+@lru_cache(maxsize=2048)
+def _dealt(
+    keys: tuple[str, ...], weights: tuple[int, ...], dealt: tuple[int, ...], serving: tuple[int, ...]
+) -> Sequence[int]:
+    """As `hash_table.deal`. Many services have the same backends, and a run asks more than once."""
+    return array("H", hash_table.deal(keys, weights, dealt, serving))

@@ -4,7 +4,8 @@
 """Model to nftables: constant rules, with the data in maps.
 
 A connection is found in one hash look-up (`service`), its backend in a second one (`slot`). Services that need
-nothing but that share a handful of chains; the others have a chain of their own:
+nothing but that share a handful of chains; the others have a chain of their own. Those with a hash have a look-up more
+(`hashes.py`):
 
     prerouting, output   ip daddr . meta l4proto . th dport vmap @service
     random_4_tcp         dnat ip to ip daddr . tcp dport . numgen random mod 4 map @slot_tcp; goto first_slot_tcp
@@ -29,13 +30,15 @@ from ..model.entities import (
     mark_value,
     ports_text,
 )
-from ..model.slots import interleave, slot_count, slots
+from ..model.hash_table import BLOCKS
+from ..model.slots import HASHES, interleave, slots
 from ..model.unclaimed import Unclaimed
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
 from . import others
 from .delta import delta
 from .filter import add_filter
+from .hashes import HashTable, hash_table, most_frequent, shares_table, slot_elements, table_names
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import (
@@ -83,11 +86,11 @@ def render(
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
-        table = _Table(family, config, shards)
         services = [service for service in config.services if family in service.families()]
         egress = [item for item in config.egress if family in item.families()]
         if not services and not egress:
             continue
+        table = _Table(family, config, shards, table_names(services, family))
         for service in services:
             table.add_service(service)
         add_snat(table, services, networks)
@@ -102,8 +105,8 @@ def render(
 
 def _shards(config: Config) -> int:
     """Over how many slot maps the services are spread: a power of two, so it seldom changes."""
-    rules = sum(len(service.protocols) for service in config.services if not _shared(service))
-    count = sum(slot_count(service, f.family) for service in config.services for f in service.frontends() if f.exact)
+    rules = sum(len(s.protocols) for s in config.services if not _shared(s) and not shares_table(s))
+    count = sum(slot_elements(service, f.family) for service in config.services for f in service.frontends() if f.exact)
     shards = 1
     while rules > shards * SERVICES_PER_MAP or count > shards * SLOTS_PER_MAP:
         shards *= 2
@@ -126,9 +129,11 @@ def _shared(service: Service) -> bool:
 class _Table(Table):
     """One family's table with what a configuration puts into it."""
 
-    def __init__(self, family: str, config: Config, shards: int) -> None:
+    def __init__(self, family: str, config: Config, shards: int, hash_tables: Mapping[str, str]) -> None:
         super().__init__(family)
         self.config = config
+        #: Names of the tables of services with a hash.
+        self.hash_tables = hash_tables
         self.shards = shards
         self.uplink_choice: Lines = []
         self.egress_snat: Lines = []
@@ -136,9 +141,13 @@ class _Table(Table):
     # -- services ----------------------------------------------------------------------------------------------
 
     def add_service(self, service: Service) -> None:
-        table = slots(service, self.family)
-        for protocol in service.protocols:
-            verdict = self.verdict(service, protocol, table)
+        if service.name in self.hash_tables:
+            shared = hash_table(service, self.family, self.hash_tables[service.name])
+            verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
+        else:
+            table = slots(service, self.family)
+            verdicts = {protocol: self.verdict(service, protocol, table) for protocol in service.protocols}
+        for protocol, verdict in verdicts.items():
             for frontend in service.frontends():
                 if frontend.family == self.family and frontend.protocol == protocol:
                     self.add_frontend(frontend, verdict)
@@ -152,6 +161,40 @@ class _Table(Table):
             name = f"{service.method}_{len(table)}_{protocol}" + (f"_{shard}" if shard else "")
             return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), shard))}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
+
+    def hash_verdict(self, service: Service, protocol: str, table: HashTable) -> str:
+        """Services with the same table share a slot map, too: its chains lead to that one."""
+        shard = int(table.name, 36) % self.shards
+        self.add_slots(service, protocol, table.backends, shard)
+        first, end = f"goto {self.first_slot(protocol, shard)}", f"_{shard}" if shard else ""
+        goto = [first]
+        for number in range(1, len(table.backends)):
+            dnat = self.dnat(protocol, f"numgen random mod 1 offset {number}", shard)
+            goto.append(f"goto {self.chain(f'hash_{protocol}_{number}{end}', [dnat, first])}")
+        rules = [goto[table.common]]
+        if len(set(table.slots)) > 1:
+            name = f"{service.method}_{protocol}.{table.name}"
+            if ("map", name) not in self.declarations:
+                rows = table.rows()
+                verdicts = {row: self.row_verdict(service, protocol, row, goto, end) for row in set(rows.values())}
+                elements = self.declare("map", name, "typeof numgen random mod 65536 : verdict")
+                elements.update((str(place), verdicts[row]) for place, row in rows.items())
+            rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
+        if _shared(service):
+            return f"goto {self.chain(f'{service.method}_{protocol}.{table.name}', rules)}"
+        return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service), *rules])}"
+
+    def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
+        """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
+        if len(row) == 1:
+            return goto[row[0]]
+        name = f"{service.method}_{protocol}_{'.'.join(map(str, row))}{end}"
+        if name in self.chains:
+            return f"goto {name}"
+        most = most_frequent(row)
+        entries = ", ".join(f"{column} : {goto[number]}" for column, number in enumerate(row) if number != most)
+        pick = f"{self.pick(service, protocol, BLOCKS)} & {len(row) - 1} vmap {{ {entries} }}"
+        return f"goto {self.chain(name, [pick, goto[most]])}"
 
     def add_frontend(self, frontend: Frontend, verdict: str) -> None:
         (kinds, *flags), key = frontend_key(frontend, self.address)
@@ -184,9 +227,13 @@ class _Table(Table):
 
         The catching rule is one for all, since each rule that looks up a map makes the map dearer to load.
         """
-        one = "numgen inc mod 1"
-        catch = f"goto {self.chain(f'first_{_slot_map(protocol, shard)}', [self.dnat(protocol, one, shard)])}"
-        return [catch] if pick == one else [self.dnat(protocol, pick, shard), catch]
+        catch = f"goto {self.first_slot(protocol, shard)}"
+        return [catch] if pick == "numgen inc mod 1" else [self.dnat(protocol, pick, shard), catch]
+
+    def first_slot(self, protocol: str, shard: int) -> str:
+        # Not `inc`, whose counter all processors would share.
+        rules = [self.dnat(protocol, "numgen random mod 1", shard)]
+        return self.chain(f"first_{_slot_map(protocol, shard)}", rules)
 
     def pick(self, service: Service, protocol: str, size: int) -> str:
         if service.method == "round_robin":
@@ -208,9 +255,12 @@ class _Table(Table):
             serving = {backend.key: backend for backend in table}
             saddr = f"{self.family} saddr"
             rules += [f"{saddr} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
-        entries = ", ".join(f"{index} : {goto[backend.key]}" for index, backend in enumerate(table))
         # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
-        return [*rules, f"{pick} vmap {{ {entries} }}", goto[table[0].key]]
+        # Of a hash the slots of that one need not be in the map.
+        left_out = table[0].key if service.method in HASHES else ""
+        entries = [f"{index} : {goto[b.key]}" for index, b in enumerate(table) if b.key != left_out]
+        choice = [f"{pick} vmap {{ {', '.join(entries)} }}"] if entries else []
+        return [*rules, *choice, goto[table[0].key]]
 
     def guards(self, service: Service) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""

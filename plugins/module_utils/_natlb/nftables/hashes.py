@@ -1,0 +1,106 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables of hash slots, which all services with the same backends share.
+
+A table leads from a slot to the number of a backend; which backend of a service has that number stands in the slot
+maps, for each service by itself. So a service costs an element for each backend, not one for each slot, and each of its
+backends has a counter. Where there are few backends, slots that lie side by side are one element, which leads to a
+chain for that row of numbers; rows are the same in all tables:
+
+    source_hash_tcp.7qk…          jhash ip saddr mod 512 seed … vmap @source_hash_tcp.7qk…; goto first_slot_tcp
+    @source_hash_tcp.7qk…         0 : goto hash_tcp_2, 1 : goto source_hash_tcp_2.0.3.3, …
+    source_hash_tcp_2.0.3.3       jhash ip saddr mod 2048 seed … & 3 vmap { 0 : goto hash_tcp_2, … }; goto hash_tcp_3
+    hash_tcp_2                    dnat ip to ip daddr . tcp dport . numgen random mod 1 offset 2 map @slot_tcp; …
+
+The number that has the most slots is left out of a map. It is where a packet goes that finds nothing there, also one
+that looks while slots change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..model.entities import Backend, Service
+from ..model.hash_table import BLOCKS
+from ..model.slots import HASHES, declared_backends, hash_slots, slot_count
+from ..ruleset.names import digest
+
+_WIDEST = 8
+#: At most so many different rows there are of one length.
+_ROWS = 256
+
+
+class HashTable(NamedTuple):
+    """`backends[number]` serves, or the one of `common` does in its place; `slots` are numbers."""
+
+    name: str
+    backends: Sequence[Backend]
+    slots: Sequence[int]
+    #: The number that has the most slots.
+    common: int
+
+    def width(self) -> int:
+        """Slots in a row: 8 with two backends, 4 with up to four, 2 with up to 16, else 1. A finer table has columns
+        of its own, so it has none."""
+        width = 1
+        while len(self.slots) == BLOCKS and width < _WIDEST and len(self.backends) ** (2 * width) <= _ROWS:
+            width *= 2
+        return width
+
+    def rows(self) -> dict[int, tuple[int, ...]]:
+        """The rows by their place, but for those that are all `common`; one of a single number is that alone."""
+        width = self.width()
+        rows = {place: tuple(self.slots[place * width :][:width]) for place in range(len(self.slots) // width)}
+        short = {row: row[:1] if row.count(row[0]) == width else row for row in set(rows.values())}
+        return {place: short[row] for place, row in rows.items() if short[row] != (self.common,)}
+
+
+def most_frequent(numbers: Sequence[int]) -> int:
+    counts = Counter(numbers)
+    return min(counts, key=lambda number: (-counts[number], number))
+
+
+def shares_table(service: Service) -> bool:
+    """Whether a hash of the client leads to slots of the service in the slot maps."""
+    return (
+        service.method in HASHES and not service.affinity_s and all(frontend.exact for frontend in service.frontends())
+    )
+
+
+def slot_elements(service: Service, family: str) -> int:
+    """How many elements of a slot map each frontend of a service is."""
+    if shares_table(service):
+        return len(declared_backends(service, family))
+    return 0 if service.method in HASHES else slot_count(service, family)
+
+
+def table_names(services: Sequence[Service], family: str) -> dict[str, str]:
+    """The name of the table of each service that has one, by the service's name.
+
+    It goes with the declared backends alone, so that a drain changes the slots and not the names of tables. Where one
+    is drained for some services only, the table of most of them keeps that name.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for service in filter(shares_table, services):
+        declared = declared_backends(service, family)
+        serving = {backend.key for backend in service.serving(family)}
+        if serving:
+            composition = "\n".join(f"{b.key} {b.weight} {b.backup}" for b in declared)
+            found[service.name] = composition, "".join("01"[b.key in serving] for b in declared)
+    states = sorted(Counter(found.values()).items(), key=lambda entry: (entry[1], entry[0]))
+    usual = {composition: state for (composition, state), _count in states}
+    return {
+        name: digest(composition if usual[composition] == state else f"{composition}\n{state}")
+        for name, (composition, state) in found.items()
+    }
+
+
+def hash_table(service: Service, family: str, name: str) -> HashTable:
+    declared, slots = hash_slots(service, family)
+    common = most_frequent(slots)
+    serving = {backend.key for backend in service.serving(family)}
+    backends = [backend if backend.key in serving else declared[common] for backend in declared]
+    return HashTable(name, backends, slots, common)
