@@ -64,6 +64,8 @@ def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
     assert seen.messages > seen.kept * 5, "every one of them was used again and again"
 
 
+#: With a hash a change is five hundred elements, and its table goes, so that packets look at one that is being emptied.
+FLIPS_OF_HASH = 200
 KINDS: dict[str, Mapping] = {
     "slots": {},
     "shared": {"method": "random"},
@@ -84,12 +86,13 @@ def test_no_packet_falls_between_two_generations(balancer: Balancer, kind: str) 
         for source in ("198.18.0.1", "198.18.0.2")
     ]
     balancer.client.call(traffic.hammering)
-    flips, untranslated = balancer.host.call(generations.flip, many, one, FLIPS, LIMIT_S / 2, VIP, within_s=LIMIT_S)
+    wanted = FLIPS_OF_HASH if kind == "hash" else FLIPS
+    flips, untranslated = balancer.host.call(generations.flip, many, one, wanted, LIMIT_S / 2, VIP, within_s=LIMIT_S)
     balancer.client.call(traffic.halt)
     seen = [traffic.Hammered(*each.result(LIMIT_S)) for each in load]
     answers = seen[0].answers + seen[1].answers
     failed = {who: count for who, count in answers.items() if who not in NAMES}
     print(f"{kind}: {flips} changes, {sum(answers.values())} connections, {untranslated} not translated, {failed}")
-    assert flips == FLIPS
+    assert flips == wanted
     assert not untranslated
     assert not failed
