@@ -41,7 +41,7 @@ molecule: dev ## All molecule scenarios, on containers
 versions: dev ## The collection with every release of ansible-core that the README names
 	@$(PYTEST) --capture=no tests/versions
 
-hosts: ## The same on real Debian hosts, as virtual machines; half an hour, and images are made the first time
+hosts: ## The same on real Debian hosts, as virtual machines; an hour, and images are made the first time
 	@MAKE_TARGET=hosts tools/setup hosts
 	@$(PYTEST) tests/hosts
 
