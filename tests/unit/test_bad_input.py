@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.model.services import parse_config
+from _natlb.model.services import dump, parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +48,7 @@ SERVICES = [
     (service(Listen="192.0.2.10:80"), "services[0].Listen", "no such key"),
     # name
     (service(name=ABSENT), "services[0].name", "is missing"),
-    (service(name=None), "services[0].name", "is missing"),
+    (service(name=None), "services[0].name", "has no value"),
     (service(name=""), "services[0].name", "not a name"),
     (service(name="Web"), "services[0].name", "not a name"),
     (service(name="-web"), "services[0].name", "not a name"),
@@ -128,13 +130,13 @@ SERVICES = [
     (service(snat=None), "services[0].snat", "has no value"),
     (service(max_connections_per_client=None), "services[0].max_connections_per_client", "has no value"),
     (service(new_connections_per_second=None), "services[0].new_connections_per_second", "has no value"),
-    (service(listen=None), "services[0].listen", "is missing"),
-    (service(backends=None), "services[0].backends", "is missing"),
+    (service(listen=None), "services[0].listen", "has no value"),
+    (service(backends=None), "services[0].backends", "has no value"),
     (backend(state=None), "services[0].backends[0].state", "has no value"),
     (backend(weight=None), "services[0].backends[0].weight", "has no value"),
     (service(health={"type": "http", "status": []}), "services[0].health.status", "is empty"),
     (service(health={"type": "command", "argv": []}), "services[0].health.argv", "is missing"),
-    (service(health={"type": None}), "services[0].health.type", "is missing"),
+    (service(health={"type": None}), "services[0].health.type", "has no value"),
     # health
     (service(health="ping"), "services[0].health", "not a mapping"),
     (service(health={"port": 80}), "services[0].health.type", "is missing"),
@@ -205,7 +207,7 @@ EGRESSES = [
     ({"source": "10.0.0.0/24"}, "egress", "not a list"),
     ([{}], "egress[0].source", "is missing"),
     ([{"source": []}], "egress[0].source", "is empty"),
-    ([{"source": None}], "egress[0].source", "is missing"),
+    ([{"source": None}], "egress[0].source", "has no value"),
     ([{**EGRESS, "out_interface": None}], "egress[0].out_interface", "has no value"),
     ([{**EGRESS, "protocol": None}], "egress[0].protocol", "has no value"),
     ([{**EGRESS, "protocol": "tcp", "destination_ports": None}], "egress[0].destination_ports", "has no value"),
@@ -277,6 +279,19 @@ def test_egress(egress: Any, path: str, problem: str) -> None:
 @pytest.mark.parametrize("mask", [0, "0", -1, "all", 5, 1 << 32, True, "0xf0f0", float("inf"), [1]])
 def test_mark_mask(mask: Any) -> None:
     check(refused([], [], mask), "mark_mask", "is not a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "units"),
+    [
+        ({"affinity": "soon"}, "affinity", "s, m, h or d"),
+        ({"health": {"type": "tcp", "interval": "x"}}, "health", "ms, s, m, h or d"),
+    ],
+)
+def test_only_units_that_are_taken_are_offered(changes: dict[str, Any], path: str, units: str) -> None:
+    (error,) = refused(service(**changes)).errors
+    assert error.path.startswith(f"services[0].{path}")
+    assert str(error).endswith(f"(write seconds, or a number with {units})")
 
 
 def test_there_are_at_least_sixty_kinds() -> None:
@@ -393,6 +408,70 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(KEYS, TEXTS), inner, max_size=6)),
     max_leaves=12,
 )
+
+
+FULL_HEALTH = [
+    {"type": "tcp", "port": 80, "interval": 2, "timeout": 1, "fall": 3, "rise": 2},
+    {"type": "http", "port": 80, "path": "/", "host": "www.example.com", "status": [200]},
+    {"type": "command", "argv": ["true"]},
+]
+FULL_BACKEND = {**BACKEND, "name": "web1", "weight": 1, "state": "active", "backup": False}
+FULL = {
+    "services": [
+        {
+            **SERVICE,
+            "name": f"web{number}",
+            "listen": f"192.0.2.10:{number}",
+            "protocol": "tcp",
+            "interface": "eth0",
+            "method": "round_robin",
+            "affinity": "3h",
+            "snat": "masquerade",
+            "allow_from": ["198.51.100.0/24"],
+            "max_connections_per_client": 1,
+            "new_connections_per_second": 1,
+            "when_empty": "reject",
+            "log": True,
+            "health": health,
+            "backends": [{**FULL_BACKEND}],
+        }
+        for number, health in enumerate(FULL_HEALTH, 1)
+    ],
+    "egress": [
+        {**EGRESS, "out_interface": "eth0", "protocol": "tcp", "destination_ports": [80], "snat": "masquerade"},
+        {**EGRESS, "uplinks": [{**UPLINK, "weight": 1}]},
+    ],
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything that has a place of its own."""
+    if path:
+        yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(item, (*path, key))
+
+
+def spelled(path: tuple[Any, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+
+
+@pytest.mark.parametrize("part", ["services", "egress"])
+def test_the_full_declaration_has_every_key(part: str) -> None:
+    kept = dump(parse_config(**FULL))
+    assert {path[-1] for path in places(FULL[part])} >= {path[-1] for path in places(kept[part])}
+
+
+@pytest.mark.parametrize("path", [path for path in places(FULL) if len(path) > 1], ids=spelled)
+def test_nothing_is_null(path: tuple[Any, ...]) -> None:
+    """One rule for all keys and all items of lists: a value that a template left out is not taken for one."""
+    declared = copy.deepcopy(FULL)
+    at: Any = declared
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = None
+    error = refused(declared["services"], declared["egress"])
+    check(error, spelled(path), "" if isinstance(path[-1], int) else "has no value")
 
 
 @settings(max_examples=400, deadline=None)

@@ -21,7 +21,9 @@ LOCAL = {"192.0.2.2", "10.0.0.1", "127.0.0.1", "fe80::2"}
 
 
 def config(*backends: dict[str, Any], listen: Any = "192.0.2.10:53") -> Config:
-    declared = [{"address": f"10.0.0.{i}", "port": 9000, **backend} for i, backend in enumerate(backends, 3)]
+    """A port of None is one that is left out."""
+    given = [{"address": f"10.0.0.{i}", "port": 9000, **backend} for i, backend in enumerate(backends, 3)]
+    declared = [{key: value for key, value in backend.items() if value is not None} for backend in given]
     return parse_config([{"name": "dns", "listen": listen, "protocol": "udp", "backends": declared}])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb.errors import ConfigError
+from _natlb.errors import ConfigErrors
 from _natlb.model import tracking
 
 GIB = 1 << 30
@@ -75,9 +75,25 @@ def test_another_kernel_makes_no_other_table(gib: int) -> None:
     ],
 )
 def test_bad_input(declared: Any, path: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    assert [error.path for error in refused(declared).errors] == [path]
+
+
+def refused(declared: Any) -> ConfigErrors:
+    with pytest.raises(ConfigErrors) as caught:
         tracking.parse_tracking(declared)
-    assert caught.value.path == path
+    return caught.value
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    declared = {"maxx": 1, "max": "all", "buckets": None, "timeouts": {"tcp": 3, "udp": "never", "udp_stream": None}}
+    assert [error.path for error in refused(declared).errors] == [
+        "conntrack.maxx",
+        "conntrack.buckets",
+        "conntrack.max",
+        "conntrack.timeouts.tcp",
+        "conntrack.timeouts.udp_stream",
+        "conntrack.timeouts.udp",
+    ]
 
 
 def test_losses_of_all_processors_are_added_up() -> None:

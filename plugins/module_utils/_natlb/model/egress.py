@@ -28,14 +28,10 @@ from .reading import Reading
 T = TypeVar("T")
 
 
-#: Left out, these mean every interface, protocol, port or way; a null of a template must not come to mean that.
-_NEVER_NULL = ("out_interface", "protocol", "destination_ports", "snat", "uplinks")
-
-
 def egress_rule(value: Any, path: str) -> Egress:
     known = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
     reading = Reading()
-    given = reading.mapping(value, path, known, ("source",), _NEVER_NULL)
+    given = reading.mapping(value, path, known, ("source",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -111,7 +107,7 @@ def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
 
 def _uplink(value: Any, path: str, family: str) -> Uplink:
     reading = Reading()
-    given = reading.mapping(value, path, ("interface", "gateway", "weight"), ("interface",), ("weight",))
+    given = reading.mapping(value, path, ("interface", "gateway", "weight"), ("interface",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:

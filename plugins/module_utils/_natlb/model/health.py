@@ -17,15 +17,17 @@ T = TypeVar("T")
 
 
 def health_check(value: Any, path: str) -> Health | None:
-    if value is None or value == "none":
+    if value == "none":
         return None
     common = ("type", "interval", "timeout", "fall", "rise")
     every = (*common, "port", "path", "host", "status", "argv")
     kinds = tuple(HEALTH_KEYS)
-    if not isinstance(value, Mapping) or "type" not in value or value["type"] not in kinds:
-        given = values.mapping(value, path, every, required=("type",))
-        values.choice(given["type"], f"{path}.type", kinds)
     reading = Reading()
+    if not isinstance(value, Mapping) or value.get("type") not in kinds:
+        given = reading.mapping(value, path, every, ("type",))
+        if "type" in given:
+            reading.read(values.choice, given["type"], f"{path}.type", kinds, otherwise="none")
+        reading.done()
     kind = value["type"]
     given = reading.mapping(value, path, common + HEALTH_KEYS[kind])
     if kind == "none":

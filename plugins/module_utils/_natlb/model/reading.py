@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
@@ -13,6 +13,8 @@ from . import values
 
 T = TypeVar("T")
 
+NO_VALUE = "has no value"
+_REQUIRED = "it is required"
 _EMPTY_REMEDY = "leave the key out if you mean that, or write a value; a template may have come out empty"
 
 
@@ -52,27 +54,21 @@ class Reading:
                 self.errors.extend(error.errors)
         return found
 
-    def mapping(
-        self,
-        value: Any,
-        path: str,
-        known: Sequence[str],
-        required: Sequence[str] = (),
-        never_null: Collection[str] = (),
-    ) -> dict[str, Any]:
-        """The known keys that are given. A null counts as not given, but for keys that are required or in `never_null`:
-        leaving those out means more than any value of them, so that must be meant."""
+    def mapping(self, value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
+        """The known keys that are given. A null is an error for each of them: left out, many a key means more than any
+        value of it, and a template that came out empty must not come to mean that."""
         if not isinstance(value, Mapping):
-            values.mapping(value, path, known)
+            self.add(
+                path, f"{values.shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}"
+            )
             return {}
         for key in value:
             if key not in known:
                 at = f"{path}.{values.shown(key).strip(chr(39))}"
                 self.add(at, "no such key", f"known are {', '.join(known)}")
-            elif value[key] is None and key in never_null:
-                self.add(f"{path}.{key}", "has no value", _EMPTY_REMEDY)
-        given = {key: item for key, item in value.items() if item is not None}
+            elif value[key] is None:
+                self.add(f"{path}.{key}", NO_VALUE, _REQUIRED if key in required else _EMPTY_REMEDY)
         for key in required:
-            if key not in given:
-                self.add(f"{path}.{key}", "is missing", "it is required")
-        return given
+            if key not in value:
+                self.add(f"{path}.{key}", "is missing", _REQUIRED)
+        return {key: item for key, item in value.items() if item is not None}

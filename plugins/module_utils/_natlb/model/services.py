@@ -117,15 +117,13 @@ _SERVICE_KEYS = (
 )
 
 
-#: Left out, these mean every client, every interface or no limit; a null of a template must not come to mean that.
 _LIMITS = ("max_connections_per_client", "new_connections_per_second")
-_NEVER_NULL = ("protocol", "interface", "snat", "allow_from", *_LIMITS)
 _NOBODY = "leave it out for everybody, or name networks: no list at all would let everybody in, an empty one nobody"
 
 
 def _service(value: Any, path: str) -> Service:
     reading = Reading()
-    given = reading.mapping(value, path, _SERVICE_KEYS, ("name", "listen", "backends"), _NEVER_NULL)
+    given = reading.mapping(value, path, _SERVICE_KEYS, ("name", "listen", "backends"))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -223,7 +221,7 @@ _BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
 
 def _backend(value: Any, path: str) -> Backend:
     reading = Reading()
-    given = reading.mapping(value, path, _BACKEND_KEYS, ("address",), ("weight", "state"))
+    given = reading.mapping(value, path, _BACKEND_KEYS, ("address",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
 from . import values
+from .reading import Reading
 
 #: One entry per 16 KiB of memory, and not above four million: an entry takes about 400 bytes (nf_conntrack and its
 #: extensions), so a full table takes 2.5 % of the memory.
@@ -46,26 +46,33 @@ class Tracking:
 
 
 def parse_tracking(value: Any) -> Tracking:
-    """Read `natlb_conntrack`. Raises `ConfigError`."""
+    """Read `natlb_conntrack`. Raises `ConfigErrors` with all that is wrong."""
     if value is None:
         return Tracking()
-    given = values.mapping(value, "conntrack", ("max", "buckets", "timeouts"))
-    most = values.mapping(given.get("timeouts", {}), "conntrack.timeouts", tuple(_TIMEOUTS))
-    entries = given.get("max")
-    if entries is not None:
-        entries = (
-            0 if entries == "auto" else values.integer(entries, "conntrack.max", 1024, 2**31 - 1, "a size or auto")
-        )
-    buckets = given.get("buckets")
-    if buckets is not None:
-        buckets = values.integer(buckets, "conntrack.buckets", 1024, 2**30, "a number of buckets")
+    reading = Reading()
+    given = reading.mapping(value, "conntrack", ("max", "buckets", "timeouts"))
+    entries = reading.read(_entries, given.get("max"), "conntrack.max", otherwise=None)
+    buckets = reading.read(_buckets, given.get("buckets"), "conntrack.buckets", otherwise=None)
     if buckets and entries == 0:
-        raise ConfigError("conntrack.buckets", "stands beside max: auto", "auto sets both; name a max, or drop it")
+        reading.add("conntrack.buckets", "stands beside max: auto", "auto sets both; name a max, or drop it")
+    most = reading.mapping(given.get("timeouts", {}), "conntrack.timeouts", tuple(_TIMEOUTS))
     timeouts = tuple(
-        (_TIMEOUTS[key], values.whole_seconds(item, f"conntrack.timeouts.{key}", 1, 86400 * 30))
-        for key, item in sorted(most.items())
+        (name, reading.read(values.whole_seconds, most[key], f"conntrack.timeouts.{key}", 1, 86400 * 30, otherwise=1))
+        for key, name in sorted(_TIMEOUTS.items())
+        if key in most
     )
+    reading.done()
     return Tracking(entries, buckets, timeouts)
+
+
+def _entries(value: Any, path: str) -> int | None:
+    if value is None or value == "auto":
+        return None if value is None else 0
+    return values.integer(value, path, 1024, 2**31 - 1, "a size or auto")
+
+
+def _buckets(value: Any, path: str) -> int | None:
+    return None if value is None else values.integer(value, path, 1024, 2**30, "a number of buckets")
 
 
 def dump_tracking(tracking: Tracking) -> dict[str, Any]:

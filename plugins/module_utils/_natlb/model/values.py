@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Union
 
@@ -28,6 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = ("ms", "s", "m", "h", "d")
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -36,20 +37,6 @@ def shown(value: Any) -> str:
     text = repr(value) if isinstance(value, (str, bytes)) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def mapping(value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
-    """A mapping with none but the known keys; keys whose value is null count as not given."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(path, f"{shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}")
-    for key in value:
-        if key not in known:
-            raise ConfigError(f"{path}.{shown(key).strip(chr(39))}", "no such key", f"known are {', '.join(known)}")
-    given = {key: item for key, item in value.items() if item is not None}
-    for key in required:
-        if key not in given:
-            raise ConfigError(f"{path}.{key}", "is missing", "it is required")
-    return given
 
 
 def sequence(value: Any, path: str) -> list[Any]:
@@ -128,8 +115,8 @@ def port_range(value: str, path: str) -> tuple[int, int]:
     return low, high
 
 
-def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
-    """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`)."""
+def duration(value: Any, path: str, low_s: float, high_s: float, units: Sequence[str] = _UNITS) -> float:
+    """Seconds: a number, or one with a unit (`500ms`, `30s`, `5m`, `3h`, `1d`); `units` are those to offer."""
     seconds: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # An integer may be too large to be a float; it is out of any range then.
@@ -139,7 +126,8 @@ def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
         if match and len(value) <= 20:
             seconds = float(match.group(1)) * _UNIT_S[match.group(2)]
     if seconds is None:
-        raise ConfigError(path, f"{shown(value)} is not a time", "write seconds, or a number with ms, s, m, h or d")
+        offered = f"{', '.join(units[:-1])} or {units[-1]}"
+        raise ConfigError(path, f"{shown(value)} is not a time", f"write seconds, or a number with {offered}")
     if not low_s <= seconds <= high_s:
         raise ConfigError(path, f"{shown(value)} is out of range", f"{low_s:g} to {high_s:g} seconds")
     return seconds
@@ -147,7 +135,7 @@ def duration(value: Any, path: str, low_s: float, high_s: float) -> float:
 
 def whole_seconds(value: Any, path: str, low_s: int, high_s: int) -> int:
     """A duration for a kernel that counts in seconds: a part of one is refused, not dropped."""
-    seconds = duration(value, path, low_s, high_s)
+    seconds = duration(value, path, low_s, high_s, _UNITS[1:])
     whole = round(seconds)
     if abs(seconds - whole) > 1e-6:
         near = f"{int(seconds)}s or {int(seconds) + 1}s" if seconds > 1 else "1s, or 0 for none" if low_s == 0 else "1s"

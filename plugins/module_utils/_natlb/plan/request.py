@@ -129,10 +129,14 @@ def declared(state: Mapping[str, Any]) -> Config:
 
 
 def _as_typed(item: Any) -> Any:
-    """Without the keys that were left out, which the file has with null or an empty list."""
+    """Without the keys that were left out, which the file has with null or an empty list, at any depth."""
+    if isinstance(item, list):
+        return list(map(_as_typed, item))
     if not isinstance(item, Mapping):
         return item
-    return {key: value for key, value in item.items() if value is not None and (value != [] or key == "backends")}
+    return {
+        key: _as_typed(value) for key, value in item.items() if value is not None and (value != [] or key == "backends")
+    }
 
 
 def _readable(services: Any, egress: Any, mask: Any) -> bool:
