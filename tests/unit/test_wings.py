@@ -6,10 +6,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import importlib.util
 from pathlib import Path
 
-CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_natlb"
+ROOT = Path(__file__).resolve().parents[2]
+_SPEC = importlib.util.spec_from_file_location("wings", ROOT / "tools" / "wings.py")
+assert _SPEC
+assert _SPEC.loader
+wings = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(wings)
+CORE = wings.CORE
+#: Of lines, in the core.
+LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 _BASE = {"errors", "ruleset", "host"}
 _ENGINES = {"nftables", "iptables"}
 _BELOW_PLAN = {*_BASE, "model", *_ENGINES, "firewalls", "warnings"}
@@ -29,31 +37,17 @@ MAY_IMPORT = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The rooms of the core that a file imports, as `wing.room`."""
-    package = list(path.relative_to(CORE).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            continue
-        base = package[: len(package) - node.level + 1]
-        base += node.module.split(".") if node.module else []
-        if CORE.joinpath(*base).is_dir():
-            yield from (".".join([*base, name.name]) for name in node.names)
-        else:
-            yield ".".join(base)
-
-
-def astray(core: Path = CORE) -> list[str]:
+def astray() -> list[str]:
     """Every import against the direction, by file and room."""
     found = []
-    for path in sorted(core.rglob("*.py")):
-        wing = path.relative_to(core).with_suffix("").parts[0]
+    for path in sorted(CORE.rglob("*.py")):
+        wing = wings.wing_of(path)
         if wing == "__init__":
             continue
         allowed = MAY_IMPORT[wing]
         found += [
-            f"{path.relative_to(core)} imports {room}"
-            for room in imports(path)
+            f"{path.relative_to(CORE)} imports {room}"
+            for room in wings.imports(path)
             if room.partition(".")[0] not in {*allowed, wing} and room not in allowed
         ]
     return found
@@ -64,14 +58,31 @@ def test_imports_run_one_way() -> None:
 
 
 def test_every_wing_is_known_and_says_what_it_is_for() -> None:
-    wings = {path.parent.name: path for path in CORE.glob("*/__init__.py")}
-    assert {*wings, "errors"} == set(MAY_IMPORT)
-    assert [name for name, path in wings.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    found = {path.parent.name: path for path in CORE.glob("*/__init__.py")}
+    assert {*found, "errors"} == set(MAY_IMPORT)
+    assert [name for name, path in found.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
 def test_the_reader_of_imports_sees_them() -> None:
     from_below = {"errors", "host"}
-    rooms = list(imports(CORE / "plan" / "apply.py"))
+    rooms = list(wings.imports(CORE / "plan" / "apply.py"))
     assert "host.store" in rooms
     assert "errors" in rooms
     assert {room.partition(".")[0] for room in rooms} > from_below
+
+
+def test_the_diagram_is_of_the_real_imports() -> None:
+    """`tools/wings.py` prints it."""
+    assert f"```mermaid\n{wings.diagram()}```\n" in (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    found = []
+    for path in sorted(CORE.rglob("*.py")):
+        text = path.read_text()
+        found += [f"{path.relative_to(CORE)}: {len(text.splitlines())} lines"] * (len(text.splitlines()) > LONGEST_FILE)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                lines = node.end_lineno - node.lineno + 1
+                found += [f"{path.relative_to(CORE)}: {node.name} has {lines} lines"] * (lines > LONGEST_FUNCTION)
+    assert found == []

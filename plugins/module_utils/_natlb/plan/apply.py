@@ -34,6 +34,7 @@ from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
 from . import boot, engines, expected, forwarding, removal, rollback, summary, unchanged
+from .forwarding import Before
 from .outcome import Outcome
 from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
@@ -237,13 +238,7 @@ def make_plan(request: Request) -> Plan:
         listing = aside.submit(_live, engine, request.paths, known)
         hairpin = any(service.snat == "none" for service in config.services)
         previous, before = last_request(request.paths)
-        released: dict[str, str] = {}
-        passing: list[str] = []
-        if request.forwarding:
-            bridges = partial(links.bridges, not no_ip)
-            found = forwarding.look(before, config.families(), table, sysctl.get, bridges)
-            request = replace(request, before=found)
-            released, passing = forwarding.released(before, config.families())
+        request, released, passing = _forwarded(request, before, table, no_ip)
         closed = request.before.closed if request.forward_others == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
         rendered = engine.render(config, table.connected if hairpin else [], closed, alone)
@@ -273,6 +268,18 @@ def make_plan(request: Request) -> Plan:
     plan.parts += [leftovers_part(other, left) for other, left in leftovers]
     plan.parts.append(files)
     return plan
+
+
+def _forwarded(
+    request: Request, before: Before, table: Routes, no_ip: bool
+) -> tuple[Request, dict[str, str], list[str]]:
+    """The request with what this host was before natlb forwarded for it; and of families that it no longer forwards for
+    the settings that go back, and what to say of them."""
+    if not request.forwarding:
+        return request, {}, []
+    families = request.config.families()
+    found = forwarding.look(before, families, table, sysctl.get, partial(links.bridges, not no_ip))
+    return replace(request, before=found), *forwarding.released(before, families)
 
 
 def _live(engine: Engine, paths: Paths, known: Mapping[str, Any]) -> Ruleset:

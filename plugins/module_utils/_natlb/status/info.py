@@ -45,6 +45,7 @@ def info(
         known = ", ".join(item.name for item in config.services) or "none"
         raise HostError(f"service {service}: not declared on this host (declared: {known})")
     plan = apply.make_plan(request)
+    request = plan.request
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new, clients_known = plan.engine.readings(config)
