@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigErrors
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import playbook_settings, variables
 
 SERVICES = "natlb_services"
 
@@ -32,34 +34,76 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         given = dict(task_vars or {})
         problems = variables.unknown(given)
-        if self._task.args.get("role") == "balancer":
+        role = self._task.args.get("role")
+        if role is None:
+            problems += self._settings(given)
+        elif role == "balancer":
             problems += self._balancer(given)
+        else:
+            problems += self._backend(given)
         result["changed"] = False
         if problems:
             result["failed"] = True
             result["msg"] = "\n".join(problems)
         return result
 
-    def _balancer(self, given: Mapping[str, Any]) -> list[str]:
-        """What is wrong with the variables of the role `balancer`."""
+    def _settings(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the settings of the run, wherever in the inventory they are."""
+        inventory = [name for group in (given.get("groups") or {}).values() for name in group]
+        hostvars = given.get("hostvars") or {}
+        found: dict[str, None] = {}
+        for variables_of in (given, *(hostvars[name] for name in hostvars)):
+            values = {}
+            for name in variables.PLAYBOOKS:
+                # One that is made from facts of hosts cannot be read yet.
+                with contextlib.suppress(AnsibleError):
+                    if name in variables_of:
+                        values[name] = self._templar.template(variables_of[name])
+            found.update(dict.fromkeys(playbook_settings.problems(values, {*inventory})))
+        return list(found)
+
+    def _backend(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `backend`; the role itself tells the rest."""
+        values, _unread = self._templated(given, [name for name in variables.ROLES if name in variables.OF_BACKENDS])
+        return [] if values.get(f"{variables.BACKEND}state") == "absent" else _nulls(values)
+
+    def _templated(self, given: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+        """The values of those of the variables that are set, and what cannot be read."""
         values: dict[str, Any] = {}
         problems = []
-        for option in declaration.OPTIONS:
-            name = variables.PREFIX + option
+        for name in names:
             try:
                 if name in given:
-                    values[option] = self._templar.template(given[name])
+                    values[name] = self._templar.template(given[name])
             except AnsibleError as error:
                 problems.append(f"{name}: cannot be read: {error}")
-        if values.get("state", "present") == "absent":
+        return values, problems
+
+    def _balancer(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `balancer`."""
+        values, problems = self._templated(given, sorted(variables.ROLES - variables.OF_BACKENDS))
+        if values.get(f"{variables.PREFIX}state", "present") == "absent":
             return []
         if not problems:
-            problems += empty(given, values.get("services"))
+            problems += empty(given, values.get(SERVICES))
+        problems += _nulls({name: value for name, value in values.items() if name != SERVICES})
+        options = {option: values.get(variables.PREFIX + option) for option in declaration.OPTIONS}
         try:
-            declaration.check(values)
+            declaration.check({option: value for option, value in options.items() if value is not None})
         except ConfigErrors as errors:
-            problems += [variables.in_variables(str(error)) for error in errors.errors]
+            problems += map(_in_variables, errors.errors)
         return problems
+
+
+def _in_variables(error: ConfigError) -> str:
+    """The place of an error of the core begins with an option, which is a variable without its prefix."""
+    return variables.PREFIX + error.path + variables.in_variables(f": {error.problem} ({error.remedy})")
+
+
+def _nulls(values: Mapping[str, Any]) -> list[str]:
+    """A variable that is set to nothing is not one that is left out, but mostly a template that came out empty."""
+    remedy = "leave the variable out, or write a value; a template may have come out empty"
+    return [f"{name}: {NO_VALUE} ({remedy})" for name in sorted(values) if values[name] is None]
 
 
 def empty(given: Mapping[str, Any], services: Any) -> list[str]:

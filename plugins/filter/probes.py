@@ -34,7 +34,8 @@ options:
     description:
       - Options of M(natlb.netfilter.probe) by name of service, which are taken instead. One service may be on another
         balancer alone.
-      - Beside them C(names), which tells by name of backend what it calls itself in its answers.
+      - Beside them C(names), which tells by name of backend what it calls itself in its answers, and C(from), the host
+        that is to open the connections.
     type: dict
     default: {}
   connections:
@@ -65,7 +66,8 @@ RETURN = r"""
 _value:
   description:
     - For each probe the C(service) (its name), the C(options) of M(natlb.netfilter.probe), C(judge) (of C(tolerance),
-      C(significance) and C(max_errors) those that were chosen) and C(names) (of the backends that may answer).
+      C(significance) and C(max_errors) those that were chosen) and C(names) (of the backends that may answer). Where it
+      was chosen, C(from) as well.
   type: list
   elements: dict
   sample:
@@ -80,6 +82,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigErrors
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import probe_options
 
 #: Options that make backends say who they are.
 ASKING = ("identify", "names", "expected", "path", "host", "status")
@@ -97,6 +101,10 @@ def probes(services: Any, address: Any = None, overrides: Any = None, connection
         raise AnsibleFilterError(
             "natlb.netfilter.probes: the options are no mapping of services to options (write {web: {protocol: http}})"
         )
+    try:
+        probe_options.check(chosen, "options", lambda _name, _path: None)
+    except ConfigErrors as errors:
+        raise AnsibleFilterError("\n".join(f"natlb.netfilter.probes: {error}" for error in errors.errors)) from errors
     return [
         _probe(service, host, port, protocol, {"connections": int(connections), **chosen.get(service["name"], {})})
         for service in services
@@ -126,7 +134,7 @@ def _probe(
 ) -> dict[str, Any]:
     serving = _serving(service, host)
     called = chosen.get("names", {})
-    options = {key: value for key, value in chosen.items() if key not in ("names", *JUDGING)}
+    options = {key: value for key, value in chosen.items() if key not in ("names", "from", *JUDGING)}
     options = {"target": f"{host}:{port}", "protocol": protocol, **options}
     judge = {key: chosen[key] for key in JUDGING if key in chosen}
     if options["protocol"] == "http" or not {*ASKING}.isdisjoint(chosen) or (protocol == "tcp" and "payload" in chosen):
@@ -139,7 +147,8 @@ def _probe(
             options.setdefault("concurrency", UDP_CONCURRENCY)
     _within_limits(service, options)
     names = [called.get(backend["name"], backend["name"]) for backend in serving]
-    return {"service": service["name"], "names": names, "options": options, "judge": judge}
+    found = {"service": service["name"], "names": names, "options": options, "judge": judge}
+    return {**found, "from": chosen["from"]} if "from" in chosen else found
 
 
 def _within_limits(service: Mapping[str, Any], options: dict[str, Any]) -> None:

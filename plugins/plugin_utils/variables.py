@@ -43,6 +43,9 @@ ROLES = frozenset(
         "natlb_state",
     }
 )
+#: Of these, what the role `backend` reads.
+BACKEND = f"{PREFIX}backend_"
+OF_BACKENDS = frozenset(name for name in ROLES if name.startswith(BACKEND))
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
@@ -132,7 +135,7 @@ KNOWN = PUBLIC | INTERNAL
 _OPTION = re.compile(
     r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
     r"|(?:engine|forwarding|forward_others|forward|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
-    r"|conntrack(?=\.(?:max|buckets|timeouts))|state(?=: (?:absent|present)\b))"
+    r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
 
 

@@ -85,6 +85,8 @@ def test_errors_of_all_hosts_come_before_any_connection(site: Site, check: tuple
         ({}, (), "natlb_services: is not set for this host ("),
         ({"natlb_service": [WEB]}, (), "natlb_services: is not set for this host, but natlb_service is ("),
         ({"natlb_services": None}, (), "natlb_services: is set to nothing"),
+        ({"natlb_services": [WEB], "natlb_egress": None}, (), "natlb_egress: has no value"),
+        ({"natlb_services": [WEB], "natlb_state": "presnt"}, (), "natlb_state: 'presnt' is not a choice here"),
         ({"natlb_services": [WEB], "natlb_rollback": 5}, (), "natlb_rollback: no role or playbook knows this variable"),
         ({"natlb_services": "{{ groups.web | default([]) }}"}, (), "gives an empty list"),
         ({"natlb_services": "{{ groups.web }}"}, (), "natlb_services: cannot be read: "),
@@ -138,6 +140,20 @@ def test_settings_of_the_run_are_read_wherever_they_are(site: Site, where: str) 
     assert status == 2
     assert set(messages(printed)) == {"lb1", "lb2"}
     assert "lb2 could not be reached, so nothing was changed on it" in messages(printed)["lb2"]
+
+
+@pytest.mark.parametrize("where", ["inventory", "extra"])
+def test_settings_of_the_run_that_are_wrong_are_told_first(site: Site, where: str) -> None:
+    given = {"natlb_serial": "foo", "natlb_max_fail_percentage": 200, "natlb_verify_from": "lb3"}
+    extra = [f"--extra-vars={name}={value}" for name, value in given.items()] if where == "extra" else []
+    site.write(natlb_services=[WEB], **({} if extra else given))
+    for playbook in ("deploy", "verify"):
+        status, printed = site.run(playbook, *extra)
+        assert status == 2, printed
+        (told,) = messages(printed).values()
+        for complaint in ("natlb_serial: 'foo' is", "natlb_max_fail_percentage: ", "natlb_verify_from: no host 'lb3'"):
+            assert complaint in told
+        assert "UNREACHABLE" not in printed
 
 
 def test_two_values_for_one_run_are_an_error(site: Site) -> None:

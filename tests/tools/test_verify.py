@@ -199,6 +199,20 @@ def test_balancers_become_root_and_the_controller_does_not(
     assert "lb1: web: web1 60, web2 60" in printed
 
 
+def test_a_service_that_only_one_network_may_use_is_probed_from_there(site: Site) -> None:
+    closed = service("closed", 81, 8080, allow_from=[f"{WEB1}/32"])
+    site.web1.run("ip", "route", "replace", f"{VIP}/32", "via", site.lb1.address)
+    site.variables["natlb_verify_probes"] = {"closed": {"from": "web1"}}
+    status, printed = verified(site, [WEB, closed])
+    assert status == 0, printed
+    assert "lb1: closed: web1 60, web2 60" in printed
+    site.variables["natlb_verify_probes"] = {"closed": {"from": "wbe1", "tolerence": 0}}
+    status, printed = site.playbook("verify")
+    assert status == 2
+    assert "natlb_verify_probes.closed.from: no host 'wbe1' is in the inventory (did you mean web1?)" in printed
+    assert "natlb_verify_probes.closed.tolerence: no such option (did you mean tolerance?)" in printed
+
+
 def test_options_for_a_service_of_one_balancer(site: Site) -> None:
     site.variables["natlb_verify_probes"] = {"more": {"timeout": "10s"}}
     more = service("more", 81, 8080)

@@ -17,6 +17,7 @@ from _natlb.plan.balance import balance
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
 
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}
 
@@ -62,10 +63,12 @@ def test_its_options_are_those_of_the_module() -> None:
         assert list(choices) == balancer.ARGUMENTS[option]["choices"]
 
 
-def problems(given: dict[str, Any], templated: dict[str, Any] | None = None) -> list[str]:
+def problems(
+    given: dict[str, Any], templated: dict[str, Any] | None = None, role: str | None = "balancer"
+) -> list[str]:
     """What the action says about a host with these variables; `templated` are the values of templates."""
     action = plugin.ActionModule.__new__(plugin.ActionModule)
-    action._task = SimpleNamespace(args={"role": "balancer"})
+    action._task = SimpleNamespace(args={} if role is None else {"role": role})
     values = templated or {}
     action._templar = SimpleNamespace(
         template=lambda value: values.get(value, value) if isinstance(value, str) else value
@@ -118,6 +121,59 @@ def test_a_template_that_comes_out_empty_is_not_written() -> None:
     (message,) = problems({"natlb_services": template}, {template: []})
     assert template in message
     assert problems({"natlb_services": template}, {template: [WEB]}) == []
+
+
+@pytest.mark.parametrize("name", sorted(variables.ROLES - variables.OF_BACKENDS - {"natlb_services"}))
+def test_a_variable_that_is_set_to_nothing_is_not_left_out(name: str) -> None:
+    (message,) = problems({"natlb_services": [WEB], name: None})
+    assert message.startswith(f"{name}: has no value (")
+
+
+def test_a_removal_does_not_read_what_is_declared() -> None:
+    assert problems({"natlb_state": "absent", "natlb_egress": None, "natlb_services": None}) == []
+
+
+@pytest.mark.parametrize("name", sorted(variables.OF_BACKENDS))
+def test_the_variables_of_backends_too(name: str) -> None:
+    (message,) = problems({"natlb_backend_gateway": "10.0.0.1", name: None}, role="backend")
+    assert message.startswith(f"{name}: has no value (")
+    assert problems({"natlb_backend_gateway": None, "natlb_backend_state": "absent"}, role="backend") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("state", "presnt", "natlb_state: 'presnt' is not a choice here (choose one of present, absent)"),
+        ("engine", "ipfw", "natlb_engine: 'ipfw' is not a choice here (choose one of auto, nftables, iptables)"),
+        ("conntrack", {"maxx": 1}, "natlb_conntrack.maxx: no such key (known are max, buckets, timeouts)"),
+        (
+            "conntrack",
+            [],
+            "natlb_conntrack: [] is not a mapping (write a mapping with the keys max, buckets, timeouts)",
+        ),
+        ("forwarding", "maybe", "natlb_forwarding: 'maybe' is neither true nor false (write true or false)"),
+        (
+            "mark_mask",
+            "five",
+            "natlb_mark_mask: 'five' is not a number (write a run of adjoining bits such as 0x3f000000)",
+        ),
+    ],
+)
+def test_errors_name_the_variable_of_an_option(name: str, value: Any, complaint: str) -> None:
+    assert problems({"natlb_services": [WEB], f"natlb_{name}": value}) == [complaint]
+
+
+def test_settings_of_the_run_are_looked_for_at_all_hosts() -> None:
+    """One message for each, however many hosts say it. They are looked at once, with no role."""
+    lb = {"natlb_serial": "foo", "natlb_verify_from": "clint"}
+    given = {"natlb_max_fail_percentage": 200, "groups": {"all": ["lb1", "client"]}, "hostvars": {"lb1": lb, "lb2": lb}}
+    told = problems(given, role=None)
+    assert [message.partition(":")[0] for message in told] == [
+        "natlb_max_fail_percentage",
+        "natlb_serial",
+        "natlb_verify_from",
+    ]
+    assert problems(given | {"natlb_services": [WEB]}) == []
 
 
 def test_errors_name_the_variables() -> None:

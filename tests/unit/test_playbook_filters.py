@@ -276,6 +276,12 @@ def test_limits_of_a_service_are_kept() -> None:
     assert (probe["options"]["concurrency"], probe["options"]["connections"]) == (3, 20)
 
 
+def test_a_service_may_be_probed_from_a_host_of_its_own() -> None:
+    web, dns = probes([service(), service("dns")], overrides={"web": {"from": "client"}})
+    assert web == {**probes([service()])[0], "from": "client"}
+    assert "from" not in dns
+
+
 def test_options_of_a_service_of_another_balancer_are_fine() -> None:
     assert probes([service()], overrides={"elsewhere": {"protocol": "http"}}) == probes([service()])
 
@@ -287,6 +293,12 @@ def test_options_of_a_service_of_another_balancer_are_fine() -> None:
         (service(listen=["somewhere"]), {}, "web listens on 'somewhere', which is not understood"),
         (service(), {"overrides": ["web"]}, "the options are no mapping of services to options"),
         (service(), {"overrides": {"web": "http"}}, "the options are no mapping of services to options"),
+        (
+            service(),
+            {"overrides": {"web": {"tolerence": 0}}},
+            "options.web.tolerence: no such option .did you mean tol",
+        ),
+        (service(), {"overrides": {"web": {"tolerance": "x"}}}, "options.web.tolerance: 'x' is not a fraction"),
     ],
 )
 def test_probes_refuses(found: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
