@@ -37,6 +37,17 @@ class Member:
     address: str
     pid: int
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What an inventory says of how Ansible reaches it."""
+        return {
+            "ansible_host": self.address,
+            "ansible_port": PORT,
+            "ansible_connection": "natlb_namespace",
+            "ansible_python_interpreter": sys.executable,
+            "fleet_pid": self.pid,
+        }
+
     def run(self, *argv: str, text: str = "", check: bool = True) -> str:
         """What a program on the host printed."""
         enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid"]
@@ -107,17 +118,7 @@ class Fleet:
 
     def play(self, services: dict[str, list[dict[str, Any]]], forks: int, rollback_after_s: int) -> tuple[str, float]:
         """One playbook for all: `services` by name of the host. What Ansible printed, and how many seconds it took."""
-        hosts = {
-            member.name: {
-                "ansible_host": member.address,
-                "ansible_port": PORT,
-                "ansible_connection": "natlb_namespace",
-                "ansible_python_interpreter": sys.executable,
-                "fleet_pid": member.pid,
-                "services": services[member.name],
-            }
-            for member in self.members
-        }
+        hosts = {member.name: {**member.variables, "services": services[member.name]} for member in self.members}
         task = {
             "services": "{{ services }}",
             "engine": "nftables",

@@ -66,18 +66,8 @@ class Rollout:
 
     def deploy(self, *arguments: str, **of_hosts: dict[str, Any]) -> Run:
         """The playbook on all hosts, with what `of_hosts` gives each, by name, beside one service for all."""
-        hosts = {
-            member.name: {
-                "ansible_host": member.address,
-                "ansible_port": PORT,
-                "fleet_pid": member.pid,
-                **of_hosts.get(member.name, {}),
-            }
-            for member in self.hosts.members
-        }
+        hosts = {member.name: {**member.variables, **of_hosts.get(member.name, {})} for member in self.hosts.members}
         variables = {
-            "ansible_connection": "natlb_namespace",
-            "ansible_python_interpreter": sys.executable,
             "natlb_services": [WEB],
             "natlb_engine": "nftables",
             "natlb_manage_packages": False,

@@ -23,7 +23,7 @@ for folder in (ROOT / "plugins" / "module_utils", ROOT / "tests" / "drills"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from fleet import PORT, Fleet, Member  # noqa: E402
+from fleet import Fleet, Member  # noqa: E402
 from processes import said  # noqa: E402
 
 VIP, OTHER = "10.99.0.10", "10.99.0.11"
@@ -76,17 +76,7 @@ class Site(Fleet):
             member.balance(services)
 
     def inventory(self) -> str:
-        hosts = {
-            member.name: {
-                "ansible_host": member.address,
-                "ansible_port": PORT,
-                "ansible_connection": "natlb_namespace",
-                "ansible_python_interpreter": sys.executable,
-                "fleet_pid": member.pid,
-                **self.own.get(member.name, {}),
-            }
-            for member in self.members
-        }
+        hosts = {member.name: {**member.variables, **self.own.get(member.name, {})} for member in self.members}
         balancers = {name: hosts.pop(name) for name in ("lb1", "lb2")}
         groups = {"balancers": {"hosts": balancers}, "web": {"hosts": hosts}}
         path = self.folder / "inventory.json"

@@ -25,7 +25,7 @@ DRILLS = ROOT / "tests" / "drills"
 sys.path.insert(0, str(DRILLS))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
 
-from fleet import PORT, Fleet, fleet  # noqa: E402
+from fleet import Fleet, fleet  # noqa: E402
 from processes import said  # noqa: E402
 
 #: ansible-core by release, and the Pythons that it runs on which this project supports on a control node.
@@ -81,11 +81,8 @@ class Controller:
         self.run("ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(folder))
         (archive,) = folder.glob("natlb-netfilter-*.tar.gz")
         self.run("ansible-galaxy", "collection", "install", "--offline", str(archive), "-p", str(folder))
-        of_hosts = {member.name: {"ansible_host": member.address, "fleet_pid": member.pid} for member in hosts.members}
+        of_hosts = {member.name: member.variables for member in hosts.members}
         variables = {
-            "ansible_port": PORT,
-            "ansible_connection": "natlb_namespace",
-            "ansible_python_interpreter": sys.executable,
             "natlb_services": SERVICES,
             "natlb_persist": False,
             "natlb_manage_packages": False,
