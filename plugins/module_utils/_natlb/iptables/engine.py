@@ -27,8 +27,8 @@ class IptablesEngine:
     name = "iptables"
     nat_priorities: ClassVar[Mapping[str, int]] = {"prerouting": -100, "postrouting": 100}
 
-    def __init__(self, variant: str | None) -> None:
-        self.program = Iptables(variant)
+    def __init__(self, variant: str | None, program: Iptables | None = None) -> None:
+        self.program = program or Iptables(variant)
         #: Of the first listing: where jumps of ours stand, and which tables there are, by family.
         self._places: dict[Key, tuple[int, ...]] | None = None
         self._tables: dict[str, set[str]] = {}

@@ -34,8 +34,8 @@ class NftablesEngine:
     name = title = "nftables"
     nat_priorities = render.NAT
 
-    def __init__(self) -> None:
-        self.nft = Nft()
+    def __init__(self, nft: Nft | None = None) -> None:
+        self.nft = nft or Nft()
 
     def identity(self) -> str:
         return self.nft.identity()

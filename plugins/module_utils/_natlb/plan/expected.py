@@ -59,14 +59,14 @@ class ExpectedNftables(_Unasked, NftablesEngine):
     """The nftables engine, without nft."""
 
     def __init__(self) -> None:
-        self.nft = _Nft()
+        super().__init__(_Nft())
 
 
 class ExpectedIptables(_Unasked, IptablesEngine):
     """The iptables engine, without iptables."""
 
     def __init__(self) -> None:
-        self.program = _Iptables()
+        super().__init__(_VARIANT, _Iptables())
 
 
 def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
