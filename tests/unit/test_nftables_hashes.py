@@ -77,20 +77,44 @@ class Walk:
         raise AssertionError(f"slot {slot}: no backend")
 
 
+def others() -> list[dict[str, Any]]:
+    """So many other tables that rows of slots are elements."""
+    return [
+        {"backends": [{"address": f"10.9.{i}.{k}"} for k in range(1, 3)], "listen": f"198.18.0.{i}:80"}
+        for i in range(140)
+    ]
+
+
 @pytest.mark.parametrize("method", ["source_hash", "flow_hash"])
 @pytest.mark.parametrize("state", ["active", "drained"])
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(
     "weights",
     [[1], [1, 1], [3, 1], [1, 1, 1], [1] * 4, [4, 3, 2, 1], [1, 1, 100], [1] * 5, [1] * 16, [1] * 17, [1] * 40],
 )
-def test_the_rules_lead_where_the_slots_say(weights: list[int], state: str, method: str) -> None:
+def test_the_rules_lead_where_the_slots_say(weights: list[int], rows: bool, state: str, method: str) -> None:
     if len(weights) == 1 and state == "drained":
         state = "active"
-    declared = config({"backends": backends(weights, state), "method": method})
-    (service,) = declared.services
+    declared = config({"backends": backends(weights, state), "method": method}, *(others() if rows else []))
+    service = declared.services[0]
     expected = [f"{backend.address} . {backend.port}" for backend in slots.slots(service, "ip")]
     ruleset = nftables.render(declared)
     assert Walk(ruleset).backends(service, len(expected)) == expected
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_packet_that_meets_the_slots_of_the_next_generation_finds_a_backend(rows: bool) -> None:
+    """Of its own generation it has the rules alone. Slot 0 is there as long as the service is."""
+    declared = config({}, *(others() if rows else []))
+    service = declared.services[0]
+    walk = Walk(nftables.render(declared))
+    before = set(walk.backends(service, 2048))
+    assert len(before) == 4
+    walk.maps["slot_tcp"] = {key: to for key, to in walk.maps["slot_tcp"].items() if key.endswith(" 0")}
+    assert len(set(walk.backends(service, 2048)) & before) == 1
+    for name in maps(nftables.render(declared)):
+        walk.maps[name] = {}
+    assert len(set(walk.backends(service, 2048)) & before) == 1
 
 
 def maps(ruleset: Ruleset) -> list[str]:
@@ -111,13 +135,12 @@ def test_services_with_the_same_backends_share_a_table() -> None:
     assert len(maps(nftables.render(config({}, other, other)))) == 2
 
 
-def test_a_table_of_few_backends_is_small() -> None:
+@pytest.mark.parametrize(("count", "most"), [(2, 256), (3, 512), (4, 512), (16, 1024)])
+def test_many_tables_of_few_backends_are_small(count: int, most: int) -> None:
     """2,048 slots each."""
-    sizes = {count: elements(nftables.render(config({"backends": backends([1] * count)}))) for count in (2, 3, 4, 16)}
-    print(sizes)
-    assert sizes[2] <= 256 + 3
-    assert sizes[4] <= 512 + 5
-    assert sizes[16] <= 1024 + 17
+    ruleset = nftables.render(config({"backends": backends([1] * count), "method": "flow_hash"}, *others()))
+    (table,) = (section for key, section in ruleset.items() if key[2] == "map" and "flow_hash_" in key[3])
+    assert len(table.body) <= most
 
 
 def test_a_drain_changes_slots_and_no_names() -> None:

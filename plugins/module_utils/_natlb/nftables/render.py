@@ -142,7 +142,7 @@ class _Table(Table):
 
     def add_service(self, service: Service) -> None:
         if service.name in self.hash_tables:
-            shared = hash_table(service, self.family, self.hash_tables[service.name])
+            shared = hash_table(service, self.family, self.hash_tables)
             verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
         else:
             table = slots(service, self.family)
