@@ -9,12 +9,11 @@ that enters it takes one of the targets.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..model.hash_table import MAX_SIZE, deal
 from .dispatch import cut
 
 #: Longest list of rules that a packet is led past one by one, where a list can be cut.
@@ -22,10 +21,13 @@ _FLAT = 16
 #: Hash nodes of one level. `iptables-save` prints `--cluster-local-node K` as a mask with bit K set, and iptables 1.8.9
 #: refuses masks over 32 when it reads them back; with four nodes no mask exceeds 15.
 _NODES = 4
-#: A backend gets whole buckets as far as its share goes, and its part of a bucket to the sixteenth.
-_BUCKETS_PER_BACKEND = 6
-_SMALLEST_BUCKETS = 64
-_PARTS = 16
+#: Blocks that are dealt to backends; the slots are a power of four. More blocks move fewer clients, but are more rules:
+#: one of ten backends that goes moves 6.0 points of a hundred without need with 64 blocks (67 rules for three backends,
+#: 118 for ten), 4.6 with 128 (150, 228), 3.4 with 256 (243, 345).
+_BLOCKS = 64
+_SMALLEST = 1024
+#: So the share of the lightest backend is within 1 or 2 %, as far as the largest table goes.
+_SLOTS_OF_LIGHTEST = 64
 
 Chains = dict[str, list[str]]
 
@@ -160,79 +162,9 @@ def _next_seed(seed: int) -> int:
 def hash_slots(
     keys: Sequence[str], weights: Sequence[int], primary: Sequence[int], staying: Sequence[int]
 ) -> list[int]:
-    """The slots of `by_hash`: which of the keys each belongs to.
-
-    First all slots are dealt to the `primary` keys, then those of keys that are not `staying` to these; no other slot
-    moves. Whole buckets are dealt first, which need a single rule, and only what is left over of them is dealt slot by
-    slot. Both go in turns, in each key's own order, as in slots.maglev: one key more or less moves few others.
-    """
-    buckets = _SMALLEST_BUCKETS
-    while buckets < _BUCKETS_PER_BACKEND * len(keys):
-        buckets *= _NODES
-    table = [-1] * (buckets * _PARTS)
-    for indices in (primary, staying):
-        kept = set(indices)
-        table = [index if index in kept else -1 for index in table]
-        if indices:
-            _deal(table, keys, weights, sorted(indices))
-    return table
-
-
-def _deal(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
-    """Deal the free slots (-1), as many to each as its weight asks for."""
-    quota = dict(zip(indices, _shares(table.count(-1), [weights[index] for index in indices])))
-    for size in (_PARTS, 1):
-        blocks = range(0, len(table), size)
-        free = {start // size for start in blocks if all(slot < 0 for slot in table[start : start + size])}
-        wanted = {index: quota[index] // size for index in indices}
-        _whole_within(wanted, len(free))
-        for block, index in _turns(free, len(blocks), keys, wanted).items():
-            table[block * size : (block + 1) * size] = [index] * size
-            quota[index] -= size
-
-
-def _whole_within(wanted: dict[int, int], room: int) -> None:
-    """Take from the largest wishes until they fit: buckets are fewer than slots where some are broken already."""
-    largest = [(-count, -index) for index, count in wanted.items()]
-    heapq.heapify(largest)
-    for _unused in range(sum(wanted.values()) - room):
-        count, index = largest[0]
-        heapq.heapreplace(largest, (count + 1, index))
-        wanted[-index] -= 1
-
-
-def _shares(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` cut by weight into whole numbers, the largest remainders rounded up."""
-    whole = sum(weights)
-    shares = [total * weight // whole for weight in weights]
-    by_remainder = sorted(range(len(weights)), key=lambda i: (-(total * weights[i] % whole), i))
-    for index in by_remainder[: total - sum(shares)]:
-        shares[index] += 1
-    return shares
-
-
-def _turns(free: set[int], size: int, keys: Sequence[str], wanted: dict[int, int]) -> dict[int, int]:
-    """In turn each key takes the free place that stands first in its own order, until it has as many as it wants.
-
-    An order steps through all places by an odd stride, `size` being a power of two.
-    """
-    orders = {index: _steps(keys[index], size) for index in wanted}
-    left = dict(wanted)
-    taken: dict[int, int] = {}
-    while any(left.values()):
-        for index in wanted:
-            if not left[index]:
-                continue
-            place = next(place for place in orders[index] if place in free)
-            free.discard(place)
-            taken[place] = index
-            left[index] -= 1
-    return taken
-
-
-def _steps(key: str, size: int) -> Iterator[int]:
-    number = hashlib.sha256(f"{key} {size}".encode()).digest()
-    place, stride = int.from_bytes(number[:8], "big"), int.from_bytes(number[8:16], "big") | 1
-    for _unused in range(size):
-        yield place % size
-        place += stride
+    """The slots of `by_hash`: which of the keys each belongs to. As model/hash_table.py deals them, but in few blocks,
+    since one that is whole needs a single rule. All levels but the last lead to the same places in a larger table."""
+    size = _SMALLEST
+    while size * min(weights) < _SLOTS_OF_LIGHTEST * sum(weights) and size < MAX_SIZE:
+        size *= _NODES
+    return deal(keys, weights, primary, staying, size, _BLOCKS)

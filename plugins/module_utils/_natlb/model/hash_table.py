@@ -50,19 +50,27 @@ def table_size(weights: Sequence[int]) -> int:
     return size
 
 
-def deal(keys: Sequence[str], weights: Sequence[int], dealt: Sequence[int], serving: Sequence[int]) -> list[int]:
+def deal(
+    keys: Sequence[str],
+    weights: Sequence[int],
+    dealt: Sequence[int],
+    serving: Sequence[int],
+    size: int = 0,
+    blocks: int = BLOCKS,
+) -> list[int]:
     """The slots: which of the `keys`, all different, each belongs to. Weights are positive; both lists are indices.
 
     All slots are dealt to the `dealt` ones first, then those of all that are not `serving` to the ones that are. No
-    other slot moves then, so the clients of the others stay while a backend is away, and its own come back to it.
+    other slot moves then, so the clients of the others stay while a backend is away, and its own come back to it. Of
+    `blocks`, a power of two, `size` is a multiple; without one it is `table_size`.
     """
-    table = [FREE] * table_size(weights)
+    table = [FREE] * (size or table_size(weights))
     able = set(serving)
     if dealt:
-        _fill(table, keys, weights, dealt)
+        _fill(table, keys, weights, dealt, blocks)
     if able != set(dealt):
         table = [index if index in able else FREE for index in table]
-        _fill(table, keys, weights, serving)
+        _fill(table, keys, weights, serving, blocks)
     return table
 
 
@@ -80,6 +88,8 @@ class _Order(NamedTuple):
     """The order in which a key likes the blocks: the shuffled one from some place on, shuffled once more in a way of
     the key's own."""
 
+    #: How many blocks there are.
+    of: int
     start: int
     shift: int
     flip: int
@@ -88,25 +98,27 @@ class _Order(NamedTuple):
 
     def blocks(self, first: int, last: int) -> list[int]:
         """Its wishes from the `first` (from 0) to before the `last`."""
-        shuffled, shift, flip = _shuffled(), self.shift, self.flip
+        shuffled, shift, flip = _shuffled(self.of), self.shift, self.flip
         return [shuffled[block + shift] ^ flip for block in shuffled[self.start + first : self.start + last]]
 
     def one_by_one(self) -> Iterator[int]:
-        shuffled, shift, flip = _shuffled(), self.shift, self.flip
-        return (shuffled[shuffled[place] + shift] ^ flip for place in range(self.start, self.start + BLOCKS))
+        shuffled, shift, flip = _shuffled(self.of), self.shift, self.flip
+        return (shuffled[shuffled[place] + shift] ^ flip for place in range(self.start, self.start + self.of))
 
 
-def _fill(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int]) -> None:
+def _fill(table: list[int], keys: Sequence[str], weights: Sequence[int], indices: Sequence[int], blocks: int) -> None:
     """Deal the free slots to these indices, so that all they have then is by weight."""
     wanted = _wanted(table, weights, indices)
-    size = len(table) // BLOCKS
+    size = len(table) // blocks
     if size == 1:
         room = [int(index == FREE) for index in table]
     else:
         room = [table[start : start + size].count(FREE) for start in range(0, len(table), size)]
-    orders = {index: _order(keys[index]) for index in sorted(wanted, key=lambda index: (-weights[index], index))}
+    orders = {
+        index: _order(keys[index], blocks) for index in sorted(wanted, key=lambda index: (-weights[index], index))
+    }
     alike = len({weights[index] for index in orders}) == 1
-    asks = _asks_in_turn(orders, wanted, room) if alike else _asks_by_weight(orders, weights, wanted)
+    asks = _asks_in_turn(orders, wanted, room) if alike else _asks_by_weight(orders, weights, wanted, blocks)
     for index, block in asks:
         taken = room[block] and min(room[block], wanted[index])
         if taken:
@@ -152,7 +164,7 @@ def _asks_in_turn(
     """Who asks for which block, where all have one weight, as long as there are two who want more."""
     asked, backends = 0, list(orders)
     while len(backends) > 1:
-        until = asked + max(4, BLOCKS // len(backends))
+        until = asked + max(4, len(room) // len(backends))
         wishes = itertools.chain.from_iterable(zip(*[orders[index].blocks(asked, until) for index in backends]))
         # Most blocks are gone soon. To leave them out here spares half of the time.
         yield from [ask for ask in zip(itertools.cycle(backends), wishes) if room[ask[1]]]
@@ -161,10 +173,10 @@ def _asks_in_turn(
 
 
 def _asks_by_weight(
-    orders: Mapping[int, _Order], weights: Sequence[int], wanted: Mapping[int, int]
+    orders: Mapping[int, _Order], weights: Sequence[int], wanted: Mapping[int, int], blocks: int
 ) -> Iterator[tuple[int, int]]:
     """Likewise where the weights differ. The heaviest come first in `orders`."""
-    clock = _clock()
+    clock = _clock(blocks)
     groups: dict[int, list[tuple[int, Iterator[int]]]] = {}
     for index, order in orders.items():
         groups.setdefault(weights[index], []).append((index, order.one_by_one()))
@@ -173,7 +185,7 @@ def _asks_by_weight(
         heaviest = next(iter(groups))
         now = clock[asked[heaviest]]
         for weight, askers in groups.items():
-            while asked[weight] < BLOCKS and clock[asked[weight]] * heaviest <= now * weight:
+            while asked[weight] < blocks and clock[asked[weight]] * heaviest <= now * weight:
                 asked[weight] += 1
                 for index, wishes in askers:
                     yield index, next(wishes)
@@ -184,24 +196,24 @@ def _asks_by_weight(
 
 
 @cache
-def _clock() -> list[int]:
-    """When the first, second … of `BLOCKS` exponential clocks of rate 1 rings on average. In whole numbers, since two
+def _clock(blocks: int) -> list[int]:
+    """When the first, second … of so many exponential clocks of rate 1 rings on average. In whole numbers, since two
     balancers with different processors have to agree."""
     times, time = [], 0
-    for left in range(BLOCKS, 0, -1):
+    for left in range(blocks, 0, -1):
         time += (1 << 40) // left
         times.append(time)
     return times
 
 
 @cache
-def _shuffled() -> list[int]:
+def _shuffled(blocks: int) -> list[int]:
     """All blocks in an order without order, twice over."""
-    drawn = hashlib.shake_128(b"natlb").digest(8 * BLOCKS)
-    order = sorted(range(BLOCKS), key=lambda block: drawn[8 * block : 8 * block + 8])
+    drawn = hashlib.shake_128(b"natlb").digest(8 * blocks)
+    order = sorted(range(blocks), key=lambda block: drawn[8 * block : 8 * block + 8])
     return order * 2
 
 
-def _order(key: str) -> _Order:
+def _order(key: str, blocks: int) -> _Order:
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    return _Order(number % BLOCKS, number // BLOCKS % BLOCKS, number // BLOCKS**2 % BLOCKS, bool(number >> 63))
+    return _Order(blocks, number % blocks, number // blocks % blocks, number // blocks**2 % blocks, bool(number >> 63))
