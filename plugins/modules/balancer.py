@@ -68,7 +68,10 @@ options:
     choices: [drop, accept]
     default: drop
   persist:
-    description: Keep the rules in C(/etc/natlb), where the unit that the role installs loads them at boot.
+    description:
+      - Keep the rules in C(/etc/natlb), with units of systemd that load them at boot, and the kernel settings in
+        C(/etc/sysctl.d) and C(/etc/modules-load.d). With V(false) none of these is left.
+      - Where systemd does not run, only C(/etc/natlb) is written, and a warning says what to run at boot.
     type: bool
     default: true
   mark_mask:

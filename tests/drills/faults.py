@@ -90,7 +90,10 @@ class Field:
             return {}
         # Programs that stand in for others are named in what boots.
         ours, real = f"{_programs(self.root)}/".encode(), b"/usr/sbin/"
-        return {path.name: path.read_bytes().replace(ours, real) for path in sorted(self.etc.iterdir())}
+        names = [path.name for path in self.etc.iterdir() if path.is_symlink() and path.name != "current"]
+        found = {name: str((self.etc / name).readlink()).encode() for name in names}
+        booted = sorted((self.etc / "current").iterdir()) if (self.etc / "current").exists() else []
+        return {**found, **{f"current/{path.name}": path.read_bytes().replace(ours, real) for path in booted}}
 
     def holds(self) -> str:
         """`old`, `new`, `part` (iptables: each table is old or new), `ahead` (nftables: old, and some of new to which
@@ -107,10 +110,9 @@ class Field:
         return "part" if whole else "mix"
 
     def broken_files(self) -> int:
-        """Files that are neither the old nor the new one; what a killed run was about to write does not count."""
-        kept = {name: text for name, text in self.kept().items() if not name.startswith(".natlb-")}
-        names = {*kept, *self.files["old"], *self.files["new"]}
-        return sum(kept.get(name) not in (self.files["old"].get(name), self.files["new"].get(name)) for name in names)
+        """Files that differ from the nearer of the old and the new ones: all of them are one whole."""
+        kept = self.kept()
+        return min(sum(kept.get(name) != files.get(name) for name in {*kept, *files}) for files in self.files.values())
 
     def check(self, row: Row, allowed: Sequence[str] = ("old", "new", "part", "ahead"), repair: str = "old") -> None:
         """Count what is wrong, and then whether the next run puts everything right."""
@@ -262,16 +264,15 @@ def rebooted(field: Field, times: int) -> Row:
 @contextmanager
 def small_disk(field: Field) -> Iterator[None]:
     """A file system of its own below the files that boot."""
-    kept = field.kept()
-    modes = {path.name: path.stat().st_mode for path in field.etc.iterdir()}
-    field.balancer.host.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "drill", str(field.balancer.etc))
+    etc, beside = str(field.balancer.etc), str(field.balancer.etc.with_name("beside"))
+    field.balancer.host.run("cp", "-a", etc, beside)
+    field.balancer.host.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "drill", etc)
     try:
-        for name, text in kept.items():
-            (field.etc / name).write_bytes(text)
-            (field.etc / name).chmod(modes[name])
+        field.balancer.host.run("cp", "-aT", beside, etc)
         yield
     finally:
-        field.balancer.host.run("umount", str(field.balancer.etc))
+        field.balancer.host.run("umount", etc)
+        field.balancer.host.run("rm", "-r", beside)
 
 
 def _fill(field: Field) -> None:

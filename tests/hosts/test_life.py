@@ -37,7 +37,7 @@ for variant in nft legacy; do iptables-$variant-save; ip6tables-$variant-save; d
 for family in 4 6; do ip -$family rule; ip -$family route show table all | grep -v 'proto kernel'; done
 sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.netfilter.nf_conntrack_max 2>&1
 systemctl list-unit-files 'natlb*' --no-legend || true; systemctl list-units 'natlb*' --all --plain --no-legend
-find / -xdev -path '*natlb*' -type f -exec sha256sum {} +
+find / -xdev -path '*natlb*' -type f -exec sha256sum {} + -o -path '*natlb*' -type l -printf '%p %l\\n' | sort
 """
 #: Nothing of ours: no file, no unit, no rule.
 LEFT = """

@@ -27,6 +27,7 @@ MANY = [
     SIX,
 ]
 FEW = [service(backends=webs("web2"))]
+KEPT = "nft --stateless list ruleset; find /etc/natlb -type f -exec sha256sum {} + -o -type l -printf '%p %l\\n' | sort"
 #: The network sorts before that of eth1, whose link-layer address the VLAN interface has, too.
 VLAN = {
     "30-vlan.netdev": "[NetDev]\nName=eth1.100\nKind=vlan\n\n[VLAN]\nId=100\n",
@@ -104,13 +105,13 @@ def test_the_power_fails_before_the_confirmation(host: Machine, controller: Cont
     controller.declare(engine="nftables", services=FEW, rollback_after=ROLLBACK_AFTER_S)
     run = controller.run("deploy")
     assert run.status == 0, run.said
-    was = host.run("nft --stateless list ruleset; cd /etc/natlb; sha256sum *")
+    was = host.run(KEPT)
     controller.declare(engine="nftables", services=MANY, rollback_after=300)
     ansible = controller.begin("deploy")
     host.run("until ls /run/natlb/rollback.*/pending && nft list ruleset | grep -q ' [.] 82 '; do sleep 0.1; done")
     kill_all(ansible)
     host.cut_the_power()
-    assert host.run("nft --stateless list ruleset; cd /etc/natlb; sha256sum *") == was
+    assert host.run(KEPT) == was
     assert traffic.tally(lab.client.call(traffic.ask, f"{VIP}:80", 4, timeout_s=30)) == {"web2": 4}
     run = controller.run("deploy")
     assert run.status == 0, run.said

@@ -90,15 +90,43 @@ def _files(folder: Path) -> list[str]:
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_a_kept_file_that_was_touched_is_put_right(balancer: Balancer, damage: str) -> None:
     balancer.apply(ALL)
-    kept = {path: path.read_bytes() for path in balancer.etc.glob("*")}
-    for path, content in kept.items():
+    current = balancer.etc / "current"
+    kept = {path.name: path.read_bytes() for path in current.iterdir()}
+    assert {"boot", "state.json"} < kept.keys()
+    for name, content in kept.items():
+        path = current / name
         if damage == "missing":
             path.unlink()
         else:
             path.write_text("not ours\n")
         outcome = balancer.apply(ALL)
         assert outcome.changed
-        assert path.name in outcome.diff
+        assert name in outcome.diff
         assert outcome.transaction == "none", "the kernel was right all the time"
         assert path.read_bytes() == content
     assert not balancer.apply(ALL).changed
+
+
+@pytest.mark.parametrize("name", ["boot", "state.json", "current"])
+@pytest.mark.parametrize("damage", ["missing", "astray", "a file"])
+def test_a_link_that_was_touched_is_put_right(balancer: Balancer, name: str, damage: str) -> None:
+    balancer.apply(ALL)
+    link = balancer.etc / name
+    leads_to = link.readlink()
+    link.unlink()
+    if damage == "astray":
+        link.symlink_to("nowhere")
+    elif damage == "a file":
+        link.write_text("not ours\n")
+    outcome = balancer.apply(ALL)
+    assert (outcome.changed, outcome.transaction) == (True, "none")
+    assert link.readlink() == leads_to
+    assert not balancer.apply(ALL).changed
+
+
+def test_what_an_earlier_version_has_left_goes(balancer: Balancer) -> None:
+    balancer.apply(ALL)
+    (balancer.etc / "ruleset.nft").write_text("of before\n")
+    assert balancer.apply(ALL).changed
+    assert not (balancer.etc / "ruleset.nft").exists()
+    assert len([path for path in balancer.etc.iterdir() if path.is_dir() and not path.is_symlink()]) == 1

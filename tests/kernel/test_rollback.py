@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import time
 from dataclasses import dataclass
@@ -34,15 +35,24 @@ class Seen:
 
     rules: Contents
     foreign: dict[str, str]
-    files: dict[str, tuple[bytes, int]]
+    files: dict[str, tuple[bytes | str, int]]
 
 
 def look(balancer: Balancer) -> Seen:
-    files = {
-        str(path.relative_to(balancer.etc)): (path.read_bytes(), path.stat().st_mode)
-        for path in sorted(balancer.etc.rglob("*"))
-    }
-    return Seen(contents(balancer.snapshot()), balancer.foreign(), files)
+    return Seen(contents(balancer.snapshot()), balancer.foreign(), kept(balancer.etc))
+
+
+def kept(etc: Path) -> dict[str, tuple[bytes | str, int]]:
+    """Files and links, by their names. The folder of the set that boots is called current, whatever its name."""
+    found: dict[str, tuple[bytes | str, int]] = {}
+    for path in sorted(etc.rglob("*")):
+        name = str(path.relative_to(etc))
+        if path.is_symlink():
+            found[name] = (str(path.readlink()), path.lstat().st_mode)
+        elif path.is_file():
+            found[name] = (path.read_bytes(), path.stat().st_mode)
+    folder = str(found.pop("current", ("", 0))[0])
+    return {name.replace(folder, "current", 1) if folder else name: entry for name, entry in found.items()}
 
 
 def root(balancer: Balancer) -> Path:
@@ -234,7 +244,7 @@ KILLED = [
     "host.sysctl.write",
     "plan.apply.forget_gone",
     "plan.rollback._start",
-    "host.store.write_all",
+    "host.store.write_text",
 ]
 
 
@@ -277,8 +287,10 @@ def test_files_that_cannot_be_written_at_the_confirmation(balancer: Balancer) ->
     was = look(balancer)
     outcome = try_out(balancer, OTHER)
     staged = next(root(balancer).glob("run/rollback.*/staged.json"))
-    staged.write_text(staged.read_text().replace(str(balancer.etc), "/proc/nowhere"))
-    with pytest.raises(HostError, match=r"/proc/nowhere.*cannot be made"):
+    change = json.loads(staged.read_text())
+    change["files"]["no/where"] = ["", 0o600]
+    staged.write_text(json.dumps(change))
+    with pytest.raises(HostError, match=r"no/where: cannot be written"):
         confirm(balancer, outcome.token)
     undone(balancer)
     assert look(balancer) == was

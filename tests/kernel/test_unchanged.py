@@ -127,7 +127,7 @@ def forwarding_off(balancer: Balancer) -> None:
 
 def boot_file(balancer: Balancer) -> None:
     """As long as it was, and with the time that it had."""
-    path = next(iter(sorted(balancer.etc.glob("ruleset*"))))
+    path = next(iter(sorted(balancer.etc.glob("current/ruleset*"))))
     status, text = path.stat(), path.read_text()
     path.write_text(text.replace("8", "9", 1))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -143,7 +143,8 @@ def state() -> str:
     return on_balancer(
         "nft list tables | sort | while read -r _ family name; do nft --stateless list table $family $name; done; "
         "ip rule; ip route show table all | grep -v ' proto kernel'; "
-        "sysctl net.ipv4.ip_forward; cd /etc/natlb 2>/dev/null && sha256sum * || true"
+        "sysctl net.ipv4.ip_forward; "
+        "find /etc/natlb -type f -exec sha256sum {} + -o -type l -printf '%p %l\\n' 2>/dev/null | sort"
     )
 
 

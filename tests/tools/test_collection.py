@@ -17,7 +17,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NEEDED = {"meta", "plugins", "roles", "playbooks"}
-MODULES = {"balancer", "balancer_info", "confirm", "declaration", "probe", "show_text", "units"}
+MODULES = {"balancer", "balancer_info", "confirm", "declaration", "probe", "show_text"}
 SOURCES = [*NEEDED, "docs", "changelogs", "README.md", "CHANGELOG.md", "LICENSE", "COPYING", "galaxy.yml", "Makefile"]
 LOCALHOST = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
 

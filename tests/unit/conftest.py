@@ -13,11 +13,12 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-sys.path.insert(0, str(CHECKOUT / "plugins" / "module_utils"))
+sys.path[:0] = [str(CHECKOUT / "plugins" / "module_utils"), str(CHECKOUT / "tests")]
 
 
 def _package(name: str, path: str) -> None:
@@ -32,5 +33,13 @@ if "ansible_collections" not in sys.modules:
     _package("ansible_collections.natlb.netfilter", str(CHECKOUT))
 
 # How long an example takes says how busy the machine is.
+import boot_lab  # noqa: E402
+
 settings.register_profile("natlb", deadline=None)
 settings.load_profile("natlb")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> boot_lab.Host:
+    """A host in a folder, for what a run leaves for the next boot."""
+    return boot_lab.boot_host(tmp_path, monkeypatch)

@@ -132,7 +132,8 @@ WANTED = '{\n"format": 2,\n"services": [\n{"name": "a"},\n{"name": "b"}\n]\n}\n'
     ],
 )
 def test_every_change_to_a_file_is_seen(live: str) -> None:
-    path = Path("/etc/natlb/state.json")
-    before, after = boot.sections({path: (live, 0o600)}), boot.sections({path: (WANTED, 0o600)})
-    assert before != after
-    assert unified(before, after)
+    there, wanted = boot.Boot({store.STATE: (live, 0o600)}), boot.Wanted({store.STATE: (WANTED, 0o600)}, {}, [])
+    part, staged = boot.difference(store.Paths(Path("/etc/natlb"), Path("/run/natlb")), there, wanted)
+    assert part.differs
+    assert unified(part.live, part.wanted)
+    assert staged.files == wanted.files

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from _natlb.errors import HostError
-from _natlb.host import store
+from _natlb.host import boot_set, staging, store
+from _natlb.host.staging import Staging
 from _natlb.plan import rollback
 
 DEADLINE_S = 60.0
@@ -23,6 +24,21 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Paths:
     return store.Paths(tmp_path / "etc", tmp_path / "run")
 
 
+def kept(paths: store.Paths, text: str) -> Staging:
+    """A declaration that is kept."""
+    return Staging({store.STATE: (text, 0o600)}, before=boot_set.links(paths.etc))
+
+
+def gone(paths: store.Paths) -> Staging:
+    """Nothing is kept any more."""
+    return Staging({}, after=dict.fromkeys(boot_set.links(paths.etc)))
+
+
+def put(paths: store.Paths, staged: Staging) -> None:
+    with staging.prepared(paths, staged) as put_in_place:
+        put_in_place()
+
+
 def undone(paths: store.Paths) -> list[str]:
     deadline = time.monotonic() + DEADLINE_S
     while any(paths.run.glob("rollback.*")):
@@ -32,7 +48,7 @@ def undone(paths: store.Paths) -> list[str]:
 
 
 def test_it_runs_when_the_change_begins(paths: store.Paths) -> None:
-    token = rollback.arm(paths, 300, [], {})
+    token = rollback.arm(paths, 300, [], Staging())
     (directory,) = rollback.pending(paths)
     assert (directory / "running").exists()
     assert not (directory / "undo").stat().st_mode & 0o111, "nothing executes it"
@@ -47,12 +63,12 @@ def test_one_that_cannot_be_started_is_told_before_anything_is_changed(
     monkeypatch.setattr(rollback, "_HEAD", f"{fault}\n")
     monkeypatch.setattr(rollback, "START_TIMEOUT_S", 0.2)
     with pytest.raises(HostError, match=r"cannot be started, so nothing was changed \(see what becomes of `/bin/sh /"):
-        rollback.arm(paths, 300, [], {})
+        rollback.arm(paths, 300, [], Staging())
     assert list(paths.run.glob("rollback.*")) == []
 
 
 def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) -> None:
-    rollback.arm(paths, 1, [("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")], {})
+    rollback.arm(paths, 1, [("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")], Staging())
     _when, *said = undone(paths)
     assert said[0] == "but not in everything:"
     assert "nobody-knows-this" in said[1]
@@ -60,31 +76,31 @@ def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) 
 
 
 def test_a_confirmation_whose_answer_was_lost_is_made_again(paths: store.Paths) -> None:
-    token = rollback.arm(paths, 300, [], {paths.etc / store.STATE: ("{}", 0o600)})
+    token = rollback.arm(paths, 300, [], kept(paths, "{}"))
     for _turn in range(3):
         rollback.confirm(paths, token)
     assert (paths.etc / store.STATE).exists()
-    later = rollback.arm(paths, 300, [], {paths.etc / store.STATE: ("{ }", 0o600)})
+    later = rollback.arm(paths, 300, [], kept(paths, "{ }"))
     with pytest.raises(HostError, match="another run has replaced it"):
         rollback.confirm(paths, token)
     rollback.confirm(paths, later)
 
 
 def test_a_removal_can_be_confirmed_again_though_it_leaves_nothing(paths: store.Paths) -> None:
-    store.write_text(paths.etc / store.STATE, "{}")
-    token = rollback.arm(paths, 300, [], {paths.etc / store.STATE: None})
+    put(paths, kept(paths, "{}"))
+    token = rollback.arm(paths, 300, [], gone(paths))
     rollback.confirm(paths, token)
     assert not paths.etc.exists()
     assert not paths.run.exists()
     rollback.confirm(paths, token)
-    store.write_text(paths.etc / store.STATE, "{}")
+    put(paths, kept(paths, "{}"))
     with pytest.raises(HostError, match="another run has replaced it"):
         rollback.confirm(paths, token)
 
 
 def test_a_removal_that_was_undone_is_not_confirmed(paths: store.Paths) -> None:
-    store.write_text(paths.etc / store.STATE, "{}")
-    token = rollback.arm(paths, 1, [], {paths.etc / store.STATE: None})
+    put(paths, kept(paths, "{}"))
+    token = rollback.arm(paths, 1, [], gone(paths))
     undone(paths)
     with pytest.raises(HostError, match="nobody confirmed the change in time"):
         rollback.confirm(paths, token)

@@ -1,243 +1,322 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files and units of systemd: what is planned for which host, and that a plan is carried out whole."""
+"""The units of systemd that a run leaves: their texts, what systemd is told and when, and what undoes it."""
 
 from __future__ import annotations
 
-import os
+import configparser
 import re
-import stat
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.errors import ConfigError, HostError
-from _natlb.host import units
-from _natlb.host.units import File, Found, Plan, Status, Unit
+from _natlb.errors import HostError
+from _natlb.host import staging, units
+from _natlb.host.units import Status
+from _natlb.plan import boot, unit_files
+from _natlb.plan.unit_files import NAMES
+from _natlb.ruleset.sections import unified
+from boot_lab import UPLINKS, Host
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-FOLDER = "/etc/systemd/system"
-SCRIPT = File("/usr/local/sbin/routes", "routes\n", 0o755)
-SERVICE = File(f"{FOLDER}/routes.service", "unit\n")
-FILES = (SCRIPT, SERVICE)
-UNIT = Unit("routes.service", started=True)
-FOLLOWER = Unit("routes.service", restart_after=(SCRIPT.path,), drift=(SCRIPT.path, "drift"))
-BOTH = Unit("routes.service", started=True, restart_after=(SCRIPT.path,))
-RIGHT = {SCRIPT.path: Found("routes\n", 0o755), SERVICE.path: Found("unit\n", 0o644)}
-UP = Status(known=True, enabled=True, active=True)
-NOTHING: dict[str, Found | None] = dict.fromkeys(RIGHT)
+ETC = Path("/etc/natlb")
+#: Each unit, by whether what boots may be iptables.
+ALL = {
+    f"{unit.name} {'iptables' if modules else 'nft'}": unit
+    for modules in (False, True)
+    for unit in unit_files.units(ETC, uplinks=True, loads_modules=modules)
+}
 
 
-def present(
-    unit: Unit,
-    status: Status,
-    drift: str = "",
-    files: Sequence[File] = FILES,
-    **found: Found | None,
-) -> Plan:
-    """The plan for a host that is right, but for the files `found` (by the last part of their names)."""
-    there: Mapping[str, Found | None] = {
-        path: found.get(Path(path).stem if path == SCRIPT.path else Path(path).suffix[1:], there)
-        for path, there in RIGHT.items()
-    }
-    return units.presence(files, [unit], there, [status], {unit.name: drift})
+def parsed(text: str) -> dict[str, list[str]]:
+    """The directives of a unit, each with all of its values."""
+    found: dict[str, list[str]] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
 
 
-def test_a_host_that_is_right_stays_as_it_is() -> None:
-    plan = present(UNIT, UP)
-    assert (plan.changed, plan.diff) == (False, [])
+# -- texts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_host_gets_the_files_before_systemd_is_told_of_them() -> None:
-    plan = present(UNIT, Status(), routes=None, service=None)
-    assert plan.write == list(FILES)
-    assert plan.before == []
-    assert plan.after == [["daemon-reload"], ["enable", UNIT.name], ["start", UNIT.name]]
-    assert [(part["before"], part["after"]) for part in plan.diff] == [
-        ("", "routes\n"),
-        ("", "unit\n"),
-        ("disabled, inactive\n", "enabled, active\n"),
+@pytest.mark.parametrize("name", ALL)
+def test_units_execute_programs_of_the_system_only(name: str) -> None:
+    """What we have written ourselves is read by the shell: it may lie where nothing can be executed."""
+    executed(ALL[name].text)
+
+
+def test_the_unit_of_backends_executes_programs_of_the_system_only() -> None:
+    executed((CHECKOUT / "roles/backend/templates/natlb-backend.service.j2").read_text())
+
+
+def executed(text: str) -> None:
+    commands = re.findall(r"^Exec\w+=(.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        programs = [command, *re.findall(r"(?:exec|&&|\|\||[;&|(]) *(/\S+)", command)]
+        assert all(words.startswith(("/bin/", "/usr/bin/")) for words in programs), command
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_units_may_do_what_they_need_and_no_more(name: str) -> None:
+    unit, directives = ALL[name], parsed(ALL[name].text)
+    may = {"CAP_NET_ADMIN"}
+    if unit.name != unit_files.UPLINKS:
+        may |= {"CAP_NET_RAW", *(["CAP_SYS_MODULE"] if unit.loads_modules else [])}
+    (capabilities,) = directives["CapabilityBoundingSet"]
+    assert set(capabilities.split()) == may
+    assert ("ProtectKernelModules" in directives) == ("CAP_SYS_MODULE" not in may)
+    assert ("@module" in directives["SystemCallFilter"]) == ("CAP_SYS_MODULE" in may)
+    assert directives.get("ReadWritePaths", []) == ([] if unit.name == unit_files.UPLINKS else ["/run"])
+    assert directives["SystemCallFilter"][:2] == ["@system-service", "~@privileged @resources"]
+    denied = parsed((CHECKOUT / "roles/backend/templates/natlb-backend.service.j2").read_text())
+    for strict in denied.keys() - {"CapabilityBoundingSet", "SystemCallFilter", "ReadWritePaths"}:
+        if strict.startswith(("Protect", "Restrict", "Private", "NoNew", "Lock", "Memory", "IPAddress", "Keyring")):
+            assert strict == "ProtectKernelModules" or directives[strict] == denied[strict], strict
+    assert directives["ProtectKernelTunables"] == ["yes"]
+    assert directives["UMask"] == ["0077"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_links_are_those_that_the_unit_asks_for(name: str) -> None:
+    """`systemctl disable` and `enable` do what a run does."""
+    asked = " ".join(parsed(ALL[name].text)["WantedBy"]).split()
+    assert asked == list(ALL[name].wanted_by)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_units_are_files_that_systemd_can_read(name: str) -> None:
+    reader = configparser.RawConfigParser(strict=False)
+    reader.optionxform = str  # type: ignore[assignment,method-assign]
+    reader.read_string(ALL[name].text.replace("\\\n", " "))
+    assert reader.sections() == ["Unit", "Service", "Install"]
+    assert reader["Unit"]["ConditionPathExists"] in ("/etc/natlb/boot", "/etc/natlb/boot-uplinks")
+    assert "{" not in ALL[name].text
+
+
+def test_settings_of_interfaces_may_be_missing() -> None:
+    text = unit_files.sysctl_text({"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth0.100/src_valid_mark": "1"})
+    assert text.splitlines()[1:] == ["-net/ipv4/conf/eth0.100/src_valid_mark = 1", "net/ipv4/ip_forward = 1"]
+
+
+# -- what systemd is told --------------------------------------------------------------------------------------------
+
+
+def test_a_new_host_gets_the_files_before_systemd_is_told_of_them(host: Host) -> None:
+    part, staged = host.plan("web", egress=UPLINKS)
+    assert "unit natlb.service\n@@ -1 +1 @@\n-inactive\n+active" in unified(part.live, part.wanted)
+    host.put(staged)
+    assert host.systemd.told == [
+        "daemon-reload",
+        "start natlb.service",
+        "restart natlb-firewalld.service natlb-uplinks.service",
     ]
+    enabled = [path.parent.name for path in host.unit("").glob("*.wants/natlb*")]
+    assert sorted(enabled) == [
+        "firewalld.service.wants",
+        "firewalld.service.wants",
+        "multi-user.target.wants",
+        "multi-user.target.wants",
+        "nftables.service.wants",
+    ]
+    host.systemd.told.clear()
+    assert not host.run("web", egress=UPLINKS)
+    assert host.systemd.told == []
 
 
-@pytest.mark.parametrize(
-    ("unit", "status", "drift", "found", "commands"),
-    [
-        (UNIT, Status(known=True, active=True), "", {}, [["enable", UNIT.name]]),
-        (UNIT, Status(known=True, enabled=True), "", {}, [["start", UNIT.name]]),
-        (FOLLOWER, Status(known=True, enabled=True), "", {}, []),
-        (UNIT, Status(known=True, enabled=True, active=True, stale=True), "", {}, [["daemon-reload"]]),
-        (UNIT, UP, "", {"service": Found("old\n", 0o644)}, [["daemon-reload"], ["enable", UNIT.name]]),
-        (UNIT, UP, "", {"routes": Found("old\n", 0o755)}, []),
-        (FOLLOWER, UP, "", {"routes": Found("old\n", 0o755)}, [["restart", UNIT.name]]),
-        (FOLLOWER, UP, "a rule is gone\n", {}, [["restart", UNIT.name]]),
-        # A restart is a start as well.
-        (BOTH, Status(known=True, enabled=True), "", {"routes": None}, [["restart", UNIT.name]]),
-    ],
-    ids=[
-        "not-enabled", "not-active", "nobody-asked-to-start-it", "read-before-a-change", "its-own-file",
-        "a-file-it-does-not-follow", "a-file-it-follows", "drift", "not-active-and-a-file-it-follows",
-    ],
-)  # fmt: skip
-def test_commands_are_those_that_are_needed(
-    unit: Unit, status: Status, drift: str, found: dict[str, Any], commands: list[list[str]]
-) -> None:
-    plan = present(unit, status, drift, **found)
-    assert plan.after == commands
-    assert plan.changed == bool(commands or found)
+def drift_link(host: Host) -> None:
+    host.unit("multi-user.target.wants/natlb.service").unlink()
 
 
-def test_drift_is_shown() -> None:
-    assert present(FOLLOWER, UP, "a rule is gone\n").diff[0]["before"] == "a rule is gone\n"
+def drift_text(host: Host) -> None:
+    host.unit("natlb.service").write_text("not ours\n")
 
 
-def test_a_file_of_somebody_else_or_with_another_mode_is_taken_back() -> None:
-    plan = present(UNIT, UP, routes=Found("routes\n", 0o777, (1000, 1000)))
-    assert plan.write == [SCRIPT]
-    (shown,) = plan.diff
-    assert (shown["before"], shown["after"]) == ("mode 0777, owner 1000:1000\n", "mode 0755, owner 0:0\n")
+def drift_mode(host: Host) -> None:
+    host.unit("natlb-firewalld.service").chmod(0o600)
 
 
-def test_a_file_without_content_is_left_as_it_is() -> None:
-    files = [File(SCRIPT.path), SERVICE]
-    assert not present(UNIT, UP, files=files, routes=Found("theirs\n", 0o600)).changed
-    assert not present(UNIT, UP, files=files, routes=None).changed
+def drift_missing(host: Host) -> None:
+    host.unit("natlb-uplinks.service").unlink()
 
 
-def test_a_removal_stops_what_it_removes_first() -> None:
-    plan = units.absence(FILES, [UNIT], RIGHT, [UP])
-    assert plan.before == [["stop", UNIT.name], ["disable", UNIT.name]]
-    assert plan.remove == [SCRIPT.path, SERVICE.path]
-    assert plan.after == [["daemon-reload"]]
-    assert [part["after"] for part in plan.diff] == ["", "", "disabled, inactive\n"]
+def drift_mask(host: Host) -> None:
+    host.unit("natlb-restore.service").unlink()
+    host.unit("natlb-restore.service").symlink_to("/dev/null")
 
 
-def test_without_systemd_there_are_only_files_to_take_away() -> None:
-    plan = units.bare_absence(FILES, RIGHT)
-    assert plan.remove == [SCRIPT.path, SERVICE.path]
-    assert (plan.before, plan.after) == ([], [])
-    assert not units.bare_absence(FILES, NOTHING).changed
+def drift_stopped(host: Host) -> None:
+    host.systemd.active.discard("natlb.service")
 
 
-@pytest.mark.parametrize("runs", [False, True])
-def test_systemd_is_asked_only_where_it_runs(monkeypatch: pytest.MonkeyPatch, runs: bool, tmp_path: Path) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(units, "systemd_runs", lambda: runs)
-    monkeypatch.setattr(units, "read_statuses", lambda found: asked.extend(unit.name for unit in found) or [UP])
-    units.make_plan([File(str(tmp_path / "none"))], [UNIT], "absent")
-    assert asked == ([UNIT.name] if runs else [])
+def drift_stale(host: Host) -> None:
+    host.systemd.stale.add("natlb-restore.service")
 
 
-def test_a_second_removal_changes_nothing() -> None:
-    assert not units.absence(FILES, [UNIT], NOTHING, [Status()]).changed
+def drift_sysctl(host: Host) -> None:
+    (host.root / "etc/sysctl.d/zz-natlb.conf").unlink()
 
 
-def test_a_unit_that_lost_its_file_is_stopped_all_the_same() -> None:
-    plan = units.absence(FILES, [UNIT], NOTHING, [Status(active=True)])
-    assert (plan.before, plan.remove, plan.after) == ([["stop", UNIT.name]], [], [])
+DRIFTS: dict[str, tuple[Any, list[str]]] = {
+    "disabled": (drift_link, ["daemon-reload"]),
+    "another text": (drift_text, ["daemon-reload"]),
+    "another mode": (drift_mode, ["daemon-reload", "restart natlb-firewalld.service"]),
+    "a unit is missing": (drift_missing, ["daemon-reload", "restart natlb-uplinks.service"]),
+    "masked": (drift_mask, ["daemon-reload"]),
+    "stopped": (drift_stopped, ["start natlb.service"]),
+    "read before it was written": (drift_stale, ["daemon-reload"]),
+    "settings": (drift_sysctl, []),
+}
+
+
+@pytest.mark.parametrize(("drift", "told"), DRIFTS.values(), ids=DRIFTS)
+def test_drift_is_shown_and_repaired(host: Host, drift: Any, told: list[str]) -> None:
+    host.run("web", egress=UPLINKS)
+    good = host.files()
+    host.systemd.told.clear()
+    drift(host)
+    part, _staged = host.plan("web", egress=UPLINKS)
+    assert part.differs
+    assert unified(part.live, part.wanted)
+    assert host.run("web", egress=UPLINKS)
+    assert host.systemd.told == told
+    host.systemd.stale.clear()
+    assert host.files() == good
+    assert not host.run("web", egress=UPLINKS)
+
+
+def test_other_uplinks_restart_what_keeps_them(host: Host) -> None:
+    """The shell of the follower has the old script open."""
+    host.run("web", egress=UPLINKS)
+    host.systemd.told.clear()
+    other = [{"source": "10.0.0.0/24", "uplinks": [{"interface": "eth2", "gateway": "203.0.113.1"}]}]
+    host.run("web", egress=other)
+    assert host.systemd.told == ["restart natlb-uplinks.service"]
+
+
+def test_without_uplinks_nothing_keeps_them(host: Host) -> None:
+    host.run("web", egress=UPLINKS)
+    host.systemd.told.clear()
+    host.run("web")
+    assert host.systemd.told == ["stop natlb-uplinks.service", "daemon-reload"]
+    assert not host.unit("natlb-uplinks.service").exists()
+
+
+def test_a_unit_that_lost_its_file_is_stopped_all_the_same(host: Host) -> None:
+    host.systemd.active.add("natlb-uplinks.service")
+    part, _staged = host.plan()
+    assert part.differs
+    host.run()
+    assert host.systemd.told == ["stop natlb-uplinks.service"]
+
+
+def test_one_of_our_units_may_be_wanted_by_more(host: Host) -> None:
+    host.run("web")
+    more = host.unit("graphical.target.wants/natlb.service")
+    more.parent.mkdir()
+    more.symlink_to("/etc/systemd/system/natlb.service")
+    assert not host.run("web")
+    host.run()
+    assert not more.parent.exists()
+
+
+def test_a_reload_that_a_killed_run_owes_is_made_up_for(host: Host) -> None:
+    host.run("web")
+    (host.paths.run / "daemon-reload").touch()
+    host.systemd.told.clear()
+    assert host.run("web")
+    assert host.systemd.told == ["daemon-reload"]
+    assert not host.run("web")
+
+
+@pytest.mark.parametrize("forwarding", [True, False])
+def test_settings_of_a_host_that_forwards_by_itself_stay(host: Host, forwarding: bool) -> None:
+    host.run("web")
+    host.run("web", forwarding=forwarding, settings={"net/netfilter/nf_conntrack_max": "4096"})
+    kept = (host.root / "etc/sysctl.d/zz-natlb.conf").resolve(), (host.paths.etc / "current/sysctl.conf")
+    assert ("ip_forward" in kept[1].read_text()) == (not forwarding)
+
+
+def test_without_persist_there_is_no_unit(host: Host) -> None:
+    host.run("web", persist=False)
+    assert list(host.unit("").iterdir()) == []
+    host.run("web")
+    assert host.run("web", persist=False)
+    assert list(host.unit("").iterdir()) == []
+    assert host.systemd.active == set()
+
+
+def test_without_systemd_its_folders_are_left_alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "systemd_runs", lambda: False)
+    host.run("web")
+    (warning,) = boot.warnings(host.request("web"), boot.read(host.paths))
+    assert f"(have `sh {host.paths.etc}/boot` run at boot, or set persist: false)" in warning
+    assert "rules of web" in str(host.boots())
+    assert list(host.unit("").iterdir()) == []
+    host.unit("natlb.service").write_text("of an image\n")
+    assert not host.run("web")
+    host.run()
+    assert list(host.unit("").iterdir()) == [], "a removal takes what is there"
+    assert host.systemd.told == []
+
+
+def test_folders_of_the_system_may_be_none_of_its_business(host: Host) -> None:
+    paths = type(host.paths)(host.paths.etc, host.paths.run)
+    host.unit("natlb.service").write_text("not ours to see\n")
+    assert boot.read(paths).entries == {}
+
+
+# -- what fails ------------------------------------------------------------------------------------------------------
+
+FAILURES = ("daemon-reload", "start natlb.service", "restart natlb-firewalld.service natlb-uplinks.service")
+
+
+@pytest.mark.parametrize("fails", FAILURES)
+def test_a_unit_that_fails_leaves_the_host_as_it_was(host: Host, fails: str) -> None:
+    before = host.files()
+    _part, staged = host.plan("web", egress=UPLINKS)
+    host.systemd.fails = fails
+    with pytest.raises(HostError, match="Job for it failed") as caught:
+        host.put(staged)
+    if fails.startswith("start"):
+        assert str(caught.value).endswith(f"; systemctl {fails}; natlb.service: first words / last words")
+    assert host.files() == before
+    assert host.systemd.active == set()
+    assert "daemon-reload" in host.systemd.told[1:]
+    host.systemd.fails = ""
+    host.run("web", egress=UPLINKS)
+    assert not host.run("web", egress=UPLINKS)
+
+
+def test_a_change_that_fails_leaves_units_as_they_were(host: Host) -> None:
+    host.run("web", egress=UPLINKS)
+    before, active = host.files(), set(host.systemd.active)
+    _part, staged = host.plan("web", engine="iptables")
+    host.systemd.fails = "stop natlb-uplinks.service"
+    with pytest.raises(HostError):
+        host.put(staged)
+    host.systemd.fails = ""
+    assert (host.files(), host.systemd.active) == (before, active)
+    assert "natlb.service" not in " ".join(host.systemd.told[4:]).replace("natlb-", ""), "it would load rules"
 
 
 def test_units_are_read_in_the_order_asked_for() -> None:
     shown = (
-        "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no\n\n"
-        "LoadState=not-found\nActiveState=inactive\nUnitFileState=\nNeedDaemonReload=no\n\n"
-        "LoadState=loaded\nActiveState=failed\nUnitFileState=disabled\nNeedDaemonReload=yes\n"
+        "ActiveState=active\nNeedDaemonReload=no\n\n"
+        "ActiveState=inactive\nNeedDaemonReload=no\n\n"
+        "ActiveState=failed\nNeedDaemonReload=yes\n"
     )
-    stale = Status(known=True, stale=True)
-    assert units.parse_statuses(shown) == [UP, Status(), stale]
+    assert units.parse(shown) == [Status(active=True), Status(), Status(stale=True)]
 
 
-@pytest.mark.parametrize(
-    ("item", "message"),
-    [
-        ({"path": "natlb.conf"}, "files[0].path: natlb.conf is not an absolute path (begin it with a slash)"),
-        ({"mode": "rwx"}, "files[0].mode: rwx is not a mode (write four octal digits such as 0644)"),
-        ({"mode": "99"}, "files[0].mode: 99 is not a mode (write four octal digits such as 0644)"),
-        ({"mode": "10000"}, "files[0].mode: 10000 is not a mode (write four octal digits such as 0644)"),
-    ],
-)
-def test_errors_name_the_place(item: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        units.parse_files([{"path": "/etc/natlb.conf", "content": "", "mode": "0644", **item}])
-    assert str(error.value) == message
-
-
-def test_a_folder_that_is_missing_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=f"{tmp_path}/no/file: there is no folder {tmp_path}/no"):
-        units.make_plan([File(str(tmp_path / "no" / "file"), "text")], [], "present")
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """The files that were given away, with their new user and group; that is for root alone to do."""
-    given: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(units.os, "chown", lambda *arguments: given.append(arguments))
-    return given
-
-
-def test_files_are_replaced_and_removed(tmp_path: Path, given: list[tuple[str, int, int]]) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_text("old")
-    new.write_text("before")
-    units.carry_out(Plan(write=[File(str(new), "text\n", 0o755)], remove=[str(old)]), os.rename)
-    assert new.read_text() == "text\n"
-    assert stat.S_IMODE(new.stat().st_mode) == 0o755
-    assert given == [(str(new), 0, 0)]
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
-
-
-@pytest.mark.parametrize(("there", "text"), [(b"text\r\n", "text\n"), (b"text\r", "text\n"), (b"\xff\n", "\ufffd\n")])
-def test_a_file_of_other_bytes_is_written_anew(tmp_path: Path, there: bytes, text: str) -> None:
-    """A carriage return is part of the last word of its line for `sh`."""
-    path = tmp_path / "file"
-    path.write_bytes(there)
-    path.chmod(0o644)
-    wanted = File(str(path), text)
-    assert units.outdated([wanted], {wanted.path: units.read_file(wanted.path)}) == [wanted]
-
-
-@pytest.mark.usefixtures("given")
-def test_a_folder_is_synced_once_its_names_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without that a power cut may bring the old names back."""
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_text("old")
-    synced: list[list[str]] = []
-    fsync = os.fsync
-
-    def noted(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            synced.append(sorted(os.listdir(descriptor)))
-        fsync(descriptor)
-
-    monkeypatch.setattr(units.os, "fsync", noted)
-    units.carry_out(Plan(write=[File(str(new), "text\n")], remove=[str(old)]), os.rename)
-    assert synced == [["new"]]
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(units.os, "fsync", full)
-    with pytest.raises(HostError, match="file: cannot be written: No space left on device"):
-        units.carry_out(Plan(write=[File(str(path), "new")]), os.rename)
-    assert path.read_text() == "old"
-    assert [item.name for item in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.usefixtures("given")
-def test_commands_come_before_and_after_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    seen: list[tuple[list[str], bool]] = []
+def test_a_systemd_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units.processes, "require", lambda program, _package: program)
-    monkeypatch.setattr(units.processes, "run", lambda argv: seen.append((argv, path.exists())))
-    units.carry_out(Plan([["stop", "a"]], [File(str(path), "text")], [], [["start", "a"]]), os.rename)
-    assert seen == [(["systemctl", "--quiet", "stop", "a"], False), (["systemctl", "--quiet", "start", "a"], True)]
+    monkeypatch.setattr(units.processes, "run", lambda _argv: "")
+    with pytest.raises(HostError, match=rf"asked for {len(NAMES)} units, told of 0 \(is systemd running\?\)"):
+        units.statuses(NAMES)
 
 
 #: What systemctl show says of a unit, what its last start wrote, what is told of it by systemd, and the message.
@@ -276,7 +355,7 @@ def test_a_unit_that_fails_is_quoted(
     monkeypatch.setattr(units.processes, "require", lambda program, _package: program)
     monkeypatch.setattr(units.processes, "run", run)
     with pytest.raises(HostError) as caught:
-        units.carry_out(Plan(after=[["restart", "a.service"]]), os.rename)
+        units.start(units.Orders(restart=("a.service",)))
     assert str(caught.value) == f"systemctl: ended with status 1; systemctl restart a.service{told}"
 
 
@@ -289,14 +368,14 @@ def test_a_journal_that_cannot_be_read_hides_no_error(monkeypatch: pytest.Monkey
     with pytest.raises(
         HostError, match=r"^systemctl: ended with status 1; systemctl start a; a: nothing in its journal$"
     ):
-        units.carry_out(Plan(after=[["start", "a"]]), os.rename)
+        units.start(units.Orders(start=("a",)))
 
 
-@pytest.mark.parametrize("path", sorted(CHECKOUT.glob("roles/*/templates/*.service.j2")), ids=lambda path: path.name)
-def test_units_execute_programs_of_the_system_only(path: Path) -> None:
-    """What we have written ourselves is read by the shell: it may lie where nothing can be executed."""
-    commands = re.findall(r"^Exec\w+=(.*)$", path.read_text(), re.MULTILINE)
-    assert commands
-    for command in commands:
-        executed = [command, *re.findall(r"(?:exec|&&|\|\||[;&|(]) *(/\S+)", command)]
-        assert all(words.startswith(("/bin/", "/usr/bin/")) for words in executed), command
+def test_only_what_is_not_this_process_s_own_has_an_owner(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file that was given away; only root could do that here."""
+    host.run("web")
+    mine = staging.owner(host.unit("natlb.service"))
+    assert mine is None
+    monkeypatch.setattr(staging.os, "geteuid", lambda: 54321)
+    part, _staged = host.plan("web")
+    assert "owner" in unified(part.live, part.wanted)

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is kept on the host: /etc/natlb for the next boot, /run/natlb until then.
 
-Every write is atomic (a new file beside the old one, synced, then renamed over it), so a crash or a full disk leaves
-the old content. Only root may read or write any of it.
+Every write of a file is atomic (a new file beside the old one, synced, then renamed over it), so a crash or a full disk
+leaves the old content. Only root may read or write any of it. Files that belong together: `boot_set.py`, `staging.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ..errors import HostError
 from .observation import observed
@@ -33,22 +33,28 @@ BEFORE = "before.json"
 BOOT = "boot"
 #: What the last confirmed change was told from others by, and when one was undone (`plan/rollback.py`).
 CONFIRMED, UNDONE = "confirmed", "undone"
-#: These name other files, or say what all of them together are, and so are put in place behind them, in this order.
-_LAST = ("boot-uplinks", BOOT, STATE)
-_TEMPORARY = ".natlb-"
+#: There where systemd has not read yet what was written for it.
+RELOAD = "daemon-reload"
+#: How the names begin of what is being written.
+TEMPORARY = ".natlb-"
 #: A run takes seconds; one that holds the lock longer hangs, and waiting for it would hang every later one too.
 LOCK_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are kept: `etc` survives a reboot, `run` does not."""
+    """Where things are kept: `etc` survives a reboot, `run` does not.
+
+    Units and settings for the next boot are in folders of the system, such as etc/systemd/system, below `system`. None
+    leaves those folders alone.
+    """
 
     etc: Path = Path("/etc/natlb")
     run: Path = Path("/run/natlb")
+    system: Path | None = None
 
 
-DEFAULT_PATHS = Paths()
+DEFAULT_PATHS = Paths(system=Path("/"))
 
 #: Text and mode of a file.
 Content = tuple[str, int]
@@ -126,87 +132,67 @@ def make_directory(path: Path) -> None:
 
 def write_text(path: Path, text: str, mode: int = 0o600) -> None:
     """Put a file in the place of another in one step."""
-    write_all({path: (text, mode)})
-
-
-def write_all(contents: Mapping[Path, Content | None]) -> None:
-    """Write each file, or remove it where there is None: all of them, or none where they cannot all be made."""
-    with prepared(contents) as put:
-        put()
-
-
-@contextlib.contextmanager
-def prepared(contents: Mapping[Path, Content | None]) -> Iterator[Callable[[], None]]:
-    """Make every file complete beside the old one; the function that comes out puts all of them in place.
-
-    What can fail (a full disk, a file system that is read-only) fails before the body runs. To be called with the lock
-    held.
-    """
-    made: dict[Path, str] = {}
+    make_directory(path.parent)
+    temporary = new_file(path, text, mode)
     try:
-        for path, content in sorted(contents.items()):
-            if content is not None:
-                made[path] = _complete(path, *content)
-            elif path.exists() and not os.access(path.parent, os.W_OK):
-                raise HostError(f"{path}: cannot be removed: {path.parent} cannot be written to")
-
-        def put() -> None:
-            _switch(contents, made)
-
-        yield put
-    finally:
-        for temporary in made.values():
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def _switch(contents: Mapping[Path, Content | None], made: dict[Path, str]) -> None:
-    """Rename each new file over the old one, and then remove what is to go. Where one fails, all are what they were.
-
-    In this order a boot script never names a file that is not there.
-    """
-
-    def order(path: Path) -> tuple[bool, int, Path]:
-        return path not in made, _LAST.index(path.name) if path.name in _LAST else -1, path
-
-    former: dict[Path, str | None] = {}
-    try:
-        for path in sorted(contents, key=order):
-            former[path] = _kept(path)
-            if path in made:
-                _replace(made[path], path)
-                del made[path]
-            else:
-                remove(path)
+        replace(temporary, path)
     except HostError:
-        for path, backup in reversed(former.items()):
-            with contextlib.suppress(OSError):
-                if backup is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    os.replace(backup, path)
+        discard(temporary)
         raise
-    finally:
-        for backup in former.values():
-            if backup is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(backup)
-    for directory in {path.parent for path in contents}:
-        sync_folder(directory)
+    sync_folder(path.parent)
 
 
-def _kept(path: Path) -> str | None:
-    """A second name of a file for as long as it may have to be put back; None where there is no such file."""
-    name = f"{path.parent}/{_TEMPORARY}{path.name}"
+def new_file(path: Path, text: str, mode: int) -> str:
+    """The name of a new file beside `path` that holds `text`, safely on the disk."""
+    temporary = None
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        os.link(path, name)
-    except FileNotFoundError:
-        return None
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        _fill(descriptor, text, mode)
     except OSError as error:
-        raise _unwritten(path, error) from error
-    return name
+        discard(temporary)
+        raise unwritten(path, error) from error
+    return temporary
+
+
+def write_new(path: Path, text: str, mode: int) -> None:
+    """Write a file that nobody reads yet, safely to the disk."""
+    try:
+        _fill(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), text, mode)
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def _fill(descriptor: int, text: str, mode: int) -> None:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def new_link(path: Path, target: str) -> str:
+    """The name of a new link beside `path`."""
+    temporary = f"{path.parent}/{TEMPORARY}{os.urandom(6).hex()}"
+    try:
+        os.symlink(target, temporary)
+    except OSError as error:
+        raise unwritten(path, error) from error
+    return temporary
+
+
+def replace(temporary: str, path: Path) -> None:
+    """Put what was made beside a file in its place."""
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def discard(temporary: str | None) -> None:
+    """Remove what is not needed any more, if it is there."""
+    if temporary is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def sync_folder(directory: Path) -> None:
@@ -219,41 +205,8 @@ def sync_folder(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _complete(path: Path, text: str, mode: int) -> str:
-    """The name of a new file beside `path` that holds `text`, safely on the disk."""
-    make_directory(path.parent)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise _unwritten(path, error) from error
-    return temporary
-
-
-def _replace(temporary: str, path: Path) -> None:
-    try:
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def _unwritten(path: Path, error: OSError) -> HostError:
+def unwritten(path: Path, error: OSError) -> HostError:
     return HostError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged")
-
-
-def remove_interrupted(paths: Paths) -> None:
-    """Remove what a killed run was about to write. To be called with the lock held."""
-    for directory in (paths.etc, paths.run):
-        for path in directory.glob(f"{_TEMPORARY}*"):
-            remove(path)
 
 
 def remove(path: Path) -> None:
@@ -283,7 +236,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, SEEN, BEFORE, UNDONE, CONFIRMED, "lock"):
+    for name in (NORMAL, SEEN, BEFORE, UNDONE, CONFIRMED, RELOAD, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)

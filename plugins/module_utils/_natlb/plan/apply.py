@@ -14,17 +14,17 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..errors import CarryError, HostError
 from ..firewalls import forward
-from ..host import links, moment, nf_tables, observation, proc, processes, store, sysctl
+from ..host import links, moment, nf_tables, observation, proc, processes, staging, store, sysctl
 from ..host.moment import Moment
 from ..host.observation import Watch, digest
 from ..host.processes import Command
 from ..host.routes import Routes
-from ..host.store import Content, Paths
+from ..host.staging import Staging
+from ..host.store import Paths
 from ..model import unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
@@ -56,8 +56,8 @@ class Plan:
     parts: list[Part]
     #: The one of the parts whose `commands` carry `transaction` out.
     rules: Part
-    #: Files to write, or to remove where None, once the rest stands.
-    staged: dict[Path, Content | None]
+    #: What is left for the next boot once the rest stands.
+    staged: Staging
     #: What the last run has left about normal forms, and those of this run.
     known: dict[str, Any]
     normal: list[NormalForm]
@@ -120,21 +120,16 @@ def made(request: Request, state: str, key: str) -> Outcome:
     outcome.warnings += forget_gone(plan.previous, request.config)
     outcome.warnings += _tidied(plan, bool(outcome.token))
     if not request.config.empty:
-        _remember(plan, key, watch, began)
+        _remember(plan, key, watch, began, bool(outcome.token))
     return outcome
 
 
-def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None) -> None:
+def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None, waits: bool) -> None:
     """So that the next run need not look for what this one has left."""
-    ours = {
-        **{("host.sysctl.get", (name,)): digest(value) for name, value in sysctls(plan.request).items()},
-        **{("host.store.read_content", (str(path),)): digest(content) for path, content in plan.staged.items()},
-        **{
-            ("host.store.read_text", (str(path),)): digest(content and content[0])
-            for path, content in plan.staged.items()
-        },
-        **{("host.store.exists", (str(path),)): digest(content is not None) for path, content in plan.staged.items()},
-    }
+    ours = {("host.sysctl.get", (name,)): digest(value) for name, value in sysctls(plan.request).items()}
+    ours.update(boot.will_be_read(plan.request.paths, plan.staged))
+    if not waits:
+        ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).again())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
     unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": sysctls(plan.request)})
@@ -167,19 +162,19 @@ def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:
 def _commit_parts(plan: Plan) -> str:
     """Carry the plan out. Returns the token to confirm it with, if it has to be confirmed.
 
-    The files for the next boot wait for the confirmation: a reboot before it comes up with the former rules.
+    What the next boot finds waits for the confirmation: a reboot before it comes up with the former rules.
     """
     request = plan.request
     parts = [part for part in plan.parts if part.differs]
     waits = bool(parts and request.rollback_after_s)
     # Prepared first: a disk that is full must not be found out about when the rules are new already.
-    with store.prepared({} if waits else plan.staged) as put:
+    with staging.prepared(request.paths, Staging() if waits else plan.staged) as put_in_place:
         token = rollback.arm(request.paths, request.rollback_after_s, _way_back(parts), plan.staged) if waits else ""
         try:
             for part in parts:
                 part.commit()
             _carry(plan, parts)
-            put()
+            put_in_place()
         except Exception as error:
             said = put_back(parts)
             rollback.disarm(request.paths)
@@ -225,13 +220,11 @@ def make_plan(request: Request) -> Plan:
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
     config = request.config
-    choose = expected.choose_to_remove if config.empty else engines.choose
-    if request.expected:
-        choose = expected.choose
-    engine, warnings = choose(request.held_by or request.engine, request.variant)
+    engine, warnings = _engine(request)
     table = Routes()
     no_ip = request.expected and processes.find("ip") is None
-    with ThreadPoolExecutor(2) as aside:
+    with ThreadPoolExecutor(3) as aside:
+        boot_read = aside.submit(boot.read, request.paths)
         # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
         # is done meanwhile.
         known = store.read_cache(request.paths.run / store.NORMAL)
@@ -247,7 +240,8 @@ def make_plan(request: Request) -> Plan:
         validation = aside.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.look(config, request.forward, table, chains)
-        files, staged, records = _files_part(request, engine, path, rendered)
+        files = boot.change(engine, path, request, rendered, sysctls(request), boot_read.result())
+        warnings += files.warnings
         leftovers = engines.leftovers(engine)
         boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
         # Some warnings are read from what ip prints.
@@ -259,15 +253,23 @@ def make_plan(request: Request) -> Plan:
     wanted = normal.ruleset
     rules = engine_part(engine, live, wanted, lambda: plan.transaction)
     transaction = engine.plan(live, wanted, rendered)
-    kept = (staged, known, [normal], warnings, passing, records)
+    kept = (files.staging, known, [normal], warnings, passing, files.records)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts.append(sysctl_part({**sysctls(request), **released}, request.expected))
     plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]
     plan.parts += [_opening_part(opening, plan) for opening in path.openings]
     plan.parts.append(rules)
     plan.parts += [leftovers_part(other, left) for other, left in leftovers]
-    plan.parts.append(files)
+    plan.parts.append(files.part)
     return plan
+
+
+def _engine(request: Request) -> tuple[Engine, list[str]]:
+    """The engine that carries a request out, and warnings about it."""
+    choose = expected.choose_to_remove if request.config.empty else engines.choose
+    if request.expected:
+        choose = expected.choose
+    return choose(request.held_by or request.engine, request.variant)
 
 
 def _forwarded(
@@ -316,14 +318,3 @@ def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
     return Part(
         opening.live, wanted, lambda: opening.commands(wanted), opening.undo, look=opening.look, commits=commits
     )
-
-
-def _files_part(
-    request: Request, engine: Engine, path: forward.ForwardPath, rendered: Ruleset
-) -> tuple[Part, dict[Path, Content | None], tuple[str | None, str | None]]:
-    """The files of ours, of these what to write or, where None, to remove, and the kept request before and after."""
-    known = {request.paths.etc / name for name in boot.NAMES} | {request.paths.run / store.STATE}
-    wanted = boot.files(engine, path, request, rendered)
-    live = {path: content for path in known for content in [store.read_content(path)] if content is not None}
-    staged = {path: wanted.get(path) for path in live.keys() | wanted.keys() if live.get(path) != wanted.get(path)}
-    return Part(boot.sections(live), boot.sections(wanted)), staged, (boot.record(live), boot.record(wanted))

@@ -54,6 +54,7 @@ round() {
 
 if [ "${1:-}" = follow ]; then
     told=
+    round
     # One read takes all that has happened during the sleep, so a burst of changes is one round.
     sh -c 'echo $$; exec ip monitor link address route rule' | {
         read -r monitor

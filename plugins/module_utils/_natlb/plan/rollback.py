@@ -22,13 +22,14 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import HostError
-from ..host import processes, store
+from ..host import processes, staging, store
 from ..host.processes import Command
-from ..host.store import Content, Paths
+from ..host.staging import Staging
+from ..host.store import Paths
 
 UNIT = "natlb-rollback"
 #: The longest time, in seconds, that a change may wait for its confirmation.
@@ -69,16 +70,14 @@ exit $status
 """
 
 
-def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping[Path, Content | None]) -> str:
+def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Staging) -> str:
     """Leave the script on the host, waiting. Returns the token that `confirm` takes.
 
-    `commands` undo the change, in order; `staged` are the files to write (text and mode) or to remove (None) once it is
-    confirmed.
+    `commands` undo the change, in order; `staged` is what the next boot is to find once it is confirmed.
     """
     disarm(paths)
     store.remove(paths.run / store.CONFIRMED)
-    removal = bool(staged) and all(content is None for content in staged.values())
-    token = (_REMOVAL if removal else "") + os.urandom(8).hex()
+    token = (_REMOVAL if staged.removes_all else "") + os.urandom(8).hex()
     directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
@@ -89,8 +88,7 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Mapping
         store.write_text(directory / f"undo.{number}", text)
         lines.append(f"{command} < undo.{number}\n")
     store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted))
-    kept = {str(path): content for path, content in staged.items()}
-    store.write_text(directory / _STAGED, json.dumps(kept))
+    store.write_text(directory / _STAGED, json.dumps(staged.dump()))
     store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
     store.remove(paths.run / store.UNDONE)
     try:
@@ -136,31 +134,38 @@ def _start(directory: Path, after_s: int, unit: str) -> None:
 
 
 def confirm(paths: Paths, token: str) -> None:
-    """Keep the change: stop the script and write the files for the next boot. Once more does no harm: the answer to the
-    first time may have been lost on its way.
+    """Keep the change: stop the script, and put in place what the next boot is to find. Once more does no harm: the
+    answer to the first time may have been lost on its way.
 
     Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
-    the files cannot be written: the script then does its work.
+    what was staged cannot be put in place: the script then does its work.
     """
     if not token.isalnum():
         raise HostError(f"{token!r} is not a token")
     directory = _directory(paths, token)
     with store.lock(paths):
-        try:
-            os.rename(directory / _PENDING, directory / _CONFIRMED)
-        except FileNotFoundError:
+        if not _claimed(directory):
             if _is_confirmed(paths, token):
                 return
-            raise HostError(_too_late(paths)) from None
-        staged = store.read_json(directory / _STAGED)
+            raise HostError(_too_late(paths))
         try:
-            store.write_all({Path(name): content and (content[0], content[1]) for name, content in staged.items()})
-        except HostError:
+            with staging.prepared(paths, staging.load(store.read_json(directory / _STAGED))) as put_in_place:
+                put_in_place()
+        except Exception:
             os.rename(directory / _CONFIRMED, directory / _PENDING)
             raise
         store.write_text(paths.run / store.CONFIRMED, token)
         disarm(paths)
         store.remove_if_unused(paths)
+
+
+def _claimed(directory: Path) -> bool:
+    """Whether the script has lost the race. A confirmation that was killed behind this is finished by the next one."""
+    try:
+        os.rename(directory / _PENDING, directory / _CONFIRMED)
+    except FileNotFoundError:
+        return (directory / _CONFIRMED).exists()
+    return True
 
 
 def _is_confirmed(paths: Paths, token: str) -> bool:
@@ -216,7 +221,7 @@ def settled(paths: Paths) -> Iterator[None]:
         with store.lock(paths):
             waiting = pending(paths)
             if not waiting:
-                store.remove_interrupted(paths)
+                staging.sweep(paths)
                 yield
                 return
         for directory in filter(_overdue, waiting):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 #: (family, table, kind, name): ("ip", "natlb", "map", "slot") or ("ip6", "nat", "chain", "NATLB").
 Key = tuple[str, str, str, str]
 #: Kinds whose body is a set of lines rather than a sequence.
-UNORDERED = ("map", "set", "file")
+UNORDERED = ("map", "set")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-#: The file that the role writes. Letters sort after digits, so the `90-hardening.conf` of others comes before it.
+#: The file that a run writes. Letters sort after digits, so the `90-hardening.conf` of others comes before it.
 SYSCTL_FILE = "zz-natlb.conf"
 #: Read in this order by systemd-sysctl (sysctl.d(5)): sorted by file name, whichever directory it lies in.
 SYSCTL_DIRECTORIES = ("/usr/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d")
