@@ -10,6 +10,7 @@ standby where another balancer of the run counted the connections, and a fault w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,31 +157,35 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     found.problems += [f"{name}: {problem}" for problem in _answers(seen)]
     if not seen.opened:
         return
-    came = seen.opened - seen.failed
     others = [item for item in hosts if item is not this and _probed_alike(item.seen.get(name), seen)]
-    counted = seen.counted + sum(item.seen[name].counted for item in others)
-    wanted = came + sum(item.seen[name].opened - item.seen[name].failed for item in others)
+    # Connections were opened in the turns of all these, and each of them may have got any.
+    alike = [seen, *(item.seen[name] for item in others)]
+    opened, counted = sum(one.opened for one in alike), sum(one.counted for one in alike)
+    came = opened - sum(one.failed for one in alike)
     carriers = [item.name for item in others if item.seen[name].counted]
     standby = not seen.counted and bool(carriers)
-    _failures(seen, this, found, standby)
+    if not standby:
+        _failures(alike, found)
+    _checks(name, this, found)
     if seen.counted:
-        found.lines.append(f"{name}: {_spread(seen)} ({came} of {seen.opened} connections to {at} came about)")
+        elsewhere = f"; {', '.join(carriers)} counted others of them" if carriers else ""
+        found.lines.append(f"{name}: {_spread(seen)} ({came} of {opened} connections to {at} came about{elsewhere})")
         found.problems += [f"{name}: {problem}" for problem in _shares(seen)]
     elif standby:
         rules = f"its rules are {'not ' if this.after.get('drift') else ''}as declared"
         where = f"the connections to {at} came to {', '.join(carriers)}"
         found.lines.append(f"{name}: carries no traffic now: {where} (a standby; {rules})")
     elif not came:
-        found.problems.append(f"{name}: none of {seen.opened} connections to {at} came here{_hints(seen.service)}")
-    if came and counted < wanted:
-        found.problems.append(f"{name}: {_elsewhere(seen, at, wanted, counted, _of(this, others))}")
+        found.problems.append(f"{name}: none of {opened} connections to {at} came here{_hints(seen.service)}")
+    if came and counted < came:
+        found.problems.append(f"{name}: {_elsewhere(seen, at, came, counted, _of(this, others))}")
 
 
-def _elsewhere(seen: Seen, at: str, wanted: int, counted: int, who: str) -> str:
+def _elsewhere(seen: Seen, at: str, came: int, counted: int, who: str) -> str:
     if any(probe["item"]["options"]["protocol"] == "udp" for probe in seen.probes):
-        return f"{wanted} datagrams and connections went to {at}, and {who} counted {counted}{_hints(seen.service)}"
+        return f"{came} datagrams and connections went to {at}, and {who} counted {counted}{_hints(seen.service)}"
     return (
-        f"{wanted} connections to {at} came about, and {who} counted {counted}: another host answers the address (if "
+        f"{came} connections to {at} came about, and {who} counted {counted}: another host answers the address (if "
         "that is a balancer, verify it in the same run, without --limit)"
     )
 
@@ -223,24 +228,43 @@ def _answers(seen: Seen) -> Iterator[str]:
             yield from (f"{target}: {line}" for line in lines if line.startswith("the spread"))
 
 
-def _failures(seen: Seen, this: Host, found: Verdict, standby: bool) -> None:
-    """Connections that did not come about, and the backends that the balancer cannot connect to itself.
+def _failures(alike: Sequence[Seen], found: Verdict) -> None:
+    """Connections to one address that did not come about, in whose turn ever they were opened.
 
     What failed at a standby's address failed at the balancer that has it now, and is told there.
     """
-    name = seen.service["name"]
+    seen = alike[0]
     for probe in seen.probes:
-        errors, allowed = int(probe.get("errors") or 0), int(probe["item"]["judge"].get("max_errors") or 0)
-        if not errors or standby:
+        same = [other for one in alike for other in one.probes if _aim(other) == _aim(probe)]
+        errors, tried = (sum(int(one.get(key) or 0) for one in same) for key in ("errors", "connections"))
+        allowed = sum(int(one["item"]["judge"].get("max_errors") or 0) for one in same)
+        if not errors:
             continue
-        reasons = "; ".join(f"{row['message']} ({row['count']})" for row in probe.get("error_messages") or [])
-        text = f"{name}: {errors} of {probe['connections']} connections to {probe['item']['options']['target']} failed"
-        text += f": {reasons}"
+        text = f"{seen.service['name']}: {errors} of {tried} connections to {_aim(probe)[0]} failed"
+        asked = sum(int(one["item"]["options"]["connections"]) for one in same)
+        text += f", so the rest of {asked} was not tried" if tried < asked else ""
+        text += f": {_reasons(same)}"
         if errors <= allowed or (seen.limited and seen.counted):
             why = "the service limits its clients" if errors > allowed else f"max_errors is {allowed}"
             found.lines.append(f"{text} ({why})")
         else:
             found.problems.append(text)
+
+
+def _aim(probe: Item) -> tuple[str, str]:
+    options = probe["item"]["options"]
+    return str(options["target"]), str(options["protocol"])
+
+
+def _reasons(probes: Sequence[Item]) -> str:
+    counts: Counter[str] = Counter()
+    for row in (row for probe in probes for row in probe.get("error_messages") or []):
+        counts[row["message"]] += int(row["count"])
+    return "; ".join(f"{message} ({count})" for message, count in counts.items())
+
+
+def _checks(name: str, this: Host, found: Verdict) -> None:
+    """The backends that the balancer cannot connect to itself: also a standby, which is the next to be asked."""
     for check in this.checks:
         if check["item"]["service"] == name and (check.get("errors") or "connections" not in check):
             rows = check.get("error_messages") or [{"message": check.get("msg") or "no result"}]

@@ -111,7 +111,7 @@ def test_servers_that_do_not_say_who_they_are(site: Site) -> None:
     assert status == 0, printed
     # Those of the standby's turn came here as well.
     for name, target in (("web", f"{VIP}:80"), ("db", f"{VIP}:5432")):
-        assert f"lb1: {name}: web1 60, web2 60 (60 of 60 connections to {target} came about)" in printed
+        assert f"lb1: {name}: web1 60, web2 60 (120 of 120 connections to {target} came about)" in printed
     for name in ("log", "sticky", "hash"):
         assert f"lb1: {name}: web1 " in printed
     for name in ("web", "db", "log", "sticky", "hash", "slow"):
@@ -158,7 +158,7 @@ def test_a_refused_connection_names_its_backend_and_hides_no_other_service(site:
     site.variables["natlb_verify_probes"] = {"odd": {"source": "192.0.2.99"}}
     status, printed = verified(site, [service("odd", 82, 8080), dead, WEB])
     assert status == 2
-    assert "lb1: dead: 30 of 60 connections" in printed, printed
+    assert "lb1: dead: 60 of 120 connections" in printed, printed
     assert f"lb1: dead: backend web2 does not answer lb1 (connect: Connection refused at {WEB2}:4)" in printed
     assert f"lb1: odd: {VIP}:82 could not be probed: source: 192.0.2.99 cannot be used" in printed
     assert "lb1: web: web1 60, web2 60" in printed

@@ -111,6 +111,24 @@ def test_a_standby_is_told_apart_and_is_no_fault() -> None:
     assert judged(active, host(BEFORE, BEFORE), of="lb2") == ([f"web: {STANDBY}"], [])
 
 
+def test_the_numbers_of_a_line_agree() -> None:
+    """Connections are opened in each balancer's turn, and one of them gets those of all turns."""
+    active, standby = host(BEFORE, info(service(310, 310))), host(BEFORE, BEFORE)
+    both = "web: web1 300, web2 300 (600 of 600 connections to 192.0.2.10:80 came about)"
+    assert judged(active, standby) == ([both], [])
+    failed = host(BEFORE, info(service(160, 160)), FAILED)
+    lines, (problem,) = judged(failed, host(BEFORE, BEFORE, FAILED))
+    assert lines == ["web: web1 150, web2 150 (300 of 600 connections to 192.0.2.10:80 came about)"]
+    assert problem == "web: 300 of 600 connections to 192.0.2.10:80 failed: connect: Connection refused (300)"
+    # A balancer with an address of its own has nothing to do with it.
+    assert judged(host(BEFORE, GOOD), host(info(), info()))[0] == [SPREAD]
+
+
+def test_two_balancers_that_share_an_address_say_so() -> None:
+    line = "web: web1 100, web2 100 (600 of 600 connections to 192.0.2.10:80 came about; lb2 counted others of them)"
+    assert judged(host(BEFORE, info(service(110, 110))), host(BEFORE, info(service(210, 210)))) == ([line], [])
+
+
 def test_a_standby_whose_rules_are_gone_is_one() -> None:
     """That it is not asked does not make it right: it is the one to be asked next."""
     broken = host(BEFORE, {**BEFORE, "drift": True, "forwarding": False})
@@ -204,7 +222,9 @@ def test_nothing_comes_here_at_all() -> None:
     nothing = {"connections": 10, "errors": 10, "error_messages": [{"message": "connect: timed out", "count": 10}]}
     closed = info(service(0, 0, restricted=True))
     _lines, problems = judged(host(closed, closed, nothing))
-    assert problems[0] == "web: 10 of 10 connections to 192.0.2.10:80 failed: connect: timed out (10)"
+    assert problems[0] == (
+        "web: 10 of 10 connections to 192.0.2.10:80 failed, so the rest of 300 was not tried: connect: timed out (10)"
+    )
     assert problems[1].startswith(
         "web: none of 10 connections to 192.0.2.10:80 came here (its address has to lead here"
     )
