@@ -41,7 +41,7 @@ def parse(value: Any) -> dict[str, Closed]:
     """From a file that may be damaged: what cannot be read counts as not kept."""
     found = {}
     for family, item in value.items() if isinstance(value, Mapping) else ():
-        if family in MULTICAST and isinstance(item, Mapping) and isinstance(item.get("interfaces"), list):
+        if family in MULTICAST and isinstance(item, Mapping) and _names(item.get("interfaces")):
             found[family] = Closed(*(_names(item.get(key)) for key in ("interfaces", "forwarding", "bridges")))
     return found
 
