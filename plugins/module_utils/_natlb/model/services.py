@@ -9,9 +9,10 @@ their canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Callable, TypeVar
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ConfigErrors
 from . import values as parse
 from .conflicts import between
 from .egress import egress_rule, uplink_count
@@ -220,6 +221,20 @@ _BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
 
 
 def _backend(value: Any, path: str) -> Backend:
+    """Services share their backends, so one that was read without a fault is not read again."""
+    try:
+        return _read_before(tuple((key, type(item), item) for key, item in value.items()))
+    except (AttributeError, TypeError, ConfigError, ConfigErrors):
+        return _read_backend(value, path)
+
+
+@lru_cache(maxsize=65536)
+def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
+    """Of keys and values with their types, for 1 and True are equal and do not mean the same."""
+    return _read_backend({key: item for key, _type, item in items}, "")
+
+
+def _read_backend(value: Any, path: str) -> Backend:
     reading = Reading()
     given = reading.mapping(value, path, _BACKEND_KEYS, ("address",))
 
