@@ -106,7 +106,12 @@ def test_guards_come_before_the_choice_cheapest_first() -> None:
         "update @rate.s1/7 { ip saddr limit rate over 7/second burst 7 packets }",
         "add @connections.s1/5 { ip saddr ct count over 5 }",
     ]
-    assert all(rule.endswith("goto refuse") for rule in rules[:3])
+    assert [rule.split("goto ")[1] for rule in rules[:3]] == ["refuse", "refuse", "over_limit"]
+    assert body(ruleset, "chain", "over_limit") == [
+        "ip saddr . tcp sport @over_limit goto refuse",
+        "add @over_limit { ip saddr . tcp sport } drop",
+        "goto refuse",
+    ]
     assert rules[3] == 'limit rate 10/second burst 20 packets log prefix "natlb s1 "'
     assert "numgen random mod 2" in rules[4]
     assert body(ruleset, "set", "allow.s1/qeeo5gaftu") == ["198.51.100.0/24", "203.0.113.9"]

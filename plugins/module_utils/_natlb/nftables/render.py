@@ -182,7 +182,7 @@ class _Table(Table):
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
         if _shared(service):
             return f"goto {self.chain(f'{service.method}_{protocol}.{table.name}', rules)}"
-        return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service), *rules])}"
+        return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service, protocol), *rules])}"
 
     def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
@@ -244,7 +244,7 @@ class _Table(Table):
         return f"jhash {key} mod {size} seed {SEED:#x}"
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
-        rules = self.guards(service)
+        rules = self.guards(service, protocol)
         pick = self.pick(service, protocol, len(table))
         if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
             shard = self.shard(service)
@@ -262,7 +262,7 @@ class _Table(Table):
         choice = [f"{pick} vmap {{ {', '.join(entries)} }}"] if entries else []
         return [*rules, *choice, goto[table[0].key]]
 
-    def guards(self, service: Service) -> Lines:
+    def guards(self, service: Service, protocol: str) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""
         saddr = f"{self.family} saddr"
         rules: Lines = []
@@ -283,7 +283,8 @@ class _Table(Table):
             name = count_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
             count = f"ct count over {service.max_connections_per_client}"
-            rules.append(f"add @{name} {{ {saddr} {count} }} goto {self.refuse()}")
+            over = self.over_limit(CLIENTS) if protocol == "tcp" else self.refuse()
+            rules.append(f"add @{name} {{ {saddr} {count} }} goto {over}")
         if service.log:
             rules.append(f'limit rate 10/second burst 20 packets log prefix "natlb {service.name} "')
         return rules

@@ -12,6 +12,9 @@ from ..model.entities import NOT_WILD, Frontend, ports_text, protocol_number
 from ..ruleset.sections import Ruleset, Section
 from .text import TABLE, Lines
 
+#: Until a client's second SYN has come: after one second with most, after three with old ones (RFC 6298, section 5).
+_AGAIN_S = 4
+
 
 class Table:
     """Sections by kind and name. What is added twice has to be the same."""
@@ -40,6 +43,19 @@ class Table:
 
     def refuse(self) -> str:
         return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
+
+    def over_limit(self, room: int) -> str:
+        """What a TCP client over its limit gets: its SYN is passed over, and refused when it comes again.
+
+        The kernel takes ended connections off its count no more than once a tick. So a client whose last connection has
+        just ended may be over its limit at first; a second later, when its SYN comes again, it is so truly. Where the
+        set is full, the rule that should add to it does not match, and the SYN is refused at once.
+        """
+        client = f"{self.family} saddr . tcp sport"
+        lines = [f"typeof {client}", f"size {room}", "flags dynamic,timeout", f"timeout {_AGAIN_S}s"]
+        self.declare("set", "over_limit", *lines)
+        again = f"{client} @over_limit goto {self.refuse()}"
+        return self.chain("over_limit", [again, f"add @over_limit {{ {client} }} drop", f"goto {self.refuse()}"])
 
     def base(self, name: str, header: str, rules: Lines) -> None:
         self.chains[name] = rules
