@@ -267,9 +267,8 @@ those of IPVS. The table of our iptables engine is made for few rules first, and
 
 NOTE_ON_STEPS = """\
 **Backends that are added one by one.** The table of the nftables engine doubles at 33, 65, 129 and 257 of equal weight,
-which moves nobody by itself. The one of the iptables engine has other slots after each step, and moves nearly all
-clients, once; the same happens on the way back. Who expects to cross a step there can declare backends with
-`state: disabled` in advance."""
+the one of the iptables engine becomes four times as large at 17, 65 and 257. That moves nobody by itself, since a
+larger table is the smaller one cut finer."""
 
 Found = dict[str, dict[int, dict[str, list[Moved]]]]
 
