@@ -30,8 +30,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def remove(balancer: Balancer, path: str, **options: Any) -> dict[str, Any]:
     """One run in a process of its own, with this search path."""
+    return run(balancer, path, services=[], options={"state": "absent", **options})
+
+
+def run(balancer: Balancer, path: str, **request: Any) -> dict[str, Any]:
     root = str(balancer.etc.parent)
-    request = {"services": [], "options": {"state": "absent", **options}, "set": {"host.processes.PATH": path}}
+    request["set"] = {"host.processes.PATH": path}
     argv = [sys.executable, run_once.__file__, str(Path(balance.__file__).parents[2]), root]
     return dict(json.loads(balancer.host.run(*argv, stdin=json.dumps(request))))
 
@@ -48,14 +52,37 @@ def test_without_any_program(balancer: Balancer, path: str) -> None:
     assert balancer.ours_left() == []
 
 
-def test_without_the_program_that_is_asked_for(balancer: Balancer, path: str) -> None:
+@pytest.mark.parametrize("others", [False, True], ids=["no program", "the other engine's"])
+def test_a_host_that_cannot_be_read_any_more_says_what_to_install(balancer: Balancer, path: str, others: bool) -> None:
+    """Also where nothing is known of what was declared: the rules are there all the same."""
     balancer.apply([service()])
-    for program in ("nft",) if balancer.nftables else ("iptables", f"iptables-{balancer.variant}"):
+    if others:
+        provide(path, not balancer.nftables)
+    program = "nft" if balancer.nftables else "iptables"
+    assert run(balancer, path, look=True) == {
+        "error": f"{program} is not installed any more, so the rules that {balancer.engine} has here cannot be read "
+        f"(install the package {balancer.engine}, or run natlb.netfilter.deploy, which installs it)"
+    }
+    for folder in ("etc", "run"):
+        shutil.rmtree(balancer.etc.parent / folder)
+    found = run(balancer, path, look=True)
+    assert "error" not in found, found
+    assert others or "neither nft nor iptables is installed" in found["warnings"][0]
+
+
+def provide(path: str, nftables: bool, variant: str = "nft") -> None:
+    """The programs of an engine, in the search path."""
+    for program in ("nft",) if nftables else ("iptables", f"iptables-{variant}"):
         for family in (program, program.replace("ip", "ip6", 1)):
             for name in (family, f"{family}-save", f"{family}-restore"):
                 found = shutil.which(name)
                 if found and not Path(path, name).exists():
                     Path(path, name).symlink_to(found)
+
+
+def test_without_the_program_that_is_asked_for(balancer: Balancer, path: str) -> None:
+    balancer.apply([service()])
+    provide(path, balancer.nftables, balancer.variant)
     asked = "iptables" if balancer.nftables else "nftables"
     assert remove(balancer, path, engine=asked)["transaction"] == "remove"
     assert balancer.ours_left() == []

@@ -6,8 +6,8 @@
 Run as `python run_once.py MODULE_UTILS ROOT`; standard input is `{"services": …, "egress": …, "options": …}`, and with
 `"die": NAME` the process is gone (SIGKILL) the moment the function NAME (`plan.rollback.arm`) has returned. `"set"`
 gives values to names of modules first (`{"host.store.LOCK_TIMEOUT_S": 1}`), and `"clock"` makes the wall clock jump by
-so many seconds at each look.
-Prints a line of JSON: `{"transaction": …, "token": …, "warnings": […]}` or `{"error": …}`.
+so many seconds at each look. With `"look": true` nothing is run: the host is read, as the module balancer_info does.
+Prints a line of JSON: `{"transaction": …, "token": …, "warnings": […]}`, what was read, or `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     from _natlb.errors import NatlbError  # noqa: PLC0415
     from _natlb.host import store  # noqa: PLC0415
     from _natlb.plan.balance import balance  # noqa: PLC0415
+    from _natlb.status.info import info  # noqa: PLC0415
 
     request = json.load(sys.stdin)
     root = Path(sys.argv[2])
@@ -56,11 +57,15 @@ def main() -> None:
         jump(request["clock"])
     if "die" in request:
         die_after(request["die"])
+    paths = store.Paths(etc=root / "etc", run=root / "run")
     try:
+        if request.get("look"):
+            print(json.dumps(info(paths=paths, **request.get("options", {}))))
+            return
         outcome = balance(
             request["services"],
             request.get("egress"),
-            paths=store.Paths(etc=root / "etc", run=root / "run"),
+            paths=paths,
             **request.get("options", {}),
         )
     except NatlbError as error:

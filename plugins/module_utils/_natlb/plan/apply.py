@@ -265,7 +265,9 @@ def make_plan(request: Request) -> Plan:
 
 
 def _engine(request: Request) -> tuple[Engine, list[str]]:
-    """The engine that carries a request out, and warnings about it."""
+    """The engine for what is asked for, and warnings about what else lives on the host."""
+    if request.held_by and not request.config.empty:
+        return engines.choose_to_read(request.held_by, request.variant)
     choose = expected.choose_to_remove if request.config.empty else engines.choose
     if request.expected:
         choose = expected.choose

@@ -15,6 +15,9 @@ from ..nftables import text
 from ..nftables.engine import NftablesEngine, nft_problem
 from ..ruleset.sections import Ruleset
 
+#: What each engine cannot do without.
+PROGRAMS = {"nftables": "nft", "iptables": "iptables"}
+
 
 def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
     """The engine for this host, and warnings about what else lives on it.
@@ -41,6 +44,17 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
     elif requested == "auto":
         warnings.append("the iptables engine was taken, since this host's rules live in iptables-legacy")
     return IptablesEngine(_variant(variant, legacy)), warnings
+
+
+def choose_to_read(held_by: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+    """The engine that holds the rules, for who only looks at them. Raises `HostError` where its program is gone."""
+    program = PROGRAMS.get(held_by)
+    if program and processes.find(program) is None:
+        raise HostError(
+            f"{program} is not installed any more, so the rules that {held_by} has here cannot be read "
+            f"(install the package {held_by}, or run natlb.netfilter.deploy, which installs it)"
+        )
+    return choose(held_by, variant)
 
 
 def _variant(wanted: str | None, legacy: bool) -> str | None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 from ..host import processes
 from ..iptables.engine import IptablesEngine
 from ..iptables.program import Iptables, legacy_has_rules
+from ..model.clients import KnownClients
 from ..model.engine import Engine
+from ..model.entities import Config
 from ..nftables.engine import NftablesEngine
 from ..nftables.program import Nft
 from ..ruleset.sections import Ruleset
@@ -22,7 +24,6 @@ from . import engines
 #: Where the packages of Debian and Red Hat put them, and the variant of iptables that both have by default.
 _FOLDER = "/usr/sbin"
 _VARIANT = "nft"
-_PROGRAMS = {"nftables": "nft", "iptables": "iptables"}
 _NO_PROGRAMS = (
     "neither nft nor iptables is installed any more, so rules of natlb that the kernel may still have stay until the "
     "next reboot; all else is taken away (install what the host had, and run this again, to take them away now)"
@@ -54,6 +55,9 @@ class _Unasked:
     def listed(self) -> Ruleset:
         return {}
 
+    def readings(self, _config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+        return {}, {}
+
 
 class ExpectedNftables(_Unasked, NftablesEngine):
     """The nftables engine, without nft."""
@@ -83,7 +87,7 @@ def choose_to_remove(requested: str, variant: str | None = None) -> tuple[Engine
     """As `engines.choose`, for a host on which nothing is to stay.
 
     Programs that are not there any more, or not the ones that are asked for, are no reason to leave the rest."""
-    programs = {name: processes.find(program) is not None for name, program in _PROGRAMS.items()}
+    programs = {name: processes.find(program) is not None for name, program in engines.PROGRAMS.items()}
     if not any(programs.values()):
         return ExpectedNftables(), [_NO_PROGRAMS]
     if not programs.get(requested, True):
