@@ -267,4 +267,4 @@ def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:
     assert done.status == 0
     printed = " ".join(done.printed.split())
     assert printed.count("lb2: natlb_services: 1 of the 1 services of this host go: web") == 1
-    assert "with natlb_rollback_after: 30 a change that nobody confirms is undone" in printed
+    assert "(declare them again to keep them)" in printed

@@ -56,6 +56,20 @@ def test_an_uplink_that_is_missing_leaves_the_others_theirs(balancer: Balancer, 
 
 
 @either
+def test_a_gateway_that_is_this_host_itself(balancer: Balancer) -> None:
+    """The kernel takes such a route, and asks the wire for its own address."""
+    balancer.lab.uplinks()
+    own = {"interface": "up1", "gateway": "100.64.1.2"}
+    outcome = balancer.apply([], [{"source": INSIDE, "uplinks": [own, GATEWAYS["isp2"]]}])
+    (warning,) = [warning for warning in outcome.warnings if "up1" in warning]
+    assert warning == (
+        "uplink up1 via 100.64.1.2: 100.64.1.2 is an address of this host itself, so its connections reach nobody; "
+        "write the address of the router behind up1"
+    )
+    assert [text for text in balancer.apply([], [by_weight(1, 1)]).warnings if "itself" in text] == []
+
+
+@either
 def test_at_boot_each_uplink_stands_alone(balancer: Balancer) -> None:
     balancer.lab.uplinks()
     balancer.apply([], [by_weight(1, 1)])

@@ -33,7 +33,9 @@ def told(outcome: Any, words: str) -> list[str]:
 
 @pytest.mark.parametrize("wrong", ["frnt", "Front"])
 def test_an_interface_that_is_not_there(balancer: Balancer, wrong: str) -> None:
+    balancer.host.sysctl({"ipv4/conf/all/rp_filter": 1})
     outcome = balancer.apply([service(interface=wrong)])
+    assert told(outcome, "rp_filter") == [], "a filter drops nothing at an interface that is not there"
     fails(balancer)
     (warning,) = told(outcome, "has no interface")
     assert warning.startswith(f"service web: this host has no interface {wrong}, so no connection comes in by it; ")

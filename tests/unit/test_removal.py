@@ -43,6 +43,8 @@ def test_a_removal_of_most_is_told(before: str, after: str, gone: str) -> None:
     told = removal.warnings(state, parse_config(kept))
     assert bool(told) == bool(gone)
     assert all(f"services: {gone}" in line for line in told)
+    # A controller that reaches the host confirms whatever was declared, so going back by itself is no help.
+    assert all(line.endswith("(declare them again to keep them)") for line in told)
 
 
 def test_services_of_other_names_are_the_same_services() -> None:

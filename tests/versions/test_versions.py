@@ -159,5 +159,5 @@ def test_a_warning_of_two_hosts_is_shown_for_both(controller: Controller) -> Non
     goes = "1 of the 1 services of this host go: web"
     removal = controller.play("deploy", "--check", "--extra-vars", json.dumps({"natlb_services": []}))
     assert warned(removal, goes) == ["lb1: natlb_services:", "lb2: natlb_services:"]
-    assert warned(removal, "30 a change that nobody confirms is undone") == ["with natlb_rollback_after:"] * 2
+    assert warned(removal, "again to keep them") == ["(declare them"] * 2
     assert changed(controller.play("remove")) == ["1", "1"]

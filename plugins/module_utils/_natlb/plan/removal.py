@@ -27,8 +27,8 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
     if _many(gone, before):
         listed = ", ".join(gone[:_SHOWN]) + (f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else "")
         found.append(
-            f"services: {len(gone)} of the {len(before)} services of this host go: {listed} (if that is not meant, "
-            f"declare them again; with rollback_after: 30 a change that nobody confirms is undone)"
+            f"services: {len(gone)} of the {len(before)} services of this host go: {listed} "
+            f"(declare them again to keep them)"
         )
     ways = _mappings(state.get("egress"))
     if ways and not config.egress:

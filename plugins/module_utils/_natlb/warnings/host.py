@@ -57,6 +57,8 @@ def _links(config: Config, table: Routes) -> Iterator[str]:
     families = bridges.filtered() if config.services else []
     known = links.read() if families or any(interfaces.named(config)) else []
     yield from interfaces.warnings(config, known)
+    if config.uplinks():
+        yield from interfaces.own_gateways(config.uplinks(), proc.local_addresses())
     if any(link.kind == "bridge" for link in known):
         for bridge, services in bridges.behind(config, known, Ways(table.ways), families).items():
             warning = bridges.warning(bridge, services, known, bridges.ports_by_address(bridge))
@@ -74,7 +76,8 @@ def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
 
 def _astray(config: Config, table: Routes) -> list[str]:
     bound = {service.interface for service in config.services if service.interface}
-    strict = {name for name in bound if reverse_path.strict(name)}
+    # At an interface that is not there nothing is dropped; that it is missing is told elsewhere.
+    strict = {name for name in bound.intersection(links.names() if bound else ()) if reverse_path.strict(name)}
     services = reverse_path.astray(config, table.ways, strict) if strict else []
     return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from ..host.links import Link, is_up
@@ -78,6 +78,16 @@ def idle_warnings(idle: Mapping[Uplink, str]) -> list[str]:
         f"uplink {uplink.interface}{f' via {uplink.gateway}' if uplink.gateway else ''}: {why}, so it has no route; "
         f"until it has one, its connections take the default route of the main table"
         for uplink, why in idle.items()
+    ]
+
+
+def own_gateways(uplinks: Iterable[Uplink], local: Collection[str]) -> list[str]:
+    """The kernel takes such a route, and then asks the wire who has its own address."""
+    return [
+        f"uplink {uplink.interface} via {uplink.gateway}: {uplink.gateway} is an address of this host itself, so its "
+        f"connections reach nobody; write the address of the router behind {uplink.interface}"
+        for uplink in uplinks
+        if uplink.gateway in local
     ]
 
 
