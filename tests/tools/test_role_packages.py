@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import re
 import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -106,6 +109,42 @@ def test_what_is_installed(tmp_path: pathlib.Path) -> None:
     for number, (name, case) in enumerate(CASES.items()):
         flavour, missing, packages = answers[f"host{number}"]
         assert (flavour, sorted(missing), packages) == (case.flavour, sorted(case.missing), list(case.packages)), name
+
+
+#: A package manager that knows no package, as one does whose lists were never fetched.
+NO_LISTS = """
+from ansible.module_utils.basic import AnsibleModule
+spec = {"name": {"type": "list", "elements": "str"}, "state": {"type": "str"}}
+module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+module.fail_json(msg="No package matching 'nftables' is available")
+"""
+
+
+@pytest.mark.skipif(bool(os.geteuid()), reason="needs root and network namespaces")
+def test_a_check_does_not_end_where_packages_cannot_be_looked_up(tmp_path: pathlib.Path) -> None:
+    """It cannot tell whether they could be installed, so it takes it that they could, and shows the plan."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "no_lists.py").write_text(NO_LISTS)
+    answer = ("missing nft", "kernel 6.1.0", "nft 1.0.6", "distribution debian")
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "ansible_package_use": "ansible.legacy.no_lists",
+        "natlb_balancer_question": "; ".join(f"echo {line}" for line in answer),
+        "natlb_services": [{"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}],
+    }
+    role = {"role": "natlb.netfilter.balancer"}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "lb1", "gather_facts": False, "roles": [role]}]))
+    # A host in a namespace of its own, and nothing but looked at.
+    inside = 'mount -t tmpfs none /run && exec "$0" "$@"'
+    argv = ["unshare", "--net", "--mount", "sh", "-c", inside, str(ROOT / "tools" / "run"), "env", "ANSIBLE_NOCOLOR=1"]
+    argv += [f"ANSIBLE_LIBRARY={tmp_path / 'library'}", "ansible-playbook", "-i", "lb1,", "play.yml"]
+    argv += ["--check", "--diff", "--extra-vars", json.dumps(variables)]
+    done = subprocess.run(argv, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RETRYING" not in done.stdout + done.stderr
+    assert "192.0.2.10" in done.stdout
+    assert re.search(r"^lb1 .* changed=2 .* failed=0", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.parametrize(("variable", "constant"), [("least_nft", "NFT_MINIMUM"), ("least_kernel", "LINUX_MINIMUM")])
