@@ -18,6 +18,7 @@ from _natlb.host import boot_set, journal, processes, staging, store, units
 from _natlb.host.staging import Staging
 from _natlb.model.services import parse_config
 from _natlb.plan import boot
+from _natlb.plan.overlay import Overlay
 from _natlb.plan.parts import Part
 from _natlb.plan.request import Request
 
@@ -93,7 +94,8 @@ class Host:
         """See `request`; and `engine` and `settings`."""
         live, request = boot.read(self.paths), self.request(name, **options)
         engine: Any = Engine(options.get("engine", "nftables"), f"rules of {name}\n")
-        wanted = boot.wanted(engine, ForwardPath("warn"), request, {}, options.get("settings", SETTINGS), live)
+        settings, laid = options.get("settings", SETTINGS), Overlay(request.config)
+        wanted = boot.wanted(engine, ForwardPath("warn"), request, {}, settings, live, laid)
         return boot.difference(self.paths, live, wanted)
 
     def put(self, staged: Staging) -> None:

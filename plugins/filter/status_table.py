@@ -51,7 +51,7 @@ from ansible.errors import AnsibleFilterError
 
 HEADER = (
     *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD"),
-    *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE"),
+    *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE", "WHY"),
 )
 _NUMBERS = ("WEIGHT", "SHARE", "NEW", "ACTIVE")
 # A cell that would only repeat the one above it is left empty: those of a host, and then those of a service.
@@ -134,6 +134,7 @@ def _backend(backend: Mapping[str, Any]) -> Row:
         _percent(backend.get("expected_share")),
         _count(backend.get("new_connections")),
         _count(backend.get("active_connections")),
+        str(backend.get("why") or ""),
     )
 
 

@@ -139,11 +139,66 @@ services:
           description: V(count) and V(max).
           type: dict
     backends:
-      description: Its backends, with V(name), V(address), V(port) (null where the client's port is kept), V(weight),
-        V(state), V(backup), V(health), V(expected_share) (of the new connections of its address family),
-        V(new_connections) (since the rules were loaded) and V(active_connections) (null where they cannot be counted).
+      description: Its backends. Declared values, override and health stand side by side.
       type: list
       elements: dict
+      contains:
+        name:
+          description: Its name.
+          type: str
+        address:
+          description: Its address.
+          type: str
+        port:
+          description: Its port; null where the client's port is kept.
+          type: int
+        weight:
+          description: Its weight, that of an override where there is one.
+          type: int
+        state:
+          description: Its state, that of an override where there is one. What health checks found is not part of it.
+          type: str
+        backup:
+          description: Whether it serves only when no other backend can.
+          type: bool
+        declared:
+          description: V(weight) and V(state) as the last run declared them.
+          type: dict
+          sample: {"weight": 1, "state": "active"}
+        override:
+          description:
+            - What an operator said on the host, with V(state) and V(weight) (null is as declared), V(since) and
+              V(reason). Null where nobody said anything.
+          type: dict
+          sample: {"state": "drained", "weight": null, "since": "2026-11-26T01:00:00Z", "reason": "kernel update"}
+        health:
+          description: V(up), V(down), V(drain) (it asks for no new connections) or V(unchecked).
+          type: str
+        health_since:
+          description: Since when; empty where that is not known.
+          type: str
+        health_reason:
+          description: What the check met.
+          type: str
+          sample: "connect to 10.0.0.4:8080: Connection refused"
+        because:
+          description:
+            - What decides. V(declared), V(override), V(health), or V(fail_open) where all are down and are kept
+              in rotation nevertheless.
+          type: str
+        why:
+          description: The same in words, for people. Empty for V(declared).
+          type: str
+          sample: "down since 2026-11-26T01:00:00Z: connect to 10.0.0.4:8080: Connection refused"
+        expected_share:
+          description: Its share of the new connections of its address family, with all of this counted in.
+          type: float
+        new_connections:
+          description: How many connections it got since the rules were loaded.
+          type: int
+        active_connections:
+          description: How many it has now; null where they cannot be counted.
+          type: int
 """
 
 from ansible.module_utils.basic import AnsibleModule

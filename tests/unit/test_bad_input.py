@@ -411,7 +411,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 FULL_HEALTH = [
-    {"type": "tcp", "port": 80, "interval": 2, "timeout": 1, "fall": 3, "rise": 2},
+    {"type": "tcp", "port": 80, "interval": 2, "timeout": 1, "fall": 3, "rise": 2, "fail_open": True},
     {"type": "http", "port": 80, "path": "/", "host": "www.example.com", "status": [200]},
     {"type": "command", "argv": ["true"]},
 ]

@@ -129,6 +129,51 @@ def test_services(before: list[Any], after: list[Any], lines: list[str]) -> None
     assert found == lines
 
 
+def holds(*items: dict[str, Any]) -> str:
+    """What overrides and health have made of backends, as a run keeps it."""
+    places = [{"service": "web", "address": "10.0.0.3", "port": 8080, **item} for item in items]
+    return json.dumps({"format": 1, "effective": places, "health": []})
+
+
+DRAINED = {"state": "drained", "weight": 1, "because": "override", "why": "override: kernel update"}
+DOWN = {"state": "disabled", "weight": 1, "because": "health", "why": "down: refused"}
+HEAVIER = {"state": "active", "weight": 3, "because": "override", "why": "override"}
+
+
+@pytest.mark.parametrize(
+    ("held", "now", "lines"),
+    [
+        (None, DRAINED, ["web1 state active -> drained, share 50 % -> 0 % (override: kernel update)"]),
+        (None, DOWN, ["web1 state active -> disabled, share 50 % -> 0 % (down: refused)"]),
+        (None, HEAVIER, ["web1 weight 1 -> 3, share 50 % -> 75 % (override)"]),
+        (DRAINED, DOWN, ["web1 state drained -> disabled (down: refused)"]),
+        (DRAINED, None, ["web1 state drained -> active, share 0 % -> 50 % (no override any more)"]),
+        (DOWN, None, ["web1 state disabled -> active, share 0 % -> 50 % (up again)"]),
+        (DOWN, {**DOWN, "why": "down: unreachable"}, []),
+        ({**DOWN, "port": [1]}, {**DOWN, "address": None}, []),
+    ],
+    ids=str,
+)
+def test_what_overrides_and_health_change(held: Any, now: Any, lines: list[str]) -> None:
+    text = kept([web(WEB1, WEB2)])
+    found = summary.lines(text, text, held and holds(held), now and holds(now))
+    assert [line for line in found if "web1" in line] == [f"web: {line}" for line in lines]
+
+
+def test_a_damaged_record_of_them_says_nothing() -> None:
+    text = kept([web(WEB1, WEB2)])
+    for record in ("", "{", "[]", '{"effective": 5}', '{"effective": [null, {}, {"service": "web"}]}'):
+        assert summary.lines(text, text, record, None) == []
+
+
+def test_a_service_that_comes_with_an_override() -> None:
+    """One for all services is there before it."""
+    before, after = kept([]), kept([web(WEB1, WEB2)])
+    assert summary.lines(before, after, None, holds(DRAINED)) == [
+        "web: service added (192.0.2.10:80 to web1, web2)",
+    ]
+
+
 EGRESS = {"source": "10.0.0.0/24", "out_interface": "eth0"}
 PORTS = {"source": "10.1.0.0/24", "protocol": "tcp", "destination_ports": [80], "snat": "192.0.2.10"}
 

@@ -124,6 +124,8 @@ class Health:
     host: str | None = None
     status: tuple[int, ...] = (200,)
     argv: tuple[str, ...] = ()
+    #: Whether the backends of a family go on serving where the checks of all of them fail at once.
+    fail_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,7 @@ def _dump_health(health: Health) -> dict[str, Any]:
     }
     found: dict[str, Any] = {key: values[key] for key in HEALTH_KEYS[health.type]}
     found.update(type=health.type, interval=health.interval_s, timeout=health.timeout_s)
-    found.update(fall=health.fall, rise=health.rise)
+    found.update(fall=health.fall, rise=health.rise, fail_open=health.fail_open)
     return found
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def health_check(value: Any, path: str) -> Health | None:
     if value == "none":
         return None
-    common = ("type", "interval", "timeout", "fall", "rise")
+    common = ("type", "interval", "timeout", "fall", "rise", "fail_open")
     every = (*common, "port", "path", "host", "status", "argv")
     kinds = tuple(HEALTH_KEYS)
     reading = Reading()
@@ -46,6 +46,7 @@ def health_check(value: Any, path: str) -> Health | None:
         timeout_s=read("timeout", 1.0, values.duration, 0.05, 3600),
         fall=read("fall", 3, values.integer, 1, 100),
         rise=read("rise", 2, values.integer, 1, 100),
+        fail_open=read("fail_open", False, values.boolean),
         path=read("path", "/", _printable),
         host=read("host", None, _printable),
         status=tuple(reading.each(_status, values.one_or_more(given.get("status", 200), f"{path}.status"))),

@@ -33,12 +33,13 @@ from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
-from . import boot, engines, expected, forwarding, removal, rollback, summary, unchanged
+from . import boot, engines, expected, forwarding, overlay, removal, rollback, summary, unchanged
+from . import request as requests
 from .forwarding import Before
 from .outcome import Outcome
+from .overlay import Overlay, Record
 from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
-from .request import previous as last_request
 from .stale_flows import forget_gone
 from .way_back import put_back, way_back
 
@@ -64,12 +65,16 @@ class Plan:
     #: What holds as long as nothing changes, and what is said of this change alone.
     warnings: list[str]
     passing: list[str]
-    #: The request that is kept now, and the one that will be.
-    records: tuple[str | None, str | None]
+    #: What is kept now, and what will be.
+    records: tuple[Record, Record]
+    #: What overrides and health make of the declaration.
+    laid: Overlay
 
     def diff(self) -> str:
         """First what a person wants to know, then the rules, files and settings."""
-        return summary.above("".join(unified(part.live, part.wanted) for part in self.parts), *self.records)
+        before, after = self.records
+        diff = "".join(unified(part.live, part.wanted) for part in self.parts)
+        return summary.above(diff, before.request, after.request, before.effective, after.effective)
 
     def must_be_possible(self) -> None:
         """Raises `HostError` where the host cannot be brought to what is asked for."""
@@ -95,7 +100,7 @@ class Plan:
             transaction=self.transaction.kind,
             services=len(self.request.config.services),
             sysctls=sysctls(self.request),
-            warnings=[*self.warnings, *self.passing],
+            warnings=[*self.warnings, *self.passing, *self.laid.passing],
         )
 
 
@@ -117,7 +122,7 @@ def made(request: Request, state: str, key: str) -> Outcome:
         outcome.token = _commit_parts(plan)
     outcome.diff = diff.result()
     outcome.transaction = plan.transaction.kind
-    outcome.warnings += forget_gone(plan.previous, request.config)
+    outcome.warnings += forget_gone(plan.previous, plan.laid.config)
     outcome.warnings += _tidied(plan, bool(outcome.token))
     if not request.config.empty:
         _remember(plan, key, watch, began, bool(outcome.token))
@@ -129,6 +134,7 @@ def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None, waits: b
     ours = {("host.sysctl.get", (name,)): digest(value) for name, value in sysctls(plan.request).items()}
     ours.update(boot.will_be_read(plan.request.paths, plan.staged))
     if not waits:
+        ours.update(overlay.will_be_read(plan.laid))
         ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).again())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
@@ -144,6 +150,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
         _keep_normal_form(plan)
         _keep_before(plan.request)
         if not waits:
+            overlay.tidy(plan.laid)
             store.remove(plan.request.paths.run / store.CONFIRMED)
             store.remove_if_unused(plan.request.paths)
     except HostError as error:
@@ -154,6 +161,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
 def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:
     plan = make_plan(request)
     plan.must_be_possible()
+    plan.passing += requests.complaints(request.paths)
     if state == "present":
         plan.passing += removal.warnings(store.read_state(request.paths), request.config)
     return plan, plan.outcome()
@@ -219,7 +227,8 @@ def make_plan(request: Request) -> Plan:
     Reasoning for the order of the parts: forwarding and routes do no harm without rules, rules without them lose
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
-    config = request.config
+    laid = overlay.look(request)
+    config = laid.config
     engine, warnings = _engine(request)
     table = Routes()
     no_ip = request.expected and processes.find("ip") is None
@@ -230,7 +239,7 @@ def make_plan(request: Request) -> Plan:
         known = store.read_cache(request.paths.run / store.NORMAL)
         listing = aside.submit(_live, engine, request.paths, known)
         hairpin = any(service.snat == "none" for service in config.services)
-        previous, before = last_request(request.paths)
+        previous, before = requests.previous(request.paths)
         request, released, passing = _forwarded(request, before, table, no_ip)
         closed = request.before.closed if request.forward_others == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
@@ -240,20 +249,20 @@ def make_plan(request: Request) -> Plan:
         validation = aside.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.look(config, request.forward, table, chains)
-        files = boot.change(engine, path, request, rendered, sysctls(request), boot_read.result())
+        files = boot.change(engine, path, request, rendered, sysctls(request), boot_read.result(), laid)
         warnings += files.warnings
         leftovers = engines.leftovers(engine)
         boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
         # Some warnings are read from what ip prints.
-        warnings += path.warnings if no_ip else host.found(config, engine, table, chains, boots) + path.warnings
+        warnings += [] if no_ip else host.found(config, engine, table, chains, boots, laid.unchecked())
+        warnings += path.warnings
         normal = validation.result()
         live = listing.result()
     idle = interfaces.idle(config.uplinks(), table, links.names() if config.uplinks() else [])
-    warnings += interfaces.idle_warnings(idle)
-    wanted = normal.ruleset
-    rules = engine_part(engine, live, wanted, lambda: plan.transaction)
-    transaction = engine.plan(live, wanted, rendered)
-    kept = (files.staging, known, [normal], warnings, passing, files.records)
+    warnings += [*interfaces.idle_warnings(idle), *laid.warnings]
+    rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)
+    transaction = engine.plan(live, normal.ruleset, rendered)
+    kept = (files.staging, known, [normal], warnings, passing, files.records, laid)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts.append(sysctl_part({**sysctls(request), **released}, request.expected))
     plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]

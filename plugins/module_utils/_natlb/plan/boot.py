@@ -24,7 +24,8 @@ from ..host.units import Orders, Status
 from ..model.engine import Engine
 from ..ruleset.sections import Key, Ruleset, Section
 from ..warnings.boot_settings import SYSCTL_FILE
-from . import follower, unit_files
+from . import follower, overlay, unit_files
+from .overlay import Overlay, Record
 from .parts import Part
 from .request import Request, state_text
 from .unit_files import UPLINKS_SCRIPT, Unit
@@ -51,10 +52,13 @@ class Boot:
     systemd: bool = False
 
     @property
-    def record(self) -> str | None:
-        """The kept request."""
-        kept = self.files.get(store.STATE)
-        found = [entry for path, entry in self.entries.items() if path.name == store.STATE]
+    def record(self) -> Record:
+        """What is kept of a run."""
+        return Record(self._text(store.STATE), self._text(store.EFFECTIVE))
+
+    def _text(self, name: str) -> str | None:
+        kept = self.files.get(name)
+        found = [entry for path, entry in self.entries.items() if path.name == name]
         return kept[0] if kept else next((entry[0] for entry in found if not isinstance(entry, str)), None)
 
 
@@ -67,7 +71,7 @@ class Wanted:
     units: Sequence[Unit]
 
     @property
-    def record(self) -> str | None:
+    def record(self) -> Record:
         return Boot(self.files, self.entries).record
 
 
@@ -103,9 +107,9 @@ def will_be_read(paths: Paths, staged: Staging) -> dict[Call, str]:
     if staged.files is not None:
         found["host.boot_set.read", (str(paths.etc),)] = digest(staged.files)
         texts[paths.etc / store.STATE] = staged.files.get(store.STATE)
-    for path in (paths.etc / store.STATE, paths.run / store.STATE):
-        entry = texts.get(path)
-        if path in texts and not isinstance(entry, str):
+        texts[paths.etc / CURRENT / store.EFFECTIVE] = staged.files.get(store.EFFECTIVE)
+    for path, entry in texts.items():
+        if not isinstance(entry, str):
             found["host.store.read_text", (str(path),)] = digest(entry and entry[0])
             found["host.store.exists", (str(path),)] = digest(entry is not None)
     if staged.orders.reload:
@@ -116,6 +120,7 @@ def will_be_read(paths: Paths, staged: Staging) -> dict[Call, str]:
 def _known(paths: Paths) -> Iterable[Path]:
     """Every path that a run may have left, beside the set that boots."""
     yield paths.run / store.STATE
+    yield from overlay.known(paths)
     yield from boot_set.links(paths.etc)
     yield from (paths.etc / name for name in _FORMER)
     if paths.system is None:
@@ -146,6 +151,7 @@ def wanted(
     rendered: Ruleset,
     settings: Mapping[str, str],
     live: Boot,
+    laid: Overlay,
 ) -> Wanted:
     """What a boot is to find with this request; nothing where nothing is declared.
 
@@ -154,10 +160,11 @@ def wanted(
     """
     if request.config.empty:
         return Wanted({}, {}, [])
-    state: Content = (state_text(request, engine.name), 0o600)
+    records = {store.STATE: (state_text(request, engine.name), 0o600), **laid.record}
+    beside = overlay.wanted(request, laid, live.entries)
     if not request.persist:
-        return Wanted({}, {request.paths.run / store.STATE: state}, [])
-    files = {**_scripts(engine, path, request, rendered), store.STATE: state}
+        return Wanted({}, {**beside, **{request.paths.run / name: text for name, text in records.items()}}, [])
+    files = {**_scripts(engine, path, request, rendered), **records}
     if request.forwarding or any(name.endswith("/src_valid_mark") for name in settings):
         files[SYSCTL] = (unit_files.sysctl_text(settings), 0o600)
     elif SYSCTL in live.files:
@@ -165,7 +172,7 @@ def wanted(
     loads_modules = request.forward == "accept" or engine.name == "iptables"
     etc = request.paths.etc
     found = unit_files.units(etc, UPLINKS_SCRIPT in files, loads_modules) if live.systemd else []
-    entries: dict[Path, Entry] = dict(boot_set.links(etc))
+    entries: dict[Path, Entry] = {**beside, **boot_set.links(etc)}
     if request.paths.system is not None and live.systemd:
         entries.update(_unit_entries(request.paths.system, found))
         if SYSCTL in files:
@@ -217,7 +224,7 @@ class Change:
 
     part: Part
     staging: Staging
-    records: tuple[str | None, str | None]
+    records: tuple[Record, Record]
     warnings: list[str]
 
 
@@ -228,9 +235,10 @@ def change(
     rendered: Ruleset,
     settings: Mapping[str, str],
     live: Boot,
+    laid: Overlay,
 ) -> Change:
     """The way from what boots to what is to boot, see `wanted`."""
-    wants = wanted(engine, path, request, rendered, settings, live)
+    wants = wanted(engine, path, request, rendered, settings, live, laid)
     part, staged = difference(request.paths, live, wants)
     return Change(part, staged, (live.record, wants.record), warnings(request, live))
 
@@ -358,7 +366,7 @@ def _entry_sections(paths: Paths, entries: Mapping[Path, Entry]) -> Ruleset:
     for path, entry in entries.items():
         if isinstance(entry, str):
             found[_key(path)] = Section((f"link to {entry}",), ())
-        elif paths.system in path.parents and path.parent != paths.etc:
+        elif paths.system in path.parents and path.parent not in (paths.etc, paths.run):
             found[_key(path)] = Section((f"mode {entry[1]:04o}",), _lines(entry[0]))
         else:
             found[_key(path)] = _digested(entry)

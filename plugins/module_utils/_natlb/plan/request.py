@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import NatlbError
@@ -26,13 +27,22 @@ from .forwarding import Before, dump_before, parse_before
 #: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
 FORMAT = 2
 _UNREAD = "{}: not all of it can be read; the next run of the module balancer writes it anew"
+_LATER = (
+    "{}: a later version of natlb wrote it (format {}, this one reads {}); what can be read holds, and the next run of "
+    "the module balancer writes it anew"
+)
+_UNCOMPARED = (
+    "{}: damaged, so what the last run declared is not known: this one cannot tell what it takes away, nor which "
+    "overrides it would undo; it writes the file anew"
+)
 
 
 @dataclass(frozen=True)
 class Request:
     """What a run is asked for, checked and complete.
 
-    How a change is made (`rollback_after_s`) is not kept: it says nothing about what the host is to be.
+    All of it is kept but how a change is made: `rollback_after_s`, and the options `assume_installed` and
+    `allow_management_port`, which belong to one run and its connection. That says nothing about what the host is to be.
     """
 
     config: Config
@@ -109,7 +119,19 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
     )
     counts = [len(config.services), len(config.egress)]
     whole = not lost and (kept is None or counts == [_count(state.get(key)) for key in ("services", "egress")])
-    return request, [] if whole else [_UNREAD.format(kept)]
+    return request, _later(state, kept) or ([] if whole else [_UNREAD.format(kept)])
+
+
+def _later(state: Mapping[str, Any], kept: Path | None) -> list[str]:
+    version = state.get("format")
+    return [_LATER.format(kept, version, FORMAT)] if isinstance(version, int) and version > FORMAT else []
+
+
+def complaints(paths: Paths) -> list[str]:
+    """What a run cannot read of what the last one has kept, and so cannot compare with. No service is parsed for it."""
+    state, kept = store.read_state(paths), store.state_path(paths)
+    whole = kept is None or all(isinstance(state.get(key), list) for key in ("services", "egress"))
+    return _later(state, kept) or ([] if whole else [_UNCOMPARED.format(kept)])
 
 
 def declared(state: Mapping[str, Any]) -> Config:

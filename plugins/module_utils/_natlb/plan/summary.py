@@ -18,32 +18,52 @@ NAMED = 4
 LINES = 20
 #: Of a backend, what makes it that one; of the rest, what is not shown by its own line.
 _IDENTITY = ("address", "port")
+#: What overrides and health may make another one, and the words for why.
+_HELD, _WHY = ("state", "weight"), ("because", "why")
 #: Of the file alone.
 _UNSAID = ("format",)
 
 Item = Mapping[str, Any]
 
 
-def above(diff: str, before: str | None, after: str | None) -> str:
-    """A diff with the summary above it; empty where it is."""
+def above(diff: str, before: str | None, after: str | None, held: str | None = None, holds: str | None = None) -> str:
+    """A diff with the summary above it; empty where it is. `held` and `holds` are what overrides and health made of the
+    declaration before and after (`overlay.py`)."""
     if not diff:
         return ""
     same = "the declaration is as it was; the host differs from it"
-    head = lines(before, after) or [same if before == after else "the declaration says what it said; it is kept anew"]
+    head = lines(before, after, held, holds)
+    head = head or [same if before == after else "the declaration says what it said; it is kept anew"]
     return "".join(f"{line}\n" for line in head) + diff
 
 
-def lines(before: str | None, after: str | None) -> list[str]:
+def lines(before: str | None, after: str | None, held: str | None = None, holds: str | None = None) -> list[str]:
     """What has changed from one kept request to the next, for people; None where nothing is kept."""
-    if before == after:
+    if before == after and held == holds:
         return []
     old, new = _read(before), _read(after)
-    found = [*_services(_items(old, "services"), _items(new, "services"))]
+    found = [*_services(_standing(old, held), _standing(new, holds))]
     found += _egress(_items(old, "egress"), _items(new, "egress"))
     if old and new:
         keys = [key for key in new if key in old and key not in ("services", "egress", *_UNSAID)]
         found += [f"{key}: {_change(old[key], new[key])}" for key in keys if old[key] != new[key]]
     return found
+
+
+def _standing(request: Item, holds: str | None) -> list[Item]:
+    """The services of a request, with what overrides and health make of their backends."""
+    services = _items(request, "services")
+    others = {(str(item.get("service")), *_key(item)): item for item in _items(_read(holds), "effective")}
+    names = {name for name, *_place in others}
+    return [_laid(service, others) if str(service.get("name")) in names else service for service in services]
+
+
+def _laid(service: Item, others: Mapping[Any, Item]) -> Item:
+    backends = []
+    for backend in _items(service, "backends"):
+        other = others.get((str(service.get("name")), *_key(backend)), {})
+        backends.append({**backend, **{key: other[key] for key in (*_HELD, *_WHY) if key in other}})
+    return {**service, "backends": backends}
 
 
 def _read(text: str | None) -> Item:
@@ -125,20 +145,28 @@ def _backends(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
         if key not in before:
             weight = "" if backend.get("weight") == 1 else f" weight {backend.get('weight')},"
             state = "" if backend.get("state") == "active" else f" {backend.get('state')},"
-            yield f"backend {_titled(backend)} added,{weight}{state} share {_percent(share)}"
+            yield f"backend {_titled(backend)} added,{weight}{state} share {_percent(share)}{_reason({}, backend)}"
             continue
         told = [
             f"{name} {_change(before[key][name], value)}"
             for name, value in backend.items()
-            if name in before[key] and name not in _IDENTITY and before[key][name] != value
+            if name in before[key] and name not in (*_IDENTITY, *_WHY) and before[key][name] != value
         ]
         shown = _percent(shares[0][key]), _percent(share)
         moved = [f"share {shown[0]} -> {shown[1]}"] if shown[0] != shown[1] else []
         if told or moved:
-            (loud if told else quiet).append(f"{before[key].get('name')} " + ", ".join([*told, *moved]))
+            why = _reason(before[key], backend) if told else ""
+            (loud if told else quiet).append(f"{before[key].get('name')} " + ", ".join([*told, *moved]) + why)
     yield from [*loud, *quiet]
     if list(before) != list(after) and before.keys() == after.keys():
         yield "backends in another order"
+
+
+def _reason(former: Item, backend: Item) -> str:
+    """Why a backend stands elsewhere than it is declared, or why it does no longer."""
+    if backend.get("why"):
+        return f" ({backend['why']})"
+    return {"override": " (no override any more)", "health": " (up again)"}.get(str(former.get("because")), "")
 
 
 def _key(backend: Item) -> tuple[Any, ...]:

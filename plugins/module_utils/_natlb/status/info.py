@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from ..errors import HostError
@@ -16,10 +17,12 @@ from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import source_slots
 from ..model import clients, tracking
+from ..model.effective import Standing, standings
 from ..model.entities import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
 from ..model.slots import slots
 from ..plan import apply, forwarding
 from ..plan import request as requests
+from ..plan.apply import Plan
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends, answers
 
@@ -48,7 +51,7 @@ def info(
     request = plan.request
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
-    new, clients_known = plan.engine.readings(config)
+    new, clients_known = plan.engine.readings(plan.laid.config)
     warnings += clients.warnings(clients_known)
     active = _active(config, warnings)
     usage = _conntrack(warnings)
@@ -63,7 +66,7 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan.engine.name, new, active, clients_known)
+            _service(item, plan, new, active, clients_known)
             for item in config.services
             if service is None or item.name == service
         ],
@@ -121,9 +124,10 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
 
 
 def _service(
-    service: Service, engine: str, new: Counts, active: Counts | None, known: clients.KnownClients
+    service: Service, plan: Plan, new: Counts, active: Counts | None, known: clients.KnownClients
 ) -> dict[str, Any]:
-    shares = expected_shares(service, engine)
+    standing = standings(service, plan.laid.overrides, plan.laid.findings)
+    shares = expected_shares(replace(service, backends=tuple(item.effective for item in standing)), plan.engine.name)
     return {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
@@ -137,19 +141,33 @@ def _service(
         "known_clients": clients.shown(service, known),
         "backends": [
             {
-                "name": backend.name,
-                "address": backend.address,
-                "port": backend.port,
-                "weight": backend.weight,
-                "state": backend.state,
-                "backup": backend.backup,
-                "health": "unchecked",
-                "expected_share": shares[backend.key],
-                "new_connections": new.get((service.name, backend.key), 0),
-                "active_connections": None if active is None else active.get((service.name, backend.key), 0),
+                **_backend(item),
+                "expected_share": shares[item.declared.key],
+                "new_connections": new.get((service.name, item.declared.key), 0),
+                "active_connections": None if active is None else active.get((service.name, item.declared.key), 0),
             }
-            for backend in service.backends
+            for item in standing
         ],
+    }
+
+
+def _backend(item: Standing) -> dict[str, Any]:
+    """What is declared, what an operator said, and what health checks found, side by side."""
+    backend, override, finding = item.declared, item.override, item.finding
+    return {
+        "name": backend.name,
+        "address": backend.address,
+        "port": backend.port,
+        "weight": item.willed.weight,
+        "state": item.willed.state,
+        "backup": backend.backup,
+        "declared": {"weight": backend.weight, "state": backend.state},
+        "override": None if override is None or override.idle else dict(vars(override)),
+        "health": "unchecked" if finding is None else finding.state,
+        "health_since": "" if finding is None else finding.since,
+        "health_reason": "" if finding is None else finding.reason,
+        "because": item.because,
+        "why": item.why(),
     }
 
 

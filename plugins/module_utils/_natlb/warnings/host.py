@@ -8,7 +8,7 @@ The host is asked here, and only where the answer matters; what is made of it st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..firewalls import foreign, obstacles
 from ..host import links, proc, sockets, sysctl
@@ -20,15 +20,20 @@ from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_
 
 
 def found(
-    config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain], boots: Mapping[str, str]
+    config: Config,
+    engine: Engine,
+    table: Routes,
+    chains: Sequence[BaseChain],
+    boots: Mapping[str, str],
+    unchecked: Collection[str],
 ) -> list[str]:
     """Every warning, once.
 
-    `chains` are all base chains of nf_tables; `boots` are the sysctls that are to hold
-    after a reboot as well.
+    `chains` are all base chains of nf_tables; `boots` are the sysctls that are to hold after a reboot as well;
+    `unchecked` are the services with checks that nobody makes.
     """
     warnings = [
-        *_empty(config),
+        *_empty(config, set(unchecked)),
         *engine.warnings(config),
         *_links(config, table),
         *_addresses(config, engine, table),
@@ -45,11 +50,11 @@ def found(
     return list(dict.fromkeys(warnings))
 
 
-def _empty(config: Config) -> Iterator[str]:
+def _empty(config: Config, unchecked: Collection[str]) -> Iterator[str]:
     for service in config.services:
         if not all(service.serving(family) for family in service.families()):
             yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
-        if service.health is not None:
+        if service.name in unchecked:
             yield f"service {service.name}: no health checker runs yet; its backends are taken as healthy"
 
 

@@ -1,0 +1,143 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is kept beside the declaration (overrides, findings of health checks), as the JSON of its files. Pure.
+
+A file may be damaged, of another version of natlb, or of another host, so each entry is read on its own. One of a later
+version is read as far as it says what it would say today: to ignore it would put backends back into rotation that
+somebody has taken out. One of another host says nothing about this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable, Generic, TypeVar
+
+from ..errors import ConfigError
+from . import values
+from .effective import FOUND, Finding, Findings, Override, Overrides, Place
+from .entities import MAX_WEIGHT, STATES
+
+#: Of each of the files. It grows where a later reader would understand the same words differently.
+FORMAT = 1
+#: Longer words are cut: they stand in a line of a table.
+LONGEST_WORDS = 300
+OVERRIDES, HEALTH = "overrides", "health"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """What a file says, and what is wrong with the file: empty where nothing is."""
+
+    entries: Mapping[Place, T] = field(default_factory=dict)
+    fault: str = ""
+
+
+def parse_overrides(text: str | None, host: str) -> Kept[Override]:
+    """`host` is the identity of this one; empty where it has none."""
+    return _parse(text, OVERRIDES, host, _override)
+
+
+def parse_findings(text: str | None, host: str) -> Kept[Finding]:
+    """The same for what health checks found."""
+    return _parse(text, HEALTH, host, _finding)
+
+
+def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, Any]], T]) -> Kept[T]:
+    if text is None:
+        return Kept()
+    try:
+        kept = json.loads(text)
+    except (ValueError, RecursionError):
+        return Kept(fault="it is damaged: it is not JSON")
+    if not isinstance(kept, Mapping):
+        return Kept(fault="it is damaged: it is no mapping")
+    theirs = kept.get("host")
+    if host and isinstance(theirs, str) and theirs and theirs != host:
+        return Kept(fault="it was written on another host, so it says nothing about this one")
+    items = kept.get(key)
+    listed = items if isinstance(items, list) else []
+    entries: dict[Place, T] = {}
+    lost = 0 if isinstance(items, list) else 1
+    for item in listed:
+        try:
+            place = _place(item)
+            entries[place] = read(item)
+        except ConfigError:
+            lost += 1
+    return Kept(entries, _fault(kept.get("format"), lost))
+
+
+def _fault(version: Any, lost: int) -> str:
+    if isinstance(version, int) and version > FORMAT:
+        return f"a later version of natlb wrote it (format {version}, this one reads {FORMAT}); what can be read holds"
+    if lost or not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        return "it is damaged; what can be read holds"
+    return ""
+
+
+def _place(item: Any) -> Place:
+    if not isinstance(item, Mapping):
+        raise ConfigError("", "is no mapping", "")
+    service, port = item.get("service"), item.get("port")
+    return Place(
+        None if service is None else values.name(service, "service"),
+        str(values.address(item.get("address"), "address")),
+        None if port is None else values.port(port, "port"),
+    )
+
+
+def _override(item: Mapping[str, Any]) -> Override:
+    state, weight = item.get("state"), item.get("weight")
+    if state is None and weight is None:
+        raise ConfigError("state", "is missing", "")
+    return Override(
+        None if state is None else values.choice(state, "state", STATES),
+        None if weight is None else values.integer(weight, "weight", 0, MAX_WEIGHT),
+        *_words(item),
+    )
+
+
+def _finding(item: Mapping[str, Any]) -> Finding:
+    return Finding(values.choice(item.get("state"), "state", FOUND), *_words(item))
+
+
+def _words(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Since when and why, on one line and printable, since both are shown."""
+    return tuple(_line(item.get(key)) for key in ("since", "reason"))  # type: ignore[return-value]
+
+
+def _line(value: Any) -> str:
+    words = " ".join(value.split()) if isinstance(value, str) else ""
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:LONGEST_WORDS])
+
+
+def dump_overrides(overrides: Overrides, host: str) -> str:
+    """The text of the file, with a line for each override."""
+    items = [
+        {**place._asdict(), "state": item.state, "weight": item.weight, "since": item.since, "reason": item.reason}
+        for place, item in overrides.items()
+    ]
+    return dump(host, {OVERRIDES: items})
+
+
+def dump_findings(findings: Findings, host: str) -> str:
+    """The same for what health checks found."""
+    return dump(host, {HEALTH: finding_items(findings)})
+
+
+def finding_items(findings: Findings) -> list[dict[str, Any]]:
+    return [{**place._asdict(), **vars(item)} for place, item in findings.items()]
+
+
+def dump(host: str, lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+    """A file of these lists, with its format and its host."""
+    parts = [f'"format": {FORMAT}', f'"host": {json.dumps(host)}']
+    for key, items in lists.items():
+        lines = ",\n".join(json.dumps(item) for item in items)
+        parts.append(f'"{key}": [\n{lines}\n]' if lines else f'"{key}": []')
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,0 +1,222 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds: the declaration, what an operator said beside it (overrides), and what health checks found.
+
+The only place that knows who wins. An override stands in for the declared state or weight. Health takes out what is
+still in, and never puts anything back. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from .entities import STATES, Backend, Config, Service
+from .slots import MAX_SLOTS, slot_count
+
+#: What a check may find: that the backend serves, that it asks for no new connections, or that it is dead.
+FOUND = ("up", "drain", "down")
+_STATE_OF = {"up": "active", "drain": "drained", "down": "disabled"}
+
+Because = Literal["declared", "override", "health", "fail_open"]
+
+
+class Place(NamedTuple):
+    """A backend within a service. With no service it is one of every service, and with no port there, at any port.
+
+    In a named service no port means the backend that is declared without one.
+    """
+
+    service: str | None
+    address: str
+    port: int | None
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address and self.port else self.address
+        at = f"{host}:{self.port}" if self.port else host
+        return f"{at} of {self.service}" if self.service else f"{at} of every service"
+
+
+@dataclass(frozen=True)
+class Override:
+    """What an operator said of a backend. None and `active` both mean: as declared."""
+
+    state: str | None = None
+    weight: int | None = None
+    since: str = ""
+    reason: str = ""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing, so that all it can do is to except a backend from a more general one."""
+        return self.state in (None, "active") and self.weight is None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What health checks found of a backend; one of `FOUND`."""
+
+    state: str
+    since: str = ""
+    reason: str = ""
+
+
+Overrides = Mapping[Place, Override]
+Findings = Mapping[Place, Finding]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a backend stands, and why. `willed` is the backend as the declaration and the override have it."""
+
+    declared: Backend
+    override: Override | None
+    finding: Finding | None
+    willed: Backend
+    effective: Backend
+    because: Because
+    #: The weight of the override is left out: the service would need more slots than there are.
+    unweighted: bool = False
+
+    def why(self) -> str:
+        """The reason in words; empty where the declaration alone decides."""
+        if self.because == "fail_open":
+            return "all are down, and fail_open keeps them"
+        if self.because == "health" and self.finding is not None:
+            said = {"down": "down", "drain": "asks for no new connections"}[self.finding.state]
+            return _told(said, self.finding.since, self.finding.reason)
+        if self.because == "override" and self.override is not None:
+            return _told("override", self.override.since, self.override.reason)
+        return ""
+
+
+def effective(declared: Config, overrides: Overrides, findings: Findings) -> Config:
+    """The configuration that the rules are made from."""
+    if not overrides and not findings:
+        return declared
+    concerned = _Concerned([*overrides, *findings])
+    services = [
+        replace(service, backends=tuple(item.effective for item in standings(service, overrides, findings)))
+        if concerned.has(service)
+        else service
+        for service in declared.services
+    ]
+    return replace(declared, services=tuple(services))
+
+
+def deviations(declared: Config, overrides: Overrides, findings: Findings) -> Iterator[tuple[Service, list[Standing]]]:
+    """The services of which at least one backend stands elsewhere than it is declared, or is kept by `fail_open`."""
+    if not overrides and not findings:
+        return
+    concerned = _Concerned([*overrides, *findings])
+    for service in filter(concerned.has, declared.services):
+        found = standings(service, overrides, findings)
+        if any(item.because != "declared" or item.unweighted for item in found):
+            yield service, found
+
+
+def standings(service: Service, overrides: Overrides, findings: Findings) -> list[Standing]:
+    """Each backend of a service, in the order of the declaration."""
+    found = [
+        _standing(
+            backend,
+            next((overrides[place] for place in places(service, backend) if place in overrides), None),
+            findings.get(Place(service.name, backend.address, backend.port)) if service.health else None,
+        )
+        for backend in service.backends
+    ]
+    found = _within_slots(service, found)
+    if service.health is not None and service.health.fail_open:
+        for family in service.families():
+            found = _failed_open(found, family)
+    return found
+
+
+def places(service: Service, backend: Backend) -> Iterator[Place]:
+    """The places that mean a backend, from the most particular to the most general."""
+    yield Place(service.name, backend.address, backend.port)
+    port = backend.port
+    if port is None and len({(listen.low, listen.high) for listen in service.listens}) == 1:
+        listen = service.listens[0]
+        port = listen.low if listen.low == listen.high else None
+    if port is not None:
+        yield Place(None, backend.address, port)
+    yield Place(None, backend.address, None)
+
+
+class _Concerned:
+    """Which services places speak of; of ten thousand most have nothing to do with them."""
+
+    def __init__(self, found: Iterable[Place]) -> None:
+        self._names: set[str | None] = set()
+        self._addresses: set[str] = set()
+        for place in found:
+            if place.service is None:
+                self._addresses.add(place.address)
+            else:
+                self._names.add(place.service)
+
+    def has(self, service: Service) -> bool:
+        return service.name in self._names or (
+            bool(self._addresses) and any(backend.address in self._addresses for backend in service.backends)
+        )
+
+
+def _standing(declared: Backend, override: Override | None, finding: Finding | None) -> Standing:
+    willed = declared if override is None else _willed(declared, override)
+    found = _STATE_OF[finding.state] if finding is not None else "active"
+    # Of two that take it out, the one that takes it out further.
+    worse = STATES.index(found) > STATES.index(willed.state)
+    holds = replace(willed, state=found) if worse else willed
+    because: Because = "health" if worse else "override" if willed != declared else "declared"
+    return Standing(declared, override, finding, willed, holds, because)
+
+
+def _willed(declared: Backend, override: Override) -> Backend:
+    state = declared.state if override.state in (None, "active") else override.state
+    weight = declared.weight if override.weight is None else override.weight
+    if weight == 0 and declared.weight:
+        # A weight of 0 takes a backend out of the table of a hash, which moves clients of others; a drain does not.
+        weight, state = declared.weight, "drained" if state == "active" else state
+    return replace(declared, state=str(state), weight=weight)
+
+
+def _within_slots(service: Service, found: list[Standing]) -> list[Standing]:
+    """Without the weights that overrides give, where the service would need more slots than there are with them."""
+    if all(item.willed.weight == item.declared.weight for item in found) or not _fits(service, service.backends):
+        return found
+    if _fits(service, tuple(item.effective for item in found)):
+        return found
+    return [
+        item
+        if item.override is None or item.override.weight is None
+        else replace(_standing(item.declared, replace(item.override, weight=None), item.finding), unweighted=True)
+        for item in found
+    ]
+
+
+def _fits(service: Service, backends: tuple[Backend, ...]) -> bool:
+    attempt = replace(service, backends=backends)
+    return all(slot_count(attempt, family) <= MAX_SLOTS for family in attempt.families())
+
+
+def _failed_open(found: list[Standing], family: str) -> list[Standing]:
+    """With the backends of a family as they are willed, where all of them that could serve are down."""
+    able = [
+        item
+        for item in found
+        if item.declared.family == family
+        and item.willed.state == "active"
+        and item.willed.weight
+        and not (item.finding is not None and item.finding.state == "drain")
+    ]
+    kept = {id(item) for item in able if item.because == "health"}
+    if not able or len(kept) < len(able):
+        return found
+    return [replace(item, effective=item.willed, because="fail_open") if id(item) in kept else item for item in found]
+
+
+def _told(said: str, since: str, reason: str) -> str:
+    return said + (f" since {since}" if since else "") + (f": {reason}" if reason else "")

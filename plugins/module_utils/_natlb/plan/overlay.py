@@ -1,0 +1,218 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Overrides and health of this host, laid over what a run declares.
+
+    overrides.json   /etc/natlb, or /run/natlb with `persist: false`     what operators said; a run only ends entries
+    health.json      /run/natlb                                          what health checks found since the boot
+    effective.json   with state.json, among the files that boot          what both made of the declaration in a run
+
+After a boot there is no health.json yet. The rules that boot are those of the last run, so what that run knew of the
+health is kept with them, in effective.json: until somebody has checked again, a dead backend stays out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..host import store
+from ..host.boot_set import CURRENT
+from ..host.observation import Call, digest
+from ..host.staging import Entry
+from ..host.store import Content, Paths
+from ..model import beside, outdated
+from ..model.beside import Kept
+from ..model.effective import Finding, Findings, Overrides, Place, Standing, deviations, effective
+from ..model.entities import Config, Service
+from ..model.slots import MAX_SLOTS
+from .request import Request
+
+_MACHINE_ID = "/etc/machine-id"
+_MODE = 0o600
+DEVIATIONS = "effective"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What holds beside the declaration. `config` is the effective configuration, which the rules are made from."""
+
+    config: Config
+    overrides: Overrides = field(default_factory=dict)
+    findings: Findings = field(default_factory=dict)
+    #: What a run keeps of it with the rules, by the name of the file, and the files that others write.
+    record: Mapping[str, Content] = field(default_factory=dict)
+    entries: Mapping[Path, Content] = field(default_factory=dict)
+    #: What is to become of the file of the health checks, whoever confirms the run.
+    tidied: Mapping[Path, Content | None] = field(default_factory=dict)
+    #: What holds until something changes, and what is said of this run alone.
+    warnings: Collection[str] = ()
+    passing: Collection[str] = ()
+
+    def unchecked(self) -> list[str]:
+        """The names of services whose health is to be checked, and of none of whose backends it is known."""
+        known = {place.service for place in self.findings}
+        return [item.name for item in self.config.services if item.health is not None and item.name not in known]
+
+
+class Record(NamedTuple):
+    """What is kept of a run: the request, and what overrides and health made of it. None where nothing is."""
+
+    request: str | None
+    effective: str | None
+
+
+def known(paths: Paths) -> Iterator[Path]:
+    """The files that may be there beside the set that boots. That of the health checks is theirs."""
+    for folder in (paths.etc, paths.run):
+        yield folder / store.OVERRIDES
+        yield folder / f"{store.OVERRIDES}{store.ASIDE}"
+    yield paths.run / store.EFFECTIVE
+
+
+def wanted(request: Request, laid: Overlay, live: Mapping[Path, Entry]) -> dict[Path, Entry]:
+    """Which of them are to be there: of those that were set aside the last one."""
+    aside = {folder / f"{store.OVERRIDES}{store.ASIDE}" for folder in (request.paths.etc, request.paths.run)}
+    return {**{path: entry for path, entry in live.items() if path in aside}, **laid.entries}
+
+
+def tidy(laid: Overlay) -> None:
+    """Put the file of the health checks right."""
+    for path, content in laid.tidied.items():
+        if content is None:
+            store.remove(path)
+        else:
+            store.write_text(path, *content)
+
+
+def will_be_read(laid: Overlay) -> dict[Call, str]:
+    """What readers of that file tell afterwards."""
+    return {
+        ("host.store.read_text", (str(path),)): digest(content and content[0]) for path, content in laid.tidied.items()
+    }
+
+
+def look(request: Request) -> Overlay:
+    """Read the files, end what the declaration ends, and lay the rest over it."""
+    paths = request.paths
+    home, other = (paths.etc, paths.run) if request.persist else (paths.run, paths.etc)
+    said = _first(home / store.OVERRIDES, other / store.OVERRIDES)
+    last = _first(paths.etc / CURRENT / store.EFFECTIVE, paths.run / store.EFFECTIVE)
+    now = _first(paths.run / store.HEALTH)
+    if request.config.empty or (said.text, last.text, now.text) == (None, None, None):
+        return Overlay(request.config)
+    host = identity()
+    overrides = beside.parse_overrides(said.text, host)
+    before, found = (beside.parse_findings(file.text, host) for file in (last, now))
+    # Where nothing of the newer one can be read, the older one is better than to believe that all are well.
+    findings = before.entries if now.text is None or (found.fault and not found.entries) else found.entries
+    former = _former(request, {place.address for place in (*overrides.entries, *findings)})
+    kept, ended = outdated.lasting_overrides(overrides.entries, request.config, former)
+    holding = outdated.lasting_findings(findings, request.config, former)
+    standing = list(deviations(request.config, kept, holding))
+    entries = _overrides_file(said, overrides, kept, home, host)
+    tidied = _health_file(now, found, holding, host)
+    told = ((said, overrides.fault), (last, before.fault), (now, found.fault))
+    passing = [f"{file.path}: {fault}; {_REMEDY}" for file, fault in told if fault]
+    config = effective(request.config, kept, holding)
+    record = _record(standing, holding, host)
+    return Overlay(config, kept, holding, record, entries, tidied, list(_warnings(standing)), [*passing, *ended])
+
+
+_REMEDY = f"a run writes it anew, and keeps a file that is not its own as …{store.ASIDE}"
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    text: str | None
+
+
+def _first(*candidates: Path) -> _File:
+    """The first of them that is there."""
+    for path in candidates:
+        text = store.read_text(path)
+        if text is not None:
+            return _File(path, text)
+    return _File(candidates[0], None)
+
+
+def identity() -> str:
+    """What tells this host from others: a digest of its machine-id, which is not to be shown (machine-id(5))."""
+    text = (store.read_text(_MACHINE_ID) or "").strip()
+    return hashlib.blake2b(text.encode(), digest_size=8, person=b"natlb").hexdigest() if text else ""
+
+
+def _former(request: Request, addresses: set[str]) -> outdated.Former:
+    """State and weight that the last run has declared for backends at these addresses."""
+    if not addresses:
+        return None
+    services = store.read_state(request.paths).get("services")
+    if not isinstance(services, list):
+        return None
+    found: dict[Place, tuple[Any, Any]] = {}
+    for service in services:
+        listed = service.get("backends") if isinstance(service, Mapping) else None
+        for backend in listed if isinstance(listed, list) else ():
+            address = backend.get("address") if isinstance(backend, Mapping) else None
+            if isinstance(address, str) and address in addresses:
+                port = backend.get("port")
+                place = Place(str(service.get("name")), address, port if isinstance(port, int) else None)
+                found[place] = backend.get("state"), backend.get("weight")
+    return found
+
+
+def _overrides_file(said: _File, read: Kept[Any], kept: Overrides, home: Path, host: str) -> dict[Path, Content]:
+    found: dict[Path, Content] = {}
+    if read.fault and said.text is not None:
+        found[home / f"{store.OVERRIDES}{store.ASIDE}"] = (said.text, _MODE)
+    if kept:
+        same = said.text is not None and not read.fault and kept == read.entries
+        found[home / store.OVERRIDES] = (str(said.text) if same else beside.dump_overrides(kept, host), _MODE)
+    return found
+
+
+def _record(standing: Iterable[tuple[Service, list[Standing]]], findings: Findings, host: str) -> dict[str, Content]:
+    """What makes the rules other ones than the declaration alone would, for the next boot and the next diff."""
+    items = [
+        {
+            **Place(service.name, item.declared.address, item.declared.port)._asdict(),
+            "state": item.effective.state,
+            "weight": item.effective.weight,
+            "because": item.because,
+            "why": item.why(),
+        }
+        for service, found in standing
+        for item in found
+        if item.effective != item.declared
+    ]
+    ill = {place: finding for place, finding in findings.items() if finding.state != "up"}
+    if not items and not ill:
+        return {}
+    text = beside.dump(host, {DEVIATIONS: items, beside.HEALTH: beside.finding_items(ill)})
+    return {store.EFFECTIVE: (text, _MODE)}
+
+
+def _health_file(now: _File, read: Kept[Finding], holding: Findings, host: str) -> dict[Path, Content | None]:
+    if now.text is None or (not read.fault and holding == read.entries):
+        return {}
+    found: dict[Path, Content | None] = {}
+    if read.fault:
+        found[now.path.with_name(f"{store.HEALTH}{store.ASIDE}")] = (now.text, _MODE)
+    found[now.path] = (beside.dump_findings(holding, host), _MODE) if holding else None
+    return found
+
+
+def _warnings(standing: Iterable[tuple[Service, list[Standing]]]) -> Iterable[str]:
+    for service, found in standing:
+        heavy = [item.declared.name for item in found if item.unweighted]
+        if heavy:
+            yield (
+                f"service {service.name}: the weight that an override gives {', '.join(heavy[:3])} does not hold: "
+                f"the service would need more than {MAX_SLOTS} slots (give one with a divisor in common with others)"
+            )
+        if any(item.because == "fail_open" for item in found):
+            yield f"service {service.name}: all of its backends are down, and fail_open keeps them in rotation"
