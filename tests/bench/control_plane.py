@@ -29,6 +29,8 @@ from typing import Any
 import memory
 import report
 
+#: The core of this checkout.
+CORE = report.ROOT / "plugins" / "module_utils"
 ENGINES = [("nftables", None), ("iptables", "nft"), ("iptables", "legacy")]
 FIRST, DRAINED = "first apply", "one drained"
 OPERATIONS = [FIRST, "no change", DRAINED, "one added", "1 % changed"]
@@ -45,8 +47,12 @@ import json, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 request = json.load(sys.stdin)
 from pathlib import Path
-from _natlb.host import processes, store
-from _natlb.plan.balance import balance
+try:
+    from _natlb.host import processes, store
+    from _natlb.plan.balance import balance
+except ImportError:  # before the core had wings (`before.py`)
+    from _natlb import kernel as processes, store
+    from _natlb.apply import balance
 spent = [0.0]
 def timed(function):
     def call(*args):
@@ -64,8 +70,10 @@ print(json.dumps({"changed": outcome.changed, "kernel_s": spent[0], "peak_kib": 
 """
 
 
-def services(count: int, drained: bool = False, added: int = 0, changed: int = 0) -> list[dict[str, Any]]:
-    """`count` services with four backends each, round robin; some of them different from the plain ones."""
+def services(
+    count: int, drained: bool = False, added: int = 0, changed: int = 0, method: str = "round_robin"
+) -> list[dict[str, Any]]:
+    """`count` services with four backends each; some of them different from the plain ones."""
     listed = []
     for i in range(count + added):
         backends: list[dict[str, Any]] = [{"address": f"10.0.{i % 250}.{k + 3}", "port": 8080} for k in range(4)]
@@ -73,26 +81,28 @@ def services(count: int, drained: bool = False, added: int = 0, changed: int = 0
             backends[1]["state"] = "drained"
         if i < changed:
             backends[0]["weight"] = 2
-        listed.append({"name": f"s{i}", "listen": f"198.18.{i // 250}.{i % 250 + 1}:80", "backends": backends})
+        listen = f"198.18.{i // 250}.{i % 250 + 1}:80"
+        listed.append({"name": f"s{i}", "listen": listen, "method": method, "backends": backends})
     return listed
 
 
-def declarations(count: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    plain = services(count)
+def declarations(count: int, method: str = "round_robin") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    plain = services(count, method=method)
     yield FIRST, plain
     yield "no change", plain
-    yield DRAINED, services(count, drained=True)
-    yield "one added", services(count, drained=True, added=1)
-    yield "1 % changed", services(count, drained=True, added=1, changed=max(1, count // 100))
+    yield DRAINED, services(count, drained=True, method=method)
+    yield "one added", services(count, drained=True, added=1, method=method)
+    yield "1 % changed", services(count, drained=True, added=1, changed=max(1, count // 100), method=method)
 
 
 class Namespace:
     """A host of its own, as far as the network, /etc and /run go. It ends with the benchmark, however that does."""
 
-    #: What is written to /etc stays in memory. The machine's own is seen below it.
+    #: A host has more than lo. What is written to /etc stays in memory. The machine's own is seen below it.
     OWN_FOLDERS = (
         "mount -t tmpfs natlb /run && mkdir /run/upper /run/work && "
-        "mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work natlb /etc && echo ready && exec cat"
+        "mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work natlb /etc && "
+        "ip link add front type veth peer name back && echo ready && exec cat"
     )
 
     def __enter__(self) -> Namespace:
@@ -115,17 +125,17 @@ class Namespace:
         return done.stdout
 
 
-def one_round(count: int, engine: str, variant: str | None) -> dict[str, dict[str, float]]:
+def one_round(
+    count: int, engine: str, variant: str | None, core: pathlib.Path = CORE, method: str = "round_robin"
+) -> dict[str, dict[str, float]]:
     """Seconds in all, seconds in the kernel's transaction and KiB, by operation."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, Namespace() as namespace:
-        for operation, declared in declarations(count):
+        for operation, declared in declarations(count, method):
             request = {"services": declared, "engine": engine, "variant": variant}
             request |= {"etc": f"{folder}/etc", "run": f"{folder}/run"}
             began = time.perf_counter()
-            answer = namespace.run(
-                sys.executable, "-c", CHILD, str(report.ROOT / "plugins" / "module_utils"), text=json.dumps(request)
-            )
+            answer = namespace.run(sys.executable, "-c", CHILD, str(core), text=json.dumps(request))
             seconds = time.perf_counter() - began
             told = json.loads(answer)
             assert told["changed"] == (operation != "no change"), (operation, told)
