@@ -112,7 +112,9 @@ def _words(item: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _line(value: Any) -> str:
-    words = " ".join(value.split()) if isinstance(value, str) else ""
+    if not value or not isinstance(value, str):
+        return ""
+    words = " ".join(value.split())
     return "".join(letter if letter.isprintable() else "?" for letter in words[:LONGEST_WORDS])
 
 

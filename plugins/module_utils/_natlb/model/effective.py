@@ -9,7 +9,7 @@ still in, and never puts anything back. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -96,7 +96,7 @@ def effective(declared: Config, overrides: Overrides, findings: Findings) -> Con
     """The configuration that the rules are made from."""
     if not overrides and not findings:
         return declared
-    concerned = _Concerned([*overrides, *findings])
+    concerned = _Concerned(overrides, findings)
     services = [
         replace(service, backends=tuple(item.effective for item in standings(service, overrides, findings)))
         if concerned.has(service)
@@ -110,7 +110,7 @@ def deviations(declared: Config, overrides: Overrides, findings: Findings) -> It
     """The services of which at least one backend stands elsewhere than it is declared, or is kept by `fail_open`."""
     if not overrides and not findings:
         return
-    concerned = _Concerned([*overrides, *findings])
+    concerned = _Concerned(overrides, findings)
     for service in filter(concerned.has, declared.services):
         found = standings(service, overrides, findings)
         if any(item.because != "declared" or item.unweighted for item in found):
@@ -147,12 +147,12 @@ def places(service: Service, backend: Backend) -> Iterator[Place]:
 
 
 class _Concerned:
-    """Which services places speak of; of ten thousand most have nothing to do with them."""
+    """Which services may stand elsewhere than they are declared; of ten thousand most do not."""
 
-    def __init__(self, found: Iterable[Place]) -> None:
+    def __init__(self, overrides: Overrides, findings: Findings) -> None:
         self._names: set[str | None] = set()
         self._addresses: set[str] = set()
-        for place in found:
+        for place in (*overrides, *(place for place, finding in findings.items() if finding.state != "up")):
             if place.service is None:
                 self._addresses.add(place.address)
             else:
