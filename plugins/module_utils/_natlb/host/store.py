@@ -72,7 +72,7 @@ def read_text(path: Path | str) -> str | None:
     """
     try:
         return Path(path).read_bytes().decode("utf-8", "backslashreplace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}") from error
