@@ -19,7 +19,7 @@ from ..host import processes
 from ..host.nf_tables import BaseChain
 from ..host.processes import Command
 from ..host.routes import Routes
-from ..iptables import forward_rules, restore
+from ..iptables import forward_rules, restore, strangers
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
 from ..model.entities import FAMILIES, Config, family_of
 from ..nftables.program import Nft
@@ -43,6 +43,8 @@ class Opening:
         self.program = Iptables(variant)
         self.live: Ruleset = {}
         self.rendered: Ruleset = {}
+        #: Of its chains those that others lead to.
+        self.held: strangers.Held = {}
 
     @property
     def title(self) -> str:
@@ -63,7 +65,9 @@ class Opening:
         return self.program.normal(unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
-        return forward_rules.split(restore.parse_save(unit, listing))[1]
+        found, held = strangers.parted(restore.parse_save(unit, listing))
+        self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
+        return forward_rules.split(found)[1]
 
     def listed(self) -> Ruleset:
         """What the kernel holds of it now, in the families where something was to be loaded."""
@@ -82,11 +86,11 @@ class Opening:
 
     def commands(self, normal: Ruleset) -> list[Command]:
         """What makes the way through."""
-        return self.program.restore(restore.delta(self.live, normal, self.rendered))
+        return self.program.restore(restore.delta(self.live, normal, self.rendered, held=self.held))
 
     def undo(self, now: Ruleset) -> list[Command]:
         """What turns `now` into what is live before the change."""
-        return self.program.restore(restore.delta(now, self.live, self.live))
+        return self.program.restore(restore.delta(now, self.live, self.live, held=self.held))
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
@@ -149,6 +153,8 @@ def look(config: Config, forward: str, routes: Routes, chains_of_nft: Sequence[B
                 path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
+        programs = {family: opening.program.program(family) for family in FAMILIES}
+        path.warnings += strangers.warnings(opening.held, opening.rendered, programs)
     for hook in hooks:
         is_read = is_of_iptables(hook) and hook[0] in read
         if not is_read and hook[:2] not in [(family, TABLE) for family in FAMILIES]:
@@ -162,7 +168,7 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
     Where a way of ours is in it already, it is taken for what it was then: the way stays, and can be taken away.
     """
     text = opening.program.save(family, table="filter")
-    live = forward_rules.split(restore.parse_save(family, text))[1]
+    live = opening.parse(family, text)
     opening.live.update(live)
     chains = parse_save(family, text, "")
     if chains is None or (family in strange and not live and not opening.is_legacy):

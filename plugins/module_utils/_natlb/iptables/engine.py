@@ -17,7 +17,7 @@ from ..model.entities import FAMILIES, Config
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Key, Ruleset, compare
 from ..ruleset.transaction import Transaction
-from . import clients, counters, forward_rules, render, restore
+from . import clients, counters, forward_rules, render, restore, strangers
 from .program import Iptables, legacy_tables
 
 
@@ -34,6 +34,7 @@ class IptablesEngine:
         self._tables: dict[str, set[str]] = {}
         #: (family, table) of those that nft made, and iptables neither lists nor should write to.
         self._strange: set[tuple[str, str]] = set()
+        self._held: strangers.Held = {}
 
     @property
     def title(self) -> str:
@@ -79,6 +80,8 @@ class IptablesEngine:
             self._strange |= {(family, table) for table in restore.incompatible(text)}
         if self._places is None:
             self._places, self._tables = places, tables
+        found, held = strangers.parted(found)
+        self._held = {key: rules for key, rules in held.items() if not forward_rules.is_here(key)}
         return forward_rules.split(found)[0]
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
@@ -91,9 +94,9 @@ class IptablesEngine:
         if not compare(live, normal):
             return Transaction("none", {})
         if not normal:
-            return Transaction("remove", restore.remove(live))
+            return Transaction("remove", restore.remove(live, self._held))
         kind = "delta" if live else "replace"
-        return Transaction(kind, restore.delta(live, normal, rendered))
+        return Transaction(kind, restore.delta(live, normal, rendered, held=self._held))
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
@@ -129,11 +132,11 @@ class IptablesEngine:
 
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
         """What turns what a run wants into what is live before it."""
-        return self.program.restore(restore.delta(wanted, live, live))
+        return self.program.restore(restore.delta(wanted, live, live, held=self._held))
 
     def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
         """The same, with each jump where it stood among the rules of others."""
-        return self.program.restore(restore.delta(now, live, live, self._places))
+        return self.program.restore(restore.delta(now, live, live, self._places, self._held))
 
     def residue(self) -> str:
         """What is left of a change that was undone: tables that iptables makes for whoever asks, and never removes."""
@@ -150,6 +153,10 @@ class IptablesEngine:
         for family in FAMILIES:
             found.update(counters.count(config, family, self._listing(family, counters=True)))
         return found, clients.read(config)
+
+    def held(self, wanted: Ruleset) -> list[str]:
+        programs = {family: self.program.program(family) for family in FAMILIES}
+        return [*strangers.warnings(self._held, wanted, programs)]
 
     def refusing(self, config: Config) -> set[str]:
         """The names of services whose refusals need a route to the listen address."""

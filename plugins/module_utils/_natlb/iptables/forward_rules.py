@@ -44,11 +44,12 @@ def split(ruleset: Ruleset) -> tuple[Ruleset, Ruleset]:
                 if body:
                     found[key] = Section(section.header, body)
         else:
-            (forward if _is_here(key) else engine)[key] = section
+            (forward if is_here(key) else engine)[key] = section
     return engine, forward
 
 
-def _is_here(key: Key) -> bool:
+def is_here(key: Key) -> bool:
+    """Whether a chain is one of those that are rendered here."""
     return key[1] == "filter" and (key[3] == ROOT or key[3].startswith(_OTHERS))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..model.entities import FAMILIES
 from ..ruleset.sections import Key, Ruleset, Section
@@ -105,19 +105,20 @@ def delta(
     normal: Mapping[Key, Section],
     rendered: Mapping[Key, Section],
     places: Mapping[Key, tuple[int, ...]] | None = None,
+    held: Collection[Key] = (),
 ) -> dict[str, str]:
     """Input that makes `live` what is wanted, by family; families where nothing differs are left out.
 
     `normal` is what iptables-save shows once `rendered` is loaded: the one is compared with, the other is loaded. Jumps
-    come first in their chains, but for those that have `places`.
+    come first in their chains, but for those that have `places`. Chains that are `held` cannot be deleted.
     """
-    texts = {family: _family_text(live, normal, rendered, family, 2, places or {}) for family in FAMILIES}
+    texts = {family: _family_text(live, normal, rendered, family, 2, places or {}, held) for family in FAMILIES}
     return {family: text for family, text in texts.items() if text}
 
 
-def remove(live: Mapping[Key, Section]) -> dict[str, str]:
+def remove(live: Mapping[Key, Section], held: Collection[Key] = ()) -> dict[str, str]:
     """Input that takes away everything of ours, by family."""
-    return delta(live, {}, {})
+    return delta(live, {}, {}, held=held)
 
 
 def _family_text(
@@ -127,9 +128,10 @@ def _family_text(
     family: str,
     steps: int,
     places: Mapping[Key, tuple[int, ...]],
+    held: Collection[Key] = (),
 ) -> str:
     names = sorted({key[1] for key in [*live, *normal] if key[0] == family}, key=_table_order)
-    return "".join(_table_text(live, normal, rendered, (family, table), steps, places) for table in names)
+    return "".join(_table_text(live, normal, rendered, (family, table), steps, places, held) for table in names)
 
 
 def _table_order(table: str) -> tuple[int, str]:
@@ -143,6 +145,7 @@ def _table_text(
     place: tuple[str, str],
     steps: int,
     places: Mapping[Key, tuple[int, ...]],
+    held: Collection[Key],
 ) -> str:
     """One table's part; empty where nothing differs.
 
@@ -174,7 +177,7 @@ def _table_text(
                 lines += [_inserted(rule, number) for rule, number in zip(rules, stood)]
             else:
                 lines += [_inserted(rule) for rule in reversed(rules)]
-    lines += [f"-X {name}" for name in gone]
+    lines += [f"-X {name}" for name in gone if (*place, "chain", name) not in held]
     apart = steps > 1 and len(new_ends) >= _MANY_CHAINS
     return "".join(_commit(place[1], part) for part in ([ahead, lines] if apart else [[*ahead, *lines]]))
 

@@ -120,6 +120,10 @@ class NftablesEngine:
         listing = self._listing(counters=True)
         return count(config, listing), of_nftables(config, listing)
 
+    def held(self, _wanted: Ruleset) -> list[str]:
+        """Nothing: no rule leads from one table into another."""
+        return []
+
     def refusing(self, _config: Config) -> set[str]:
         """None: a packet is refused before it is routed."""
         return set()

@@ -255,9 +255,9 @@ def make_plan(request: Request) -> Plan:
         boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
         # Some warnings are read from what ip prints.
         warnings += [] if no_ip else host.found(config, engine, table, chains, boots, laid.unchecked())
-        warnings += path.warnings
         normal = validation.result()
         live = listing.result()
+    warnings += [*path.warnings, *engine.held(normal.ruleset)]
     idle = interfaces.idle(config.uplinks(), table, links.names() if config.uplinks() else [])
     warnings += [*interfaces.idle_warnings(idle), *laid.warnings]
     rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)

@@ -1,0 +1,54 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules in chains of others that lead into chains of ours.
+
+They are rules of others, so they stay. The kernel deletes no chain that a rule leads to; one that is not needed any
+more is emptied then, so that packets pass through it, and goes with a later run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from ..ruleset.sections import Key, Ruleset, Section
+
+#: Where our own jumps stand.
+_BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+#: Chains of ours, and the rules of others that lead to each.
+Held = dict[Key, list[str]]
+
+
+def parted(found: Ruleset) -> tuple[Ruleset, Held]:
+    """What is ours, without chains that only stay for others, and which chains others lead to."""
+    held: Held = {}
+    for (family, table, kind, chain), section in found.items():
+        if kind == "jump" and chain not in _BUILT_IN:
+            for rule in section.body:
+                held.setdefault((family, table, "chain", _target(rule)), []).append(rule)
+    if not held:
+        return found, held
+    ours = {
+        key: section
+        for key, section in found.items()
+        if not (key[2] == "jump" and key[3] not in _BUILT_IN) and not (key in held and section == Section((), ()))
+    }
+    return ours, held
+
+
+def _target(rule: str) -> str:
+    words = shlex.split(rule)
+    return [after for word, after in zip(words, words[1:]) if word in ("-j", "-g")][-1]
+
+
+def warnings(held: Held, wanted: Mapping[Key, Section], programs: Mapping[str, str]) -> Sequence[str]:
+    """About chains that stay although they are not wanted; `programs` by family."""
+    return [
+        f"{programs[family]}, table {table}: chain {chain} is not needed any more, but the rule `{rule}` of others "
+        f"leads to it, so it stays, empty; delete that rule if it is not needed either"
+        for (family, table, kind, chain), rules in sorted(held.items())
+        if (family, table, kind, chain) not in wanted
+        for rule in rules
+    ]
