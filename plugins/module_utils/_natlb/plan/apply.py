@@ -10,8 +10,8 @@ check mode and the real run all read that one plan.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ from ..errors import CarryError, HostError
 from ..firewalls import forward
 from ..host import links, moment, nf_tables, observation, proc, processes, staging, store, sysctl
 from ..host.moment import Moment
+from ..host.nf_tables import BaseChain
 from ..host.observation import Watch, digest
 from ..host.processes import Command
 from ..host.routes import Routes
 from ..host.staging import Staging
 from ..host.store import Paths
-from ..model import unclaimed
+from ..model import tracking, unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..ruleset import normal_form
@@ -234,8 +235,7 @@ def make_plan(request: Request) -> Plan:
     no_ip = request.expected and processes.find("ip") is None
     with ThreadPoolExecutor(3) as aside:
         boot_read = aside.submit(boot.read, request.paths)
-        # The kernel takes as long to list ten thousand services as it takes to validate them. What depends on neither
-        # is done meanwhile.
+        # The kernel takes as long to list all as to validate all. What depends on neither is done meanwhile.
         known = store.read_cache(request.paths.run / store.NORMAL)
         listing = aside.submit(_live, engine, request.paths, known)
         hairpin = any(service.snat == "none" for service in config.services)
@@ -249,12 +249,11 @@ def make_plan(request: Request) -> Plan:
         validation = aside.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.look(config, request.forward, table, chains)
-        files = boot.change(engine, path, request, rendered, sysctls(request), boot_read.result(), laid)
+        settings = _settings(request, validation)
+        files = boot.change(engine, path, request, rendered, settings, boot_read.result(), laid)
         warnings += files.warnings
-        leftovers = engines.leftovers(engine)
-        boots = forwarding.settings(config, request.before) if request.forwarding and request.persist else {}
         # Some warnings are read from what ip prints.
-        warnings += [] if no_ip else host.found(config, engine, table, chains, boots, laid.unchecked())
+        warnings += [] if no_ip else _found(request, laid, engine, table, chains)
         normal = validation.result()
         live = listing.result()
     warnings += [*path.warnings, *engine.held(normal.ruleset)]
@@ -264,13 +263,29 @@ def make_plan(request: Request) -> Plan:
     transaction = engine.plan(live, normal.ruleset, rendered)
     kept = (files.staging, known, [normal], warnings, passing, files.records, laid)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
-    plan.parts.append(sysctl_part({**sysctls(request), **released}, request.expected))
-    plan.parts += [] if no_ip else [uplinks_part(config, previous, list(idle))]
-    plan.parts += [_opening_part(opening, plan) for opening in path.openings]
-    plan.parts.append(rules)
-    plan.parts += [leftovers_part(other, left) for other, left in leftovers]
-    plan.parts.append(files.part)
+    plan.parts += [
+        sysctl_part({**settings, **released}, request.expected),
+        *([] if no_ip else [uplinks_part(config, previous, list(idle))]),
+        *(_opening_part(opening, plan) for opening in path.openings),
+        rules,
+        *(leftovers_part(other, left) for other, left in engines.leftovers(engine)),
+        files.part,
+    ]
     return plan
+
+
+def _found(request: Request, laid: Overlay, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> list[str]:
+    """What the declaration meets on this host."""
+    boots = forwarding.settings(laid.config, request.before) if request.forwarding and request.persist else {}
+    return host.found(laid.config, engine, table, chains, boots, laid.unchecked())
+
+
+def _settings(request: Request, validation: Future[NormalForm]) -> dict[str, str]:
+    """The kernel settings that the run is to see to. Those of connection tracking are there once the kernel has its
+    module, which comes with the first rules that it is asked about."""
+    if not sysctl.get(tracking.names()[0]):
+        validation.result()
+    return sysctls(request)
 
 
 def _engine(request: Request) -> tuple[Engine, list[str]]:
