@@ -63,6 +63,23 @@ def test_every_wing_is_known_and_says_what_it_is_for() -> None:
     assert [name for name, path in found.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
+def test_programs_are_run_where_their_output_is_noted() -> None:
+    """Whatever a plan reads has to be marked (`host/observation.py`), and so it is read in `host` or by an engine's
+    programs."""
+    may = {"nftables/program.py", "iptables/program.py", "nftables/engine.py", "plan/rollback.py"}
+    calls = {"run", "attempt"}
+    found = set()
+    for path in CORE.rglob("*.py"):
+        name = str(path.relative_to(CORE))
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            owner = called.value if isinstance(called, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and owner.id == "processes" and called.attr in calls:
+                found.add(name)
+    assert {name for name in found if not name.startswith("host/")} <= may
+    assert {name for name in found if name.startswith("host/")}
+
+
 def test_the_reader_of_imports_sees_them() -> None:
     from_below = {"errors", "host"}
     rooms = list(wings.imports(CORE / "plan" / "apply.py"))

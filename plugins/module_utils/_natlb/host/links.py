@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import NamedTuple
 
+from ..errors import HostError
 from . import processes
 from .observation import observed
 
@@ -77,3 +78,20 @@ def is_up(name: str) -> bool:
         except OSError:
             return False
     return bool(struct.unpack("16sH14x", answer)[1] & _IFF_UP)
+
+
+@observed
+def bridge_ports(bridge: str) -> dict[str, str]:
+    """By which port of a bridge its neighbours were seen last, by address; empty where that cannot be told."""
+    try:
+        neighbours = _shown("ip", "-json", "neigh", "show", "dev", bridge)
+        entries = _shown("bridge", "-json", "fdb", "show", "br", bridge)
+    except HostError:
+        return {}
+    ports = {entry.get("mac"): entry.get("ifname", "") for entry in entries if entry.get("state") != "permanent"}
+    return {item["dst"]: ports[item["lladdr"]] for item in neighbours if item.get("lladdr") in ports}
+
+
+def _shown(program: str, *words: str) -> list[dict[str, str]]:
+    text = processes.run([processes.require(program, "iproute2"), *words])
+    return [item for item in json.loads(text or "[]") if item]

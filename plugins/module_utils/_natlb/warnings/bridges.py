@@ -11,11 +11,9 @@ br_forward.c). So a backend that connects to its own service, and is chosen itse
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Collection, Mapping, Sequence
 
-from ..errors import HostError
-from ..host import processes, sysctl
+from ..host import sysctl
 from ..host.links import Link
 from ..host.routes import Ways
 from ..model.entities import Config, Service
@@ -27,22 +25,6 @@ _NAMED = 3
 def filtered() -> list[str]:
     """The families whose bridged packets pass netfilter's hooks. Without the module br_netfilter there is no sysctl."""
     return [family for family, name in _SYSCTLS.items() if sysctl.get(name) == "1"]
-
-
-def ports_by_address(bridge: str) -> dict[str, str]:
-    """By which port of a bridge its neighbours were seen last; empty where that cannot be told."""
-    try:
-        neighbours = _json("ip", "-json", "neigh", "show", "dev", bridge)
-        entries = _json("bridge", "-json", "fdb", "show", "br", bridge)
-    except HostError:
-        return {}
-    ports = {entry.get("mac"): entry.get("ifname", "") for entry in entries if entry.get("state") != "permanent"}
-    return {item["dst"]: ports[item["lladdr"]] for item in neighbours if item.get("lladdr") in ports}
-
-
-def _json(program: str, *words: str) -> list[dict[str, str]]:
-    text = processes.run([processes.require(program, "iproute2"), *words])
-    return [item for item in json.loads(text or "[]") if item]
 
 
 def behind(

@@ -66,7 +66,7 @@ def _links(config: Config, table: Routes) -> Iterator[str]:
         yield from interfaces.own_gateways(config.uplinks(), proc.local_addresses())
     if any(link.kind == "bridge" for link in known):
         for bridge, services in bridges.behind(config, known, Ways(table.ways), families).items():
-            warning = bridges.warning(bridge, services, known, bridges.ports_by_address(bridge))
+            warning = bridges.warning(bridge, services, known, links.bridge_ports(bridge))
             if warning is not None:
                 yield warning
 
