@@ -79,7 +79,7 @@ def _service(value: Any, path: str) -> None:
 def _serial(value: Any, path: str) -> None:
     reading = Reading()
     items = values.one_or_more(value, path)
-    reading.each(_turn, [(at, item) for at, item in items])
+    reading.each(_turn, items)
     reading.done()
     if not items:
         raise ConfigError(path, "is empty", _SERIAL_REMEDY)

@@ -232,8 +232,12 @@ def words(text: str) -> set[str]:
 
 
 def _kind(word: str) -> str:
-    """A word whatever its numbers and its protocol (`source_hash_251_tcp`), or the digest that follows our name."""
-    return "natlb" if re.fullmatch(r"natlb[a-z2-7]{10}", word) else re.sub(r"\d+", "0", re.sub("sctp|udp", "tcp", word))
+    """A word whatever its numbers and its protocol (`source_hash_251_tcp`), or the digest that stands for ours."""
+    if re.fullmatch(r"natlb[a-z2-7]{10}", word):
+        return "natlb"
+    # A table of hash slots is named by the backends that it leads to.
+    word = re.sub(r"\.[a-z2-7]{10}\b", ".digest", word)
+    return re.sub(r"\d+", "0", re.sub("sctp|udp", "tcp", word))
 
 
 def vocabulary(seed: int, draws: int = 1500) -> set[str]:

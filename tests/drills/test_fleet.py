@@ -49,7 +49,7 @@ def test_one_of_many_goes_back(rows: Rows, tmp_path: Path) -> None:
             row.unrepaired += good == (member is unlucky) or member.waiting()
             state = member.state()
             row.mixed += state != before if member is unlucky else "192.0.2.10 . tcp . 80" not in state
-            row.files += member is not unlucky and "./boot:" not in state
+            row.files += member is not unlucky and "/boot:" not in state
         row.seen = _message(printed, unlucky)
         assert "went back to its former rules" in row.seen, printed
     rows["fleet"] = row

@@ -36,12 +36,12 @@ def doubt(balancer: Balancer) -> str:
     return str(json.loads(seen(balancer).read_text()).get("doubt", ""))
 
 
-def run(balancer: Balancer, services: Any = DECLARED, **options: Any) -> tuple[Any, set[str]]:
-    """A run, and the programs that it started."""
+def run(balancer: Balancer, services: Any = None, **options: Any) -> tuple[Any, set[str]]:
+    """A run, of DECLARED unless it is told other services, and the programs that it started."""
     options.setdefault("engine", balancer.engine)
     if balancer.variant:
         options.setdefault("iptables_variant", balancer.variant)
-    outcome, programs = balancer.host.call(looking.balance, balancer._root, services, [], **options)
+    outcome, programs = balancer.host.call(looking.balance, balancer._root, services or DECLARED, [], **options)
     return outcome, set(programs)
 
 

@@ -75,7 +75,7 @@ def test_over_ipv6(balancer: Balancer) -> None:
 @pytest.mark.parametrize("snat", ["masquerade", "none"])
 def test_a_port_within_a_range_on_another_interface(balancer: Balancer, snat: str, ports: int | None) -> None:
     """Equal in all but the interface: nothing to tell apart, and nothing to refuse."""
-    backends = webs("web1", port=ports)
+    backends = webs("web1", **({"port": ports} if ports else {}))
     declared = pair(f"{VIP}:9000-9003", f"{VIP}:9002", (snat, snat), backends=backends)
     balancer.apply(declared)
     assert not balancer.apply(declared).changed

@@ -182,13 +182,14 @@ def _asks_by_weight(
         groups.setdefault(weights[index], []).append((index, order.one_by_one()))
     asked = dict.fromkeys(groups, 0)
     while sum(map(len, groups.values())) > 1:
-        heaviest = next(iter(groups))
+        heaviest = max(groups)
         now = clock[asked[heaviest]]
         for weight, askers in groups.items():
             while asked[weight] < blocks and clock[asked[weight]] * heaviest <= now * weight:
                 asked[weight] += 1
                 for index, wishes in askers:
-                    yield index, next(wishes)
+                    # Each has a wish for every block.
+                    yield index, next(wishes, -1)
             if not all(wanted[index] for index, _unused in askers):
                 groups[weight] = [asker for asker in askers if wanted[asker[0]]]
         if not all(groups.values()):

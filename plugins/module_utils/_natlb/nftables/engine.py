@@ -21,6 +21,7 @@ from . import render
 from .clients import of_nftables
 from .delta import delta
 from .program import Nft
+from .render import NAT
 from .text import TABLE, count, full, loadable, parse_listing, remembered
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
@@ -32,7 +33,7 @@ class NftablesEngine:
     """Rules in tables of our own, `ip natlb` and `ip6 natlb`."""
 
     name = title = "nftables"
-    nat_priorities = render.NAT
+    nat_priorities = NAT
 
     def __init__(self, nft: Nft | None = None) -> None:
         self.nft = nft or Nft()
