@@ -87,7 +87,6 @@ INTERNAL = frozenset(
         "natlb_backend_packages",
         "natlb_backend_question",
         "natlb_backend_readable",
-        "natlb_backend_removed",
         "natlb_backend_routes",
         "natlb_backend_said",
         "natlb_backend_script",
