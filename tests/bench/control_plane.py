@@ -102,7 +102,7 @@ class Namespace:
     OWN_FOLDERS = (
         "mount -t tmpfs natlb /run && mkdir /run/upper /run/work && "
         "mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work natlb /etc && "
-        "ip link add front type veth peer name back && echo ready && exec cat"
+        "ip link add nic0 type veth peer name nic1 && echo ready && exec cat"
     )
 
     def __enter__(self) -> Namespace:
