@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from _natlb.host.moment import Moment
+from _natlb.plan import unchanged
 from kernel_lab import drive, looking
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import NAMES, VIP, VIP6
@@ -291,3 +292,12 @@ def test_commits_are_counted_as_the_kernel_does() -> None:
     assert [last.after(n).generation for n in (1, 2)] == [1, 2]
     assert Moment("boot", 1, 5).after(3).generation == 8
     assert Moment("boot", 1, None).after(3).generation is None
+
+
+def test_what_cannot_be_written_down_is_asked_for_anew() -> None:
+    """Keys of two kinds, a key that is no text at all, and a list in itself."""
+    circle: list[Any] = []
+    circle.append(circle)
+    assert unchanged.key({"services": [{1: "a", "b": 2}]}) == unchanged.key({"services": [{1: "a", "b": 2}]})
+    for services in ([{("a", "b"): 1}], circle):
+        assert unchanged.key({"services": services}) != unchanged.key({"services": services})

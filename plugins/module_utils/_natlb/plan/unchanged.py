@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 import zipimport
 from collections.abc import Collection, Mapping
@@ -29,8 +30,12 @@ _CORE = Path(__file__).parents[1]
 
 
 def key(asked: Mapping[str, Any]) -> str:
-    """A digest of what is asked for and of the code that would carry it out."""
-    text = json.dumps([_FORMAT, _code(), asked], sort_keys=True, default=str)
+    """A digest of what is asked for and of the code that would carry it out. What cannot be written down is never the
+    same again."""
+    try:
+        text = json.dumps([_FORMAT, _code(), asked], default=str)
+    except (TypeError, ValueError, RecursionError):
+        return os.urandom(16).hex()
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
