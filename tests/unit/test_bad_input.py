@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.model.services import dump, parse_config
+from _natlb.model.entities import dump
+from _natlb.model.services import parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

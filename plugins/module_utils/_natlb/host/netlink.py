@@ -29,27 +29,18 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Attributes by kind, without what flags the kind carries."""
-    found = {}
+    """Attributes by kind."""
+    return dict(listed(data))
+
+
+def listed(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of each attribute, without what flags the kind carries."""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
         if length < 4:
             break
-        found[kind & 0x3FFF] = data[4:length]
+        yield kind & 0x3FFF, data[4:length]
         data = data[(length + 3) & ~3 :]
-    return found
-
-
-def values(data: bytes) -> list[bytes]:
-    """The values of attributes of one kind, in their order."""
-    found = []
-    while len(data) >= 4:
-        length, _kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            break
-        found.append(data[4:length])
-        data = data[(length + 3) & ~3 :]
-    return found
 
 
 class Netfilter:

@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 from . import netlink, observation
-from .netlink import NF_TABLES, Netfilter, attributes, netfilter
+from .netlink import NF_TABLES, attributes, netfilter
 
 # include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -74,13 +74,9 @@ def has_sets(family: str, table: str) -> bool:
 def _listed(kind: int) -> list[tuple[int, dict[int, bytes]]]:
     """Family and attributes; nothing where the kernel has no nf_tables."""
     observation.numbered()
-
-    def asked(kernel: Netfilter) -> list[tuple[int, dict[int, bytes]]]:
-        return [(number, attributes(found)) for number, found in kernel.dump(NF_TABLES, kind)]
-
     try:
         with netfilter() as kernel:
-            return asked(kernel)
+            return [(number, attributes(found)) for number, found in kernel.dump(NF_TABLES, kind)]
     except OSError:
         return []
 
@@ -90,7 +86,9 @@ def _base_chain(number: int, found: dict[int, bytes]) -> BaseChain:
     hook = attributes(found[_CHAIN_HOOK])
     place, priority = struct.unpack(">I", hook[_HOOK_NUMBER])[0], struct.unpack(">i", hook[_HOOK_PRIORITY])[0]
     hooks = _OWN_HOOKS.get(family, _HOOKS)
-    devices = netlink.values(hook.get(_HOOK_DEVICES, b"")) or [hook[_HOOK_DEVICE]] if _has_device(hook) else []
+    devices = [name for _kind, name in netlink.listed(hook.get(_HOOK_DEVICES, b""))]
+    if not devices and _HOOK_DEVICE in hook:
+        devices = [hook[_HOOK_DEVICE]]
     return BaseChain(
         family=family,
         table=_text(found[_CHAIN_TABLE]),
@@ -100,10 +98,6 @@ def _base_chain(number: int, found: dict[int, bytes]) -> BaseChain:
         priority=priority,
         devices=tuple(sorted(map(_text, devices))),
     )
-
-
-def _has_device(hook: dict[int, bytes]) -> bool:
-    return _HOOK_DEVICE in hook or _HOOK_DEVICES in hook
 
 
 def _text(value: bytes) -> str:

@@ -34,23 +34,8 @@ from .frontends import ANYWHERE, enter_wildcard
 from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
-from .restore import delta, full, incompatible, jump_places, parse_save, remove, tables
-from .service import RECENT_CLIENTS, RECENT_PARAMETER, Tables, service_target
+from .service import Tables, service_target
 from .source_nat import add_egress, add_uplinks, port_matches, snat_action
-
-__all__ = [
-    "RECENT_CLIENTS",
-    "RECENT_PARAMETER",
-    "delta",
-    "full",
-    "incompatible",
-    "jump_places",
-    "parse_save",
-    "refuses",
-    "remove",
-    "render",
-    "tables",
-]
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 

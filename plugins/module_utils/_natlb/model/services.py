@@ -19,8 +19,6 @@ from .egress import egress_rule, uplink_count
 from .egress import mark_mask as read_mark_mask
 from .entities import (
     DEFAULT_MARK_MASK,
-    EMPTY,
-    FAMILIES,
     MAX_BACKENDS,
     MAX_SERVICES,
     MAX_WEIGHT,
@@ -29,43 +27,13 @@ from .entities import (
     STATES,
     Backend,
     Config,
-    Egress,
-    Frontend,
-    Health,
     Listen,
     Service,
-    Uplink,
-    dump,
     family_of,
-    mark_value,
-    ports_text,
-    protocol_number,
 )
 from .health import health_check
 from .lists import distinct, networks, snat_choice
 from .reading import Reading
-
-__all__ = [
-    "EMPTY",
-    "FAMILIES",
-    "METHODS",
-    "PROTOCOLS",
-    "Backend",
-    "Config",
-    "Egress",
-    "Frontend",
-    "Health",
-    "Listen",
-    "Service",
-    "Uplink",
-    "dump",
-    "family_of",
-    "mark_value",
-    "parse_config",
-    "ports_text",
-    "protocol_number",
-]
-
 
 T = TypeVar("T")
 _MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())

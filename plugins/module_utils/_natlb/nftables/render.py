@@ -36,27 +36,17 @@ from ..model.unclaimed import Unclaimed
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
 from . import others
-from .delta import delta
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent, shares_table, slot_elements, table_names
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import (
-    TABLE,
     Lines,
     affinity_set,
-    count,
     count_set,
-    filled,
-    full,
     identifier,
-    loadable,
-    parse_listing,
     rate_set,
-    remembered,
 )
-
-__all__ = ["TABLE", "count", "delta", "filled", "full", "loadable", "parse_listing", "remembered", "render"]
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.

@@ -132,14 +132,15 @@ def made(request: Request, state: str, key: str) -> Outcome:
 
 def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None, waits: bool) -> None:
     """So that the next run need not look for what this one has left."""
-    ours = {("host.sysctl.get", (name,)): digest(value) for name, value in sysctls(plan.request).items()}
+    settings = sysctls(plan.request)
+    ours = {("host.sysctl.get", (name,)): digest(value) for name, value in settings.items()}
     ours.update(boot.will_be_read(plan.request.paths, plan.staged))
     if not waits:
         ours.update(overlay.will_be_read(plan.laid))
         ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).again())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
-    unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": sysctls(plan.request)})
+    unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": settings})
 
 
 def _tidied(plan: Plan, waits: bool) -> list[str]:

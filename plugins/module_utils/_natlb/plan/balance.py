@@ -51,13 +51,8 @@ def balance(
     holds the old rules or the new ones, never a mix.
     """
     key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
-    known = unchanged.is_known(paths, key)
-    if known and check:
-        kept = _kept(paths, key)
-        if kept:
-            return kept
-    if known and not check:
-        with rollback.settled(paths):
+    if unchanged.is_known(paths, key):
+        with contextlib.nullcontext() if check else rollback.settled(paths):
             kept = _kept(paths, key)
         if kept:
             return kept

@@ -15,7 +15,7 @@ import json
 import os
 import zipfile
 import zipimport
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,10 @@ def is_known(paths: Paths, asked: str) -> bool:
 
 def holds(paths: Paths) -> bool:
     """Whether nobody has committed rules of nf_tables since the last run."""
-    return _is(store.read_cache(paths.run / store.SEEN), moment.now())
-
-
-def _is(kept: Mapping[str, Any], now: Moment | None) -> bool:
-    return now is not None and now.generation is not None and kept.get("moment") == list(now)
+    now = moment.now()
+    if now is None or now.generation is None:
+        return False
+    return store.read_cache(paths.run / store.SEEN).get("moment") == list(now)
 
 
 def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
@@ -98,14 +97,15 @@ def keep(
     """
     seen = {call: ours.get(call, told) for call, told in watch.seen.items()}
     now = moment.now()
-    doubt = _doubt(watch, began and began.after(commits), now, seen.keys() - ours.keys())
+    theirs = Watch({call: told for call, told in watch.seen.items() if call not in ours})
+    doubt = _doubt(watch, began and began.after(commits), now, theirs)
     calls = [[name, list(arguments), told] for (name, arguments), told in seen.items()]
     kept = {"doubt": doubt} if doubt else {"key": asked, "moment": now, "seen": calls, "outcome": found}
     store.write_text(paths.run / store.SEEN, json.dumps(kept))
 
 
-def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, calls: Collection[Call]) -> str:
-    """Why it is not certain what the next run would see; empty where it is."""
+def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, theirs: Watch) -> str:
+    """Why it is not certain what the next run would see; empty where it is. `theirs`: what this one has not changed."""
     if expected is None or now is None:
         return "this kernel does not tell network namespaces apart"
     if not watch.repeatable:
@@ -114,8 +114,8 @@ def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, calls: Col
         return "this kernel does not number the commits of rules"
     if expected != now:
         return f"commit {expected.generation} was expected, and {now.generation} is the last"
-    for call, told in watch.again():
-        if call in calls and told != watch.seen[call]:
+    for call, told in theirs.again():
+        if told != theirs.seen[call]:
             return f"{call[0]}{call[1]} tells something else now"
     return "" if moment.now() == now else "somebody commits rules at this moment"
 
