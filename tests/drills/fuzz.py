@@ -21,6 +21,7 @@ from _natlb.iptables import render as iptables
 from _natlb.iptables import restore
 from _natlb.model.entities import Config, dump
 from _natlb.model.services import parse_config
+from _natlb.model.surroundings import Surroundings
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import full
 from _natlb.plan import request
@@ -214,12 +215,12 @@ def texts(config: Config) -> list[str]:
     """What the engines would load; an engine may refuse what it cannot do."""
     found = []
     try:
-        found.append(full(nftables.render(config, ["10.0.0.0/24"])))
+        found.append(full(nftables.render(config, Surroundings(["10.0.0.0/24"]))))
     except NatlbError:
         found.append("")
     for family in ("ip", "ip6"):
         try:
-            found.append(restore.full(iptables.render(config, ["10.0.0.0/24"]), family))
+            found.append(restore.full(iptables.render(config, Surroundings(["10.0.0.0/24"])), family))
         except NatlbError:
             found.append("")
     return found

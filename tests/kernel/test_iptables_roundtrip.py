@@ -15,6 +15,7 @@ import pytest
 from _natlb.iptables import render
 from _natlb.iptables.restore import delta, full, parse_save, remove
 from _natlb.model import services as model
+from _natlb.model.surroundings import Surroundings
 from _natlb.ruleset.sections import Ruleset
 from kernel_lab.host import Host
 
@@ -163,7 +164,7 @@ DECLARED: dict[str, tuple[list[Any], list[Any]]] = {
 
 def rendered(name: str) -> Ruleset:
     services, egress = DECLARED[name]
-    return render.render(model.parse_config(services, egress), NETWORKS)
+    return render.render(model.parse_config(services, egress), Surroundings(NETWORKS))
 
 
 class Firewall:
@@ -304,9 +305,9 @@ def test_a_drain_touches_one_chain(firewall: Firewall) -> None:
     """So what the limits and the other services' counters have counted stays."""
     service = {**WEB, "allow_from": ["198.51.100.0/24", "2001:db8:9::/48"], "max_connections_per_client": 3}
     drained = [{**backend, "state": "drained"} if i == 0 else backend for i, backend in enumerate(both(3))]
-    after = render.render(model.parse_config([{**service, "backends": drained}]), NETWORKS)
+    after = render.render(model.parse_config([{**service, "backends": drained}]), Surroundings(NETWORKS))
     normal = firewall.normal(after)
-    live = firewall.normal(render.render(model.parse_config([service]), NETWORKS))
+    live = firewall.normal(render.render(model.parse_config([service]), Surroundings(NETWORKS)))
     texts = delta(live, normal, after)
     assert texts.keys() == {"ip"}
     assert [line for line in texts["ip"].splitlines() if not line.startswith("-A NATLB.web.tcp ")] == [

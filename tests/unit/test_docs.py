@@ -196,7 +196,7 @@ SHOWN = [
 
 def test_the_rules_that_are_shown_are_those_that_are_made() -> None:
     config = parse_config(SHOWN)
-    made = nftables_text.full(nftables.render(config, []), ["ip"]) + restore.full(iptables.render(config, []), "ip")
+    made = nftables_text.full(nftables.render(config), ["ip"]) + restore.full(iptables.render(config), "ip")
     lines = {line.strip().rstrip(",") for line in made.splitlines()}
     text = (DOCS / "how-it-works.md").read_text()
     blocks = [block for block in fenced(text, "") if "chain prerouting" in block or "-A NATLB" in block]

@@ -14,7 +14,7 @@ WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.
 
 @pytest.mark.parametrize("engine", [ExpectedNftables(), ExpectedIptables()], ids=lambda engine: engine.name)
 def test_a_plan_without_any_program(engine: ExpectedNftables | ExpectedIptables) -> None:
-    rendered = engine.render(parse_config([WEB]), [])
+    rendered = engine.render(parse_config([WEB]))
     planned = engine.plan(engine.listed(), rendered, rendered)
     assert planned.kind == "replace"
     assert "192.0.2.10" in str(planned.texts)

@@ -12,6 +12,7 @@ from _natlb.iptables import render as iptables
 from _natlb.iptables.dispatch import MAX_NAME
 from _natlb.iptables.restore import full
 from _natlb.model import services as model
+from _natlb.model.surroundings import Surroundings
 from _natlb.ruleset.sections import Ruleset
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
@@ -21,7 +22,7 @@ NETWORKS = ["10.0.0.0/24", "192.0.2.0/24", "2001:db8:2::/64"]
 
 
 def render(*services: dict[str, Any], egress: Any = None) -> Ruleset:
-    return iptables.render(model.parse_config(list(services), egress), NETWORKS)
+    return iptables.render(model.parse_config(list(services), egress), Surroundings(NETWORKS))
 
 
 def body(ruleset: Ruleset, chain: str, table: str = "nat", family: str = "ip") -> list[str]:
@@ -367,9 +368,9 @@ def test_marks_that_do_not_fit() -> None:
     outside = {**WEB, "listen": "*:23", "interface": "eth0", "snat": "none"}
     inside = {**WEB, "name": "inside", "listen": "192.0.2.10:23", "interface": "eth1"}
     egress = [{"source": NET, "uplinks": UPLINKS}]
-    iptables.render(model.parse_config([outside, inside], egress, "0x700"), NETWORKS)
+    iptables.render(model.parse_config([outside, inside], egress, "0x700"), Surroundings(NETWORKS))
     with pytest.raises(ConfigError, match="2 uplinks and 2 interfaces") as caught:
-        iptables.render(model.parse_config([outside, inside], egress, "0x300"), NETWORKS)
+        iptables.render(model.parse_config([outside, inside], egress, "0x300"), Surroundings(NETWORKS))
     assert caught.value.path == "mark_mask"
 
 

@@ -73,7 +73,7 @@ def test_only_what_is_done_the_same_to_shares_a_rule(
         return {"name": f"s{number}", "listen": listen, "backends": [{"address": backend}], "snat": snat}
 
     services = [service(number) for number in range(5, 18)]
-    ruleset = render.render(parse_config(services, None, None), [])
+    ruleset = render.render(parse_config(services, None, None))
     rules = ruleset[family, "nat", "chain", "NATLB..s.tcp"].body
     shared = [rule.split()[5] for rule in rules if rule.endswith("-j MASQUERADE")]
     assert shared == matches

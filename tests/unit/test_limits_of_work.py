@@ -54,7 +54,7 @@ def test_backends_are_not_looked_for_one_by_one(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(Backend, "__eq__", equal)
     config = parse_config([service(method="source_hash")])
-    engine.render(config, [])
+    engine.render(config)
     assert compared["backends"] <= 4 * MAX_BACKENDS
 
 
@@ -96,7 +96,7 @@ def test_a_ring_that_is_too_large_is_never_built(monkeypatch: pytest.MonkeyPatch
         [service(backends=[{**item, "weight": 255 + i % 2} for i, item in enumerate(dumped(config))])]
     )
     with pytest.raises(ConfigError, match=r"its weights need 1046528 slots"):
-        nftables.render(config, [])
+        nftables.render(config)
 
 
 def dumped(config: Any) -> list[dict[str, Any]]:

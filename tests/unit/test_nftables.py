@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from _natlb.model.entities import Config
 from _natlb.model.services import parse_config
+from _natlb.model.surroundings import Surroundings
 from _natlb.nftables import delta
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import count, full, parse_listing
@@ -30,7 +31,7 @@ def config(*services: dict[str, Any], egress: Any = None) -> Config:
 
 
 def render(*services: dict[str, Any], egress: Any = None, networks: Any = ()) -> Ruleset:
-    return nftables.render(config(*services, egress=egress), networks)
+    return nftables.render(config(*services, egress=egress), Surroundings(networks))
 
 
 def body(ruleset: Ruleset, kind: str, name: str, family: str = "ip") -> list[str]:
@@ -38,7 +39,7 @@ def body(ruleset: Ruleset, kind: str, name: str, family: str = "ip") -> list[str
 
 
 def test_nothing_declared_is_nothing_rendered() -> None:
-    assert nftables.render(parse_config([]), []) == {}
+    assert nftables.render(parse_config([])) == {}
 
 
 def test_round_robin_has_a_rule_of_its_own() -> None:
@@ -174,7 +175,7 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
     services = [
         {"name": f"s{i}", "listen": f"198.18.{i >> 8}.{i & 255}:80", "backends": BACKENDS} for i in range(1, 1500)
     ]
-    ruleset = nftables.render(parse_config(services), [])
+    ruleset = nftables.render(parse_config(services))
     rules: dict[str, int] = {}
     for key, section in ruleset.items():
         if key[2] == "chain" and key[3].startswith("s."):

@@ -24,7 +24,7 @@ def render(*services: dict[str, Any]) -> Ruleset:
         {"name": f"s{i}", "listen": f"192.0.2.{i}:80", "backends": BACKENDS, **service}
         for i, service in enumerate(services, 1)
     ]
-    return nftables.render(parse_config(declared), [])
+    return nftables.render(parse_config(declared))
 
 
 def texts(before: Ruleset, after: Ruleset) -> list[list[str]]:

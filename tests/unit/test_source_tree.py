@@ -152,6 +152,6 @@ def test_the_guard_of_a_service_leads_to_its_limits() -> None:
         "max_connections_per_client": 5,
         "backends": [{"address": "10.0.0.3"}],
     }
-    ruleset = render.render(parse_config([declared]), [])
+    ruleset = render.render(parse_config([declared]))
     rules = [rule for key, section in ruleset.items() if key[3].startswith("NATLB.web.guard") for rule in section.body]
     assert sum(rule.endswith("-g NATLB.web.limits") for rule in rules) == 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from _natlb.model.services import parse_config
+from _natlb.model.surroundings import Surroundings
 from _natlb.plan import engines
 from _natlb.ruleset import normal_form
 
@@ -18,9 +19,9 @@ def both_ways(
     """The sections of `second` whose form differs when `first` was known; and the characters that the kernel was given
     in both cases."""
     engine, _warnings = engines.choose(engine_name, variant)
-    known = normal_form.ask(engine, engine.render(parse_config(first), networks), {}).known
+    known = normal_form.ask(engine, engine.render(parse_config(first), Surroundings(networks)), {}).known
     assert known is not None
-    rendered = engine.render(parse_config(second), networks)
+    rendered = engine.render(parse_config(second), Surroundings(networks))
     questions = [normal_form.question(engine, rendered, what) for what in ({engine.title: known}, {})]
     little, whole = (question.answer() for question in questions)
     assert little.known == whole.known
@@ -32,7 +33,7 @@ def in_parts(engine_name: str, variant: str | None, declared: Any, networks: lis
     """The sections whose form is another one where the kernel is asked about all in one piece; and how many times more
     than that it was asked."""
     engine, _warnings = engines.choose(engine_name, variant)
-    rendered = engine.render(parse_config(declared), networks)
+    rendered = engine.render(parse_config(declared), Surroundings(networks))
     question = normal_form.question(engine, rendered, {})
     found = question.answer()
     pieces = [normal_form.Part(list(rendered), unit, text) for unit, text in engine.texts(rendered).items()]

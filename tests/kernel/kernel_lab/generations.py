@@ -48,7 +48,7 @@ def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple
 
 def _loaded(engine: NftablesEngine, services: Any) -> tuple[Ruleset, Ruleset]:
     """(normal, rendered)"""
-    rendered = engine.render(parse_config(services), [])
+    rendered = engine.render(parse_config(services))
     normal: Ruleset = {}
     for unit, text in engine.texts(rendered).items():
         listing = engine.normal(unit, text)

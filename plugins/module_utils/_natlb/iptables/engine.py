@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from ..errors import HostError
 from ..host.proc import recent_list_size
 from ..host.processes import Command
 from ..model.clients import KnownClients
-from ..model.closed import Closed
 from ..model.entities import FAMILIES, Config
-from ..model.unclaimed import Unclaimed
+from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, compare
 from ..ruleset.transaction import Transaction
 from . import clients, counters, forward_rules, render, restore, strangers
@@ -43,14 +42,8 @@ class IptablesEngine:
     def identity(self) -> str:
         return self.program.identity()
 
-    def render(
-        self,
-        config: Config,
-        networks: Sequence[str],
-        closed: Mapping[str, Closed] | None = None,
-        unclaimed: Mapping[str, Unclaimed] | None = None,
-    ) -> Ruleset:
-        return render.render(config, networks, closed, unclaimed)
+    def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
+        return render.render(config, around)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: restore.full(rendered, family) for family in FAMILIES if _has(rendered, family)}

@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Callable
 
-from ..model.closed import Closed
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from ..model.ranges import ALL_PORTS, Range, cidr, number_range
+from ..model.surroundings import NOWHERE, Surroundings
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
 from . import others
@@ -44,17 +44,8 @@ _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 _Rules = Callable[[Service, Frontend], Sequence[str]]
 
 
-def render(
-    config: Config,
-    networks: Sequence[str],
-    closed: Mapping[str, Closed] | None = None,
-    unclaimed: Mapping[str, Unclaimed] | None = None,
-) -> Ruleset:
+def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
-
-    `networks` are those that the balancer is connected to, of both families: a client in a backend's own network is
-    masqueraded even with `snat: none`. Between the interfaces of a family in `closed` nothing else is forwarded.
-    Packets to what is `unclaimed`, by family, would go round in circles.
 
     Raises `ConfigError` for what iptables cannot do.
     """
@@ -64,11 +55,11 @@ def render(
         services = [service for service in config.services if family in service.families()]
         marked = marks(config, family)
         _add_dnat(tables, services, marked)
-        _add_refusals(tables, services, (unclaimed or {}).get(family))
-        if closed and family in closed and family in config.families():
-            others.enter_chains(tables, config, closed[family], port_matches)
+        _add_refusals(tables, services, around.unclaimed.get(family))
+        if family in around.closed and family in config.families():
+            others.enter_chains(tables, config, around.closed[family], port_matches)
         add_uplinks(tables, config)
-        _add_snat(tables, services, networks, marked)
+        _add_snat(tables, services, around.connected, marked)
         add_egress(tables, config)
         ruleset.update(tables.ruleset())
     return ruleset

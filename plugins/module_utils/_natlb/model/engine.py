@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from ..host.processes import Command
@@ -13,9 +13,8 @@ from ..ruleset.normal_form import Asked
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
 from .clients import KnownClients
-from .closed import Closed
 from .entities import Config
-from .unclaimed import Unclaimed
+from .surroundings import NOWHERE, Surroundings
 
 
 class Engine(Asked, Protocol):
@@ -29,15 +28,8 @@ class Engine(Asked, Protocol):
     def nat_priorities(self) -> Mapping[str, int]:
         """The priority of its chains of nat, by hook."""
 
-    def render(
-        self,
-        config: Config,
-        networks: Sequence[str],
-        closed: Mapping[str, Closed] | None = None,
-        unclaimed: Mapping[str, Unclaimed] | None = None,
-    ) -> Ruleset:
-        """The rules for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces
-        of a family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
+    def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
+        """The rules for a configuration."""
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         """What leads from the live rules to the wanted ones, which the kernel lists as `normal`."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
 
 from ..host import nf_tables, processes
 from ..host.processes import Command
 from ..model.clients import KnownClients
-from ..model.closed import Closed
 from ..model.entities import FAMILIES, Config
-from ..model.unclaimed import Unclaimed
+from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Ruleset, compare
 from ..ruleset.transaction import Transaction
 from . import render
@@ -41,14 +39,8 @@ class NftablesEngine:
     def identity(self) -> str:
         return self.nft.identity()
 
-    def render(
-        self,
-        config: Config,
-        networks: Sequence[str],
-        closed: Mapping[str, Closed] | None = None,
-        unclaimed: Mapping[str, Unclaimed] | None = None,
-    ) -> Ruleset:
-        return render.render(config, networks, closed, unclaimed)
+    def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
+        return render.render(config, around)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {"nft": full(rendered)}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..model.closed import Closed
 from ..model.entities import (
     FAMILIES,
     Backend,
@@ -32,7 +31,7 @@ from ..model.entities import (
 )
 from ..model.hash_table import BLOCKS
 from ..model.slots import HASHES, interleave, slots
-from ..model.unclaimed import Unclaimed
+from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
 from . import others
@@ -65,14 +64,8 @@ SLOTS_PER_MAP = 32768
 CLIENTS = 65536
 
 
-def render(
-    config: Config,
-    networks: Sequence[str] = (),
-    closed: Mapping[str, Closed] | None = None,
-    unclaimed: Mapping[str, Unclaimed] | None = None,
-) -> Ruleset:
-    """The tables for a configuration. In the connected `networks` clients need hairpin NAT; between the interfaces of a
-    family in `closed` nothing else is forwarded; packets to what is `unclaimed` would go round in circles."""
+def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
+    """The tables for a configuration."""
     ruleset: Ruleset = {}
     shards = _shards(config)
     for family in FAMILIES:
@@ -83,12 +76,12 @@ def render(
         table = _Table(family, config, shards, table_names(services, family))
         for service in services:
             table.add_service(service)
-        add_snat(table, services, networks)
-        add_filter(table, services, (unclaimed or {}).get(family))
+        add_snat(table, services, around.connected)
+        add_filter(table, services, around.unclaimed.get(family))
         table.add_egress(egress)
         table.add_base_chains()
-        if closed and family in closed:
-            others.add_chain(table, config, closed[family])
+        if family in around.closed:
+            others.add_chain(table, config, around.closed[family])
         ruleset.update(table.sections())
     return ruleset
 

@@ -29,6 +29,7 @@ from ..host.store import Paths
 from ..model import tracking, unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
+from ..model.surroundings import Surroundings
 from ..ruleset import normal_form
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
@@ -244,7 +245,7 @@ def make_plan(request: Request) -> Plan:
         request, released, passing = _forwarded(request, before, table, no_ip)
         closed = request.before.closed if request.forward_others == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
-        rendered = engine.render(config, table.connected if hairpin else [], closed, alone)
+        rendered = engine.render(config, Surroundings(table.connected if hairpin else [], closed, alone))
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
