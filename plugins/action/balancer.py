@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
 
 MODULE = "natlb.netfilter.balancer"
@@ -17,6 +19,8 @@ CONFIRM = "natlb.netfilter.confirm"
 #: How long to go on asking after the host should have gone back by itself, to learn that it did.
 AFTERWARDS_S = 15.0
 PAUSE_S = 0.5
+#: The verbosity from which on Ansible shows what a module was given.
+_SHOWS_ARGUMENTS = 3
 NO_ASYNC = (
     "async: this module cannot run in the background, since the controller confirms the change over a new connection "
     "(leave async and poll out; a run that is cut off is carried out or undone by the host itself)"
@@ -35,7 +39,9 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": NO_ASYNC}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            result.update(self._execute_module(module_name=MODULE, task_vars=task_vars))
+            given = packed.pack(self._task.args)
+            result.update(self._execute_module(module_name=MODULE, module_args=given, task_vars=task_vars))
+            self._repeat_arguments(result)
             old_python.explain(result)
             if self._task._role is not None:
                 variables.translate(result)
@@ -46,6 +52,12 @@ class ActionModule(ActionBase):
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _repeat_arguments(self, result: dict[str, Any]) -> None:
+        """Put the lists back that were packed: Ansible shows the arguments of a task with -vvv."""
+        repeated = (result.get("invocation") or {}).get("module_args")
+        if repeated and repeated.pop(packed.OPTION, None) and Display().verbosity >= _SHOWS_ARGUMENTS:
+            repeated.update((name, self._task.args[name]) for name in packed.LISTS if name in self._task.args)
 
     def _confirm(self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int) -> None:
         """Ask until the host answers. A host that answers too late says so itself, with the time it went back.

@@ -193,6 +193,7 @@ remarks:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
 
 ARGUMENTS = {
@@ -209,6 +210,8 @@ ARGUMENTS = {
     "allow_management_port": {"type": "bool", "default": False},
     "assume_installed": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    # Services and egress, as the action plugin sends them. No secret, but nothing for the host's journal to repeat.
+    packed.OPTION: {"type": "str", "no_log": True},
 }
 
 
@@ -216,7 +219,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        outcome = balance(**module.params, check=module.check_mode)
+        outcome = balance(**packed.unpack(module.params), check=module.check_mode)
     except NatlbError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 from _natlb.errors import ConfigError, ConfigErrors
-from _natlb.plan import declaration
+from _natlb.plan import declaration, packed
 from _natlb.plan.balance import balance
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import declaration as plugin
@@ -58,7 +58,7 @@ def test_what_is_right_is_right(values: dict[str, Any]) -> None:
 
 
 def test_its_options_are_those_of_the_module() -> None:
-    assert {*declaration.OPTIONS, "assume_installed"} == set(balancer.ARGUMENTS)
+    assert {*declaration.OPTIONS, "assume_installed", packed.OPTION} == set(balancer.ARGUMENTS)
     for option, choices in declaration.CHOICES.items():
         assert list(choices) == balancer.ARGUMENTS[option]["choices"]
 
