@@ -87,8 +87,8 @@ class Host:
         services = [{**SERVICE, "name": name}] if name else []
         config = parse_config(services, options.get("egress", []) if name else [])
         forwarding, persist = options.get("forwarding", True), options.get("persist", True)
-        forward = options.get("forward", "warn")
-        return Request(config, "auto", None, forwarding, persist, self.paths, forward=forward)
+        firewall = options.get("firewall", "warn")
+        return Request(config, "auto", None, forwarding, persist, self.paths, firewall=firewall)
 
     def plan(self, name: str = "", **options: Any) -> tuple[Part, Staging]:
         """See `request`; and `engine` and `settings`."""

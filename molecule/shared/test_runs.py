@@ -20,7 +20,7 @@ LAB: dict[str, Any] = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab"]
 
 #: Tasks of a run that changes nothing, by role. The module `balancer` keeps the units as well; a backend that is right
 #: is asked one question.
-TASKS = {"balancer": 4, "backend": 5}
+TASKS = {"balancer": 4, "return_path": 5}
 
 
 def record(name: str) -> dict[str, Any]:
@@ -54,4 +54,4 @@ def test_the_second_removal_changes_nothing() -> None:
 @pytest.mark.parametrize("host", ["balancer", *LAB.get("converged_backends", [])])
 def test_a_host_that_is_right_costs_few_tasks(host: str) -> None:
     recap = record("converge-run-2")["recap"][host]
-    assert recap["ok"] == TASKS.get(host, TASKS["backend"])
+    assert recap["ok"] == TASKS.get(host, TASKS["return_path"])

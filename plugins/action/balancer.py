@@ -15,7 +15,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
 
 MODULE = "natlb.netfilter.balancer"
-CONFIRM = "natlb.netfilter.confirm"
+CONFIRM = "natlb.netfilter.balancer_confirm"
 #: How long to go on asking after the host should have gone back by itself, to learn that it did.
 AFTERWARDS_S = 15.0
 PAUSE_S = 0.5
@@ -37,6 +37,9 @@ class ActionModule(ActionBase):
         """What the module returns, and `confirmed` where the change had to be."""
         if self._task.async_val:
             return {"failed": True, "msg": NO_ASYNC}
+        renamed = variables.renamed_options(self._task.args)
+        if renamed:
+            return {"failed": True, "msg": "\n".join(renamed)}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             given = packed.pack(self._task.args)

@@ -179,7 +179,7 @@ def _remarks(hosts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{host}: {_tracking(info['conntrack'])}"
         if info.get("forwarding") is False:
             yield f"{host}: the kernel does not forward packets; run natlb.netfilter.deploy"
-        if info.get("forwards_others"):
+        if info.get("forwards_transit"):
             yield f"{host}: forwards for everybody, not only what is declared (docs/coexistence.md)"
         if info.get("drift"):
             yield f"{host}: differs from what was declared last; run natlb.netfilter.deploy"

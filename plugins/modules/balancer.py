@@ -47,7 +47,7 @@ options:
         need it.
     type: bool
     default: true
-  forward:
+  firewall:
     description:
       - What to do where the rules of others deny forwarded packets of the connections that are declared.
       - V(warn) only says which rule or policy denies them, and what to do.
@@ -57,13 +57,13 @@ options:
     type: str
     choices: [warn, accept]
     default: warn
-  forward_others:
+  transit:
     description:
       - What to do with packets of others, where it was this module that turned forwarding on.
       - V(drop) forwards only what is declared between the interfaces that the host had at that time. Packets that come
         or go by an interface that came later, of Docker or a VPN, are left alone.
       - V(accept) makes the host a router for everybody. So is one whose forwarding was on before, where nothing is
-        closed; see RV(natlb.netfilter.balancer_info#module:forwards_others).
+        closed; see RV(natlb.netfilter.balancer_info#module:forwards_transit).
     type: str
     choices: [drop, accept]
     default: drop
@@ -201,8 +201,8 @@ ARGUMENTS = {
     "egress": {"type": "list", "elements": "raw"},
     "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "forwarding": {"type": "bool", "default": True},
-    "forward": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
-    "forward_others": {"type": "str", "choices": ["drop", "accept"], "default": "drop"},
+    "firewall": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
+    "transit": {"type": "str", "choices": ["drop", "accept"], "default": "drop"},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict"},

@@ -53,7 +53,7 @@ forwarding:
   description: Whether the kernel forwards packets of every address family in use.
   returned: success
   type: bool
-forwards_others:
+forwards_transit:
   description: Whether the kernel forwards packets of everybody in an address family in use, past what is declared.
   returned: success
   type: bool

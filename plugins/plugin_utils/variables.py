@@ -20,19 +20,19 @@ PREFIX = "natlb_"
 ROLES = frozenset(
     {
         "natlb_allow_management_port",
-        "natlb_backend_addresses",
-        "natlb_backend_direct_networks",
-        "natlb_backend_direct_ports",
-        "natlb_backend_gateway",
-        "natlb_backend_mode",
-        "natlb_backend_ports",
-        "natlb_backend_state",
-        "natlb_backend_table",
+        "natlb_return_addresses",
+        "natlb_return_direct_networks",
+        "natlb_return_direct_ports",
+        "natlb_return_gateway",
+        "natlb_return_mode",
+        "natlb_return_ports",
+        "natlb_return_state",
+        "natlb_return_table",
         "natlb_conntrack",
         "natlb_egress",
         "natlb_engine",
-        "natlb_forward",
-        "natlb_forward_others",
+        "natlb_firewall",
+        "natlb_transit",
         "natlb_forwarding",
         "natlb_manage_packages",
         "natlb_mark_mask",
@@ -43,9 +43,9 @@ ROLES = frozenset(
         "natlb_state",
     }
 )
-#: Of these, what the role `backend` reads.
-BACKEND = f"{PREFIX}backend_"
-OF_BACKENDS = frozenset(name for name in ROLES if name.startswith(BACKEND))
+#: Of these, what the role `return_path` reads.
+RETURN_PATH = f"{PREFIX}return_"
+OF_RETURN_PATH = frozenset(name for name in ROLES if name.startswith(RETURN_PATH))
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
@@ -62,42 +62,42 @@ PLAYBOOKS = frozenset(
         "natlb_verify_probes",
     }
 )
-#: What the filter `backends` reads of a backend's host (natlb_state too).
+#: What the filter `to_backends` reads of a backend's host (natlb_state too).
 HOSTS = frozenset({"natlb_address", "natlb_backup", "natlb_weight"})
 #: What roles and playbooks make for themselves. Nobody is told of these.
 INTERNAL = frozenset(
     {
-        "natlb_backend_answer",
-        "natlb_backend_bad_port",
-        "natlb_backend_differs",
-        "natlb_backend_distribution",
-        "natlb_backend_drift",
-        "natlb_backend_files",
-        "natlb_backend_gateways",
-        "natlb_backend_host",
-        "natlb_backend_host_now",
-        "natlb_backend_incomplete",
-        "natlb_backend_install",
-        "natlb_backend_journal",
-        "natlb_backend_links",
-        "natlb_backend_no_ports",
-        "natlb_backend_number",
-        "natlb_backend_outdated",
-        "natlb_backend_package",
-        "natlb_backend_packages",
-        "natlb_backend_question",
-        "natlb_backend_readable",
-        "natlb_backend_routes",
-        "natlb_backend_said",
-        "natlb_backend_script",
-        "natlb_backend_script_text",
-        "natlb_backend_started",
-        "natlb_backend_stopped",
-        "natlb_backend_unit",
-        "natlb_backend_unit_file",
-        "natlb_backend_unit_text",
-        "natlb_backend_ways",
-        "natlb_backend_written",
+        "natlb_return_answer",
+        "natlb_return_bad_port",
+        "natlb_return_differs",
+        "natlb_return_distribution",
+        "natlb_return_drift",
+        "natlb_return_files",
+        "natlb_return_gateways",
+        "natlb_return_host",
+        "natlb_return_host_now",
+        "natlb_return_incomplete",
+        "natlb_return_install",
+        "natlb_return_journal",
+        "natlb_return_links",
+        "natlb_return_no_ports",
+        "natlb_return_number",
+        "natlb_return_outdated",
+        "natlb_return_package",
+        "natlb_return_packages",
+        "natlb_return_question",
+        "natlb_return_readable",
+        "natlb_return_routes",
+        "natlb_return_said",
+        "natlb_return_script",
+        "natlb_return_script_text",
+        "natlb_return_started",
+        "natlb_return_stopped",
+        "natlb_return_unit",
+        "natlb_return_unit_file",
+        "natlb_return_unit_text",
+        "natlb_return_ways",
+        "natlb_return_written",
         "natlb_balancer_answer",
         "natlb_balancer_checked",
         "natlb_balancer_distribution",
@@ -131,6 +131,12 @@ INTERNAL = frozenset(
 #: For parts of a declaration that users put together themselves, such as natlb_services_web.
 PARTS = ("natlb_services_", "natlb_egress_")
 
+#: Options of the module `balancer` and variables by the names that they had, with those that they have.
+RENAMED_OPTIONS = {"forward": "firewall", "forward_others": "transit"}
+RENAMED = {PREFIX + old: PREFIX + new for old, new in RENAMED_OPTIONS.items()} | {
+    f"{PREFIX}backend_{name.removeprefix(RETURN_PATH)}": name for name in OF_RETURN_PATH
+}
+
 PUBLIC = ROLES | PLAYBOOKS | HOSTS
 KNOWN = PUBLIC | INTERNAL
 
@@ -138,7 +144,7 @@ KNOWN = PUBLIC | INTERNAL
 #: or of what to write (`engine: iptables`). `state` is also a key of backends, and conntrack a program.
 _OPTION = re.compile(
     r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
-    r"|(?:engine|forwarding|forward_others|forward|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
+    r"|(?:engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
     r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
 
@@ -158,7 +164,18 @@ def nearest(name: str) -> str | None:
     return found[0] if found else None
 
 
+def renamed_options(options: Iterable[str]) -> list[str]:
+    """One message for each of the module's options that is given by the name that it had."""
+    return [_renamed(name, RENAMED_OPTIONS[name]) for name in sorted(options) if name in RENAMED_OPTIONS]
+
+
+def _renamed(old: str, new: str) -> str:
+    return f"{old}: is now called {new} (rename it; docs/upgrading.md lists all new names)"
+
+
 def _complaint(name: str) -> str:
+    if name in RENAMED:
+        return _renamed(name, RENAMED[name])
     meant = nearest(name)
     remedy = f"did you mean {meant}?" if meant else "docs/roles.md lists them all"
     return f"{name}: no role or playbook knows this variable ({remedy} Variables of your own need another prefix)"

@@ -208,10 +208,10 @@ def test_backends_need_no_names_of_protocols(rollout: Rollout, ports: list[str])
     _first, _second, backend = rollout.hosts.members
     backend.run("mount", "-t", "tmpfs", "-o", "mode=755", "sbin", "/usr/local/sbin")
     backend.run("mount", "--bind", "/dev/null", "/etc/protocols")
-    given = {"natlb_backend_gateway": "10.77.0.1", "natlb_backend_ports": ports}
+    given = {"natlb_return_gateway": "10.77.0.1", "natlb_return_ports": ports}
     done = rollout.deploy("--extra-vars=natlb_hosts=lb1 natlb_backend_hosts=lb3", lb3=given)
     assert done.status == 0, done.printed
-    script = "/usr/local/sbin/natlb-backend"
+    script = "/usr/local/sbin/natlb-return-path"
     backend.run("sh", script, "up")
     assert backend.run("sh", script, "drift") == ""
     assert "proto 84" in backend.run("ip", "rule", "show")

@@ -244,7 +244,7 @@ def test_a_state_of_the_future(balancer: Balancer) -> None:
     balancer.apply(SERVICES)
     path = balancer.etc / "state.json"
     good = path.read_text()
-    path.write_text(good.replace('"format": 2', '"format": 9'))
+    path.write_text(good.replace('"format": 3', '"format": 9'))
     assert any("format 9, this one reads 2" in line for line in balancer.info()["warnings"])
     outcome = balancer.apply(SERVICES)
     assert any("format 9, this one reads 2" in line for line in outcome.warnings)

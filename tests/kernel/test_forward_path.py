@@ -161,24 +161,24 @@ def warn_open_and_close(balancer: Balancer, shape: str, variant: str) -> None:
     (first, *_more) = closing(outcome)
     assert "service web: connections are not forwarded, because of the chain FORWARD of iptables-" in first
     assert ("policy DROP" in first) == (shape != "reject")
-    assert "; forward: accept lets" in first
+    assert "; firewall: accept lets" in first
     is_stopped(balancer)
 
-    announced = balancer.apply(web, forward="accept", check=True)
+    announced = balancer.apply(web, firewall="accept", check=True)
     is_stopped(balancer)
-    outcome = balancer.apply(web, forward="accept")
+    outcome = balancer.apply(web, firewall="accept")
     assert announced.diff == outcome.diff
     assert "-A FORWARD -j NATLB.forward" in outcome.diff
     assert closing(outcome) == []
     passes(balancer)
     is_stopped(balancer, f"{WEB['web1']}:8080")
-    assert not balancer.apply(web, forward="accept").changed
+    assert not balancer.apply(web, firewall="accept").changed
     assert not balancer.info()["drift"]
     assert theirs(balancer) == before
 
     assert closing(balancer.apply(web)) == [first]
     is_stopped(balancer)
-    balancer.apply(web, forward="accept")
+    balancer.apply(web, firewall="accept")
     balancer.remove()
     assert theirs(balancer) == before
     assert balancer.ours_left() == []
@@ -196,7 +196,7 @@ def test_every_kind_of_frontend_passes(balancer: Balancer, variant: str) -> None
         service("names", listen=f"{VIP}:53", protocol="udp", backends=[{"address": WEB["web1"]}]),
         service("nobody", listen=f"{VIP}:82", backends=[]),
     ]
-    balancer.apply(services, forward="accept")
+    balancer.apply(services, firewall="accept")
     balancer.host.ip(f"address add {VIP}/32 dev front")
     assert balancer.tally(f"{VIP}:80") == {"web1": 1}
     assert balancer.tally(f"[{VIP6}]:80") == {"web1": 1}
@@ -205,7 +205,7 @@ def test_every_kind_of_frontend_passes(balancer: Balancer, variant: str) -> None
     assert balancer.tally(f"{VIP}:81") == {"web4": 1}
     assert balancer.tally(f"{VIP}:53", protocol="udp") == {"web1": 1}
     assert balancer.tally(f"{VIP}:82") == {"ConnectionRefusedError": 1}
-    assert not balancer.apply(services, forward="accept").changed
+    assert not balancer.apply(services, firewall="accept").changed
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -216,10 +216,10 @@ def test_egress_passes(balancer: Balancer, variant: str) -> None:
     (first, *_more) = closing(balancer.apply([], egress))
     assert first.startswith("egress of 10.0.0.0/24: connections are not forwarded")
     assert reached(web1, f"{CLIENT}:80") == ""
-    balancer.apply([], egress, forward="accept")
+    balancer.apply([], egress, firewall="accept")
     assert reached(web1, f"{CLIENT}:80") == "client"
     assert reached(web1, f"{CLIENT}:8080") == "", "a port that egress does not name"
-    balancer.apply([], [{"source": ["10.0.0.0/24", "10.9.0.0/16"]}], forward="accept")
+    balancer.apply([], [{"source": ["10.0.0.0/24", "10.9.0.0/16"]}], firewall="accept")
     assert reached(web1, f"{CLIENT}:8080") == "client"
     is_stopped(balancer, f"{WEB['web1']}:80")
 
@@ -242,20 +242,20 @@ def test_what_changes_later_is_told_and_repaired(balancer: Balancer, variant: st
     outcome = balancer.apply(web)
     assert not outcome.changed
     assert len(closing(outcome)) == 1
-    balancer.apply(web, forward="accept")
+    balancer.apply(web, firewall="accept")
     for words in ("-D FORWARD -j NATLB.forward", "-I FORWARD 1 -i front -j REJECT"):
         balancer.host.run(variant, "-w", "10", *words.split())
         is_stopped(balancer)
         assert balancer.info()["drift"]
-        assert balancer.apply(web, forward="accept").changed
+        assert balancer.apply(web, firewall="accept").changed
         passes(balancer)
-        assert not balancer.apply(web, forward="accept").changed
+        assert not balancer.apply(web, firewall="accept").changed
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_chain_that_is_open_is_left_alone(balancer: Balancer, variant: str) -> None:
     load(balancer, variant, DOCKER.replace("FORWARD DROP", "FORWARD ACCEPT"))
-    outcome = balancer.apply([service()], forward="accept")
+    outcome = balancer.apply([service()], firewall="accept")
     assert closing(outcome) == []
     assert "NATLB.forward" not in outcome.diff
     load(
@@ -270,8 +270,8 @@ def test_a_chain_that_is_open_is_left_alone(balancer: Balancer, variant: str) ->
 def test_a_table_of_another_is_not_touched_but_named(balancer: Balancer) -> None:
     balancer.host.run("nft", "-f", "-", stdin=NFT_DROP)
     before = theirs(balancer)
-    for forward in ("warn", "accept"):
-        (warning,) = closing(balancer.apply([service()], forward=forward))
+    for firewall in ("warn", "accept"):
+        (warning,) = closing(balancer.apply([service()], firewall=firewall))
         assert "table inet filter, chain forward (policy drop)" in warning
         assert "`nft insert rule inet filter forward ct status dnat accept`" in warning
         is_stopped(balancer)
@@ -305,7 +305,7 @@ def test_the_way_is_open_after_a_reboot(balancer: Balancer, variant: str) -> Non
     web = [service()]
     for first in ("theirs", "ours"):
         load(balancer, variant, DOCKER)
-        balancer.apply(web, forward="accept")
+        balancer.apply(web, firewall="accept")
         balancer.lab.reset()
         balancer.host.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
         if first == "theirs":
@@ -328,7 +328,7 @@ def test_a_thousand_services_pass_in_a_tree(balancer: Balancer) -> None:
         service(f"s{i}", listen=f"{VIP}:{20000 + i}", backends=[{"address": WEB["web1"], "port": 80}])
         for i in range(1000)
     ]
-    balancer.apply(many, forward="accept")
+    balancer.apply(many, firewall="accept")
     text = balancer.host.run("iptables-nft-save", "-t", "filter")
     chains: dict[str, int] = {}
     for line in text.splitlines():
@@ -342,7 +342,7 @@ def test_a_change_that_nobody_confirms_closes_it_again(balancer: Balancer) -> No
     load(balancer, "iptables-nft", DOCKER)
     before = theirs(balancer)
     balancer.apply([service()])
-    outcome = balancer.apply([service()], forward="accept", rollback_after=1)
+    outcome = balancer.apply([service()], firewall="accept", rollback_after=1)
     assert outcome.token
     passes(balancer)
     balancer.apply([service()], check=True)
@@ -357,6 +357,6 @@ def test_uplinks_are_ways_out(balancer: Balancer) -> None:
     load(balancer, "iptables-nft", DOCKER)
     balancer.lab.uplinks()
     ways = [{"interface": "up1", "gateway": "100.64.1.1"}, {"interface": "up2.100", "gateway": "100.64.2.1"}]
-    balancer.apply([], [{"source": "10.0.0.0/24", "uplinks": ways}], forward="accept")
+    balancer.apply([], [{"source": "10.0.0.0/24", "uplinks": ways}], firewall="accept")
     web1 = balancer.lab.backends["web1"]
     assert {reached(web1, f"{INTERNET}:80") for _unused in range(4)} == {"isp1", "isp2"}

@@ -43,7 +43,7 @@ def test_a_late_segment_does_not_end_a_connection(balancer: Balancer, keys: Mapp
 @pytest.mark.parametrize("port", [80, 8080])
 def test_what_is_dropped(balancer: Balancer, flags: int, port: int) -> None:
     """Only what a service may have sent, and not the answer to a connection whose first packet took another way."""
-    balancer.apply([service(snat="none", backends=webs("web1"))], forward_others="accept")
+    balancer.apply([service(snat="none", backends=webs("web1"))], transit="accept")
     backend = balancer.lab.backends["web1"]
     balancer.client.call(segments.watch)
     try:

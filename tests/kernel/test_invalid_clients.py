@@ -95,7 +95,7 @@ def test_a_listener_of_this_host_on_another_interface(balancer: Balancer, listen
 @pytest.mark.parametrize("keys", [{}, {"interface": "front"}, {"backends": []}], ids=["plain", "interface", "empty"])
 def test_what_nobody_here_has_is_not_sent_on(balancer: Balancer, keys: Mapping, flags: int) -> None:
     balancer.host.ip(f"route add {VIP} via {CLIENT}\nroute add {OTHER_VIP} via {CLIENT}")
-    balancer.apply([service(**{"backends": webs("web1"), **keys})], forward_others="accept")
+    balancer.apply([service(**{"backends": webs("web1"), **keys})], transit="accept")
     watch = "".join(f"ip daddr {vip} tcp dport 80 counter\n" for vip in (VIP, OTHER_VIP))
     rules = f"table ip watch {{\nchain c {{\ntype filter hook postrouting priority 300;\n{watch}}}\n}}\n"
     balancer.host.run("nft", "-f", "-", stdin=rules)

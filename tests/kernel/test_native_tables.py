@@ -57,8 +57,8 @@ def test_a_native_chain_is_walked_and_never_written_to(balancer: Balancer, case:
     head = FORWARD.replace("priority filter", "priority filter + 5") if case == "another priority" else FORWARD
     put(balancer, native(rules, family, head))
     before = theirs(balancer)
-    for forward in ("warn", "accept"):
-        outcome = balancer.apply([web], forward=forward)
+    for firewall in ("warn", "accept"):
+        outcome = balancer.apply([web], firewall=firewall)
         told = closing(outcome)
         assert len(told) == closes
         if closes:
@@ -69,7 +69,7 @@ def test_a_native_chain_is_walked_and_never_written_to(balancer: Balancer, case:
     if closes and family == "ip":
         is_stopped(balancer)
         balancer.host.run(*told[0].split("`")[1].split())
-        assert closing(balancer.apply([web], forward="accept")) == []
+        assert closing(balancer.apply([web], firewall="accept")) == []
         passes(balancer)
 
 
@@ -101,22 +101,22 @@ def test_tables_of_iptables_are_known_as_such(balancer: Balancer) -> None:
     put(balancer, native(["udp dport 5353 accept"], head="type filter hook input priority 5;", chain="mine"))
     before = theirs(balancer)
     (first, second) = [text for text in closing(balancer.apply([service()])) if "chain FORWARD of iptables-" in text]
-    assert "forward: accept lets just them pass" in first
-    assert "forward: accept lets just them pass" in second
-    assert closing(balancer.apply([service()], forward="accept")) == []
+    assert "firewall: accept lets just them pass" in first
+    assert "firewall: accept lets just them pass" in second
+    assert closing(balancer.apply([service()], firewall="accept")) == []
     passes(balancer)
     assert theirs(balancer) == before
-    assert not balancer.apply([service()], forward="accept").changed
+    assert not balancer.apply([service()], firewall="accept").changed
 
 
 @pytest.mark.engines("nftables")
 def test_our_way_stays_when_a_set_comes_later(balancer: Balancer) -> None:
     """A way that a run has made is not taken away for it, and goes with the removal."""
     load(balancer, "iptables-nft", DOCKER)
-    balancer.apply([service()], forward="accept")
+    balancer.apply([service()], firewall="accept")
     balancer.host.run("nft", "add rule ip filter DOCKER-USER tcp dport { 22, 443 } drop")
     before = theirs(balancer)
-    assert not balancer.apply([service()], forward="accept").changed
+    assert not balancer.apply([service()], firewall="accept").changed
     passes(balancer)
     balancer.remove()
     assert theirs(balancer) == before

@@ -146,10 +146,10 @@ def test_everything_through_a_closed_forward_chain(balancer: Balancer, before: i
     balancer.host.run(f"iptables-{variant}", "-P", "FORWARD", "DROP")
     warnings = balancer.apply([], [rule]).warnings
     assert any("egress of 0.0.0.0/0" in warning for warning in warnings), warnings
-    balancer.apply([], [rule], forward="accept")
+    balancer.apply([], [rule], firewall="accept")
     assert out(balancer)[0].peer == FRONT
     assert balancer.ask(f"{WEB['web1']}:80", timeout_s=0.2)[0].error
-    assert not balancer.apply([], [rule], forward="accept").changed
+    assert not balancer.apply([], [rule], firewall="accept").changed
 
 
 def test_everything_without_an_interface_is_refused(balancer: Balancer) -> None:

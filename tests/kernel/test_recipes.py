@@ -333,7 +333,7 @@ def test_15_start_over(balancer: Balancer, tmp_path: Path, name: str) -> None:
 def test_16_a_closed_forward_chain(balancer: Balancer, name: str) -> None:
     iptables = f"iptables-{balancer.variant or 'nft'}"
     balancer.host.run(iptables, "-P", "FORWARD", "DROP")
-    outcome = use(balancer, name, natlb_forward="warn")
+    outcome = use(balancer, name, natlb_firewall="warn")
     assert any("connections are not forwarded" in warning for warning in outcome.warnings)
     assert balancer.tally(timeout_s=0.4) == {"TimeoutError": 1}
     assert use(balancer, name).changed

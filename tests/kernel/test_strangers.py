@@ -71,11 +71,11 @@ def test_a_removal_leaves_the_rule_and_what_it_leads_to(balancer: Balancer, led:
 def test_a_chain_that_lets_forwarded_connections_pass(balancer: Balancer) -> None:
     program = [f"iptables-{balancer.variant}", "-w", "10"]
     balancer.host.run(*program, "-P", "FORWARD", "DROP")
-    balancer.apply([service()], forward="accept")
+    balancer.apply([service()], firewall="accept")
     balancer.host.run(*program, "-N", "MINE")
     rule = "-A MINE -s 1.2.3.4/32 -j NATLB.forward"
     balancer.host.run(*program, *rule.split())
-    again = balancer.apply([service()], forward="accept")
+    again = balancer.apply([service()], firewall="accept")
     assert (again.changed, [text for text in again.warnings if "MINE" in text]) == (False, [])
     balancer.remove()
     assert rule in balancer.host.run(*program, "-S", "MINE")

@@ -90,7 +90,7 @@ def test_all_that_a_plan_reads_is_noted(lab: Any, tmp_path: Path, engine: str) -
     egress = [{"source": "10.0.0.0/24", "uplinks": [{"interface": "up1"}, {"interface": "up2.100"}]}]
     balancer.apply(services, egress)
     found = balancer.host.call(
-        looking.unobserved, balancer._root, services, egress, balancer.variant or None, engine=engine, forward="accept"
+        looking.unobserved, balancer._root, services, egress, balancer.variant or None, engine=engine, firewall="accept"
     )
     allowed = (
         "/dev/null",
@@ -155,7 +155,7 @@ def test_drift_is_repaired(balancer: Balancer, harm: Any) -> None:
 
 def test_another_request_is_another_one(balancer: Balancer) -> None:
     settled(balancer)
-    for options in ({"persist": False}, {"forward_others": "accept"}):
+    for options in ({"persist": False}, {"transit": "accept"}):
         assert run(balancer, **options)[0].changed, options
     assert run(balancer, DECLARED[:2])[0].changed
 

@@ -22,7 +22,7 @@ table inet other {
 
 
 #: The senders are inside here. Where natlb itself has turned forwarding on, they would not get out at all.
-OPEN = {"forward_others": "accept"}
+OPEN = {"transit": "accept"}
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_a_port_within_a_range_on_another_interface(balancer: Balancer, snat: st
 
 
 def test_the_host_itself_and_others_are_not_concerned(balancer: Balancer) -> None:
-    balancer.apply(pair("*:80", f"{FRONT}:80", ("none", "masquerade")), forward_others="accept")
+    balancer.apply(pair("*:80", f"{FRONT}:80", ("none", "masquerade")), transit="accept")
     assert balancer.ask(f"{WEB['web1']}:80")[0].peer == CLIENT
     (own,) = balancer.host.call(traffic.ask, f"{CLIENT}:80")
     assert own.peer == FRONT

@@ -66,8 +66,8 @@ except OSError as error:
 def _lab() -> Iterator[None]:
     with reserved():
         neighbours.up()
-        deploy(natlb_forward="accept")
-        assert '"forward": "accept"' in host("cat", "/etc/natlb/state.json")
+        deploy(natlb_firewall="accept")
+        assert '"firewall": "accept"' in host("cat", "/etc/natlb/state.json")
         module()
         yield
         lab.down()
@@ -227,7 +227,7 @@ def test_nftables_with_its_stock_configuration(capsys: pytest.CaptureFixture[str
 def test_nftables_with_a_forward_chain_that_drops() -> None:
     chain = "{ type filter hook forward priority 0; policy drop; }"
     shell(f"nft add table inet mine; nft add chain inet mine forward '{chain}'")
-    (warning,) = closing(module(forward="accept"))
+    (warning,) = closing(module(firewall="accept"))
     assert not answered()
     shell(warning.split("`")[1])
     assert answered()
@@ -253,7 +253,7 @@ def test_firewalld_and_egress() -> None:
     """It denies what goes out until a policy of its own allows that; the run sees both."""
     egress = [{"source": "10.0.0.0/24", "out_interface": "eth0"}]
     host("systemctl", "start", "firewalld")
-    (warning,) = closing(module(egress=egress, forward="accept"))
+    (warning,) = closing(module(egress=egress, firewall="accept"))
     assert warning.startswith("balancer: egress of 10.0.0.0/24")
     assert not reaches_out()
     policy = ("--permanent", "--policy=out")
@@ -288,14 +288,14 @@ def test_ufw(capsys: pytest.CaptureFixture[str]) -> None:
     (warning, *_six) = closing(module())
     assert "of ufw (policy DROP)" in warning
     assert theirs() == before
-    assert closing(module(forward="accept")) == []
+    assert closing(module(firewall="accept")) == []
     assert answered()
     assert theirs() == before
-    assert not module(forward="accept")["changed"]
+    assert not module(firewall="accept")["changed"]
     with gap("ufw reload", capsys):
         host("ufw", "reload")
     before = theirs()
-    assert not module(forward="accept")["changed"]
+    assert not module(firewall="accept")["changed"]
     module()
     assert not answered()
     assert theirs() == before
@@ -338,10 +338,10 @@ def test_docker(capsys: pytest.CaptureFixture[str]) -> None:
     begin = "balancer: service web: connections are not forwarded, because of the chain FORWARD of iptables"
     assert warning.startswith(begin)
     assert "of Docker (policy DROP)" in warning
-    assert "forward: accept" in warning
+    assert "firewall: accept" in warning
     assert theirs() == before
     for engine in ("nftables", "iptables"):
-        assert closing(module(engine=engine, forward="accept")) == []
+        assert closing(module(engine=engine, firewall="accept")) == []
         assert answered()
         assert not reaches_out(), "connections that are not ours pass as well"
         assert theirs() == before
@@ -349,9 +349,9 @@ def test_docker(capsys: pytest.CaptureFixture[str]) -> None:
             host("systemctl", "restart", "docker")
             # It makes its rules anew, and not all in the same order.
             before = theirs()
-        assert not module(engine=engine, forward="accept")["changed"]
+        assert not module(engine=engine, firewall="accept")["changed"]
         assert theirs() == before
-    leave_alone(before, engine="iptables", forward="accept")
+    leave_alone(before, engine="iptables", firewall="accept")
 
 
 def stop_docker() -> None:
@@ -455,8 +455,8 @@ def test_fail2ban(action: str) -> None:
     time.sleep(0.5)
     before = theirs()
     assert "203.0.113.66" in before
-    for forward in ("accept", "warn"):
-        returned = module(forward=forward)
+    for firewall in ("accept", "warn"):
+        returned = module(firewall=firewall)
         assert closing(returned) == []
         assert answered()
         assert theirs() == before
@@ -495,7 +495,7 @@ def test_leftovers_of_iptables_legacy() -> None:
     shell("iptables-legacy -A FORWARD -s 203.0.113.7 -j DROP; iptables-legacy -P FORWARD DROP")
     kept = "iptables-legacy-save -t filter | grep -v -e '^#' -e NATLB | sed 's/ [[].*//'"
     before = shell(kept)
-    returned = module(forward="accept")
+    returned = module(firewall="accept")
     assert returned["engine"] == "iptables"
     assert any("this host's rules live in iptables-legacy" in warning for warning in returned["warnings"])
     assert answered()

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NEEDED = {"meta", "plugins", "roles", "playbooks"}
-MODULES = {"balancer", "balancer_info", "confirm", "declaration", "probe", "show_text"}
+MODULES = {"balancer", "balancer_confirm", "balancer_info", "probe", "show_text", "validate_declaration"}
 SOURCES = [*NEEDED, "docs", "changelogs", "README.md", "CHANGELOG.md", "LICENSE", "COPYING", "galaxy.yml", "Makefile"]
 LOCALHOST = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
 
@@ -47,13 +47,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def run(folder: pathlib.Path, *argv: str) -> str:
+def attempt(folder: pathlib.Path, *argv: str) -> subprocess.CompletedProcess[str]:
     """Run one of Ansible's programs with an ANSIBLE_HOME of its own, so that no other copy is found."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     environment |= {"ANSIBLE_HOME": str(folder / "home"), "ANSIBLE_COLLECTIONS_PATH": str(folder), "NO_COLOR": "1"}
-    done = subprocess.run(
+    return subprocess.run(
         argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
+
+
+def run(folder: pathlib.Path, *argv: str) -> str:
+    """What a program of Ansible's prints that succeeds."""
+    done = attempt(folder, *argv)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -94,6 +99,40 @@ def test_filters_run_on_the_controller(installed: pathlib.Path) -> None:
         "  gather_facts: false\n"
         "  tasks:\n"
         "    - ansible.builtin.assert:\n"
-        "        that: \"('10.0.0.3-10.0.0.6' | natlb.netfilter.hosts) | length == 4\"\n"
+        "        that: \"('10.0.0.3-10.0.0.6' | natlb.netfilter.to_addresses) | length == 4\"\n"
     )
     assert "failed=0" in run(installed, "ansible-playbook", *LOCALHOST, "filter.yml")
+
+
+OLD_NAMES = [
+    ("natlb.netfilter.confirm: {token: a}", "balancer_confirm"),
+    ("natlb.netfilter.declaration: {}", "validate_declaration"),
+    *(
+        (f'ansible.builtin.debug: {{msg: "{{{{ [] | natlb.netfilter.{old} }}}}"}}', new)
+        for old, new in {
+            "backends": "to_backends",
+            "checks": "verify_checks",
+            "hosts": "to_addresses",
+            "probes": "verify_probes",
+            "run_settings": "play_settings",
+            "verdict": "verify_verdict",
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "new"), OLD_NAMES, ids=[new for _task, new in OLD_NAMES])
+def test_old_names_of_modules_and_filters_are_told_the_new_ones(installed: pathlib.Path, task: str, new: str) -> None:
+    (installed / "old.yml").write_text(f"- hosts: localhost\n  gather_facts: false\n  tasks:\n    - {task}\n")
+    done = attempt(installed, "ansible-playbook", *LOCALHOST, "old.yml")
+    assert done.returncode != 0
+    assert f"Use natlb.netfilter.{new} instead" in " ".join((done.stdout + done.stderr).split())
+
+
+def test_the_old_name_of_a_role_is_told_the_new_one(installed: pathlib.Path) -> None:
+    (installed / "old.yml").write_text(
+        "- hosts: localhost\n  gather_facts: false\n  roles: [natlb.netfilter.backend]\n"
+    )
+    done = attempt(installed, "ansible-playbook", *LOCALHOST, "old.yml")
+    assert done.returncode != 0
+    assert "natlb.netfilter.backend is now called natlb.netfilter.return_path" in " ".join(done.stdout.split())

@@ -37,6 +37,20 @@ def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
     action._connection.reset.assert_called_once()
 
 
+def test_options_by_their_old_names_are_told_the_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, and before the host is asked for anything."""
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer.ActionModule.__new__(balancer.ActionModule)
+    action._task = SimpleNamespace(
+        args={"forward": "accept", "forward_others": "drop", "services": []}, _role=None, async_val=0
+    )
+    result = action.run(task_vars={})
+    assert result["failed"]
+    first, second = result["msg"].splitlines()
+    assert first.startswith("forward: is now called firewall (")
+    assert second.startswith("forward_others: is now called transit (")
+
+
 @pytest.mark.parametrize(("role", "named"), [(None, "engine: iptables"), ("a role", "natlb_engine: iptables")])
 def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"failed": True, "msg": "or set engine: iptables", "remarks": ["or set engine: iptables"]}
@@ -51,7 +65,7 @@ def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatc
     assert result["warnings"] == [f"lb1: or set {named}"]
 
 
-@pytest.mark.parametrize(("by_playbook", "named"), [(False, "forward: accept"), (True, "natlb_forward: accept")])
+@pytest.mark.parametrize(("by_playbook", "named"), [(False, "firewall: accept"), (True, "natlb_firewall: accept")])
 def test_a_playbook_speaks_of_the_roles_variables(
     by_playbook: bool, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +73,7 @@ def test_a_playbook_speaks_of_the_roles_variables(
     action = balancer_info.ActionModule.__new__(balancer_info.ActionModule)
     action._task = SimpleNamespace(args={}, _role=None, async_val=0)
     action._connection = mock.Mock()
-    told = {"msg": "; forward: accept", "remarks": ["; forward: accept lets just them pass"]}
+    told = {"msg": "; firewall: accept", "remarks": ["; firewall: accept lets just them pass"]}
     monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
     result = action.run(task_vars={"inventory_hostname": "lb1", "natlb_read_by_playbook": by_playbook})

@@ -15,7 +15,7 @@ from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.plan import declaration, packed
 from _natlb.plan.balance import balance
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.action import declaration as plugin
+from ansible_collections.natlb.netfilter.plugins.action import validate_declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
 
@@ -30,7 +30,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "conntrack": {"max": "much"},
         "rollback_after": 1000,
         "engine": "ipfw",
-        "forward": "maybe",
+        "firewall": "maybe",
         "state": "gone",
         "forwarding": "perhaps",
     }
@@ -44,7 +44,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "conntrack.max",
         "rollback_after",
         "engine",
-        "forward",
+        "firewall",
         "state",
         "forwarding",
     ]
@@ -123,7 +123,7 @@ def test_a_template_that_comes_out_empty_is_not_written() -> None:
     assert problems({"natlb_services": template}, {template: [WEB]}) == []
 
 
-@pytest.mark.parametrize("name", sorted(variables.ROLES - variables.OF_BACKENDS - {"natlb_services"}))
+@pytest.mark.parametrize("name", sorted(variables.ROLES - variables.OF_RETURN_PATH - {"natlb_services"}))
 def test_a_variable_that_is_set_to_nothing_is_not_left_out(name: str) -> None:
     (message,) = problems({"natlb_services": [WEB], name: None})
     assert message.startswith(f"{name}: has no value (")
@@ -133,11 +133,11 @@ def test_a_removal_does_not_read_what_is_declared() -> None:
     assert problems({"natlb_state": "absent", "natlb_egress": None, "natlb_services": None}) == []
 
 
-@pytest.mark.parametrize("name", sorted(variables.OF_BACKENDS))
+@pytest.mark.parametrize("name", sorted(variables.OF_RETURN_PATH))
 def test_the_variables_of_backends_too(name: str) -> None:
-    (message,) = problems({"natlb_backend_gateway": "10.0.0.1", name: None}, role="backend")
+    (message,) = problems({"natlb_return_gateway": "10.0.0.1", name: None}, role="return_path")
     assert message.startswith(f"{name}: has no value (")
-    assert problems({"natlb_backend_gateway": None, "natlb_backend_state": "absent"}, role="backend") == []
+    assert problems({"natlb_return_gateway": None, "natlb_return_state": "absent"}, role="return_path") == []
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.filter import backends as backends_plugin
-from ansible_collections.natlb.netfilter.plugins.filter import hosts as hosts_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import to_addresses as hosts_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import to_backends as backends_plugin
 
-backends = backends_plugin.FilterModule().filters()["backends"]
-hosts = hosts_plugin.FilterModule().filters()["hosts"]
+backends = backends_plugin.FilterModule().filters()["to_backends"]
+hosts = hosts_plugin.FilterModule().filters()["to_addresses"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_is_not_hostvars_is_refused() -> None:
         backends(["web1"], 8080)
 
 
-@pytest.mark.parametrize(("plugin", "function"), [(hosts_plugin, "hosts"), (backends_plugin, "backends")])
+@pytest.mark.parametrize(("plugin", "function"), [(hosts_plugin, "to_addresses"), (backends_plugin, "to_backends")])
 def test_without_netaddr_the_message_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, plugin: Any, function: str
 ) -> None:

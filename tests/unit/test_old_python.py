@@ -62,8 +62,8 @@ TRACEBACK = {
     "module_stderr": "SyntaxError: future feature annotations is not defined",
     "module_stdout": "",
 }
-#: These open no connection, but for `confirm`, which the action of `balancer` runs on a host where that has run.
-ON_THE_CONTROLLER = {"declaration", "show_text", "confirm"}
+#: These open no connection; but the action of `balancer` runs `balancer_confirm` on a host where itself has run.
+ON_THE_CONTROLLER = {"validate_declaration", "show_text", "balancer_confirm"}
 MODULES = {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")} - ON_THE_CONTROLLER
 
 

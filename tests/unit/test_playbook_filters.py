@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.filter import checks as checks_plugin
-from ansible_collections.natlb.netfilter.plugins.filter import probes as probes_plugin
 from ansible_collections.natlb.netfilter.plugins.filter import status_table as table_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import verify_checks as checks_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import verify_probes as probes_plugin
 
 status_table = table_plugin.FilterModule().filters()["status_table"]
-checks = checks_plugin.FilterModule().filters()["checks"]
-probes = probes_plugin.FilterModule().filters()["probes"]
+checks = checks_plugin.FilterModule().filters()["verify_checks"]
+probes = probes_plugin.FilterModule().filters()["verify_probes"]
 
 
 def backend(name: str, address: str, **more: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_a_table_that_a_person_can_read() -> None:
     hosts = {
         "lb1": info(web, dns),
         "lb2": info(dns, drift=True, forwarding=False),
-        "lb3": info(egress=[EGRESS], forwards_others=True),
+        "lb3": info(egress=[EGRESS], forwards_transit=True),
         "lb4": {"unreachable": True, "msg": "no route to host\n"},
     }
     assert status_table(hosts) == [line.rstrip() for line in TABLE.splitlines()]
@@ -291,8 +291,8 @@ def test_options_of_a_service_of_another_balancer_are_fine() -> None:
     [
         (service(listen=["*:30080"]), {}, "web listens on every address"),
         (service(listen=["somewhere"]), {}, "web listens on 'somewhere', which is not understood"),
-        (service(), {"overrides": ["web"]}, "the options are no mapping of services to options"),
-        (service(), {"overrides": {"web": "http"}}, "the options are no mapping of services to options"),
+        (service(), {"overrides": ["web"]}, "the options are not a mapping by service"),
+        (service(), {"overrides": {"web": "http"}}, "the options are not a mapping by service"),
         (
             service(),
             {"overrides": {"web": {"tolerence": 0}}},

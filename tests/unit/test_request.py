@@ -35,17 +35,17 @@ def kept(tmp_path: Path, state: Any) -> store.Paths:
 
 @pytest.mark.parametrize("engine", ["auto", "nftables", "iptables"])
 @pytest.mark.parametrize("forwarding", [True, False])
-@pytest.mark.parametrize("forward", ["warn", "accept"])
+@pytest.mark.parametrize("firewall", ["warn", "accept"])
 @pytest.mark.parametrize(
     "conntrack", [None, {"max": "auto"}, {"max": 5000, "buckets": 2000}, {"timeouts": {"udp": 20, "tcp_time_wait": 9}}]
 )
 @pytest.mark.parametrize("persist", [True, False])
 def test_a_request_comes_back_whole(
-    tmp_path: Path, engine: str, forwarding: bool, forward: str, conntrack: Any, persist: bool
+    tmp_path: Path, engine: str, forwarding: bool, firewall: str, conntrack: Any, persist: bool
 ) -> None:
     paths = store.Paths(tmp_path / "etc", tmp_path / "run")
     config, tracking = parse_config([WEB, DNS], EGRESS, "0x0ff00000"), parse_tracking(conntrack)
-    asked = request.Request(config, engine, None, forwarding, persist, paths, tracking=tracking, forward=forward)
+    asked = request.Request(config, engine, None, forwarding, persist, paths, tracking=tracking, firewall=firewall)
     text = request.state_text(asked, "iptables")
     store.write_text((paths.etc if persist else paths.run) / store.STATE, text)
     found, warnings = request.restored(paths)
@@ -58,7 +58,25 @@ def test_a_file_of_the_first_format(tmp_path: Path) -> None:
     paths = kept(tmp_path, {"engine": "nftables", "mark_mask": 0x3F000000, "services": [WEB], "egress": EGRESS})
     found, warnings = request.restored(paths)
     assert (found.config, warnings) == (parse_config([WEB], EGRESS), [])
-    assert (found.engine, found.held_by, found.forwarding, found.forward) == ("auto", "nftables", True, "warn")
+    assert (found.engine, found.held_by, found.forwarding, found.firewall) == ("auto", "nftables", True, "warn")
+
+
+def test_a_file_of_the_second_format_has_two_options_under_their_old_names(tmp_path: Path) -> None:
+    state = {"format": 2, "engine": "nftables", "services": [], "egress": EGRESS, "forward": "accept"}
+    paths = kept(tmp_path, {**state, "forward_others": "accept"})
+    found, warnings = request.restored(paths)
+    assert (found.firewall, found.transit, warnings) == ("accept", "accept", [])
+    assert request.previous(paths)[1].opened
+    again = json.loads(request.state_text(found, "nftables"))
+    assert (again["format"], again["firewall"], again["transit"]) == (3, "accept", "accept")
+    assert not {"forward", "forward_others"} & again.keys()
+
+
+def test_the_new_name_of_an_option_wins(tmp_path: Path) -> None:
+    state = {"services": [], "egress": [], "firewall": "warn", "forward": "accept", "transit": "drop"}
+    paths = kept(tmp_path, {**state, "forward_others": "accept"})
+    found, _warnings = request.restored(paths)
+    assert (found.firewall, found.transit, request.previous(paths)[1].opened) == ("warn", "drop", False)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,7 @@ def test_a_file_of_the_first_format(tmp_path: Path) -> None:
             {"services": [WEB, {**DNS, "method": "of the future"}, {**WEB, "name": "more", "listen": "*:81"}]},
             ["web", "more"],
         ),
-        ({"services": [WEB], "egress": [{"source": "10.0.0.0/24"}, 5], "engine": 5, "forward": []}, ["web"]),
+        ({"services": [WEB], "egress": [{"source": "10.0.0.0/24"}, 5], "engine": 5, "firewall": []}, ["web"]),
         ({"services": [WEB], "egress": [], "conntrack": 5, "engine": "ipvs"}, ["web"]),
         ({"services": [WEB], "egress": [], "conntrack": {"max": "some"}}, ["web"]),
     ],
@@ -105,7 +123,17 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(WEB)), inner, max_size=4),
     max_leaves=8,
 )
-KEYS = ("format", "engine", "requested_engine", "forwarding", "forward", "conntrack", "services", "egress", "mark_mask")
+KEYS = (
+    "format",
+    "engine",
+    "requested_engine",
+    "forwarding",
+    "firewall",
+    "conntrack",
+    "services",
+    "egress",
+    "mark_mask",
+)
 
 
 @settings(deadline=None)

@@ -234,7 +234,7 @@ def test_it_stands_above_the_rules() -> None:
     assert summary.above(rules, before, after).endswith(rules)
     assert summary.above(rules, before, before) == f"the declaration is as it was; the host differs from it\n{rules}"
     assert summary.above("", before, after) == ""
-    older = before.replace('"format": 2', '"format": 1')
+    older = before.replace('"format": 3', '"format": 1')
     assert summary.above(rules, older, before) == f"the declaration says what it said; it is kept anew\n{rules}"
 
 

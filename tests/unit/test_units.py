@@ -49,7 +49,7 @@ def test_units_execute_programs_of_the_system_only(name: str) -> None:
 
 
 def test_the_unit_of_backends_executes_programs_of_the_system_only() -> None:
-    executed((CHECKOUT / "roles/backend/templates/natlb-backend.service.j2").read_text())
+    executed((CHECKOUT / "roles/return_path/templates/natlb-return-path.service.j2").read_text())
 
 
 def executed(text: str) -> None:
@@ -72,7 +72,7 @@ def test_units_may_do_what_they_need_and_no_more(name: str) -> None:
     assert ("@module" in directives["SystemCallFilter"]) == ("CAP_SYS_MODULE" in may)
     assert directives.get("ReadWritePaths", []) == ([] if unit.name == unit_files.UPLINKS else ["/run"])
     assert directives["SystemCallFilter"][:2] == ["@system-service", "~@privileged @resources"]
-    denied = parsed((CHECKOUT / "roles/backend/templates/natlb-backend.service.j2").read_text())
+    denied = parsed((CHECKOUT / "roles/return_path/templates/natlb-return-path.service.j2").read_text())
     for strict in denied.keys() - {"CapabilityBoundingSet", "SystemCallFilter", "ReadWritePaths"}:
         if strict.startswith(("Protect", "Restrict", "Private", "NoNew", "Lock", "Memory", "IPAddress", "Keyring")):
             assert strict == "ProtectKernelModules" or directives[strict] == denied[strict], strict

@@ -16,7 +16,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
         ("natlb_Services", "natlb_services"),
         ("natlb_egres", "natlb_egress"),
         ("natlb_rollback_afer", "natlb_rollback_after"),
-        ("natlb_backend_gatway", "natlb_backend_gateway"),
+        ("natlb_return_gatway", "natlb_return_gateway"),
         ("natlb_verify_conections", "natlb_verify_connections"),
         ("natlb_zzzz", None),
     ],
@@ -25,6 +25,27 @@ def test_an_unknown_variable_is_told_with_the_nearest_known_one(name: str, meant
     (message,) = variables.unknown([name, "natlb_services", "somebody_elses", "ansible_host"])
     assert message.startswith(f"{name}: no role or playbook knows this variable")
     assert (f"did you mean {meant}?" in message) if meant else "docs/roles.md" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("natlb_forward", "natlb_firewall"),
+        ("natlb_forward_others", "natlb_transit"),
+        ("natlb_backend_gateway", "natlb_return_gateway"),
+        ("natlb_backend_direct_ports", "natlb_return_direct_ports"),
+        ("natlb_backend_state", "natlb_return_state"),
+    ],
+)
+def test_a_variable_by_its_old_name_is_told_the_new_one(old: str, new: str) -> None:
+    (message,) = variables.unknown([old, new])
+    assert message.startswith(f"{old}: is now called {new} (")
+
+
+def test_every_old_name_has_a_new_one_that_is_read() -> None:
+    assert set(variables.RENAMED.values()) <= variables.ROLES
+    assert not variables.KNOWN & set(variables.RENAMED)
+    assert variables.unknown(["natlb_backend_hosts", "natlb_forwarding"]) == []
 
 
 @pytest.mark.parametrize("name", ["natlb_services_web", "natlb_egress_office", "natlb_weight", "natlb_balancer_host"])
@@ -65,7 +86,7 @@ def test_nobody_is_sent_to_what_a_role_makes_for_itself(name: str) -> None:
         ("conntrack: v1.4.7 (conntrack-tools): Operation not permitted", None),
         ("use state: drained or disabled", None),
         ("service web: no backend can serve; clients get a reject", None),
-        ("web forward (natlb_forward: accept) lets them pass", None),
+        ("web forward (natlb_firewall: accept) lets them pass", None),
     ],
 )
 def test_messages_name_the_variables_of_the_role(message: str, told: str | None) -> None:

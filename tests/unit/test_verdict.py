@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.filter import probes as probes_plugin
-from ansible_collections.natlb.netfilter.plugins.filter import verdict as verdict_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import verify_probes as probes_plugin
+from ansible_collections.natlb.netfilter.plugins.filter import verify_verdict as verdict_plugin
 
-verdict = verdict_plugin.FilterModule().filters()["verdict"]
-probes = probes_plugin.FilterModule().filters()["probes"]
+verdict = verdict_plugin.FilterModule().filters()["verify_verdict"]
+probes = probes_plugin.FilterModule().filters()["verify_probes"]
 
 STANDBY = "carries no traffic now: the connections to 192.0.2.10:80 came to lb1 (a standby; its rules are as declared)"
 

@@ -30,7 +30,7 @@ from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .walk import Chains, Packet
 
-#: What `forward` may be: only say what stands in the way, or make a way through as well.
+#: What `firewall` may be: only say what stands in the way, or make a way through as well.
 CHOICES = ("warn", "accept")
 _MISPLACED = "# stands behind a rule that may deny its connections"
 _MARKS = (("DOCKER-USER", "Docker"), ("ufw-before-forward", "ufw"), ("FWD_public", "firewalld"))
@@ -114,7 +114,7 @@ FILES = tuple(f"forward.{name}{tail}" for name in ("iptables", "ip6tables") for 
 class ForwardPath:
     """What a look at the host gave: openings that are there or should be, and warnings."""
 
-    forward: str
+    firewall: str
     openings: list[Opening] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -129,12 +129,12 @@ class ForwardPath:
         return files, lines
 
 
-def look(config: Config, forward: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
+def look(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
 
-    `forward` is one of `CHOICES`; `chains_of_nft` are all base chains.
+    `firewall` is one of `CHOICES`; `chains_of_nft` are all base chains.
     """
-    path = ForwardPath(forward)
+    path = ForwardPath(firewall)
     hooks = forward_hooks(chains_of_nft)
     strange = {family for family, table in native(chains_of_nft) if table == "filter"}
     tried = cache(partial(packets, config, routes.ways))
@@ -146,11 +146,11 @@ def look(config: Config, forward: str, routes: Routes, chains_of_nft: Sequence[B
             if chains is None:
                 continue
             read |= set() if opening.is_legacy else {family}
-            if forward == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
+            if firewall == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
                 opening.rendered.update(forward_rules.render(config, family))
                 _mark_misplaced(opening.live, chains, tried())
             elif (finding := closed(chains, tried())) is not None:
-                path.warnings.append(f"{finding.text()}; forward: accept lets just them pass")
+                path.warnings.append(f"{finding.text()}; firewall: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
         programs = {family: opening.program.program(family) for family in FAMILIES}

@@ -243,14 +243,14 @@ def make_plan(request: Request) -> Plan:
         hairpin = any(service.snat == "none" for service in config.services)
         previous, before = requests.previous(request.paths)
         request, released, passing = _forwarded(request, before, table, no_ip)
-        closed = request.before.closed if request.forward_others == "drop" else {}
+        closed = request.before.closed if request.transit == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
         rendered = engine.render(config, Surroundings(table.connected if hairpin else [], closed, alone))
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
         validation = aside.submit(question.answer)
         chains = nf_tables.base_chains()
-        path = forward.look(config, request.forward, table, chains)
+        path = forward.look(config, request.firewall, table, chains)
         settings = _settings(request, validation)
         files = boot.change(engine, path, request, rendered, settings, boot_read.result(), laid)
         warnings += files.warnings

@@ -29,8 +29,8 @@ class Asked:
     egress: Any = None
     engine: str = "auto"
     forwarding: bool = True
-    forward: str = "warn"
-    forward_others: str = "drop"
+    firewall: str = "warn"
+    transit: str = "drop"
     persist: bool = True
     state: str = "present"
     mark_mask: Any = None
@@ -59,8 +59,8 @@ class Asked:
             persist=self.persist,
             paths=paths,
             rollback_after_s=rollback_after_s,
-            forward=values.choice(self.forward, "forward", forward.CHOICES),
-            forward_others=values.choice(self.forward_others, "forward_others", closed.CHOICES),
+            firewall=values.choice(self.firewall, "firewall", forward.CHOICES),
+            transit=values.choice(self.transit, "transit", closed.CHOICES),
             tracking=parse_tracking(self.conntrack) if present else Tracking(),
             expected=check and self.assume_installed,
         )

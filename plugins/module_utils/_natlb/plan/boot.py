@@ -169,7 +169,7 @@ def wanted(
         files[SYSCTL] = (unit_files.sysctl_text(settings), 0o600)
     elif SYSCTL in live.files:
         files[SYSCTL] = live.files[SYSCTL]
-    loads_modules = request.forward == "accept" or engine.name == "iptables"
+    loads_modules = request.firewall == "accept" or engine.name == "iptables"
     etc = request.paths.etc
     found = unit_files.units(etc, UPLINKS_SCRIPT in files, loads_modules) if live.systemd else []
     entries: dict[Path, Entry] = {**beside, **boot_set.links(etc)}

@@ -16,8 +16,8 @@ from . import rollback
 
 CHOICES = {
     "engine": ("auto", "nftables", "iptables"),
-    "forward": ("warn", "accept"),
-    "forward_others": ("drop", "accept"),
+    "firewall": ("warn", "accept"),
+    "transit": ("drop", "accept"),
     "state": ("present", "absent"),
 }
 FLAGS = ("forwarding", "persist", "allow_management_port")

@@ -25,7 +25,9 @@ from ..model.tracking import Tracking, dump_tracking, parse_tracking
 from .forwarding import Before, dump_before, parse_before
 
 #: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
-FORMAT = 2
+FORMAT = 3
+#: What the formats before that one called two of the options.
+_FORMER_NAMES = {"firewall": "forward", "transit": "forward_others"}
 _UNREAD = "{}: not all of it can be read; the next run of the module balancer writes it anew"
 _LATER = (
     "{}: a later version of natlb wrote it (format {}, this one reads {}); what can be read holds, and the next run of "
@@ -54,13 +56,13 @@ class Request:
     rollback_after_s: int = 0
     tracking: Tracking = field(default_factory=Tracking)
     #: One of `forward.CHOICES`.
-    forward: str = "warn"
+    firewall: str = "warn"
     #: The engine that holds the rules, where they are only looked at: `auto` might take another one by now.
     held_by: str = ""
     #: Whether programs that are missing will have been installed by the time of the run that is planned.
     expected: bool = False
     #: One of `model.closed.CHOICES`.
-    forward_others: str = "drop"
+    transit: str = "drop"
     #: Not asked for, but found by the first run and kept with the rest.
     before: Before = field(default_factory=Before)
 
@@ -85,9 +87,9 @@ def _options(request: Request) -> dict[str, Any]:
     return {
         "requested_engine": request.engine,
         "forwarding": request.forwarding,
-        "forward": request.forward,
+        "firewall": request.firewall,
         "conntrack": dump_tracking(request.tracking),
-        "forward_others": request.forward_others,
+        "transit": request.transit,
         "before": dump_before(request.before),
     }
 
@@ -112,8 +114,8 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         forwarding=state.get("forwarding") is not False,
         persist=(paths.etc / store.STATE).exists(),
         paths=paths,
-        forward=_one_of(state.get("forward"), ("warn", "accept"), "warn"),
-        forward_others=_one_of(state.get("forward_others"), ("drop", "accept"), "drop"),
+        firewall=_one_of(_renamed(state, "firewall"), ("warn", "accept"), "warn"),
+        transit=_one_of(_renamed(state, "transit"), ("drop", "accept"), "drop"),
         held_by=_one_of(state.get("engine"), ("nftables", "iptables"), "auto"),
         tracking=tracking,
     )
@@ -180,7 +182,12 @@ def previous(paths: Paths) -> tuple[Config, Before]:
     kept = state.get("before")
     # The copy counts only where state.json has lost it, and that file is seen to be another one then.
     before = parse_before(kept if isinstance(kept, Mapping) else store.read_cache(paths.run / store.BEFORE))
-    return declared({**state, "services": services}), replace(before, opened=state.get("forward_others") == "accept")
+    return declared({**state, "services": services}), replace(before, opened=_renamed(state, "transit") == "accept")
+
+
+def _renamed(state: Mapping[str, Any], option: str) -> Any:
+    """The value of an option that a file of an earlier format has under another name."""
+    return state.get(option, state.get(_FORMER_NAMES[option]))
 
 
 def _speaks_udp(service: Any) -> bool:

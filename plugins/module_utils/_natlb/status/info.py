@@ -60,7 +60,7 @@ def info(
         "forwarding": all(
             sysctl.get(name) == value for name, value in forwarding.settings(config, request.before).items()
         ),
-        "forwards_others": _forwards_others(request),
+        "forwards_transit": _forwards_transit(request),
         "drift": outcome.changed,
         "warnings": warnings,
         "conntrack": usage,
@@ -73,10 +73,10 @@ def info(
     }
 
 
-def _forwards_others(request: Request) -> bool:
+def _forwards_transit(request: Request) -> bool:
     """Whether the host is a router for everybody, in a family that it balances."""
     on = [f for f in request.config.families() if sysctl.get(forwarding.NAMES[f]) == "1"]
-    return any(request.forward_others == "accept" or family not in request.before.closed for family in on)
+    return any(request.transit == "accept" or family not in request.before.closed for family in on)
 
 
 def _conntrack(warnings: list[str]) -> dict[str, int]:

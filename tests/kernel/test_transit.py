@@ -41,7 +41,7 @@ def test_only_what_is_declared(balancer: Balancer, snat: str) -> None:
     assert {answer.name for answer in balancer.ask(f"[{VIP6}]:80", 4)} == {"web1"}
     assert not balancer.apply([{**BOTH, "snat": snat}]).changed
     found = balancer.info()
-    assert (found["forwarding"], found["forwards_others"], found["drift"]) == (True, False, False)
+    assert (found["forwarding"], found["forwards_transit"], found["drift"]) == (True, False, False)
 
 
 def test_all_four_backends_and_udp(balancer: Balancer) -> None:
@@ -53,13 +53,13 @@ def test_all_four_backends_and_udp(balancer: Balancer) -> None:
 
 
 def test_a_router_for_everybody_where_that_is_asked_for(balancer: Balancer) -> None:
-    balancer.apply([BOTH], forward_others="accept")
+    balancer.apply([BOTH], transit="accept")
     assert passes(balancer)
     assert passes(balancer, PAST6)
-    assert balancer.info()["forwards_others"]
+    assert balancer.info()["forwards_transit"]
     assert balancer.apply([BOTH]).changed
     assert not passes(balancer)
-    assert not balancer.info()["forwards_others"]
+    assert not balancer.info()["forwards_transit"]
 
 
 def test_a_router_before_stays_one(balancer: Balancer) -> None:
@@ -67,7 +67,7 @@ def test_a_router_before_stays_one(balancer: Balancer) -> None:
     balancer.apply([BOTH])
     assert passes(balancer)
     assert not passes(balancer, PAST6)
-    assert balancer.info()["forwards_others"]
+    assert balancer.info()["forwards_transit"]
     balancer.remove()
     assert (forwards(balancer), forwards(balancer, "ipv6/conf/all/forwarding")) == (True, False)
 
@@ -169,7 +169,7 @@ def test_forwarding_goes_with_the_last_service(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("why", ["later", "asked for"])
 def test_forwarding_stays_where_somebody_else_may_need_it(balancer: Balancer, why: str) -> None:
-    balancer.apply([service()], forward_others="accept" if why == "asked for" else "drop")
+    balancer.apply([service()], transit="accept" if why == "asked for" else "drop")
     if why == "later":
         balancer.host.ip("link add later type bridge")
     (warning,) = balancer.remove().warnings
@@ -198,4 +198,4 @@ def test_a_damaged_memory_opens_and_says_so(balancer: Balancer, kept: Any) -> No
     state = json.loads(path.read_text())
     path.write_text(json.dumps({**state, "before": {"closed": kept}}))
     assert balancer.apply([service()]).changed
-    assert balancer.info()["forwards_others"]
+    assert balancer.info()["forwards_transit"]

@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `probes`: what to probe, and what to expect, of the services of a balancer."""
+"""The filter `verify_probes`: what to probe, and what to expect, of the services of a balancer."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: probes
+name: verify_probes
 short_description: Tell how to probe the services of a balancer
 version_added: 0.1.0
 description:
@@ -58,7 +58,7 @@ EXAMPLES = r"""
     protocol: "{{ item.options.protocol }}"
     connections: "{{ item.options.connections }}"
     connect_only: "{{ item.options.connect_only | default(omit) }}"
-  loop: "{{ status.services | natlb.netfilter.probes(address=ansible_host) }}"
+  loop: "{{ status.services | natlb.netfilter.verify_probes(address=ansible_host) }}"
   delegate_to: client
 """
 
@@ -94,17 +94,21 @@ UDP_CONCURRENCY = 50
 _LISTEN = re.compile(r"(?P<host>\*|\[[^\]]+\]|[^:]+):(?P<port>\d+)(?:-\d+)?\Z")
 
 
-def probes(services: Any, address: Any = None, overrides: Any = None, connections: Any = 300) -> list[dict[str, Any]]:
+def verify_probes(
+    services: Any, address: Any = None, overrides: Any = None, connections: Any = 300
+) -> list[dict[str, Any]]:
     """What to probe. Raises AnsibleFilterError where a service listens everywhere and `address` is not known."""
     chosen = overrides or {}
     if not isinstance(chosen, Mapping) or not all(isinstance(value, Mapping) for value in chosen.values()):
         raise AnsibleFilterError(
-            "natlb.netfilter.probes: the options are no mapping of services to options (write {web: {protocol: http}})"
+            "natlb.netfilter.verify_probes: the options are not a mapping by service (write {web: {protocol: http}})"
         )
     try:
         probe_options.check(chosen, "options", lambda _name, _path: None)
     except ConfigErrors as errors:
-        raise AnsibleFilterError("\n".join(f"natlb.netfilter.probes: {error}" for error in errors.errors)) from errors
+        raise AnsibleFilterError(
+            "\n".join(f"natlb.netfilter.verify_probes: {error}" for error in errors.errors)
+        ) from errors
     return [
         _probe(service, host, port, protocol, {"connections": int(connections), **chosen.get(service["name"], {})})
         for service in services
@@ -164,12 +168,14 @@ def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
     """Host, in brackets where it is IPv6, and port."""
     match = _LISTEN.match(listen)
     if match is None:
-        raise AnsibleFilterError(f"natlb.netfilter.probes: {name} listens on {listen!r}, which is not understood")
+        raise AnsibleFilterError(
+            f"natlb.netfilter.verify_probes: {name} listens on {listen!r}, which is not understood"
+        )
     host = match.group("host")
     if host == "*":
         if not address:
             raise AnsibleFilterError(
-                f"natlb.netfilter.probes: {name} listens on every address (name the one to probe with address=...)"
+                f"natlb.netfilter.verify_probes: {name} listens on every address (say which with address=...)"
             )
         host = f"[{address}]" if ":" in str(address) else str(address)
     return host, int(match.group("port"))
@@ -180,4 +186,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"probes": probes}
+        return {"verify_probes": verify_probes}

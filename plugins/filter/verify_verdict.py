@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `verdict`: whether a balancer did what it should, from its counters and from probes."""
+"""The filter `verify_verdict`: whether a balancer did what it should, from its counters and from probes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: verdict
+name: verify_verdict
 short_description: Judge a balancer by its counters and by probes
 version_added: 0.1.0
 description:
@@ -26,14 +26,14 @@ options:
     elements: str
     required: true
 seealso:
-  - plugin: natlb.netfilter.probes
+  - plugin: natlb.netfilter.verify_probes
     plugin_type: filter
 """
 
 EXAMPLES = r"""
 - name: Show what was found
   natlb.netfilter.show_text:
-    lines: "{{ (hostvars | natlb.netfilter.verdict(ansible_play_hosts))[inventory_hostname].lines }}"
+    lines: "{{ (hostvars | natlb.netfilter.verify_verdict(ansible_play_hosts))[inventory_hostname].lines }}"
 """
 
 RETURN = r"""
@@ -53,11 +53,11 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import verdict as core
 
 
-def verdict(hostvars: Any, hosts: Any) -> dict[str, dict[str, list[str]]]:
+def verify_verdict(hostvars: Any, hosts: Any) -> dict[str, dict[str, list[str]]]:
     """What was found, by name of the host."""
     if not isinstance(hostvars, Mapping) or isinstance(hosts, str) or not isinstance(hosts, Sequence):
         raise AnsibleFilterError(
-            "natlb.netfilter.verdict: write hostvars | natlb.netfilter.verdict(ansible_play_hosts)"
+            "natlb.netfilter.verify_verdict: write hostvars | natlb.netfilter.verify_verdict(ansible_play_hosts)"
         )
     told = [_host(str(name), hostvars[name]) for name in hosts]
     found = {}
@@ -81,4 +81,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"verdict": verdict}
+        return {"verify_verdict": verify_verdict}

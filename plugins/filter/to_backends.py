@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `backends`: the hosts of an inventory group, as the backends of a service."""
+"""The filter `to_backends`: the hosts of an inventory group, as the backends of a service."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: backends
+name: to_backends
 short_description: Make the hosts of an inventory group the backends of a service
 version_added: 0.1.0
 description:
@@ -25,7 +25,7 @@ options:
   _input:
     description:
       - Names of hosts, such as C(groups['web']).
-      - IP addresses, such as those from P(natlb.netfilter.hosts#filter), do as well.
+      - IP addresses, such as those from P(natlb.netfilter.to_addresses#filter), do as well.
     type: list
     elements: str
     required: true
@@ -45,7 +45,7 @@ options:
 requirements:
   - netaddr (on the controller)
 seealso:
-  - plugin: natlb.netfilter.hosts
+  - plugin: natlb.netfilter.to_addresses
     plugin_type: filter
 """
 
@@ -55,13 +55,13 @@ EXAMPLES = r"""
     services:
       - name: web
         listen: [192.0.2.10:80]
-        backends: "{{ groups['web'] | natlb.netfilter.backends(hostvars, port=8080) }}"
+        backends: "{{ groups['web'] | natlb.netfilter.to_backends(hostvars, port=8080) }}"
       - name: web6
         listen: ["[2001:db8::10]:80"]
-        backends: "{{ groups['web'] | natlb.netfilter.backends(hostvars, port=8080, family='ipv6') }}"
+        backends: "{{ groups['web'] | natlb.netfilter.to_backends(hostvars, port=8080, family='ipv6') }}"
       - name: app
         listen: [192.0.2.10:81]
-        backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.hosts | natlb.netfilter.backends }}"
+        backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.to_addresses | natlb.netfilter.to_backends }}"
 """
 
 RETURN = r"""
@@ -96,21 +96,21 @@ _VERSIONS = {None: (4, 6), "ipv4": (4,), "ipv6": (6,)}
 _FROM_HOSTVARS = ("weight", "state", "backup")
 
 
-def backends(
+def to_backends(
     names: Any, hostvars: Any = None, port: Any = None, family: Any = None, address_var: Any = None
 ) -> list[dict[str, Any]]:
     """The backends of the hosts called `names`. Raises AnsibleFilterError, naming the host that is not usable."""
     if netaddr is None:
         raise AnsibleFilterError(
-            "natlb.netfilter.backends needs the Python library netaddr on the controller: pip install netaddr"
+            "natlb.netfilter.to_backends needs the Python library netaddr on the controller: pip install netaddr"
         ) from NETADDR_ERROR
     if family not in _VERSIONS:
-        raise AnsibleFilterError(f"natlb.netfilter.backends: family {family!r} is not a choice here (ipv4 or ipv6)")
+        raise AnsibleFilterError(f"natlb.netfilter.to_backends: family {family!r} is not a choice here (ipv4 or ipv6)")
     if isinstance(names, (str, bytes, Mapping)) or not hasattr(names, "__iter__"):
-        raise AnsibleFilterError(f"natlb.netfilter.backends: {names!r} is not a list of hosts (write groups['web'])")
+        raise AnsibleFilterError(f"natlb.netfilter.to_backends: {names!r} is not a list of hosts (write groups['web'])")
     if hostvars is not None and not isinstance(hostvars, Mapping):
         raise AnsibleFilterError(
-            "natlb.netfilter.backends: the first argument is not hostvars (write backends(hostvars))"
+            "natlb.netfilter.to_backends: the first argument is not hostvars (write to_backends(hostvars))"
         )
     return [_backend(name, hostvars or {}, port, family, address_var) for name in names]
 
@@ -119,7 +119,7 @@ def _backend(name: Any, hostvars: Mapping[str, Any], port: Any, family: Any, add
     known = name in hostvars
     if not known and not _loose(name):
         raise AnsibleFilterError(
-            f"natlb.netfilter.backends: {name} is not a host of the inventory (check its spelling)"
+            f"natlb.netfilter.to_backends: {name} is not a host of the inventory (check its spelling)"
         )
     variables = hostvars[name] if known else {}
     backend: dict[str, Any] = {"name": str(name), "address": _address(name, variables, family, address_var)}
@@ -140,7 +140,7 @@ def _address(name: str, variables: Mapping[str, Any], family: Any, address_var: 
                     return str(address)
     wanted = {"ipv4": "IPv4 ", "ipv6": "IPv6 "}.get(family, "")
     remedy = f"set {address_var}" if address_var else "set natlb_address for it, or gather its facts first"
-    raise AnsibleFilterError(f"natlb.netfilter.backends: {name} has no usable {wanted}address ({remedy})")
+    raise AnsibleFilterError(f"natlb.netfilter.to_backends: {name} has no usable {wanted}address ({remedy})")
 
 
 def _candidates(name: str, variables: Mapping[str, Any], address_var: Any) -> Iterator[list[Any]]:
@@ -167,7 +167,7 @@ def _declared(value: Any, name: str, variable: str) -> Any:
     found = _loose(value)
     if not found:
         raise AnsibleFilterError(
-            f"natlb.netfilter.backends: {variable} of {name} is {value!r}, which is not an IP address "
+            f"natlb.netfilter.to_backends: {variable} of {name} is {value!r}, which is not an IP address "
             "(write one such as 10.0.0.3 or 2001:db8::3)"
         )
     return found[0]
@@ -189,4 +189,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"backends": backends}
+        return {"to_backends": to_backends}

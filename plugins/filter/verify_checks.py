@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `checks`: which backends a balancer is to connect to itself, to tell who it is that does not answer."""
+"""The filter `verify_checks`: the backends that a balancer connects to itself, to find those that do not answer."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: checks
+name: verify_checks
 short_description: Tell which backends to connect to after probes that failed
 version_added: 0.1.0
 description:
@@ -23,12 +23,12 @@ options:
     elements: dict
     required: true
   probes:
-    description: The results of a loop over what P(natlb.netfilter.probes#filter) made.
+    description: The results of a loop over what P(natlb.netfilter.verify_probes#filter) made.
     type: list
     elements: dict
     required: true
 seealso:
-  - plugin: natlb.netfilter.probes
+  - plugin: natlb.netfilter.verify_probes
     plugin_type: filter
 """
 
@@ -39,7 +39,7 @@ EXAMPLES = r"""
     protocol: "{{ item.options.protocol }}"
     connections: 1
     connect_only: true
-  loop: "{{ status.services | natlb.netfilter.checks(answers.results) }}"
+  loop: "{{ status.services | natlb.netfilter.verify_checks(answers.results) }}"
 """
 
 RETURN = r"""
@@ -58,7 +58,7 @@ from typing import Any
 MOST = 64
 
 
-def checks(services: Any, probes: Any) -> list[dict[str, Any]]:
+def verify_checks(services: Any, probes: Any) -> list[dict[str, Any]]:
     """One check for each serving backend of a service of which a probe had errors."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for service in services:
@@ -91,4 +91,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"checks": checks}
+        return {"verify_checks": verify_checks}

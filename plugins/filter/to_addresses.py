@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `hosts`: ranges and networks, written out as addresses."""
+"""The filter `to_addresses`: ranges and networks, written out as addresses."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: hosts
+name: to_addresses
 short_description: Write ranges and networks out as addresses
 version_added: 0.1.0
 description:
@@ -25,7 +25,7 @@ options:
 requirements:
   - netaddr (on the controller)
 seealso:
-  - plugin: natlb.netfilter.backends
+  - plugin: natlb.netfilter.to_backends
     plugin_type: filter
 """
 
@@ -35,11 +35,11 @@ EXAMPLES = r"""
     services:
       - name: web
         listen: [192.0.2.10:80]
-        backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.hosts | natlb.netfilter.backends(port=8080) }}"
+        backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.to_addresses | natlb.netfilter.to_backends(port=8080) }}"
 
 - name: Show the addresses of a network and of one host more
   ansible.builtin.debug:
-    msg: "{{ ['10.0.0.0/29', '10.0.1.1'] | natlb.netfilter.hosts }}"
+    msg: "{{ ['10.0.0.0/29', '10.0.1.1'] | natlb.netfilter.to_addresses }}"
 """
 
 RETURN = r"""
@@ -67,11 +67,11 @@ MAX_ADDRESSES = 65536
 _REMEDY = "write an address, a range such as 10.0.0.3-10.0.0.6, or a network such as 10.0.0.0/24"
 
 
-def hosts(value: Any) -> list[str]:
+def to_addresses(value: Any) -> list[str]:
     """The addresses that `value` stands for. Raises AnsibleFilterError, naming the part that is wrong."""
     if netaddr is None:
         raise AnsibleFilterError(
-            "natlb.netfilter.hosts needs the Python library netaddr on the controller: pip install netaddr"
+            "natlb.netfilter.to_addresses needs the Python library netaddr on the controller: pip install netaddr"
         ) from NETADDR_ERROR
     items = value if isinstance(value, (list, tuple)) else [value]
     found: dict[str, None] = {}
@@ -79,7 +79,7 @@ def hosts(value: Any) -> list[str]:
         first, last = _ends(item)
         if int(last) - int(first) + 1 + len(found) > MAX_ADDRESSES:
             raise AnsibleFilterError(
-                f"natlb.netfilter.hosts: {item} makes more than {MAX_ADDRESSES} addresses (name smaller parts)"
+                f"natlb.netfilter.to_addresses: {item} makes more than {MAX_ADDRESSES} addresses (name smaller parts)"
             )
         found.update((str(address), None) for address in netaddr.iter_iprange(first, last))
     return list(found)
@@ -88,7 +88,7 @@ def hosts(value: Any) -> list[str]:
 def _ends(item: Any) -> tuple[Any, Any]:
     """The first and the last address of one part."""
     if not isinstance(item, str):
-        raise AnsibleFilterError(f"natlb.netfilter.hosts: {item!r} is not a text ({_REMEDY})")
+        raise AnsibleFilterError(f"natlb.netfilter.to_addresses: {item!r} is not a text ({_REMEDY})")
     text = item.strip()
     if "/" in text:
         return _network(text)
@@ -100,9 +100,9 @@ def _ends(item: Any) -> tuple[Any, Any]:
         last = f"{first.rpartition('.')[0]}.{last}"
     high = _address(last, text)
     if low.version != high.version:
-        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} mixes IPv4 and IPv6 ({_REMEDY})")
+        raise AnsibleFilterError(f"natlb.netfilter.to_addresses: {text} mixes IPv4 and IPv6 ({_REMEDY})")
     if low > high:
-        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} ends before it begins (write {high}-{low})")
+        raise AnsibleFilterError(f"natlb.netfilter.to_addresses: {text} ends before it begins (write {high}-{low})")
     return low, high
 
 
@@ -112,9 +112,11 @@ def _network(text: str) -> tuple[Any, Any]:
     try:
         network = netaddr.IPNetwork(f"{address}/{prefix}")
     except (netaddr.AddrFormatError, ValueError):
-        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} is not a network ({_REMEDY})") from None
+        raise AnsibleFilterError(f"natlb.netfilter.to_addresses: {text} is not a network ({_REMEDY})") from None
     if network.ip != network.network:
-        raise AnsibleFilterError(f"natlb.netfilter.hosts: {text} has bits set behind its prefix (write {network.cidr})")
+        raise AnsibleFilterError(
+            f"natlb.netfilter.to_addresses: {text} has bits set behind its prefix (write {network.cidr})"
+        )
     first, last = network.first, network.last
     # RFC 3021: both addresses of a /31 are hosts. RFC 6164: so they are of a /127; other IPv6 networks have an anycast
     # address of their routers (RFC 4291, 2.6.1) first, and no broadcast.
@@ -129,7 +131,7 @@ def _address(text: str, whole: str) -> Any:
         return netaddr.IPAddress(text, flags=netaddr.INET_PTON)
     except (netaddr.AddrFormatError, ValueError):
         raise AnsibleFilterError(
-            f"natlb.netfilter.hosts: {text!r} in {whole!r} is not an address ({_REMEDY})"
+            f"natlb.netfilter.to_addresses: {text!r} in {whole!r} is not an address ({_REMEDY})"
         ) from None
 
 
@@ -138,4 +140,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"hosts": hosts}
+        return {"to_addresses": to_addresses}

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: confirm
+module: balancer_confirm
 short_description: Confirm a change of a NAT load balancer that undoes itself otherwise
 version_added: 0.1.0
 author:
@@ -34,7 +34,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: Confirm a change
-  natlb.netfilter.confirm:
+  natlb.netfilter.balancer_confirm:
     token: 0123456789abcdef
 """
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: declaration
+module: validate_declaration
 short_description: Check on the controller what the variables of a host declare
 version_added: 0.1.0
 author:
@@ -21,7 +21,7 @@ options:
   role:
     description: The role whose variables are read. Without it only the names of variables are looked at.
     type: str
-    choices: [balancer, backend]
+    choices: [balancer, return_path]
 attributes:
   action:
     description: Has an action plug-in, which does all of it on the controller.
@@ -38,7 +38,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: Check the declaration of each balancer
-  natlb.netfilter.declaration:
+  natlb.netfilter.validate_declaration:
     role: balancer
 """
 
@@ -51,7 +51,7 @@ from ansible.module_utils.basic import AnsibleModule
 def main() -> None:
     """What runs is the action plugin of the same name; this is here for what is documented."""
     module = AnsibleModule(
-        argument_spec={"role": {"type": "str", "choices": ["balancer", "backend"]}}, supports_check_mode=True
+        argument_spec={"role": {"type": "str", "choices": ["balancer", "return_path"]}}, supports_check_mode=True
     )
     module.fail_json(msg="this runs on the controller only, by its action plugin")
 

@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         elif role == "balancer":
             problems += self._balancer(given)
         else:
-            problems += self._backend(given)
+            problems += self._return_path(given)
         result["changed"] = False
         if problems:
             result["failed"] = True
@@ -62,10 +62,10 @@ class ActionModule(ActionBase):
             found.update(dict.fromkeys(playbook_settings.problems(values, {*inventory})))
         return list(found)
 
-    def _backend(self, given: Mapping[str, Any]) -> list[str]:
-        """What is wrong with the variables of the role `backend`; the role itself tells the rest."""
-        values, _unread = self._templated(given, [name for name in variables.ROLES if name in variables.OF_BACKENDS])
-        return [] if values.get(f"{variables.BACKEND}state") == "absent" else _nulls(values)
+    def _return_path(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `return_path`; the role itself tells the rest."""
+        values, _unread = self._templated(given, [name for name in variables.ROLES if name in variables.OF_RETURN_PATH])
+        return [] if values.get(f"{variables.RETURN_PATH}state") == "absent" else _nulls(values)
 
     def _templated(self, given: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The values of those of the variables that are set, and what cannot be read."""
@@ -81,7 +81,7 @@ class ActionModule(ActionBase):
 
     def _balancer(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `balancer`."""
-        values, problems = self._templated(given, sorted(variables.ROLES - variables.OF_BACKENDS))
+        values, problems = self._templated(given, sorted(variables.ROLES - variables.OF_RETURN_PATH))
         if values.get(f"{variables.PREFIX}state", "present") == "absent":
             return []
         if not problems:

@@ -1,12 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `run_settings`: variables that are for the run and not for a host, from wherever they were put."""
+"""The filter `play_settings`: variables that are for the run and not for a host, from wherever they were put."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: run_settings
+name: play_settings
 short_description: Find the settings of a whole run in the variables of the hosts
 version_added: 0.1.0
 description:
@@ -43,7 +43,7 @@ options:
 EXAMPLES = r"""
 - name: Show what the hosts say about the run
   ansible.builtin.debug:
-    msg: "{{ hostvars | natlb.netfilter.run_settings }}"
+    msg: "{{ hostvars | natlb.netfilter.play_settings }}"
 """
 
 RETURN = r"""
@@ -75,11 +75,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def run_settings(hostvars: Any, **given: Any) -> dict[str, Any]:
+def play_settings(hostvars: Any, **given: Any) -> dict[str, Any]:
     """All settings: `given` where it is not None, else the one value that all hosts which have it agree on, else the
     default. Raises AnsibleFilterError where hosts do not agree."""
     if not isinstance(hostvars, Mapping):
-        raise AnsibleFilterError("natlb.netfilter.run_settings: the input is not hostvars (write hostvars | …)")
+        raise AnsibleFilterError("natlb.netfilter.play_settings: the input is not hostvars (write hostvars | …)")
     found: dict[str, Any] = {}
     said_by: dict[str, str] = {}
     for host in hostvars:
@@ -109,4 +109,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"run_settings": run_settings}
+        return {"play_settings": play_settings}
