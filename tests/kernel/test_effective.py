@@ -245,9 +245,9 @@ def test_a_state_of_the_future(balancer: Balancer) -> None:
     path = balancer.etc / "state.json"
     good = path.read_text()
     path.write_text(good.replace('"format": 3', '"format": 9'))
-    assert any("format 9, this one reads 2" in line for line in balancer.info()["warnings"])
+    assert any("format 9, this one reads 3" in line for line in balancer.info()["warnings"])
     outcome = balancer.apply(SERVICES)
-    assert any("format 9, this one reads 2" in line for line in outcome.warnings)
+    assert any("format 9, this one reads 3" in line for line in outcome.warnings)
     assert (outcome.transaction, path.read_text()) == ("none", good)
 
 
