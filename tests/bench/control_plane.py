@@ -62,7 +62,7 @@ def timed(function):
         finally:
             spent[0] += time.perf_counter() - began
     return call
-processes.carry = timed(processes.carry)
+processes.run_commands = timed(processes.run_commands)
 paths = store.Paths(Path(request["etc"]), Path(request["run"]))
 outcome = balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

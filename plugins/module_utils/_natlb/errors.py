@@ -38,7 +38,7 @@ class HostError(NatlbError):
     """The host cannot do what is asked of it: a program is missing, a right is missing, the kernel refused."""
 
 
-class CarryError(HostError):
+class CommandsError(HostError):
     """One of several commands failed; `done` is how many before it were carried out, and so its index."""
 
     def __init__(self, message: str, done: int) -> None:

@@ -29,7 +29,7 @@ def flip(first: Any, second: Any, times: int, limit_s: float, vip: str) -> tuple
     engine = NftablesEngine()
     one, two = _loaded(engine, first), _loaded(engine, second)
     there, back = (_lines(engine, *pair) for pair in ((one, two), (two, one)))
-    processes.carry(engine.nft.load([WATCH.format(vip=vip)]))
+    processes.run_commands(engine.nft.load([WATCH.format(vip=vip)]))
     # One program that reads transactions line by line: starting one for each would be the slow part.
     with subprocess.Popen(
         [engine.nft.path, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from ..errors import CarryError, HostError
+from ..errors import CommandsError, HostError
 from .observation import observed
 
 #: A command line for the shell, and the text that it reads. Nothing that a user typed stands in the line.
@@ -53,12 +53,12 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
     return printed
 
 
-def carry(commands: Sequence[Command], past_failures: bool = False) -> None:
+def run_commands(commands: Sequence[Command], past_failures: bool = False) -> None:
     """Run commands in turn, up to the first that fails (or all of them), in a process that does not depend on this one.
 
     Where this one is killed between two of them, also along with its whole process group, the change is still made as a
     whole. Until then no other run begins: the process has the lock that this one holds (`store.lock`). Raises
-    `CarryError`.
+    `CommandsError`.
     """
     if not commands:
         return
@@ -75,7 +75,7 @@ def carry(commands: Sequence[Command], past_failures: bool = False) -> None:
     if status:
         # It may also have been killed behind the last one.
         failed = 0 if past_failures else min(len(done), len(commands) - 1)
-        raise CarryError(complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
+        raise CommandsError(complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
 
 
 def attempt(argv: Sequence[str], text: str) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..errors import CarryError, HostError
+from ..errors import CommandsError, HostError
 from ..firewalls import forward
 from ..host import links, moment, nf_tables, observation, proc, processes, staging, store, sysctl
 from ..host.moment import Moment
@@ -184,7 +184,7 @@ def _commit_parts(plan: Plan) -> str:
         try:
             for part in parts:
                 part.commit()
-            _carry(plan, parts)
+            _run_commands(plan, parts)
             put_in_place()
         except Exception as error:
             said = put_back(parts)
@@ -195,20 +195,20 @@ def _commit_parts(plan: Plan) -> str:
     return token
 
 
-def _carry(plan: Plan, parts: list[Part]) -> None:
+def _run_commands(plan: Plan, parts: list[Part]) -> None:
     """Run the commands of all parts. Where the kernel refuses the rules, their engine may know another way."""
     made = [(part, part.commands()) for part in parts]
     commands = [(part, command) for part, found in made for command in found]
     try:
-        processes.carry([command for _unused, command in commands])
-    except CarryError as error:
+        processes.run_commands([command for _unused, command in commands])
+    except CommandsError as error:
         part = commands[error.done][0]
         instead = plan.engine.instead(plan.transaction, plan.rendered) if part is plan.rules else None
         if instead is None:
             raise
         plan.transaction = instead
         later = [command for other, command in commands[error.done :] if other is not part]
-        processes.carry([*part.commands(), *later])
+        processes.run_commands([*part.commands(), *later])
 
 
 def _way_back(parts: list[Part]) -> list[Command]:

@@ -54,7 +54,7 @@ def _attempt(parts: Sequence[Part], complaints: list[str], gently: bool) -> None
         except HostError as error:
             complaints.append(str(error))
     try:
-        processes.carry(commands, past_failures=True)
+        processes.run_commands(commands, past_failures=True)
     except HostError as error:
         complaints.append(str(error))
 

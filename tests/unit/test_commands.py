@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from _natlb.errors import CarryError, HostError
+from _natlb.errors import CommandsError, HostError
 from _natlb.host import processes, store
 
 #: A run that is about to be killed: in the middle of its change it waits for somebody else's file.
@@ -23,7 +23,7 @@ sys.path.insert(0, sys.argv[1])
 from _natlb.host import processes, store
 root = pathlib.Path(sys.argv[2])
 with store.lock(store.Paths(root / "etc", root / "run")):
-    processes.carry([
+    processes.run_commands([
         (f"cat > {root}/begun", ""),
         (f"for _ in $(seq 1000); do test -e {root}/on && break; sleep 0.01; done; cat > {root}/text", "the second"),
     ])
@@ -57,16 +57,16 @@ def test_a_killed_run_is_carried_out_and_keeps_its_lock_meanwhile(
 
 def test_nothing_is_done_behind_a_failure(tmp_path: Path) -> None:
     commands = [("true", ""), ("grep -q one", "two"), (f"cat > {tmp_path}/late", "")]
-    with pytest.raises(CarryError, match=r"^grep: ended with status 1$") as caught:
-        processes.carry(commands)
+    with pytest.raises(CommandsError, match=r"^grep: ended with status 1$") as caught:
+        processes.run_commands(commands)
     assert caught.value.done == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_goes_back_goes_on_behind_a_failure(tmp_path: Path) -> None:
     commands = [("echo wrong >&2; false", ""), (f"cat > {tmp_path}/late", "text"), ("echo again; false", "")]
-    with pytest.raises(CarryError, match="wrong / again"):
-        processes.carry(commands, past_failures=True)
+    with pytest.raises(CommandsError, match="wrong / again"):
+        processes.run_commands(commands, past_failures=True)
     assert (tmp_path / "late").read_text() == "text"
 
 
