@@ -49,7 +49,7 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
     program = os.path.basename(argv[0])
     status, printed, complained = attempt(argv, text or "")
     if status not in ok:
-        raise HostError(complaint(program, status, complained or printed))
+        raise HostError(error_text(program, status, complained or printed))
     return printed
 
 
@@ -75,7 +75,7 @@ def run_commands(commands: Sequence[Command], past_failures: bool = False) -> No
     if status:
         # It may also have been killed behind the last one.
         failed = 0 if past_failures else min(len(done), len(commands) - 1)
-        raise CommandsError(complaint(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
+        raise CommandsError(error_text(os.path.basename(commands[failed][0].split()[0]), status, complained), failed)
 
 
 def attempt(argv: Sequence[str], text: str) -> tuple[int, str, str]:
@@ -132,7 +132,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, group: bool) -> int 
     return None if late.is_set() else status
 
 
-def complaint(program: str, status: int, said: str) -> str:
+def error_text(program: str, status: int, said: str) -> str:
     text = " / ".join([line for line in said.splitlines() if line.strip()][:6]) or f"ended with status {status}"
     denied = any(words in text for words in _DENIED)
     return f"{program}: {text}" + (" (this needs root and the capability CAP_NET_ADMIN)" if denied else "")

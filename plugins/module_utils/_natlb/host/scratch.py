@@ -29,5 +29,5 @@ def listed(load: str, show: str, text: str) -> str | None:
         if status == 0:
             return printed
         if status in _REFUSED and ("--user" not in flags or _TOO_LARGE_THERE not in complained):
-            raise HostError(processes.complaint(load.split(maxsplit=1)[0], status, complained))
+            raise HostError(processes.error_text(load.split(maxsplit=1)[0], status, complained))
     return None
