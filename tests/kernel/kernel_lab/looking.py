@@ -28,13 +28,13 @@ _hooked = False
 def balance(root: str, services: Any, egress: Any = None, **options: Any) -> tuple[Any, list[str]]:
     """`drive.balance`, and the names of the programs that it started."""
     started: list[str] = []
-    real = processes._ended
+    real = processes._execute
 
     def ended(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
         started.append(os.path.basename(argv[0]))
         return real(program, argv, text, independent)
 
-    with mock.patch.object(processes, "_ended", ended):
+    with mock.patch.object(processes, "_execute", ended):
         return drive.balance(root, services, egress, **options), started
 
 

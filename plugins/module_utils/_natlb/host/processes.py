@@ -71,7 +71,7 @@ def run_commands(commands: Sequence[Command], past_failures: bool = False) -> No
             otherwise = "failed=1" if past_failures else "exit"
             lines.append(f"if {{ {line} < /proc/self/fd/{file.fileno()}; }} >&2; then echo; else {otherwise}; fi")
         lines.append("exit $failed")
-        status, done, complained = _ended("sh", ["/bin/sh", "-c", "\n".join(lines)], "", independent=True)
+        status, done, complained = _execute("sh", ["/bin/sh", "-c", "\n".join(lines)], "", independent=True)
     if status:
         # It may also have been killed behind the last one.
         failed = 0 if past_failures else min(len(done), len(commands) - 1)
@@ -80,10 +80,10 @@ def run_commands(commands: Sequence[Command], past_failures: bool = False) -> No
 
 def attempt(argv: Sequence[str], text: str) -> tuple[int, str, str]:
     """The exit status of a program, and what it left on its standard output and standard error."""
-    return _ended(os.path.basename(argv[0]), argv, text, independent=False)
+    return _execute(os.path.basename(argv[0]), argv, text, independent=False)
 
 
-def _ended(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
+def _execute(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
     """The exit status of a program, and what it left on its standard output and standard error.
 
     An independent one leads a session of its own, and has what descriptors of this process are inheritable: by default
