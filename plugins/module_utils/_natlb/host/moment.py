@@ -37,7 +37,7 @@ class Moment(NamedTuple):
 
 def now() -> Moment | None:
     """None where the kernel cannot tell namespaces apart."""
-    boot = proc.peek("/proc/sys/kernel/random/boot_id").strip()
+    boot = proc.read_unobserved("/proc/sys/kernel/random/boot_id").strip()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
             cookie = asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)

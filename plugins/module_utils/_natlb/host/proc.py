@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from .observation import observed
 
 
-def peek(path: str) -> str:
+def read_unobserved(path: str) -> str:
     """The text of a file, empty where it cannot be read; nobody needs to know whether it stays the same."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
@@ -24,7 +24,7 @@ def peek(path: str) -> str:
 @observed
 def read(path: str) -> str:
     """The text of a file, empty where it cannot be read."""
-    return peek(path)
+    return read_unobserved(path)
 
 
 @observed

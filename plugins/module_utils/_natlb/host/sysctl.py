@@ -19,9 +19,9 @@ def path(name: str) -> str:
     return f"/proc/sys/{name}"
 
 
-def peek(name: str) -> str | None:
+def get_unobserved(name: str) -> str | None:
     """As `get`, of what is kept once it was seen, so that no later run looks at it."""
-    return proc.peek(path(name)).strip() or None
+    return proc.read_unobserved(path(name)).strip() or None
 
 
 @observed

@@ -44,7 +44,7 @@ def look(
     closed = {family: item for family, item in kept.closed.items() if family in families}
     for family in families:
         if family not in closed and get(NAMES[family]) == "0":
-            seen = _observe(family, sysctl.peek, bridges())
+            seen = _observe(family, sysctl.get_unobserved, bridges())
             # On a host that has lo alone there is nothing to close.
             closed.update({family: seen} if seen.interfaces else {})
     return Before(_listening(kept, routes, get) if "ip6" in families else (), closed)
