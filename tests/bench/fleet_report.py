@@ -65,7 +65,7 @@ class Fit:
 
 @dataclasses.dataclass
 class Figures:
-    """All that has been measured. The variants differ in one setting from the run `again` over the largest fleet."""
+    """All that has been measured. The variants differ in one setting from the run `replay` over the largest fleet."""
 
     forks: int
     services: int

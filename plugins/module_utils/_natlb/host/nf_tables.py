@@ -62,7 +62,7 @@ def base_chains() -> list[BaseChain]:
 
 def has_sets(family: str, table: str) -> bool:
     """Whether a table has a set or map. Of a table that is gone since: no."""
-    observation.numbered()
+    observation.note_generation()
     name = netlink.attribute(_SET_TABLE, table.encode() + b"\0")
     try:
         with netfilter() as kernel:
@@ -73,7 +73,7 @@ def has_sets(family: str, table: str) -> bool:
 
 def _listed(kind: int) -> list[tuple[int, dict[int, bytes]]]:
     """Family and attributes; nothing where the kernel has no nf_tables."""
-    observation.numbered()
+    observation.note_generation()
     try:
         with netfilter() as kernel:
             return [(number, attributes(found)) for number, found in kernel.dump(NF_TABLES, kind)]

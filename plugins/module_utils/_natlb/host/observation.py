@@ -4,7 +4,7 @@
 """What a plan has seen of this host, so that the next run can tell whether it would see anything else.
 
 A plan follows from what it is asked for and from what it reads. Whatever reads the host is marked `observed`: while a
-`Watch` is on, each such call is noted with a digest of what it returned, and `Watch.again` asks all of them once more.
+`Watch` is on, each such call is noted with a digest of what it returned, and `Watch.replay` asks all of them once more.
 Rules of nf_tables are not read again: the kernel numbers their commits (`netlink.generation`).
 """
 
@@ -35,15 +35,15 @@ _watch: Watch | None = None
 
 
 class Watch:
-    """The calls of one plan. `numbered`: rules of nf_tables were read as well. `repeatable` is false where something
+    """The calls of one plan. `note_generation`: rules of nf_tables were read as well. `repeatable` is false where something
     could not be read, and so cannot be asked for again."""
 
     def __init__(self, seen: Mapping[Call, str] | None = None) -> None:
         self.seen: dict[Call, str] = dict(seen or {})
-        self.numbered = False
+        self.reads_generation = False
         self.repeatable = True
 
-    def again(self) -> Iterator[tuple[Call, str]]:
+    def replay(self) -> Iterator[tuple[Call, str]]:
         """Every call with what it tells now; empty where it cannot be made any more."""
         for name, arguments in self.seen:
             try:
@@ -84,10 +84,10 @@ def _reader(name: str) -> Callable[..., Any]:
     return _readers[name]
 
 
-def numbered() -> None:
+def note_generation() -> None:
     """Say that rules are read whose commits the kernel numbers."""
     if _watch is not None:
-        _watch.numbered = True
+        _watch.reads_generation = True
 
 
 @contextmanager

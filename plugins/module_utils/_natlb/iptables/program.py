@@ -59,7 +59,7 @@ class Iptables:
 
     def _read(self, *argv: str) -> str:
         if self._is_nft:
-            observation.numbered()
+            observation.note_generation()
             return run(argv)
         return _legacy(*argv)
 

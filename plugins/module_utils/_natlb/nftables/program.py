@@ -23,11 +23,11 @@ class Nft:
 
     def terse(self, family: str, table: str) -> str:
         """A table without counters and without the elements of its sets."""
-        observation.numbered()
+        observation.note_generation()
         return run([self.path, "--stateless", "--terse", "list", "table", family, table])
 
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
-        observation.numbered()
+        observation.note_generation()
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
 
     def check(self, text: str) -> None:

@@ -138,7 +138,7 @@ def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None, waits: b
     ours.update(boot.will_be_read(plan.request.paths, plan.staged))
     if not waits:
         ours.update(overlay.will_be_read(plan.laid))
-        ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).again())
+        ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).replay())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
     unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": settings})
@@ -315,7 +315,7 @@ def _forwarded(
 def _live(engine: Engine, paths: Paths, known: Mapping[str, Any]) -> Ruleset:
     """The live rules: what the last run loaded, where nobody has committed any since; else as they are listed."""
     if engine.name == "nftables" and unchanged.holds(paths):
-        observation.numbered()
+        observation.note_generation()
         found = normal_form.known_rules(engine, known)
         if found is not None:
             return found

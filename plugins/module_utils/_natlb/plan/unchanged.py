@@ -77,7 +77,7 @@ def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         return None
     # What was seen first is asked about last: nobody may commit anything while the rest is looked at.
-    same = all(told == seen[call] for call, told in Watch(seen).again())
+    same = all(told == seen[call] for call, told in Watch(seen).replay())
     return found if same and moment.now() == now else None
 
 
@@ -110,11 +110,11 @@ def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, theirs: Wa
         return "this kernel does not tell network namespaces apart"
     if not watch.repeatable:
         return "something could not be read"
-    if watch.numbered and now.generation is None:
+    if watch.reads_generation and now.generation is None:
         return "this kernel does not number the commits of rules"
     if expected != now:
         return f"commit {expected.generation} was expected, and {now.generation} is the last"
-    for call, told in theirs.again():
+    for call, told in theirs.replay():
         if told != theirs.seen[call]:
             return f"{call[0]}{call[1]} tells something else now"
     return "" if moment.now() == now else "somebody commits rules at this moment"
