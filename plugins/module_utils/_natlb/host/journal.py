@@ -13,7 +13,7 @@ from . import processes
 LINES = 5
 
 
-def last_words(unit: str) -> str:
+def last_log_lines(unit: str) -> str:
     """The last lines of a unit that failed, on one line: its own, or, where it could not begin, what systemd says.
 
     Empty for a unit that has not failed, and where nothing is to be found out: the message that it is for must come in

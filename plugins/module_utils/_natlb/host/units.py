@@ -119,5 +119,5 @@ def _systemctl(*arguments: str) -> None:
 
 def _why(verb: str, *names: str) -> str:
     """What was asked of systemd, and what the units say that could not be started: systemctl says that they failed."""
-    said = [journal.last_words(name) for name in names] if verb in ("start", "restart") else []
+    said = [journal.last_log_lines(name) for name in names] if verb in ("start", "restart") else []
     return "".join(f"; {text}" for text in (" ".join(["systemctl", verb, *names]), *said) if text)
