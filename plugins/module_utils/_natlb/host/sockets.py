@@ -30,7 +30,7 @@ class Listener(NamedTuple):
 
 
 @observed
-def on(ports: Ports) -> list[Listener]:
+def listeners(ports: Ports) -> list[Listener]:
     """Every socket of this network namespace that waits for clients on one of these ports, and the virtual services of
     IPVS there."""
     lows = [low for low, _high in ports]

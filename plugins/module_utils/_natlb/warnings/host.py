@@ -40,7 +40,7 @@ def found(
         *_astray(config, table),
         *_obstacles(config, engine, table, chains),
         *(
-            listeners.warnings(config, sockets.on(listeners.ports(config)), proc.local_addresses())
+            listeners.warnings(config, sockets.listeners(listeners.ports(config)), proc.local_addresses())
             if config.services
             else ()
         ),
