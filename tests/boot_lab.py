@@ -104,7 +104,7 @@ class Host:
 
     def run(self, name: str = "", **options: Any) -> bool:
         """A run to its end; whether it changed anything."""
-        staging.sweep(self.paths)
+        staging.remove_unfinished(self.paths)
         part, staged = self.plan(name, **options)
         self.put(staged)
         store.remove_if_unused(self.paths)

@@ -77,7 +77,7 @@ def test_an_error_at_any_moment_leaves_the_old(host: Host, change: str) -> None:
         error = OSError(5, "Input/output error")
         status = interrupted(lambda staged=staged: host.put(staged), at, error)  # type: ignore[misc]
         assert status in (0, 3), f"change {at} of the file system: status {status}"
-        staging.sweep(host.paths)
+        staging.remove_unfinished(host.paths)
         kept = {name: text for name, text in host.files().items() if "natlb/current" not in name}
         expected = before if status else after
         assert _same(kept, expected), f"change {at} of the file system"

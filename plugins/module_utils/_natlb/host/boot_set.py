@@ -108,7 +108,7 @@ def links(etc: Path) -> dict[Path, str]:
     return {etc / name: f"{CURRENT}/{name}" for name in LINKS}
 
 
-def sweep(etc: Path) -> None:
+def remove_unused(etc: Path) -> None:
     """Remove the sets that do not boot. To be called with the lock held."""
     kept = current(etc)
     for path in etc.glob("*"):

@@ -228,7 +228,7 @@ class _Change:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         with contextlib.suppress(HostError):
-            boot_set.sweep(self._paths.etc)
+            boot_set.remove_unused(self._paths.etc)
             if boot_set.current(self._paths.etc) is None:
                 store.remove_directory(self._paths.etc)
 
@@ -244,12 +244,12 @@ def _restore(path: Path, backup: str | None) -> None:
         os.replace(backup, path)
 
 
-def sweep(paths: Paths) -> None:
+def remove_unfinished(paths: Paths) -> None:
     """Remove what a killed run was about to write. To be called with the lock held."""
     for directory in (paths.etc, paths.run, *system_folders(paths)):
         for path in directory.glob(f"{store.TEMPORARY}*"):
             store.remove(path)
-    boot_set.sweep(paths.etc)
+    boot_set.remove_unused(paths.etc)
 
 
 def system_folders(paths: Paths) -> list[Path]:

@@ -221,7 +221,7 @@ def settled(paths: Paths) -> Iterator[None]:
         with store.lock(paths):
             waiting = pending(paths)
             if not waiting:
-                staging.sweep(paths)
+                staging.remove_unfinished(paths)
                 yield
                 return
         for directory in filter(_overdue, waiting):
