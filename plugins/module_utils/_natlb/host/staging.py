@@ -218,7 +218,7 @@ class _Change:
                 units.reload()
                 store.remove(self._paths.run / store.RELOAD)
         if self._ordered:
-            units.put_back(self._staging.orders, self._staging.oneshots)
+            units.undo(self._staging.orders, self._staging.oneshots)
 
     def discard(self) -> None:
         """Remove what is not in its place, or not needed to go back to any more."""

@@ -95,7 +95,7 @@ def start(orders: Orders) -> None:
             _systemctl(verb, *names)
 
 
-def put_back(orders: Orders, oneshots: Sequence[str]) -> None:
+def undo(orders: Orders, oneshots: Sequence[str]) -> None:
     """Undo the orders, behind the files and a reload. Nothing that fails here keeps the rest from being undone.
 
     Those that run once, `oneshots`, are not started again: they would load rules, and the rules have their own way
