@@ -52,7 +52,7 @@ def balance(
     """
     key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
     if unchanged.is_known(paths, key):
-        with contextlib.nullcontext() if check else rollback.settled(paths):
+        with contextlib.nullcontext() if check else rollback.lock_with_nothing_pending(paths):
             kept = _kept(paths, key)
         if kept:
             return kept
@@ -63,7 +63,7 @@ def balance(
     request = declared.request(paths, iptables_variant, check)
     if check:
         return apply.checked(request, declared.state)
-    with rollback.settled(paths):
+    with rollback.lock_with_nothing_pending(paths):
         return apply.made(request, declared.state, key)
 
 

@@ -214,7 +214,7 @@ def _overdue(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def settled(paths: Paths) -> Iterator[None]:
+def lock_with_nothing_pending(paths: Paths) -> Iterator[None]:
     """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
     give_up = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
