@@ -42,7 +42,7 @@ from .outcome import Outcome
 from .overlay import Overlay, Record
 from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
-from .stale_flows import forget_gone
+from .stale_flows import delete_stale
 from .way_back import put_back, way_back
 
 
@@ -124,7 +124,7 @@ def made(request: Request, state: str, key: str) -> Outcome:
         outcome.token = _commit_parts(plan)
     outcome.diff = diff.result()
     outcome.transaction = plan.transaction.kind
-    outcome.warnings += forget_gone(plan.previous, plan.laid.config)
+    outcome.warnings += delete_stale(plan.previous, plan.laid.config)
     outcome.warnings += _tidied(plan, bool(outcome.token))
     if not request.config.empty:
         _remember(plan, key, watch, began, bool(outcome.token))

@@ -114,7 +114,7 @@ def _same_way(then: Service, now: Service, flow: Flow) -> bool:
     return set(now.snat_of(flow.family)) == set(then.snat_of(flow.family))
 
 
-def forget_gone(previous: Config, config: Config) -> list[str]:
+def delete_stale(previous: Config, config: Config) -> list[str]:
     """Delete stale UDP entries. Returns warnings; that conntrack(8) is missing is one, since the rules do stand."""
     local = proc.local_addresses()
     before, after = Frontends(previous, "udp", local), Frontends(config, "udp", local)
