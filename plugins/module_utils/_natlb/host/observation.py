@@ -35,8 +35,8 @@ _watch: Watch | None = None
 
 
 class Watch:
-    """The calls of one plan. `note_generation`: rules of nf_tables were read as well. `repeatable` is false where something
-    could not be read, and so cannot be asked for again."""
+    """The calls of one plan. `reads_generation`: rules of nf_tables were read as well. `repeatable` is false where a
+    reader failed, and so cannot be asked again."""
 
     def __init__(self, seen: Mapping[Call, str] | None = None) -> None:
         self.seen: dict[Call, str] = dict(seen or {})

@@ -158,12 +158,6 @@ def identity(path: str) -> str:
     return f"{path} {status.st_size} {status.st_mtime_ns} {os.uname().release}"
 
 
-# -- /proc ---------------------------------------------------------------------------------------------------------
-
-
-# -- routing -------------------------------------------------------------------------------------------------------
-
-
 def version(path: str) -> str:
     """What a program says of its version. It says the same until its file is another one."""
     identity(path)

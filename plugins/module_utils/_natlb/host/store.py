@@ -250,7 +250,8 @@ def remove_if_unused(paths: Paths) -> None:
 def lock(paths: Paths) -> Iterator[None]:
     """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
 
-    The descriptor is inheritable, for `processes.run_commands`: what still changes the kernel then holds the lock as well.
+    The descriptor is inheritable, for `processes.run_commands`: a process that still changes the kernel holds the lock
+    as well.
     """
     path = paths.run / "lock"
     give_up = time.monotonic() + LOCK_TIMEOUT_S
