@@ -99,7 +99,7 @@ class IptablesEngine:
         """How many commits of nf_tables that makes."""
         return sum(map(self.program.commits, transaction.texts.values()))
 
-    def instead(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
+    def fallback(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
         """A delta has no other way: a replacement would not know what to take away."""
         return None
 

@@ -40,7 +40,7 @@ class Engine(Asked, Protocol):
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
 
-    def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
+    def fallback(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
         """Another way to the same rules, where the kernel has refused this one; None where there is none."""
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:

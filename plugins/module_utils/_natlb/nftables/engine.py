@@ -78,7 +78,7 @@ class NftablesEngine:
         """How many commits of nf_tables that makes."""
         return len(transaction.texts)
 
-    def instead(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
+    def fallback(self, transaction: Transaction, rendered: Ruleset) -> Transaction | None:
         """What a delta did not foresee, a replacement of our tables puts right, in one transaction too."""
         if transaction.kind != "delta":
             return None

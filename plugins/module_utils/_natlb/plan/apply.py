@@ -203,7 +203,7 @@ def _run_commands(plan: Plan, parts: list[Part]) -> None:
         processes.run_commands([command for _unused, command in commands])
     except CommandsError as error:
         part = commands[error.done][0]
-        instead = plan.engine.instead(plan.transaction, plan.rendered) if part is plan.rules else None
+        instead = plan.engine.fallback(plan.transaction, plan.rendered) if part is plan.rules else None
         if instead is None:
             raise
         plan.transaction = instead
