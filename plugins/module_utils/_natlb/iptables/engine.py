@@ -127,7 +127,7 @@ class IptablesEngine:
         """What turns what a run wants into what is live before it."""
         return self.program.restore(restore.delta(wanted, live, live, held=self._held))
 
-    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+    def undo_in_place(self, live: Ruleset, now: Ruleset) -> list[Command]:
         """The same, with each jump where it stood among the rules of others."""
         return self.program.restore(restore.delta(now, live, live, self._places, self._held))
 

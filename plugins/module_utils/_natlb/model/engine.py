@@ -49,7 +49,7 @@ class Engine(Asked, Protocol):
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
         """What turns what a run wants into what is live before it. Raises `HostError` where nothing would."""
 
-    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+    def undo_in_place(self, live: Ruleset, now: Ruleset) -> list[Command]:
         """The same from what is there now, so that whatever does not differ keeps its place and its counters."""
 
     def residue(self) -> str:

@@ -99,7 +99,7 @@ class NftablesEngine:
         self.nft.check(text)
         return self.nft.load([text])
 
-    def retrace(self, live: Ruleset, now: Ruleset) -> list[Command]:
+    def undo_in_place(self, live: Ruleset, now: Ruleset) -> list[Command]:
         """The same, but by what differs only, so that our tables keep their place and what packets have filled."""
         back = loadable(live)
         return self.nft.load(delta(now, live, back)) if live and now else self.undo(live, now)

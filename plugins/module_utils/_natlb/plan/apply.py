@@ -203,10 +203,10 @@ def _run_commands(plan: Plan, parts: list[Part]) -> None:
         processes.run_commands([command for _unused, command in commands])
     except CommandsError as error:
         part = commands[error.done][0]
-        instead = plan.engine.fallback(plan.transaction, plan.rendered) if part is plan.rules else None
-        if instead is None:
+        fallback = plan.engine.fallback(plan.transaction, plan.rendered) if part is plan.rules else None
+        if fallback is None:
             raise
-        plan.transaction = instead
+        plan.transaction = fallback
         later = [command for other, command in commands[error.done :] if other is not part]
         processes.run_commands([*part.commands(), *later])
 

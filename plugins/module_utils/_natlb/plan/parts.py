@@ -46,7 +46,7 @@ class Part:
     #: what the host says (`look`).
     undo: Callable[[Ruleset], list[Command]] = _no_way_back
     #: The same by changing no more than what differs. It may fail where `undo` would not.
-    retrace: Callable[[Ruleset], list[Command]] | None = None
+    undo_in_place: Callable[[Ruleset], list[Command]] | None = None
     look: Callable[[], Ruleset] | None = None
     commit: Callable[[], None] = _nothing
     #: How many commits of nf_tables its commands make.
@@ -156,7 +156,7 @@ def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Cal
         wanted,
         lambda: engine.commands(transaction()),
         lambda now: engine.undo(live, now),
-        retrace=lambda now: engine.retrace(live, now),
+        undo_in_place=lambda now: engine.undo_in_place(live, now),
         look=engine.listed,
         residue=engine.residue,
         commits=lambda: engine.commits(transaction()),

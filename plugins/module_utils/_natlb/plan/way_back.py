@@ -50,7 +50,7 @@ def _attempt(parts: Sequence[Part], complaints: list[str], gently: bool) -> None
         if now is None:
             continue
         try:
-            commands += part.retrace(now) if gently and part.retrace is not None else part.undo(now)
+            commands += part.undo_in_place(now) if gently and part.undo_in_place is not None else part.undo(now)
         except HostError as error:
             complaints.append(str(error))
     try:
