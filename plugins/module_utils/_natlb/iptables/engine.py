@@ -147,7 +147,7 @@ class IptablesEngine:
             found.update(counters.count(config, family, self._listing(family, counters=True)))
         return found, clients.read(config)
 
-    def held(self, wanted: Ruleset) -> list[str]:
+    def retained(self, wanted: Ruleset) -> list[str]:
         programs = {family: self.program.program(family) for family in FAMILIES}
         return [*strangers.warnings(self._held, wanted, programs)]
 

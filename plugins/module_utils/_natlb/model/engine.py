@@ -58,7 +58,7 @@ class Engine(Asked, Protocol):
     def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
 
-    def held(self, wanted: Ruleset) -> list[str]:
+    def retained(self, wanted: Ruleset) -> list[str]:
         """What of ours has to stay though it is not wanted, in words. It is known once the live rules are listed."""
 
     def refusing(self, config: Config) -> set[str]:

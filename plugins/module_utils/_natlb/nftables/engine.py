@@ -113,7 +113,7 @@ class NftablesEngine:
         listing = self._listing(counters=True)
         return count(config, listing), of_nftables(config, listing)
 
-    def held(self, _wanted: Ruleset) -> list[str]:
+    def retained(self, _wanted: Ruleset) -> list[str]:
         """Nothing: no rule leads from one table into another."""
         return []
 

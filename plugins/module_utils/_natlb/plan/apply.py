@@ -258,7 +258,7 @@ def make_plan(request: Request) -> Plan:
         warnings += [] if no_ip else _found(request, laid, engine, table, chains)
         normal = validation.result()
         live = listing.result()
-    warnings += [*path.warnings, *engine.held(normal.ruleset)]
+    warnings += [*path.warnings, *engine.retained(normal.ruleset)]
     idle = interfaces.idle(config.uplinks(), table, links.names() if config.uplinks() else [])
     warnings += [*interfaces.idle_warnings(idle), *laid.warnings]
     rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)
