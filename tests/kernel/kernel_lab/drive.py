@@ -77,7 +77,7 @@ def serving(root: str, variant: str | None) -> set[tuple[str, str]]:
     state = store.read_state(_paths(root))
     config = request.declared(state)
     engine, _warnings = engines.choose(str(state["engine"]), variant) if state else (None, [])
-    return set(engine.readings(config)[0]) if engine else set()
+    return set(engine.counters(config)[0]) if engine else set()
 
 
 def declared(root: str) -> Any:

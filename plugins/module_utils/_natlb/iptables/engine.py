@@ -140,7 +140,7 @@ class IptablesEngine:
         ]
         return f"tables that were not there before stay, without rules: {', '.join(new)}" if new else ""
 
-    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+    def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
         found: dict[tuple[str, str], int] = {}
         for family in FAMILIES:

@@ -55,7 +55,7 @@ class Engine(Asked, Protocol):
     def residue(self) -> str:
         """What is left of a change that was undone, in words; empty where nothing is."""
 
-    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+    def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
 
     def retained(self, wanted: Ruleset) -> list[str]:

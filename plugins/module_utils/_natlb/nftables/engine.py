@@ -108,7 +108,7 @@ class NftablesEngine:
         """What is left of a change that was undone: nothing, since the tables are ours."""
         return ""
 
-    def readings(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+    def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
         listing = self._listing(counters=True)
         return count(config, listing), of_nftables(config, listing)

@@ -55,7 +55,7 @@ class _Unasked:
     def listed(self) -> Ruleset:
         return {}
 
-    def readings(self, _config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
+    def counters(self, _config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         return {}, {}
 
 

@@ -51,7 +51,7 @@ def info(
     request = plan.request
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
-    new, clients_known = plan.engine.readings(plan.laid.config)
+    new, clients_known = plan.engine.counters(plan.laid.config)
     warnings += clients.warnings(clients_known)
     active = _active(config, warnings)
     usage = _conntrack(warnings)
