@@ -151,7 +151,7 @@ class IptablesEngine:
         programs = {family: self.program.program(family) for family in FAMILIES}
         return [*strangers.warnings(self._held, wanted, programs)]
 
-    def refusing(self, config: Config) -> set[str]:
+    def refusals_needing_route(self, config: Config) -> set[str]:
         """The names of services whose refusals need a route to the listen address."""
         return {s.name for s in config.services for family in s.families() if render.refuses(s, family)}
 

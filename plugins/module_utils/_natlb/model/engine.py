@@ -61,7 +61,7 @@ class Engine(Asked, Protocol):
     def retained(self, wanted: Ruleset) -> list[str]:
         """What of ours has to stay though it is not wanted, in words. It is known once the live rules are listed."""
 
-    def refusing(self, config: Config) -> set[str]:
+    def refusals_needing_route(self, config: Config) -> set[str]:
         """The names of services whose refusals need a route to the listen address."""
 
     def warnings(self, config: Config) -> list[str]:

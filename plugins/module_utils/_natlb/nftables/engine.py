@@ -117,7 +117,7 @@ class NftablesEngine:
         """Nothing: no rule leads from one table into another."""
         return []
 
-    def refusing(self, _config: Config) -> set[str]:
+    def refusals_needing_route(self, _config: Config) -> set[str]:
         """None: a packet is refused before it is routed."""
         return set()
 

@@ -74,7 +74,7 @@ def _links(config: Config, table: Routes) -> Iterator[str]:
 def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
     if config.empty:
         return []
-    refusing = engine.refusing(config)
+    refusing = engine.refusals_needing_route(config)
     here = addresses.Addressing(proc.local_addresses(), table.connected, table.ways if refusing else [])
     return addresses.warnings(config, here, refusing)
 
