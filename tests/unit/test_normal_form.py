@@ -51,7 +51,7 @@ def listed(rendered: Ruleset) -> Ruleset:
 
 def known_after(engine: Any, rendered: Ruleset) -> dict[str, Any]:
     """What a later run reads from its file."""
-    found: dict[str, Any] = json.loads(json.dumps({engine.title: ask(engine, rendered, {}).learned()}))
+    found: dict[str, Any] = json.loads(json.dumps({engine.title: ask(engine, rendered, {}).known_after_load()}))
     engine.asked.clear()
     return found
 
@@ -68,7 +68,7 @@ def test_only_what_is_new_is_asked_about() -> None:
     normal = ask(engine, AFTER, known)
     assert normal.ruleset == listed(AFTER)
     assert engine.asked == [{**chain("dns", "dnat three"), **chain("new", "dnat four")}]
-    assert normal.learned() == ask(engine, AFTER, {}).learned()
+    assert normal.known_after_load() == ask(engine, AFTER, {}).known_after_load()
 
 
 def test_many_lines_are_asked_about_in_halves() -> None:
@@ -117,7 +117,7 @@ def test_without_a_namespace_the_host_tells_afterwards() -> None:
     normal = ask(engine, BEFORE, {})
     assert normal.ruleset == BEFORE
     engine.live = {**listed(BEFORE), **chain("of others", "accept")}
-    known = {engine.title: normal.learned()}
+    known = {engine.title: normal.known_after_load()}
     engine.asked.clear()
     assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
     assert engine.asked == []

@@ -323,7 +323,7 @@ def _live(engine: Engine, paths: Paths, known: Mapping[str, Any]) -> Ruleset:
 
 
 def _keep_normal_form(plan: Plan) -> None:
-    known = {normal.engine.title: normal.learned() for normal in plan.normal if normal.rendered}
+    known = {normal.engine.title: normal.known_after_load() for normal in plan.normal if normal.rendered}
     if known and plan.known != known:
         store.write_text(plan.request.paths.run / store.NORMAL, json.dumps(known))
 

@@ -65,7 +65,7 @@ class NormalForm:
     """`ruleset` is what the kernel will list once what was rendered is loaded.
 
     `known` is what the next run finds in its file. It is None where there was no namespace to ask in: the rendered form
-    stands in for the listed one then, until it is `learned` from the host.
+    stands in for the listed one then, until it is `known_after_load` from the host.
     """
 
     engine: Asked
@@ -73,7 +73,7 @@ class NormalForm:
     ruleset: Ruleset
     known: dict[str, Any] | None
 
-    def learned(self) -> dict[str, Any]:
+    def known_after_load(self) -> dict[str, Any]:
         """`known`, also where only the host's own rules, now loaded, can tell."""
         if self.known is None:
             listed = self.engine.listed()

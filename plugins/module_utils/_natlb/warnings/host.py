@@ -74,9 +74,9 @@ def _links(config: Config, table: Routes) -> Iterator[str]:
 def _addresses(config: Config, engine: Engine, table: Routes) -> list[str]:
     if config.empty:
         return []
-    refusing = engine.refusals_needing_route(config)
-    here = addresses.Addressing(proc.local_addresses(), table.connected, table.ways if refusing else [])
-    return addresses.warnings(config, here, refusing)
+    needing_route = engine.refusals_needing_route(config)
+    here = addresses.Addressing(proc.local_addresses(), table.connected, table.ways if needing_route else [])
+    return addresses.warnings(config, here, needing_route)
 
 
 def _astray(config: Config, table: Routes) -> list[str]:
