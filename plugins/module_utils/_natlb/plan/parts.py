@@ -61,7 +61,7 @@ class Part:
         """Whether there is anything to do. Neither state of a part is changed once it is made."""
         return bool(compare(self.live, self.wanted))
 
-    def strayed(self) -> Ruleset | None:
+    def drift(self) -> Ruleset | None:
         """What this piece is now, where that is not what it was."""
         now = self.look() if self.look is not None else self.live
         return now if compare(now, self.live) else None

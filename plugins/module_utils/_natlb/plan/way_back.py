@@ -29,7 +29,7 @@ def put_back(parts: Sequence[Part]) -> str:
     """
     complaints: list[str] = []
     _attempt(parts, complaints, gently=True)
-    if any(_strayed(part, []) is not None for part in parts):
+    if any(_drift(part, []) is not None for part in parts):
         _attempt(parts, complaints, gently=False)
     left = [key for part in parts for key in _differing(part, complaints)]
     residue = [text for part in parts for text in [_residue(part)] if text]
@@ -46,7 +46,7 @@ def put_back(parts: Sequence[Part]) -> str:
 def _attempt(parts: Sequence[Part], complaints: list[str], gently: bool) -> None:
     commands: list[Command] = []
     for part in reversed(parts):
-        now = _strayed(part, complaints)
+        now = _drift(part, complaints)
         if now is None:
             continue
         try:
@@ -59,17 +59,17 @@ def _attempt(parts: Sequence[Part], complaints: list[str], gently: bool) -> None
         complaints.append(str(error))
 
 
-def _strayed(part: Part, complaints: list[str]) -> Ruleset | None:
-    """See `Part.strayed`; where the host does not say, what the run wanted stands in for what is there."""
+def _drift(part: Part, complaints: list[str]) -> Ruleset | None:
+    """See `Part.drift`; where the host does not say, what the run wanted stands in for what is there."""
     try:
-        return part.strayed()
+        return part.drift()
     except HostError as error:
         complaints.append(str(error))
         return part.wanted
 
 
 def _differing(part: Part, complaints: list[str]) -> list[Key]:
-    now = _strayed(part, complaints)
+    now = _drift(part, complaints)
     changes = compare(part.live, now) if now is not None else None
     return [*changes.added, *changes.removed, *changes.modified] if changes else []
 
