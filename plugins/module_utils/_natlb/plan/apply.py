@@ -40,7 +40,7 @@ from . import request as requests
 from .forwarding import Before
 from .outcome import Outcome
 from .overlay import Overlay, Record
-from .parts import Part, engine_part, leftovers_part, sysctl_part, sysctls, uplinks_part
+from .parts import Part, engine_part, other_engine_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .stale_flows import delete_stale
 from .way_back import put_back, way_back
@@ -270,7 +270,7 @@ def make_plan(request: Request) -> Plan:
         *([] if no_ip else [uplinks_part(config, previous, list(idle))]),
         *(_opening_part(opening, plan) for opening in path.openings),
         rules,
-        *(leftovers_part(other, left) for other, left in engines.leftovers(engine)),
+        *(other_engine_part(other, left) for other, left in engines.other_engine_rules(engine)),
         files.part,
     ]
     return plan

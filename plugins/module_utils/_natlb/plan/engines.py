@@ -64,7 +64,7 @@ def _variant(wanted: str | None, legacy: bool) -> str | None:
     return variant if variant in offered else None
 
 
-def leftovers(current: Engine) -> list[tuple[Engine, Ruleset]]:
+def other_engine_rules(current: Engine) -> list[tuple[Engine, Ruleset]]:
     """What an earlier run with another engine or iptables variant has left in the kernel."""
     tables = nf_tables.tables()
     others: list[Engine] = []

@@ -163,7 +163,7 @@ def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Cal
     )
 
 
-def leftovers_part(engine: Engine, live: Ruleset) -> Part:
+def other_engine_part(engine: Engine, live: Ruleset) -> Part:
     """What another engine has left, to be removed."""
     transaction = engine.plan(live, {}, {})
     return engine_part(engine, live, {}, lambda: transaction)
