@@ -43,7 +43,7 @@ from .overlay import Overlay, Record
 from .parts import Part, engine_part, other_engine_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .stale_flows import delete_stale
-from .way_back import put_back, way_back
+from .way_back import undo_commands, undo_now
 
 
 @dataclass
@@ -180,14 +180,16 @@ def _commit_parts(plan: Plan) -> str:
     waits = bool(parts and request.rollback_after_s)
     # Prepared first: a disk that is full must not be found out about when the rules are new already.
     with staging.prepared(request.paths, Staging() if waits else plan.staged) as put_in_place:
-        token = rollback.arm(request.paths, request.rollback_after_s, _way_back(parts), plan.staged) if waits else ""
+        token = (
+            rollback.arm(request.paths, request.rollback_after_s, _undo_commands(parts), plan.staged) if waits else ""
+        )
         try:
             for part in parts:
                 part.commit()
             _run_commands(plan, parts)
             put_in_place()
         except Exception as error:
-            said = put_back(parts)
+            said = undo_now(parts)
             rollback.disarm(request.paths)
             if not isinstance(error, HostError):
                 raise
@@ -211,9 +213,9 @@ def _run_commands(plan: Plan, parts: list[Part]) -> None:
         processes.run_commands([*part.commands(), *later])
 
 
-def _way_back(parts: list[Part]) -> list[Command]:
+def _undo_commands(parts: list[Part]) -> list[Command]:
     try:
-        return way_back(parts)
+        return undo_commands(parts)
     except HostError as error:
         raise HostError(
             f"the former rules could not be put back again, so nothing was changed: {error} "

@@ -17,12 +17,12 @@ from .parts import Part
 _NAMED = 5
 
 
-def way_back(parts: Sequence[Part]) -> list[Command]:
+def undo_commands(parts: Sequence[Part]) -> list[Command]:
     """What undoes the whole change once it is made."""
     return [command for part in reversed(parts) for command in part.undo(part.wanted)]
 
 
-def put_back(parts: Sequence[Part]) -> str:
+def undo_now(parts: Sequence[Part]) -> str:
     """Undo at once what a run could not carry through, from what is there now, and say how that went.
 
     Nothing that fails here keeps the rest from being put back, or hides why the run failed.
