@@ -43,7 +43,7 @@ from .overlay import Overlay, Record
 from .parts import Part, engine_part, other_engine_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .stale_flows import delete_stale
-from .way_back import undo_commands, undo_now
+from .undo import undo_commands, undo_now
 
 
 @dataclass
