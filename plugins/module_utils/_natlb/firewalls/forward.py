@@ -19,7 +19,7 @@ from ..host import processes
 from ..host.nf_tables import BaseChain
 from ..host.processes import Command
 from ..host.routes import Routes
-from ..iptables import forward_rules, restore, strangers
+from ..iptables import foreign_jumps, forward_rules, restore
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
 from ..model.entities import FAMILIES, Config, family_of
 from ..nftables.program import Nft
@@ -44,7 +44,7 @@ class Opening:
         self.live: Ruleset = {}
         self.rendered: Ruleset = {}
         #: Of its chains those that others lead to.
-        self.held: strangers.Held = {}
+        self.held: foreign_jumps.Held = {}
 
     @property
     def title(self) -> str:
@@ -65,7 +65,7 @@ class Opening:
         return self.program.normal(unit, text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
-        found, held = strangers.parted(restore.parse_save(unit, listing))
+        found, held = foreign_jumps.split(restore.parse_save(unit, listing))
         self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
         return forward_rules.split(found)[1]
 
@@ -154,7 +154,7 @@ def look(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
         if opening.live or opening.rendered:
             path.openings.append(opening)
         programs = {family: opening.program.program(family) for family in FAMILIES}
-        path.warnings += strangers.warnings(opening.held, opening.rendered, programs)
+        path.warnings += foreign_jumps.warnings(opening.held, opening.rendered, programs)
     for hook in hooks:
         is_read = is_of_iptables(hook) and hook[0] in read
         if not is_read and hook[:2] not in [(family, TABLE) for family in FAMILIES]:

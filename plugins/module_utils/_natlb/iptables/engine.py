@@ -16,7 +16,7 @@ from ..model.entities import FAMILIES, Config
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, compare
 from ..ruleset.transaction import Transaction
-from . import clients, counters, forward_rules, render, restore, strangers
+from . import clients, counters, foreign_jumps, forward_rules, render, restore
 from .program import Iptables, legacy_tables
 
 
@@ -33,7 +33,7 @@ class IptablesEngine:
         self._tables: dict[str, set[str]] = {}
         #: (family, table) of those that nft made, and iptables neither lists nor should write to.
         self._strange: set[tuple[str, str]] = set()
-        self._held: strangers.Held = {}
+        self._held: foreign_jumps.Held = {}
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ class IptablesEngine:
             self._strange |= {(family, table) for table in restore.incompatible(text)}
         if self._places is None:
             self._places, self._tables = places, tables
-        found, held = strangers.parted(found)
+        found, held = foreign_jumps.split(found)
         self._held = {key: rules for key, rules in held.items() if not forward_rules.is_here(key)}
         return forward_rules.split(found)[0]
 
@@ -149,7 +149,7 @@ class IptablesEngine:
 
     def retained(self, wanted: Ruleset) -> list[str]:
         programs = {family: self.program.program(family) for family in FAMILIES}
-        return [*strangers.warnings(self._held, wanted, programs)]
+        return [*foreign_jumps.warnings(self._held, wanted, programs)]
 
     def refusals_needing_route(self, config: Config) -> set[str]:
         """The names of services whose refusals need a route to the listen address."""

@@ -21,7 +21,7 @@ _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 Held = dict[Key, list[str]]
 
 
-def parted(found: Ruleset) -> tuple[Ruleset, Held]:
+def split(found: Ruleset) -> tuple[Ruleset, Held]:
     """What is ours, without chains that only stay for others, and which chains others lead to."""
     held: Held = {}
     for (family, table, kind, chain), section in found.items():
