@@ -119,8 +119,8 @@ def made(request: Request, state: str, key: str) -> Outcome:
     began = moment.now()
     with observation.watched() as watch:
         plan, outcome = _planned(request, state)
-    with ThreadPoolExecutor(1) as aside:
-        diff = aside.submit(plan.diff)
+    with ThreadPoolExecutor(1) as pool:
+        diff = pool.submit(plan.diff)
         outcome.token = _commit_parts(plan)
     outcome.diff = diff.result()
     outcome.transaction = plan.transaction.kind
@@ -237,11 +237,11 @@ def make_plan(request: Request) -> Plan:
     engine, warnings = _engine(request)
     table = Routes()
     no_ip = request.expected and processes.find("ip") is None
-    with ThreadPoolExecutor(3) as aside:
-        boot_read = aside.submit(boot.read, request.paths)
+    with ThreadPoolExecutor(3) as pool:
+        boot_read = pool.submit(boot.read, request.paths)
         # The kernel takes as long to list all as to validate all. What depends on neither is done meanwhile.
         known = store.read_cache(request.paths.run / store.NORMAL)
-        listing = aside.submit(_live, engine, request.paths, known)
+        listing = pool.submit(_live, engine, request.paths, known)
         hairpin = any(service.snat == "none" for service in config.services)
         previous, before = requests.previous(request.paths)
         request, released, passing = _forwarded(request, before, table, no_ip)
@@ -250,7 +250,7 @@ def make_plan(request: Request) -> Plan:
         rendered = engine.render(config, Surroundings(table.connected if hairpin else [], closed, alone))
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
-        validation = aside.submit(question.answer)
+        validation = pool.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.look(config, request.firewall, table, chains)
         settings = _settings(request, validation)

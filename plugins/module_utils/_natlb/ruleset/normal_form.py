@@ -102,8 +102,8 @@ class Question:
     def answer(self) -> NormalForm:
         """Ask, about all parts side by side. Raises `HostError` where the kernel refuses one."""
         found = dict(self.known)
-        with ThreadPoolExecutor(2) as aside:
-            for listed in list(aside.map(self._listed, self.parts)):
+        with ThreadPoolExecutor(2) as pool:
+            for listed in list(pool.map(self._listed, self.parts)):
                 if listed is None:
                     return NormalForm(self.engine, self.rendered, self.rendered, None)
                 found.update(listed)
