@@ -230,12 +230,15 @@ def test_many_backends_take_few_lines() -> None:
 def test_it_stands_above_the_rules() -> None:
     rules = "--- ip natlb map\n+++ ip natlb map\n"
     before, after = kept([web(WEB1, WEB2)]), kept([web(HEAVY, WEB2)])
-    assert summary.above(rules, before, after).splitlines()[0] == "web: web1 weight 1 -> 3, share 50 % -> 75 %"
-    assert summary.above(rules, before, after).endswith(rules)
-    assert summary.above(rules, before, before) == f"the declaration is as it was; the host differs from it\n{rules}"
-    assert summary.above("", before, after) == ""
+    assert summary.with_summary(rules, before, after).splitlines()[0] == "web: web1 weight 1 -> 3, share 50 % -> 75 %"
+    assert summary.with_summary(rules, before, after).endswith(rules)
+    assert (
+        summary.with_summary(rules, before, before)
+        == f"the declaration is as it was; the host differs from it\n{rules}"
+    )
+    assert summary.with_summary("", before, after) == ""
     older = before.replace('"format": 3', '"format": 1')
-    assert summary.above(rules, older, before) == f"the declaration says what it said; it is kept anew\n{rules}"
+    assert summary.with_summary(rules, older, before) == f"the declaration says what it said; it is kept anew\n{rules}"
 
 
 ANYTHING = st.recursive(

@@ -76,7 +76,7 @@ class Plan:
         """First what a person wants to know, then the rules, files and settings."""
         before, after = self.records
         diff = "".join(unified(part.live, part.wanted) for part in self.parts)
-        return summary.above(diff, before.request, after.request, before.effective, after.effective)
+        return summary.with_summary(diff, before.request, after.request, before.effective, after.effective)
 
     def must_be_possible(self) -> None:
         """Raises `HostError` where the host cannot be brought to what is asked for."""

@@ -26,7 +26,9 @@ _UNSAID = ("format",)
 Item = Mapping[str, Any]
 
 
-def above(diff: str, before: str | None, after: str | None, held: str | None = None, holds: str | None = None) -> str:
+def with_summary(
+    diff: str, before: str | None, after: str | None, held: str | None = None, holds: str | None = None
+) -> str:
     """A diff with the summary above it; empty where it is. `held` and `holds` are what overrides and health made of the
     declaration before and after (`overlay.py`)."""
     if not diff:
