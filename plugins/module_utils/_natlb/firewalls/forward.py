@@ -76,7 +76,7 @@ class Opening:
             found.update(self.parse(family, self.program.save(family, table="filter")))
         return found
 
-    def look(self) -> Ruleset:
+    def read(self) -> Ruleset:
         """What the kernel holds of it now, in every family, as `live` was before."""
         found: Ruleset = {}
         for family in sorted({key[0] for key in [*self.rendered, *self.live]}):
@@ -129,7 +129,7 @@ class ForwardPath:
         return files, lines
 
 
-def look(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
+def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
 
     `firewall` is one of `CHOICES`; `chains_of_nft` are all base chains.

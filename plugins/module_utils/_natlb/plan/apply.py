@@ -232,7 +232,7 @@ def make_plan(request: Request) -> Plan:
     Reasoning for the order of the parts: forwarding and routes do no harm without rules, rules without them lose
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
-    laid = overlay.look(request)
+    laid = overlay.read(request)
     config = laid.config
     engine, warnings = _engine(request)
     table = Routes()
@@ -252,7 +252,7 @@ def make_plan(request: Request) -> Plan:
         question = normal_form.question(engine, rendered, known)
         validation = pool.submit(question.answer)
         chains = nf_tables.base_chains()
-        path = forward.look(config, request.firewall, table, chains)
+        path = forward.read(config, request.firewall, table, chains)
         settings = _settings(request, validation)
         files = boot.change(engine, path, request, rendered, settings, boot_read.result(), laid)
         warnings += files.warnings
@@ -310,7 +310,7 @@ def _forwarded(
     if not request.forwarding:
         return request, {}, []
     families = request.config.families()
-    found = forwarding.look(before, families, table, sysctl.get, partial(links.bridges, not no_ip))
+    found = forwarding.read_before(before, families, table, sysctl.get, partial(links.bridges, not no_ip))
     return replace(request, before=found), *forwarding.released(before, families)
 
 

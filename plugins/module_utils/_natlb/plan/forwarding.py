@@ -37,7 +37,7 @@ class Before:
     opened: bool = False
 
 
-def look(
+def read_before(
     kept: Before, families: Collection[str], routes: Routes, get: Look, bridges: Callable[[], Iterable[str]]
 ) -> Before:
     """What this host was before these families were forwarded, as far as it must go on. See `_listening`."""

@@ -95,7 +95,7 @@ def will_be_read(laid: Overlay) -> dict[Call, str]:
     }
 
 
-def look(request: Request) -> Overlay:
+def read(request: Request) -> Overlay:
     """Read the files, end what the declaration ends, and lay the rest over it."""
     paths = request.paths
     home, other = (paths.etc, paths.run) if request.persist else (paths.run, paths.etc)
