@@ -346,5 +346,5 @@ def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
         return sum(opening.program.commits(text) for _line, text in opening.commands(wanted))
 
     return Part(
-        opening.live, wanted, lambda: opening.commands(wanted), opening.undo, look=opening.look, commits=commits
+        opening.live, wanted, lambda: opening.commands(wanted), opening.undo, reread=opening.read, commits=commits
     )

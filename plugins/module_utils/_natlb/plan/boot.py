@@ -256,10 +256,10 @@ def difference(paths: Paths, live: Boot, wants: Wanted) -> tuple[Part, Staging]:
     files = wants.files if dict(live.files) != dict(wants.files) else None
     staged = Staging(files, before, after, orders, oneshots=(unit_files.MAIN, unit_files.RESTORE))
 
-    def look() -> Ruleset:
+    def reread() -> Ruleset:
         return _sections(paths, _without_those_of_others(paths, read(paths), wants), wants)
 
-    return Part(_sections(paths, live, wants), _wanted_sections(paths, live, wants), look=look), staged
+    return Part(_sections(paths, live, wants), _wanted_sections(paths, live, wants), reread=reread), staged
 
 
 def _without_those_of_others(paths: Paths, live: Boot, wants: Wanted) -> Boot:

@@ -43,11 +43,11 @@ class Part:
     wanted: Ruleset
     commands: Callable[[], list[Command]] = list
     #: What turns a state of it back into `live`. Before the change that state is `wanted`; after one that failed it is
-    #: what the host says (`look`).
+    #: what the host says (`reread`).
     undo: Callable[[Ruleset], list[Command]] = _no_way_back
     #: The same by changing no more than what differs. It may fail where `undo` would not.
     undo_in_place: Callable[[Ruleset], list[Command]] | None = None
-    look: Callable[[], Ruleset] | None = None
+    reread: Callable[[], Ruleset] | None = None
     commit: Callable[[], None] = _nothing
     #: How many commits of nf_tables its commands make.
     commits: Callable[[], int] = int
@@ -63,7 +63,7 @@ class Part:
 
     def drift(self) -> Ruleset | None:
         """What this piece is now, where that is not what it was."""
-        now = self.look() if self.look is not None else self.live
+        now = self.reread() if self.reread is not None else self.live
         return now if compare(now, self.live) else None
 
 
@@ -91,7 +91,7 @@ def sysctl_part(settings: Mapping[str, str], expected: bool = False) -> Part:
     settings = {name: value for name, value in settings.items() if live[name] or not forwarding.interface_of(name)}
     live = {name: live[name] for name in settings}
 
-    def look() -> Ruleset:
+    def reread() -> Ruleset:
         return forwarding.section({name: sysctl.get(name) or "" for name in settings})
 
     missing = {name: value for name, value in settings.items() if live[name] != value}
@@ -115,7 +115,7 @@ def sysctl_part(settings: Mapping[str, str], expected: bool = False) -> Part:
         return [(f"cat > {shlex.quote(sysctl.path(name))}", live[name]) for name in missing]
 
     sections = forwarding.section(live), forwarding.section(settings)
-    return Part(*sections, undo=undo, look=look, commit=commit, obstacle="\n".join(obstacles))
+    return Part(*sections, undo=undo, reread=reread, commit=commit, obstacle="\n".join(obstacles))
 
 
 def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) -> Part:
@@ -123,7 +123,7 @@ def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) ->
     now. They keep one that they have."""
     every = routing.render(config)
 
-    def look() -> Ruleset:
+    def reread() -> Ruleset:
         found: Ruleset = {}
         if not config.uplinks() and not previous.uplinks():
             return found
@@ -138,14 +138,14 @@ def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) ->
             found.update(routing.parse_routes(family, int(table), routes))
         return found
 
-    live, possible = look(), routing.render(config, without)
+    live, possible = reread(), routing.render(config, without)
     wanted = {key: section for key, section in every.items() if key in possible or live.get(key) == section}
     return Part(
         live,
         wanted,
         lambda: iproute.batch(routing.batch(live, wanted)),
         lambda now: iproute.batch(routing.batch(live=now, wanted=live)),
-        look=look,
+        reread=reread,
     )
 
 
@@ -157,7 +157,7 @@ def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Cal
         lambda: engine.commands(transaction()),
         lambda now: engine.undo(live, now),
         undo_in_place=lambda now: engine.undo_in_place(live, now),
-        look=engine.listed,
+        reread=engine.listed,
         residue=engine.residue,
         commits=lambda: engine.commits(transaction()),
     )
