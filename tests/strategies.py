@@ -61,13 +61,18 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         "new_connections_per_second": draw(_limits),
         "when_empty": draw(st.sampled_from(("reject", "drop"))),
         "log": draw(st.booleans()),
+        "redispatch": draw(st.booleans()),
         "interface": draw(st.none() | st.sampled_from(INTERFACES)),
     }
     if not declared["backends"] and any(listen.startswith("*") for listen in declared["listen"]):
         declared["snat"] = "masquerade"  # With no backend to tell the family, `*` means both.
+    if "tcp" not in declared["protocol"]:
+        declared["redispatch"] = False
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "interface") if not declared[key]}
+    if "protocol" not in kept:
+        kept.discard("redispatch")
     return {key: declared[key] for key in declared if key in kept}
 
 

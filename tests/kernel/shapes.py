@@ -12,13 +12,15 @@ BOTH = [*webs("web1", "web2", port=8080), {"address": WEB6["web1"]}, {"address":
 
 PLAIN: list[Mapping] = [
     service(backends=weighted(web1=5, web2=3, web3=2)),
-    service("dual", listen=[f"{OTHER_VIP}:80", f"[{VIP6}]:80"], protocol=["tcp", "udp"], backends=BOTH),
+    service(
+        "dual", listen=[f"{OTHER_VIP}:80", f"[{VIP6}]:80"], protocol=["tcp", "udp"], backends=BOTH, redispatch=True
+    ),
     service("dns", listen=f"{VIP}:53", protocol=["tcp", "udp"], snat="none"),
     service("chance", listen=f"{VIP}:81", method="random", backends=weighted(web1=7, web2=1)),
-    service("sticky", listen=f"{VIP}:82", method="source_hash", snat=["10.0.0.200", "10.0.0.201"]),
+    service("sticky", listen=f"{VIP}:82", method="source_hash", redispatch=True, snat=["10.0.0.200", "10.0.0.201"]),
     service("range", listen=f"{VIP}:9000-9003", protocol="sctp"),
-    service("node", listen="*:30080", protocol=["tcp", "udp"], backends=BOTH),
-    service("inside", listen=f"{VIP}:83", interface="back", backends=webs("web1")),
+    service("node", listen="*:30080", protocol=["tcp", "udp"], backends=BOTH, redispatch=True),
+    service("inside", listen=f"{VIP}:83", interface="back", backends=webs("web1", "web2"), redispatch=True),
     service("local", listen=f"{FRONT}:84", backends=[{"address": FRONT, "port": 8080}]),
 ]
 GUARDED: list[Mapping] = [

@@ -87,6 +87,8 @@ SERVICES = [
     (service(protocol=[]), "services[0].protocol", "is empty"),
     (service(method="least_connections"), "services[0].method", "not a choice"),
     (service(method=["random"]), "services[0].method", "not a choice"),
+    (service(redispatch="perhaps"), "services[0].redispatch", "is neither true nor false"),
+    (service(redispatch=True, protocol=["udp", "sctp"]), "services[0].redispatch", "there is none for udp and sctp"),
     (service(when_empty="explode"), "services[0].when_empty", "not a choice"),
     (service(interface="eth0; reboot"), "services[0].interface", "not the name of an interface"),
     (service(interface="an-interface-too-long"), "services[0].interface", "not the name of an interface"),
@@ -434,6 +436,7 @@ FULL = {
             "when_empty": "reject",
             "log": True,
             "health": health,
+            "redispatch": True,
             "backends": [{**FULL_BACKEND}],
         }
         for number, health in enumerate(FULL_HEALTH, 1)

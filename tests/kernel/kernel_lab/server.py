@@ -34,6 +34,13 @@ def stop() -> None:
         _servers.pop().close()
 
 
+def crash() -> None:
+    """Stop as a process does that dies in the middle of its work: each connection ends with a RST."""
+    for server in _servers:
+        server.abandon()
+    stop()
+
+
 class Server:
     """One thread with all sockets."""
 
@@ -53,6 +60,13 @@ class Server:
     def close(self) -> None:
         os.close(self._wake)
         self._thread.join()
+
+    def abandon(self) -> None:
+        """Let the end of each connection be a RST."""
+        for key in list(self._selector.get_map().values()):
+            sock = key.fileobj
+            if isinstance(sock, socket.socket) and sock.type == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _serve(self) -> None:
         while True:

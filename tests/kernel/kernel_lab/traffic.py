@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 TIMEOUT_S = 3.0
@@ -72,6 +73,27 @@ def ask(
         port = first_source_port + i if first_source_port else 0
         answers.append(_ask_once(target, protocol, source, timeout_s, port))
     return answers
+
+
+class Attempt(NamedTuple):
+    """Who answered, or with which error it ended, and how long that took from the first SYN on."""
+
+    answer: Answer
+    waited_s: float
+
+
+def attempts(target: str, count: int, rate: float, *, sources: Sequence[str] = (), timeout_s: float) -> list[Attempt]:
+    """Begin so many connections a second, whatever becomes of those before."""
+    began = time.monotonic()
+
+    def attempt(number: int) -> Attempt:
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        start = time.monotonic()
+        answer = _ask_once(target, "tcp", sources[number % len(sources)] if sources else None, timeout_s, 0)
+        return Attempt(answer, time.monotonic() - start)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(attempt, range(count)))
 
 
 def back_to_back(target: str, count: int, source: str, pause_s: float = 0.0) -> list[Answer]:

@@ -12,11 +12,11 @@ that egress names.
 
 from __future__ import annotations
 
-from ..model.entities import Backend, Config, Egress, Frontend, Service, family_of, is_everything
+from ..model.entities import Config, Egress, Frontend, Service, family_of, is_everything
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from .dispatch import chain_name, ports_text
-from .origin import add_trees
+from .origin import add_trees, behind_backends
 from .service import Tables
 
 ROOT = chain_name("forward")
@@ -57,27 +57,10 @@ def _services(tables: Tables, config: Config) -> list[str]:
     """A tree for each protocol; returns the rules that enter them."""
 
     def action(service: Service, frontend: Frontend) -> str:
-        return _service_action(tables, service, frontend)
+        return behind_backends(tables, "a", service, frontend, "-j ACCEPT")
 
     roots = add_trees(tables, "filter", "a", config.services, action)
     return [f"-m conntrack --ctstate DNAT --ctproto {protocol} -j {root}" for protocol, root in roots]
-
-
-def _service_action(tables: Tables, service: Service, frontend: Frontend) -> str:
-    """What is done with a frontend's connections. Where the original destination does not tell that they are ours, the
-    backend does."""
-    if frontend.address is not None and frontend.interface is None:
-        return "-j ACCEPT"
-    ports = ports_text((frontend.low, frontend.high))
-    backends = [backend for backend in service.backends if backend.family == tables.family]
-    rules = [_backend_rule(backend, ports) for backend in backends]
-    name = chain_name("", "a", digest("\n".join(rules)))
-    tables.chains["filter", name] = rules
-    return f"-j {name}"
-
-
-def _backend_rule(backend: Backend, ports: str) -> str:
-    return f"-m conntrack --ctreplsrc {backend.address} --ctreplsrcport {backend.port or ports} -j ACCEPT"
 
 
 def _egress(tables: Tables, config: Config) -> list[str]:

@@ -15,8 +15,9 @@ from typing import Callable
 
 from ..model.entities import PROTOCOLS, Frontend, Service
 from ..model.ranges import Range, cidr, number_range
+from ..ruleset.names import digest
 from .balanced import add_tree
-from .dispatch import Item, Tree, ports_text
+from .dispatch import Item, Tree, chain_name, ports_text
 from .service import Tables
 
 #: What is done with a frontend's connections, as the end of a rule.
@@ -24,12 +25,18 @@ Action = Callable[[Service, Frontend], str]
 
 
 def add_trees(
-    tables: Tables, table: str, kind: str, services: Sequence[Service], action: Action, dear: bool = False
+    tables: Tables,
+    table: str,
+    kind: str,
+    services: Sequence[Service],
+    action: Action,
+    dear: bool = False,
+    above: int = 1,
 ) -> list[tuple[str, str]]:
     """A tree for each protocol, and one more for frontends on every local address: (protocol, root) of each.
 
     `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the
-    protocol. For `dear` see `Tree`.
+    protocol. For `dear` see `Tree`; `above` is how many chains in a row lead to a root.
     """
     cells: dict[tuple[bool, str], dict[str, list[tuple[Range, Range]]]] = {}
     for service in services:
@@ -52,9 +59,25 @@ def add_trees(
             for what, places in cells[wildcard, protocol].items()
             for addresses, ports in merged(places)
         ]
-        add_tree(tables, table, tree, sorted(items, key=_order), above=1)
+        add_tree(tables, table, tree, sorted(items, key=_order), above)
         roots.append((protocol, tree.root))
     return roots
+
+
+def behind_backends(tables: Tables, kind: str, service: Service, frontend: Frontend, action: str) -> str:
+    """An action in the table filter for connections of one frontend alone. Where the original destination does not tell
+    that they are its own, the backend does; the name of the chain for that begins with `kind`."""
+    if frontend.address is not None and frontend.interface is None:
+        return action
+    ports = ports_text((frontend.low, frontend.high))
+    rules = [
+        f"-m conntrack --ctreplsrc {backend.address} --ctreplsrcport {backend.port or ports} {action}"
+        for backend in service.backends
+        if backend.family == tables.family
+    ]
+    name = chain_name("", kind, digest("\n".join(rules)))
+    tables.chains["filter", name] = rules
+    return f"-j {name}"
 
 
 def _match(addresses: Range, ports: Range, bits: int) -> str:

@@ -8,7 +8,7 @@
             POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
                                                     trees of backends and frontends, for packets that belong to no
-                                                    connection
+                                                    connection, and of frontends, for refusals that are held back
     mangle  PREROUTING  → NATLB.mark   → the uplink that a connection came by, and the connection's uplink back onto
                                          each of its packets
             OUTPUT      → NATLB.answers → the same for the host's own
@@ -34,6 +34,7 @@ from .frontends import ANYWHERE, enter_wildcard
 from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
+from .redispatch import add_redispatch
 from .service import Tables, service_target
 from .source_nat import add_egress, add_uplinks, port_matches, snat_action
 
@@ -81,18 +82,21 @@ def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Front
 
 def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
     """New connections to a frontend that no rule has translated, where a service may leave some so; to other ports of
-    an address that no host has; and packets of backends and clients that belong to no connection."""
+    an address that no host has; packets of backends and clients that belong to no connection; and refusals that are
+    held back."""
     refusing = [service for service in services if refuses(service, tables.family)]
     refusals = _add_trees(tables, "filter", refusing, _refusal)
     loops = _add_loops(tables, unclaimed) if unclaimed else []
     rules = add_invalid(tables, services)
+    held_back = add_redispatch(tables, services)
     if refusals or loops:
         # Nearly all packets leave at the first of these. A connection that was translated is somebody's, even if its
         # backend has the address of a frontend that refuses.
         first = f"-m conntrack ! --ctstate {'INVALID,NEW' if rules else 'NEW'} -j RETURN"
         rules = [first, *rules, "-m conntrack --ctstate DNAT -j RETURN", *refusals, *loops]
+    rules = [*held_back, *rules]
     for builtin in ("INPUT", "FORWARD", "OUTPUT"):
-        if rules and (refusals or builtin != "OUTPUT"):
+        if rules and (refusals or held_back or builtin != "OUTPUT"):
             tables.enter("filter", builtin, "refuse", rules if builtin == "INPUT" else [])
 
 

@@ -146,6 +146,8 @@ class Service:
     when_empty: str
     log: bool
     health: Health | None
+    #: Whether an attempt that is refused takes another backend; see `redispatch.py`.
+    redispatch: bool
     backends: tuple[Backend, ...]
 
     @cached_property
@@ -315,6 +317,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "when_empty": service.when_empty,
         "log": service.log,
         "health": None if service.health is None else _dump_health(service.health),
+        "redispatch": service.redispatch,
         "backends": [
             {
                 "address": backend.address,

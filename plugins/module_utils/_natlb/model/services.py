@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
+from . import redispatch
 from . import values as parse
 from .conflicts import between
 from .egress import egress_rule, uplink_count
@@ -27,6 +28,7 @@ from .entities import (
     STATES,
     Backend,
     Config,
+    Health,
     Listen,
     Service,
     family_of,
@@ -82,6 +84,7 @@ _SERVICE_KEYS = (
     "when_empty",
     "log",
     "health",
+    "redispatch",
     "backends",
 )
 
@@ -100,11 +103,14 @@ def _service(value: Any, path: str) -> Service:
         return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
 
     snat, snat_addresses = read("snat", _MASQUERADE, snat_choice)
+    health: Health | None = read("health", None, health_check)
+    protocols: tuple[str, ...] = read("protocol", ("tcp",), _protocols)
+    backends: tuple[Backend, ...] = read("backends", (), _backends)
     most, rate = _LIMITS
     service = Service(
         name=read("name", "", parse.name),
         listens=read("listen", (), _listens),
-        protocols=read("protocol", ("tcp",), _protocols),
+        protocols=protocols,
         interface=read("interface", None, parse.interface),
         method=read("method", "round_robin", parse.choice, METHODS),
         affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
@@ -115,8 +121,9 @@ def _service(value: Any, path: str) -> Service:
         new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
         when_empty=read("when_empty", "reject", parse.choice, ("reject", "drop")),
         log=read("log", False, parse.boolean),
-        health=read("health", None, health_check),
-        backends=read("backends", (), _backends),
+        health=health,
+        redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
+        backends=backends,
     )
     reading.done()
     _check_service(service, path)
@@ -234,6 +241,9 @@ def _backend_name(value: Any, path: str) -> str:
 def _check_service(service: Service, path: str) -> None:
     """What no key shows on its own: whether the parts of one service fit together."""
     reading = Reading()
+    if service.redispatch and "tcp" not in service.protocols:
+        problem = f"there is none for {' and '.join(service.protocols)}"
+        reading.add(f"{path}.redispatch", problem, "leave it out: only clients of TCP send what was refused again")
     families = service.families()
     for index, backend in enumerate(service.backends):
         at = f"{path}.backends[{index}]"

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from ..model.backend_ports import backend_ports
 from ..model.entities import Service, ports_text, protocol_number
 from ..model.unclaimed import Unclaimed
+from .redispatch import add_redispatch
 from .table import Table, frontend_key, frontend_lookups, frontend_map
 from .text import Lines
 
@@ -31,11 +32,15 @@ _ANSWER = "tcp flags & (syn | ack) == syn | ack return"
 
 def add_filter(table: Table, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
     invalid = _invalid(table, services)
+    refused = add_redispatch(table, services)
     loops = _loops(table, unclaimed) if unclaimed else []
-    for hook, rules in (("input", invalid), ("forward", [*invalid, *loops])):
+    hooks = {"input": [*invalid, *refused], "forward": [*invalid, *refused, *loops], "output": refused}
+    for hook, rules in hooks.items():
         if rules:
+            # `output` is the name of the chain that translates.
+            name = "answers" if hook == "output" else hook
             # Before `others`, which would drop in silence what is refused here.
-            table.base(hook, f"type filter hook {hook} priority -1; policy accept;", rules)
+            table.base(name, f"type filter hook {hook} priority -1; policy accept;", rules)
 
 
 def _invalid(table: Table, services: Sequence[Service]) -> Lines:

@@ -1,0 +1,41 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Redispatch: an attempt to connect that is refused takes another backend.
+
+The refusal is dropped on its way to the client. At a RST that answers a SYN the kernel forgets the connection by itself
+(nf_conntrack_proto_tcp.c: "If only reply is a RST"). So the SYN that the client sends again is the first packet of a
+new connection, and takes another slot.
+
+This is for TCP alone, whose clients send their SYN again without being asked. Nobody sends a datagram of UDP again for
+certain, and after an ABORT that answers an INIT of SCTP the kernel keeps the connection (nf_conntrack_proto_sctp.c), so
+the next INIT would meet the same backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .entities import Backend, Health, Service
+
+#: How long an attempt lives on after its first refusal. Linux sends a SYN again after 1, 2, 3, 4, 5, 7 and 11 s (before
+#: 6.5 after 1, 3, 7 and 15 s, tcp_syn_linear_timeouts), so where every backend refuses, the client knows after 11 or
+#: 15 s. A backend that a check with its defaults finds dead is out after 7 s at most.
+LIVES_S = 10
+#: How long a refusal is remembered: longer than the gap in which an attempt may wait for its last SYN.
+REMEMBERED_S = 30
+
+
+def by_default(health: Health | None, protocols: Sequence[str], backends: Sequence[Backend]) -> bool:
+    """Whether a service whose declaration does not say redispatches."""
+    return health is not None and "tcp" in protocols and len(backends) > 1
+
+
+def redispatching(services: Sequence[Service], family: str) -> list[Service]:
+    """The services whose refused attempts have somewhere else to go, with what they do for TCP alone."""
+    return [
+        replace(service, protocols=("tcp",))
+        for service in services
+        if service.redispatch and "tcp" in service.protocols and len(service.serving(family)) > 1
+    ]
