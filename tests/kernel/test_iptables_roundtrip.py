@@ -346,6 +346,6 @@ class Written(NamedTuple):
 def written(services: list[dict[str, Any]]) -> Written:
     config = model.parse_config(services)
     profile = cProfile.Profile()
-    ruleset = profile.runcall(render.render, config, NETWORKS)
+    ruleset = profile.runcall(render.render, config, Surroundings(NETWORKS))
     text = profile.runcall(full, ruleset, "ip")
     return Written(text, len(ruleset), sum(entry.callcount for entry in profile.getstats()))

@@ -11,7 +11,7 @@ import pytest
 from _natlb.model.entities import Config
 from _natlb.model.services import parse_config
 from _natlb.model.surroundings import Surroundings
-from _natlb.nftables import delta
+from _natlb.nftables import delta, layout
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import count, full, parse_listing
 from _natlb.ruleset.sections import Ruleset, Section
@@ -182,7 +182,7 @@ def test_slot_maps_are_spread_so_that_no_map_is_looked_up_by_too_many_rules() ->
             name = section.body[0].rpartition("@")[2]
             rules[name] = rules.get(name, 0) + 1
     assert len(rules) == 32
-    assert max(rules.values()) < 2 * nftables.SERVICES_PER_MAP
+    assert max(rules.values()) < 2 * layout.SERVICES_PER_MAP
 
 
 LISTING = """table ip natlb {
@@ -303,7 +303,7 @@ def test_slots_that_nothing_leads_to_any_more_go_last() -> None:
 
 
 def test_a_service_that_moves_to_another_map_has_slots_in_both_meanwhile() -> None:
-    many = [{"listen": f"192.0.2.1:{port}"} for port in range(1, nftables.SERVICES_PER_MAP + 2)]
+    many = [{"listen": f"192.0.2.1:{port}"} for port in range(1, layout.SERVICES_PER_MAP + 2)]
     before, after = render(*many[:-1]), render(*many)
     added, switched, removed = delta.delta(before, after, after)
     moved = set(body(before, "map", "slot_tcp")) - set(body(after, "map", "slot_tcp"))

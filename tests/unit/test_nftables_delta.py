@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from _natlb.model.services import parse_config
-from _natlb.nftables import delta
+from _natlb.nftables import delta, layout
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import full, remembered
 from _natlb.ruleset.sections import Ruleset, Section, unified
@@ -159,4 +159,4 @@ def test_large_tables_are_spread_over_maps() -> None:
     sizes = [len(section.body) for key, section in ruleset.items() if key[3].startswith("slot_tcp")]
     assert sum(sizes) == 100 * 2044
     assert len(sizes) == 8
-    assert max(sizes) < 2 * nftables.SLOTS_PER_MAP
+    assert max(sizes) < 2 * layout.SLOTS_PER_MAP

@@ -18,6 +18,7 @@ from ..ruleset.sections import Key, Ruleset, compare
 from ..ruleset.transaction import Transaction
 from . import clients, counters, foreign_jumps, forward_rules, render, restore
 from .program import Iptables, legacy_tables
+from .render import SomeServices
 
 
 class IptablesEngine:
@@ -44,6 +45,9 @@ class IptablesEngine:
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         return render.render(config, around)
+
+    def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
+        return SomeServices(config.mark_mask, around)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: restore.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
@@ -90,6 +94,11 @@ class IptablesEngine:
             return Transaction("remove", restore.remove(live, self._held))
         kind = "delta" if live else "replace"
         return Transaction(kind, restore.delta(live, normal, rendered, held=self._held))
+
+    def delta(self, live: Ruleset, wanted: Ruleset) -> Transaction:
+        """The same between some sections of each, with all others left as they are."""
+        texts = restore.delta(live, wanted, wanted, held=self._held)
+        return Transaction("delta" if texts else "none", texts)
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""

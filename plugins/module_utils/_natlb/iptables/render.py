@@ -19,8 +19,8 @@ and the filter table refuses what is still addressed to a frontend then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Callable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Callable, NamedTuple
 
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Frontend, Service
 from ..model.ranges import ALL_PORTS, Range, cidr, number_range
@@ -64,6 +64,22 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         add_egress(tables, config)
         ruleset.update(tables.ruleset())
     return ruleset
+
+
+class SomeServices(NamedTuple):
+    """See `model.engine.SomeServices`. No chain of a service depends on other services. The trees that lead to them do;
+    what changes in these is for the whole to be rendered for."""
+
+    mark_mask: int
+    around: Surroundings
+
+    def render(self, services: Sequence[Service]) -> Ruleset:
+        return render(Config(tuple(services), (), self.mark_mask), self.around)
+
+    def after(
+        self, _before: Sequence[Service], _after: Sequence[Service], _services: Iterable[Service]
+    ) -> tuple[SomeServices, set[str]] | None:
+        return self, set()
 
 
 def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:

@@ -63,6 +63,12 @@ class Tables:
 
 def service_target(tables: Tables, service: Service, protocol: str) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
+    if service.method == "flow_hash":
+        raise ConfigError(
+            f"service {service.name}",
+            "the iptables engine cannot do method: flow_hash, since no match of it hashes the client's port",
+            "use engine: nftables, or method: source_hash or random",
+        )
     serving = service.serving(tables.family)
     if not serving:
         return "ACCEPT"
@@ -119,14 +125,8 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
     if service.method == "random":
         return by_chance(name, [(targets[backend], backend.weight) for backend in targets])
-    if service.method == "source_hash":
-        table = [targets[backend] for backend in source_slots(service, family)]
-        return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
-    raise ConfigError(
-        f"service {service.name}",
-        "the iptables engine cannot do method: flow_hash, since no match of it hashes the client's port",
-        "use engine: nftables, or method: source_hash or random",
-    )
+    table = [targets[backend] for backend in source_slots(service, family)]
+    return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
 
 
 def source_slots(service: Service, family: str) -> list[Backend]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..host.processes import Command
@@ -13,8 +13,23 @@ from ..ruleset.normal_form import Asked
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
 from .clients import KnownClients
-from .entities import Config
+from .entities import Config, Service
 from .surroundings import NOWHERE, Surroundings
+
+
+class SomeServices(Protocol):
+    """Renders some services of a configuration by themselves, the way they are among all of them."""
+
+    def render(self, services: Sequence[Service]) -> Ruleset:
+        """Their rules."""
+
+    def after(
+        self, before: Sequence[Service], after: Sequence[Service], services: Iterable[Service]
+    ) -> tuple[SomeServices, set[str]] | None:
+        """The same once some services have changed, and the names of others whose rules are then other ones, too.
+
+        `services` are all, as they are then. None where the rules of all may be other ones.
+        """
 
 
 class Engine(Asked, Protocol):
@@ -31,8 +46,14 @@ class Engine(Asked, Protocol):
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         """The rules for a configuration."""
 
+    def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
+        """What renders some of the services of a configuration."""
+
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         """What leads from the live rules to the wanted ones, which the kernel lists as `normal`."""
+
+    def delta(self, live: Ruleset, wanted: Ruleset) -> Transaction:
+        """The same between some sections of each, with all others left as they are. `wanted` is as rendered."""
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from ..host import nf_tables, processes
 from ..host.processes import Command
@@ -18,8 +19,9 @@ from ..ruleset.transaction import Transaction
 from . import render
 from .clients import of_nftables
 from .delta import delta
+from .layout import lay_out
 from .program import Nft
-from .render import NAT
+from .render import NAT, SomeServices
 from .text import TABLE, count, full, loadable, parse_listing, remembered
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
@@ -41,6 +43,9 @@ class NftablesEngine:
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         return render.render(config, around)
+
+    def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
+        return SomeServices(lay_out(config), around)
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {"nft": full(rendered)}
@@ -67,8 +72,11 @@ class NftablesEngine:
             return Transaction("remove", {"nft": full({}, present)})
         if not live:
             return Transaction("replace", self.texts(rendered))
-        texts = delta(live, normal, rendered)
-        return Transaction("delta", {f"nft {number}": text for number, text in enumerate(texts, 1)})
+        return _numbered(delta(live, normal, rendered))
+
+    def delta(self, live: Ruleset, wanted: Ruleset) -> Transaction:
+        """The same between some sections of each, with all others left as they are."""
+        return _numbered(delta(live, wanted, wanted))
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
@@ -124,6 +132,10 @@ class NftablesEngine:
     def warnings(self, _config: Config) -> list[str]:
         """What this engine cannot do as declared, and does otherwise."""
         return []
+
+
+def _numbered(texts: Sequence[str]) -> Transaction:
+    return Transaction("delta" if texts else "none", {f"nft {number}": text for number, text in enumerate(texts, 1)})
 
 
 def linux_version() -> tuple[int, ...]:

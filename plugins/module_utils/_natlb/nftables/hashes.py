@@ -106,11 +106,16 @@ def table_names(services: Sequence[Service], family: str) -> dict[str, str]:
     }
 
 
+def has_rows(tables: Mapping[str, str]) -> bool:
+    """Whether slots that lie side by side are one element."""
+    return len(set(tables.values())) > _PLAIN
+
+
 def hash_table(service: Service, family: str, tables: Mapping[str, str]) -> HashTable:
     """`tables` are the names of all."""
     declared, slots = hash_slots(service, family)
     common = most_frequent(slots)
     serving = {backend.key for backend in service.serving(family)}
     backends = [backend if backend.key in serving else declared[common] for backend in declared]
-    widest = _WIDEST if len(set(tables.values())) > _PLAIN else 1
+    widest = _WIDEST if has_rows(tables) else 1
     return HashTable(tables[service.name], backends, slots, common, widest)

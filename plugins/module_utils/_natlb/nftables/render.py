@@ -17,26 +17,26 @@ Only plain strings leave this file; `program.py` loads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ..model.entities import (
     FAMILIES,
     Backend,
     Config,
-    Egress,
     Frontend,
     Service,
-    mark_value,
-    ports_text,
 )
 from ..model.hash_table import BLOCKS
-from ..model.slots import HASHES, interleave, slots
+from ..model.slots import HASHES, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
 from . import others
+from .egress import EgressRules
 from .filter import add_filter
-from .hashes import HashTable, hash_table, most_frequent, shares_table, slot_elements, table_names
+from .hashes import HashTable, hash_table, most_frequent
+from .layout import Layout, has_own_chain, laid_out_anew, lay_out
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import (
@@ -50,76 +50,63 @@ from .text import (
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
 SEED = 0x6E61746C
-#: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that
-#: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
-#: take 20 s, spread over 256 maps 1 s. Many more maps cost more than they save.
-SERVICES_PER_MAP = 64
 #: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
 #: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
 NAT = {"prerouting": -101, "postrouting": 99}
-#: Slots of one map, likewise: to list a map the kernel begins at its first element again for each few hundred of them
-#: (nft_rhash_walk). A million slots in one map take 95 s to list, in 64 maps 22 s.
-SLOTS_PER_MAP = 32768
 #: Elements that a set filled by packets may hold (client addresses).
 CLIENTS = 65536
 
 
 def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     """The tables for a configuration."""
+    return _tables(config, around, lay_out(config))
+
+
+def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
     ruleset: Ruleset = {}
-    shards = _shards(config)
     for family in FAMILIES:
         services = [service for service in config.services if family in service.families()]
         egress = [item for item in config.egress if family in item.families()]
         if not services and not egress:
             continue
-        table = _Table(family, config, shards, table_names(services, family))
+        table = ServiceTable(family, layout)
         for service in services:
             table.add_service(service)
         add_snat(table, services, around.connected)
         add_filter(table, services, around.unclaimed.get(family))
-        table.add_egress(egress)
-        table.add_base_chains()
+        _add_base_chains(table, EgressRules(table, config, egress))
         if family in around.closed:
             others.add_chain(table, config, around.closed[family])
         ruleset.update(table.sections())
     return ruleset
 
 
-def _shards(config: Config) -> int:
-    """Over how many slot maps the services are spread: a power of two, so it seldom changes."""
-    rules = sum(len(s.protocols) for s in config.services if not _shared(s) and not shares_table(s))
-    count = sum(slot_elements(service, f.family) for service in config.services for f in service.frontends() if f.exact)
-    shards = 1
-    while rules > shards * SERVICES_PER_MAP or count > shards * SLOTS_PER_MAP:
-        shards *= 2
-    return shards
+class SomeServices(NamedTuple):
+    """See `model.engine.SomeServices`."""
+
+    layout: Layout
+    around: Surroundings
+
+    def render(self, services: Sequence[Service]) -> Ruleset:
+        return _tables(Config(tuple(services), ()), self.around, self.layout)
+
+    def after(
+        self, before: Sequence[Service], after: Sequence[Service], services: Iterable[Service]
+    ) -> tuple[SomeServices, set[str]] | None:
+        layout = laid_out_anew(self.layout, before, after, services)
+        if not layout.is_like(self.layout):
+            return None
+        return self._replace(layout=layout), layout.moved(self.layout)
 
 
-def _shared(service: Service) -> bool:
-    """Whether the service can do with the chains that all services share."""
-    own = (
-        service.method == "round_robin"
-        or service.affinity_s
-        or service.allow_from
-        or service.max_connections_per_client
-        or service.new_connections_per_second
-        or service.log
-    )
-    return not own and all(frontend.exact for frontend in service.frontends())
+class ServiceTable(Table):
+    """One family's table with what services put into it."""
 
-
-class _Table(Table):
-    """One family's table with what a configuration puts into it."""
-
-    def __init__(self, family: str, config: Config, shards: int, hash_tables: Mapping[str, str]) -> None:
+    def __init__(self, family: str, layout: Layout) -> None:
         super().__init__(family)
-        self.config = config
         #: Names of the tables of services with a hash.
-        self.hash_tables = hash_tables
-        self.shards = shards
-        self.uplink_choice: Lines = []
-        self.egress_snat: Lines = []
+        self.hash_tables = layout.hash_tables[family]
+        self.shards = layout.shards
 
     # -- services ----------------------------------------------------------------------------------------------
 
@@ -138,7 +125,7 @@ class _Table(Table):
     def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
         if not table:
             return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
-        if _shared(service):
+        if not has_own_chain(service):
             shard = self.shard(service)
             self.add_slots(service, protocol, table, shard)
             name = f"{service.method}_{len(table)}_{protocol}" + (f"_{shard}" if shard else "")
@@ -163,7 +150,7 @@ class _Table(Table):
                 elements = self.declare("map", name, "typeof numgen random mod 65536 : verdict")
                 elements.update((str(place), verdicts[row]) for place, row in rows.items())
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
-        if _shared(service):
+        if not has_own_chain(service):
             return f"goto {self.chain(f'{service.method}_{protocol}.{table.name}', rules)}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service, protocol), *rules])}"
 
@@ -286,94 +273,28 @@ class _Table(Table):
         name = f"b.{service.name}.{protocol}.{identifier(backend)}"
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 
-    # -- egress ------------------------------------------------------------------------------------------------
 
-    def add_egress(self, egress: Sequence[Egress]) -> None:
-        uplinks = {u.key: index for index, u in enumerate(self.config.uplinks())}
-        for number, item in enumerate(egress):
-            match = self.egress_match(item)
-            if not item.uplinks:
-                out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
-                nat = f"snat {self.family} to {item.snat_address}" if item.snat_address else "masquerade"
-                self.egress_snat.append(f"{match}{out}{nat}")
-                continue
-            names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
-            self.egress_snat.append(f"{match}oifname {{ {names} }} masquerade")
-            ring = interleave([uplink.weight for uplink in item.uplinks])
-            chosen = [uplinks[item.uplinks[i].key] for i in ring]
-            entries = ", ".join(f"{slot} : goto {self.uplink_chain(index)}" for slot, index in enumerate(chosen))
-            name = self.chain(f"uplinks.{number}", [f"numgen inc mod {len(chosen)} vmap {{ {entries} }}"])
-            # One that came in by an uplink leaves by it, whoever its sender is.
-            unmarked = f"ct mark & {self.config.mark_mask:#010x} == 0x00000000 "
-            self.uplink_choice.append(f"{match}{unmarked}fib daddr type != local goto {name}")
+def _add_base_chains(table: Table, egress: EgressRules) -> None:
+    incoming = _dispatch(table, interfaces=True) + egress.choice
+    table.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
+    local = _dispatch(table, interfaces=False)
+    if local:
+        table.base("output", f"type nat hook output priority {NAT['prerouting']}; policy accept;", local)
+    ours = ["ct status dnat jump source_nat"] if table.chains.get("source_nat") else []
+    if not ours:
+        table.chains.pop("source_nat", None)
+    translated = ours + egress.source_nat
+    table.base("postrouting", f"type nat hook postrouting priority {NAT['postrouting']}; policy accept;", translated)
+    egress.add_base_chains()
 
-    def egress_match(self, item: Egress) -> str:
-        sources = ", ".join(plain(source) for source in item.sources_of(self.family))
-        match = f"{self.family} saddr {{ {sources} }} {self.family} daddr != {{ {sources} }} "
-        if item.everything(self.family):
-            match = ""
-        if item.protocol and item.ports:
-            ports = ", ".join(ports_text(low, high) for low, high in item.ports)
-            match += f"{item.protocol} dport {{ {ports} }} "
-        elif item.protocol:
-            match += f"meta l4proto {item.protocol} "
-        return match
 
-    def uplink_chain(self, index: int) -> str:
-        return self.chain(f"uplink.{index}", [self.mark("ct mark", index) + " " + self.mark("meta mark", index)])
-
-    def mark(self, field: str, index: int) -> str:
-        mask = self.config.mark_mask
-        return f"{field} set {field} & {mask ^ 0xFFFFFFFF:#010x} | {mark_value(mask, index):#010x}"
-
-    # -- the whole ---------------------------------------------------------------------------------------------
-
-    def add_base_chains(self) -> None:
-        incoming = self.dispatch(interfaces=True) + self.uplink_choice
-        self.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
-        local = self.dispatch(interfaces=False)
-        if local:
-            self.base("output", f"type nat hook output priority {NAT['prerouting']}; policy accept;", local)
-        ours = ["ct status dnat jump source_nat"] if self.chains.get("source_nat") else []
-        if not ours:
-            self.chains.pop("source_nat", None)
-        self.base(
-            "postrouting",
-            f"type nat hook postrouting priority {NAT['postrouting']}; policy accept;",
-            ours + self.egress_snat,
-        )
-        if self.uplink_choice:
-            came, restored = self.arrivals(), self.restore_marks()
-            self.base("uplinks", "type filter hook prerouting priority -150; policy accept;", [*came, restored])
-            # Of this type a changed mark changes the way of the host's own answers.
-            self.base("uplinks_output", "type route hook output priority -150; policy accept;", [restored])
-
-    def arrivals(self) -> Lines:
-        """A connection leaves by the uplink by which it came in. Where two share an interface, that cannot be told."""
-        entries = [
-            f'"{interface}" : goto {self.uplink_chain(index)}'
-            for interface, index in self.config.arrivals(self.family).items()
-        ]
-        new = f"ct state new ct mark & {self.config.mark_mask:#010x} == 0x00000000"
-        return [f"{new} iifname vmap {{ {', '.join(entries)} }}"] if entries else []
-
-    def restore_marks(self) -> str:
-        """Every packet of a connection gets the mark of the way that its first one chose."""
-        used = sorted(int(name.partition(".")[2]) for name in self.chains if name.startswith("uplink."))
-        mask = self.config.mark_mask
-        entries = []
-        for index in used:
-            name = self.chain(f"mark.{index}", [self.mark("meta mark", index)])
-            entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
-        return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
-
-    def dispatch(self, interfaces: bool) -> Lines:
-        """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
-        return [
-            f"{match}{key} vmap @{name}"
-            for name, match, key in frontend_lookups(self.family)
-            if ("map", name) in self.declarations and (interfaces or "interface" not in name)
-        ]
+def _dispatch(table: Table, interfaces: bool) -> Lines:
+    """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
+    return [
+        f"{match}{key} vmap @{name}"
+        for name, match, key in frontend_lookups(table.family)
+        if ("map", name) in table.declarations and (interfaces or "interface" not in name)
+    ]
 
 
 def _slot_map(protocol: str, shard: int) -> str:

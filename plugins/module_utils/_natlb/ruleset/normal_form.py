@@ -144,6 +144,12 @@ def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalFor
     return question(engine, rendered, known).answer()
 
 
+def targets(line: str) -> list[tuple[bool, str]]:
+    """The other sections that a rule or an element leads to, by name: whether each is a chain; else it is a map or set,
+    which may have the name of a chain. Of iptables, built-in targets such as DNAT are among them."""
+    return [(not looked_up, chain or looked_up or last) for chain, looked_up, last in _LEADS_TO.findall(line)]
+
+
 def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
     """These sections, and those that they lead to without what is in them."""
     found: Ruleset = {}
@@ -153,9 +159,9 @@ def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
     wanted = set(keys)
     for key in wanted:
         for line in ruleset[key].body:
-            for names in _LEADS_TO.findall(line):
-                for other in by_name.get((*key[:2], "".join(names)), ()):
-                    if other[2] != "jump":
+            for is_chain, name in targets(line):
+                for other in by_name.get((*key[:2], name), ()):
+                    if (other[2] == "chain") == is_chain and other[2] != "jump":
                         found[other] = Section(ruleset[other].header, ())
     found.update((key, ruleset[key]) for key in wanted)
     return found

@@ -1,0 +1,142 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A ruleset that is known to be live, and what changes in it where only some services do.
+
+The rules of a few services are rendered as if there were no others, as they are and as they are to be. What differs is
+compared with the whole: a chain has to be there as rendered, so that no other service has rules in it. A chain or map
+that they no longer need goes once nothing leads to it; that is counted, as in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from .normal_form import targets
+from .sections import UNORDERED, Key, Ruleset, Section, compare
+
+#: Family, table, whether it is a chain, and the name.
+_Place = tuple[str, str, bool, str]
+
+
+class Change(NamedTuple):
+    """The sections that change. Of maps and sets these are not all elements, but those of the services concerned."""
+
+    live: Ruleset
+    wanted: Ruleset
+
+
+class KnownRules:
+    """The rules of a whole configuration, as rendered."""
+
+    def __init__(self, ruleset: Ruleset) -> None:
+        self._whole = dict(ruleset)
+        self._leads: Counter[_Place] = Counter()
+        for key, section in ruleset.items():
+            self._leads.update(_led_to(key, section.body))
+
+    @property
+    def ruleset(self) -> Ruleset:
+        return self._whole
+
+    def change(self, before: Ruleset, after: Ruleset) -> Change | None:
+        """From the rules of some services, rendered alone, to those that they are to have.
+
+        None where more changes than what is theirs alone: then the whole has to be rendered.
+        """
+        found = Change({}, {})
+        for key in (*(key for key in before if before[key] != after.get(key)), *(after.keys() - before.keys())):
+            one = self._of_chain if key[2] == "chain" else self._of_elements if key[2] in UNORDERED else None
+            if one is None or not one(key, before.get(key), after.get(key), found):
+                return None
+        self._keep_what_is_led_to(found)
+        return found
+
+    def made(self, change: Change) -> None:
+        """Take note that a change is live."""
+        self._leads += self._difference(change)
+        for key in {**change.live, **change.wanted}:
+            was, now = change.live.get(key), change.wanted.get(key)
+            if now is None:
+                del self._whole[key]
+            elif key[2] == "chain" or key not in self._whole:
+                self._whole[key] = now
+            else:
+                had = set(self._whole[key].body) - set(was.body if was else ())
+                self._whole[key] = Section(now.header, tuple(sorted(had | set(now.body))))
+
+    def _of_chain(self, key: Key, was: Section | None, now: Section | None, found: Change) -> bool:
+        whole = self._whole.get(key)
+        if was is None and whole is not None:
+            return whole == now
+        if was is not None:
+            if whole != was:
+                return False
+            found.live[key] = was
+        if now is not None:
+            found.wanted[key] = now
+        return True
+
+    def _of_elements(self, key: Key, was: Section | None, now: Section | None, found: Change) -> bool:
+        whole = self._whole.get(key)
+        had, has = (frozenset(section.body if section else ()) for section in (was, now))
+        if whole is None:
+            # It is new.
+            if was is None and now is not None:
+                found.wanted[key] = now
+            return was is None
+        if any(section is not None and section.header != whole.header for section in (was, now)):
+            return False
+        everything = set(whole.body)
+        if not had <= everything:
+            return False
+        if was is None and has and has <= everything:
+            # Somebody else has the same one.
+            return has == everything
+        if key[2] == "set" and had - has:
+            # Several services may have put the same element there.
+            return False
+        found.live[key] = Section(whole.header, tuple(sorted(had)))
+        if now is not None or had != everything:
+            found.wanted[key] = Section(whole.header, tuple(sorted(has)))
+        return True
+
+    def _keep_what_is_led_to(self, found: Change) -> None:
+        """What would go stays as long as something that stays leads to it."""
+        while True:
+            leads = self._difference(found)
+            kept = [
+                key
+                for key in found.live.keys() - found.wanted.keys()
+                if self._leads[_place(key)] + leads[_place(key)] > 0
+            ]
+            if not kept:
+                return
+            for key in kept:
+                found.wanted[key] = found.live[key]
+
+    @staticmethod
+    def _difference(change: Change) -> Counter[_Place]:
+        """How many more lines lead to each section after a change; fewer are below zero."""
+        found: Counter[_Place] = Counter()
+        for sections, sign in ((change.live, -1), (change.wanted, 1)):
+            for key, section in sections.items():
+                for place in _led_to(key, section.body):
+                    found[place] += sign
+        return found
+
+
+def is_change(change: Change) -> bool:
+    return bool(compare(change.live, change.wanted))
+
+
+def _led_to(key: Key, lines: Iterable[str]) -> Iterator[_Place]:
+    for line in lines:
+        for is_chain, name in targets(line):
+            yield key[0], key[1], is_chain, name
+
+
+def _place(key: Key) -> _Place:
+    return key[0], key[1], key[2] == "chain", key[3]

@@ -1,0 +1,135 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Some services change, and their rules are rendered without the others: the whole comes out the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import strategies
+from _natlb.errors import NatlbError
+from _natlb.iptables.engine import IptablesEngine
+from _natlb.model.engine import Engine
+from _natlb.model.entities import Config, Service
+from _natlb.model.services import parse_config
+from _natlb.nftables.engine import NftablesEngine
+from _natlb.plan.known_services import KnownServices
+from _natlb.ruleset.sections import unified
+from hypothesis import given
+from hypothesis import strategies as st
+
+METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+
+
+class NoProgram:
+    """Nothing is run: steps are only looked at."""
+
+    variant = "nft"
+
+
+def engine(name: str) -> Engine:
+    program: Any = NoProgram()
+    return NftablesEngine(program) if name == "nftables" else IptablesEngine("nft", program)
+
+
+def changed(service: Service, states: Sequence[str]) -> Service:
+    found = [replace(item, state=states[n % len(states)]) for n, item in enumerate(service.backends)]
+    return replace(service, backends=tuple(found))
+
+
+def is_right_after(known: KnownServices, made: Engine, config: Config, services: Sequence[Service]) -> bool:
+    """Whether the step could be made; the rules are those of the whole then."""
+    step = known.step(services)
+    if step is None:
+        return False
+    known.made(step)
+    names = {service.name: service for service in services}
+    whole = replace(config, services=tuple(names.get(item.name, item) for item in config.services))
+    assert unified(known.rules, made.render(whole)) == ""
+    assert known.rules == made.render(whole)
+    return True
+
+
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+@given(data=st.data())
+def test_any_services_in_any_states(name: str, data: st.DataObject) -> None:
+    made = engine(name)
+    methods = METHODS if name == "nftables" else METHODS[:3]
+    config = parse_config(data.draw(strategies.services(methods=methods)))
+    try:
+        known = KnownServices(made, config)
+    except NatlbError:
+        return  # more than iptables can mark
+    for _turn in range(3):
+        chosen = [service for service in config.services if data.draw(st.booleans())]
+        states = st.lists(st.sampled_from(("active", "drained", "disabled")), min_size=1, max_size=4)
+        after = [changed(service, data.draw(states)) for service in chosen]
+        if not is_right_after(known, made, config, after):
+            return
+        names = {service.name: service for service in after}
+        config = replace(config, services=tuple(names.get(item.name, item) for item in config.services))
+
+
+def many(method: str, count: int = 150, different: int = 3, **keys: Any) -> Config:
+    declared = [
+        {
+            "name": f"s{i}",
+            "listen": f"198.18.{i // 250}.{i % 250 + 1}:80",
+            "method": method,
+            "backends": [{"address": f"10.0.{i % different}.{k + 3}", "port": 8080} for k in range(4)],
+            **keys,
+        }
+        for i in range(count)
+    ]
+    return parse_config(declared)
+
+
+@pytest.mark.parametrize("keys", [{}, {"allow_from": ["10.0.0.0/8"], "log": True}, {"affinity": 60}])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+def test_one_backend_of_one_service_of_many_and_of_all_that_share_it(
+    name: str, method: str, keys: dict[str, Any]
+) -> None:
+    if (name, method) == ("iptables", "flow_hash"):
+        return
+    made, config = engine(name), many(method, 12, **keys)
+    known = KnownServices(made, config)
+    for states in (["active", "drained"], ["active"], ["drained", "active", "disabled"], ["active"]):
+        one = [changed(config.services[7], states)]
+        assert is_right_after(known, made, config, one)
+        assert is_right_after(known, made, config, config.services[7:8])
+        shared = [changed(service, states) for service in config.services if service.backends[0].address == "10.0.0.3"]
+        assert is_right_after(known, made, config, shared)
+        back = [service for service in config.services if service.backends[0].address == "10.0.0.3"]
+        assert is_right_after(known, made, config, back)
+
+
+@pytest.mark.parametrize("different", [1, 3, 16])
+def test_most_services_of_a_hash_table_take_its_name(different: int) -> None:
+    made, config = engine("nftables"), many("source_hash", 16, different)
+    known, now = KnownServices(made, config), list(config.services)
+    for number in random.Random(1).sample(range(len(now)), 12):
+        now[number] = changed(now[number], ["active", "active", "drained"])
+        assert is_right_after(known, made, replace(config, services=tuple(now)), [now[number]])
+
+
+def test_a_step_is_no_longer_than_what_changes() -> None:
+    made, config = engine("nftables"), many("round_robin", count=2000)
+    known = KnownServices(made, config)
+    step = known.step([changed(config.services[1000], ["active", "drained", "active", "active"])])
+    assert step is not None
+    assert sum(map(len, step.transaction.texts.values())) < 800
+
+
+def test_what_concerns_all_is_left_to_the_whole() -> None:
+    """With iptables a service that nobody serves is led to elsewhere, in a tree that all services share."""
+    made, config = engine("iptables"), many("round_robin")
+    known = KnownServices(made, config)
+    before = dict(known.rules)
+    assert known.step([changed(config.services[7], ["drained"])]) is None
+    assert known.rules == before
