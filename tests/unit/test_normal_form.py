@@ -150,7 +150,7 @@ IPTABLES = {
         (NFT, ("ip", "natlb", "chain", "s.web.tcp"), ["chain first_slot_tcp", "map slot_tcp"]),
         (NFT, ("ip", "natlb", "map", "service"), ["chain s.web.tcp"]),
         (NFT, ("ip", "natlb", "map", "slot_tcp"), []),
-        (NFT, ("ip", "natlb", "chain", "postrouting"), ["chain source_nat", "map source_nat"]),
+        (NFT, ("ip", "natlb", "chain", "postrouting"), ["chain source_nat"]),
         (IPTABLES, ("ip", "nat", "jump", "PREROUTING"), ["chain NATLB.pre"]),
         (IPTABLES, ("ip", "nat", "chain", "NATLB.pre"), ["chain NATLB..d.tcp"]),
         (IPTABLES, ("ip", "nat", "chain", "NATLB..d.tcp"), ["chain NATLB.web.tcp"]),
