@@ -27,7 +27,7 @@ from ..model.ranges import ALL_PORTS, Range, cidr, number_range
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
-from . import others
+from . import transit
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
 from .frontends import ANYWHERE, enter_wildcard
@@ -58,7 +58,7 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         _add_dnat(tables, services, marked)
         _add_refusals(tables, services, around.unclaimed.get(family))
         if family in around.closed and family in config.families():
-            others.enter_chains(tables, config, around.closed[family], port_matches)
+            transit.enter_chains(tables, config, around.closed[family], port_matches)
         add_uplinks(tables, config)
         _add_snat(tables, services, around.connected, marked)
         add_egress(tables, config)

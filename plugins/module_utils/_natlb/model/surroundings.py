@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .closed import Closed
+from .transit import Closed
 from .unclaimed import Unclaimed
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -17,11 +17,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 class Surroundings(NamedTuple):
     """Clients in the networks that are `connected` need hairpin NAT with `snat: none`. Between the interfaces of a
-    family in `closed` nothing else is forwarded. Packets to what is `unclaimed`, by family, would go round in circles.
+    family in `transit` nothing else is forwarded. Packets to what is `unclaimed`, by family, would go round in circles.
     """
 
     connected: Sequence[str] = ()
-    closed: Mapping[str, Closed] = _NONE
+    transit: Mapping[str, Closed] = _NONE
     unclaimed: Mapping[str, Unclaimed] = _NONE
 
 

@@ -39,7 +39,7 @@ def add_filter(table: Table, services: Sequence[Service], unclaimed: Unclaimed |
         if rules:
             # `output` is the name of the chain that translates.
             name = "answers" if hook == "output" else hook
-            # Before `others`, which would drop in silence what is refused here.
+            # Before `transit`, which would drop in silence what is refused here.
             table.base(name, f"type filter hook {hook} priority -1; policy accept;", rules)
 
 

@@ -32,7 +32,7 @@ from ..model.slots import HASHES, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
-from . import others
+from . import transit
 from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
@@ -76,7 +76,7 @@ def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
         add_filter(table, services, around.unclaimed.get(family))
         _add_base_chains(table, EgressRules(table, config, egress))
         if family in around.closed:
-            others.add_chain(table, config, around.closed[family])
+            transit.add_chain(table, config, around.closed[family])
         ruleset.update(table.sections())
     return ruleset
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError, HostError
 from ..firewalls import forward
 from ..host import proc
 from ..host.store import Paths
-from ..model import closed, values
+from ..model import transit, values
 from ..model.entities import EMPTY
 from ..model.services import parse_config
 from ..model.tracking import Tracking, parse_tracking
@@ -60,7 +60,7 @@ class Asked:
             paths=paths,
             rollback_after_s=rollback_after_s,
             firewall=values.choice(self.firewall, "firewall", forward.CHOICES),
-            transit=values.choice(self.transit, "transit", closed.CHOICES),
+            transit=values.choice(self.transit, "transit", transit.CHOICES),
             tracking=parse_tracking(self.conntrack) if present else Tracking(),
             expected=check and self.assume_installed,
         )

@@ -12,8 +12,8 @@ from typing import Any, Callable
 
 from ..host import links, sysctl
 from ..host.routes import Routes
-from ..model.closed import Closed, dump, parse
 from ..model.entities import Config
+from ..model.transit import Closed, dump, parse
 from ..ruleset.sections import Ruleset, Section
 
 NAMES = {"ip": "net/ipv4/ip_forward", "ip6": "net/ipv6/conf/all/forwarding"}

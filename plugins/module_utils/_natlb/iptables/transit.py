@@ -1,18 +1,18 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables lets others forward where natlb turned forwarding on (`model/closed.py`)."""
+"""What iptables lets others forward where natlb turned forwarding on (`model/transit.py`)."""
 
 from __future__ import annotations
 
 from typing import Callable
 
-from ..model.closed import MULTICAST, Closed, ways
 from ..model.entities import Config, Egress
+from ..model.transit import MULTICAST, Closed, ways
 from .dispatch import chain_name
 from .service import Tables
 
-ROOT = chain_name("others")
+ROOT = chain_name("transit")
 
 
 def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: Callable[[Egress], list[str]]) -> None:
@@ -20,7 +20,7 @@ def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: C
     ways_in = [name for name in closed.interfaces if name not in closed.forwarding]
     if not ways_in:
         return
-    out, into = chain_name("", "others", "out"), chain_name("", "others", "in")
+    out, into = chain_name("", "transit", "out"), chain_name("", "transit", "in")
     former = tables.jumps.get(("filter", "FORWARD"))
     rules = [f"-j {former.rpartition(' ')[2]}"] if former else []
     rules += ["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
@@ -33,4 +33,4 @@ def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: C
     rules.append(f"! -d {MULTICAST[tables.family]} -j {into}")
     tables.chains["filter", into] = [f"-i {name} -j {out}" for name in ways_in]
     tables.chains["filter", out] = [f"-o {name} -j DROP" for name in closed.interfaces]
-    tables.enter("filter", "FORWARD", "others", rules)
+    tables.enter("filter", "FORWARD", "transit", rules)

@@ -1,14 +1,14 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What nftables lets others forward where natlb turned forwarding on (`model/closed.py`)."""
+"""What nftables lets others forward where natlb turned forwarding on (`model/transit.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.closed import MULTICAST, Closed, ways
 from ..model.entities import Config, Egress, ports_text
+from ..model.transit import MULTICAST, Closed, ways
 from .table import Table
 
 
@@ -21,7 +21,7 @@ def add_chain(table: Table, config: Config, closed: Closed) -> None:
     between = f"iifname {_set(ways_in)} oifname {_set(closed.interfaces)}"
     rules.append(f"{table.family} daddr != {MULTICAST[table.family]} {between} drop")
     if ways_in:
-        table.base("others", "type filter hook forward priority 0; policy accept;", rules)
+        table.base("transit", "type filter hook forward priority 0; policy accept;", rules)
 
 
 def _set(names: Sequence[str]) -> str:
