@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.host.moment import Moment
+from _natlb.host.revision import Revision
 from _natlb.plan import unchanged
 from kernel_lab import drive, looking
 from kernel_lab.balancer import Balancer, service, webs
@@ -199,8 +199,8 @@ def test_the_same_number_of_another_kernel(balancer: Balancer, boots: str) -> No
     """After a reboot, or in a container that was started anew, commits are counted from one again."""
     settled(balancer)
     kept = json.loads(seen(balancer).read_text())
-    boot, namespace, number = kept["moment"]
-    kept["moment"] = ["another", namespace, number] if boots == "again" else [boot, namespace + 1, number]
+    boot, namespace, number = kept["revision"]
+    kept["revision"] = ["another", namespace, number] if boots == "again" else [boot, namespace + 1, number]
     seen(balancer).write_text(json.dumps(kept))
     _outcome, programs = run(balancer)
     assert programs & LISTING
@@ -215,16 +215,16 @@ def test_the_same_number_of_another_kernel(balancer: Balancer, boots: str) -> No
         "null",
         '{"key": 1}',
         "\xff",
-        '{"key": KEY, "moment": NOW}',
-        '{"key": KEY, "moment": NOW, "seen": 7}',
-        '{"key": KEY, "moment": NOW, "seen": [["no.such", [], ""]], "outcome": {}}',
-        '{"key": KEY, "moment": NOW, "seen": [["host.sysctl.get", [1, 2], "x"]], "outcome": []}',
+        '{"key": KEY, "revision": NOW}',
+        '{"key": KEY, "revision": NOW, "seen": 7}',
+        '{"key": KEY, "revision": NOW, "seen": [["no.such", [], ""]], "outcome": {}}',
+        '{"key": KEY, "revision": NOW, "seen": [["host.sysctl.get", [1, 2], "x"]], "outcome": []}',
     ],
 )
 def test_a_damaged_record_is_none(balancer: Balancer, text: str) -> None:
     settled(balancer)
     kept = json.loads(seen(balancer).read_text())
-    for name, value in (("KEY", kept["key"]), ("NOW", kept["moment"])):
+    for name, value in (("KEY", kept["key"]), ("NOW", kept["revision"])):
         text = text.replace(name, json.dumps(value))
     seen(balancer).write_bytes(text.encode("latin-1"))
     damage(balancer)
@@ -287,11 +287,11 @@ def test_a_removal_leaves_no_record(balancer: Balancer) -> None:
 
 def test_commits_are_counted_as_the_kernel_does() -> None:
     """In 32 bits, without 0."""
-    last = Moment("boot", 1, (1 << 32) - 1)
+    last = Revision("boot", 1, (1 << 32) - 1)
     assert last.after(0).generation == (1 << 32) - 1
     assert [last.after(n).generation for n in (1, 2)] == [1, 2]
-    assert Moment("boot", 1, 5).after(3).generation == 8
-    assert Moment("boot", 1, None).after(3).generation is None
+    assert Revision("boot", 1, 5).after(3).generation == 8
+    assert Revision("boot", 1, None).after(3).generation is None
 
 
 def test_what_cannot_be_written_down_is_asked_for_anew() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from _natlb.host import moment, observation, processes, store
+from _natlb.host import observation, processes, revision, store
 from _natlb.plan import apply
 from _natlb.plan.asked import Asked
 
@@ -83,4 +83,4 @@ def commit_between(root: str, services: Any, line: str, egress: Any = None, **op
 
 def now() -> Any:
     """The moment of this host."""
-    return moment.now()
+    return revision.current()

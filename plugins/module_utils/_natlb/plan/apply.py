@@ -18,11 +18,11 @@ from typing import Any
 
 from ..errors import CommandsError, HostError
 from ..firewalls import forward
-from ..host import links, moment, nf_tables, observation, proc, processes, staging, store, sysctl
-from ..host.moment import Moment
+from ..host import links, nf_tables, observation, proc, processes, revision, staging, store, sysctl
 from ..host.nf_tables import BaseChain
 from ..host.observation import Watch, digest
 from ..host.processes import Command
+from ..host.revision import Revision
 from ..host.routes import Routes
 from ..host.staging import Staging
 from ..host.store import Paths
@@ -116,7 +116,7 @@ def checked(request: Request, state: str) -> Outcome:
 
 def made(request: Request, state: str, key: str) -> Outcome:
     """Change what is to be changed. To be called with the lock held."""
-    began = moment.now()
+    began = revision.current()
     with observation.watched() as watch:
         plan, outcome = _planned(request, state)
     with ThreadPoolExecutor(1) as pool:
@@ -131,7 +131,7 @@ def made(request: Request, state: str, key: str) -> Outcome:
     return outcome
 
 
-def _remember(plan: Plan, key: str, watch: Watch, began: Moment | None, waits: bool) -> None:
+def _remember(plan: Plan, key: str, watch: Watch, began: Revision | None, waits: bool) -> None:
     """So that the next run need not look for what this one has left."""
     settings = sysctls(plan.request)
     ours = {("host.sysctl.get", (name,)): digest(value) for name, value in settings.items()}

@@ -4,7 +4,7 @@
 """Whether a run would find what the last one left, told without listing, rendering or comparing anything.
 
 A plan follows from the request, from the code that reads it, and from what it sees of the host. All three are kept with
-the outcome of a run, rules by the number of the last commit (`host/moment.py`). Where each of them is the same again,
+the outcome of a run, rules by the number of the last commit (`host/revision.py`). Where each of them is the same again,
 so is the outcome: nothing to change. Where one is not, or where it cannot be told, a run reads and compares everything.
 """
 
@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..host import moment, store
-from ..host.moment import Moment
+from ..host import revision, store
 from ..host.observation import Call, Watch
+from ..host.revision import Revision
 from ..host.store import Paths
 
 #: Of the file.
@@ -59,17 +59,17 @@ def is_known(paths: Paths, asked: str) -> bool:
 
 def holds(paths: Paths) -> bool:
     """Whether nobody has committed rules of nf_tables since the last run."""
-    now = moment.now()
+    now = revision.current()
     if now is None or now.generation is None:
         return False
-    return store.read_cache(paths.run / store.SEEN).get("moment") == list(now)
+    return store.read_cache(paths.run / store.SEEN).get("revision") == list(now)
 
 
 def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
     """The outcome that is kept, where a run would come to it again. To be called with the lock held."""
     kept = store.read_cache(paths.run / store.SEEN)
-    now = moment.now()
-    if now is None or kept.get("key") != asked or kept.get("moment") != list(now):
+    now = revision.current()
+    if now is None or kept.get("key") != asked or kept.get("revision") != list(now):
         return None
     try:
         seen = {(str(name), _tuple(arguments)): str(told) for name, arguments, told in kept["seen"]}
@@ -78,14 +78,14 @@ def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
         return None
     # What was seen first is asked about last: nobody may commit anything while the rest is looked at.
     same = all(told == seen[call] for call, told in Watch(seen).replay())
-    return found if same and moment.now() == now else None
+    return found if same and revision.current() == now else None
 
 
 def keep(
     paths: Paths,
     asked: str,
     watch: Watch,
-    began: Moment | None,
+    began: Revision | None,
     commits: int,
     ours: Mapping[Call, str],
     found: Mapping[str, Any],
@@ -96,15 +96,15 @@ def keep(
     what the plan has seen.
     """
     seen = {call: ours.get(call, told) for call, told in watch.seen.items()}
-    now = moment.now()
+    now = revision.current()
     theirs = Watch({call: told for call, told in watch.seen.items() if call not in ours})
     doubt = _doubt(watch, began and began.after(commits), now, theirs)
     calls = [[name, list(arguments), told] for (name, arguments), told in seen.items()]
-    kept = {"doubt": doubt} if doubt else {"key": asked, "moment": now, "seen": calls, "outcome": found}
+    kept = {"doubt": doubt} if doubt else {"key": asked, "revision": now, "seen": calls, "outcome": found}
     store.write_text(paths.run / store.SEEN, json.dumps(kept))
 
 
-def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, theirs: Watch) -> str:
+def _doubt(watch: Watch, expected: Revision | None, now: Revision | None, theirs: Watch) -> str:
     """Why it is not certain what the next run would see; empty where it is. `theirs`: what this one has not changed."""
     if expected is None or now is None:
         return "this kernel does not tell network namespaces apart"
@@ -117,7 +117,7 @@ def _doubt(watch: Watch, expected: Moment | None, now: Moment | None, theirs: Wa
     for call, told in theirs.replay():
         if told != theirs.seen[call]:
             return f"{call[0]}{call[1]} tells something else now"
-    return "" if moment.now() == now else "somebody commits rules at this moment"
+    return "" if revision.current() == now else "somebody commits rules at this moment"
 
 
 def _tuple(value: Any) -> Any:

@@ -16,7 +16,7 @@ _SO_NETNS_COOKIE = 71
 _MOST = 1 << 32
 
 
-class Moment(NamedTuple):
+class Revision(NamedTuple):
     """The same moment: nobody has committed anything to nf_tables in between, and nobody could have.
 
     `namespace` is a number that the kernel gives no second network namespace until it boots again; `generation` is None
@@ -27,7 +27,7 @@ class Moment(NamedTuple):
     namespace: int
     generation: int | None
 
-    def after(self, commits: int) -> Moment:
+    def after(self, commits: int) -> Revision:
         """The moment after so many commits. The kernel counts in 32 bits, and leaves 0 out (nf_tables_commit)."""
         if self.generation is None:
             return self
@@ -35,7 +35,7 @@ class Moment(NamedTuple):
         return self._replace(generation=number if number < _MOST else number % _MOST + 1)
 
 
-def now() -> Moment | None:
+def current() -> Revision | None:
     """None where the kernel cannot tell namespaces apart."""
     boot = proc.read_unobserved("/proc/sys/kernel/random/boot_id").strip()
     try:
@@ -43,4 +43,4 @@ def now() -> Moment | None:
             cookie = asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     except OSError:
         return None
-    return Moment(boot, int.from_bytes(cookie, sys.byteorder), nf_tables.generation()) if boot else None
+    return Revision(boot, int.from_bytes(cookie, sys.byteorder), nf_tables.generation()) if boot else None
