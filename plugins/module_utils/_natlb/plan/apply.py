@@ -257,7 +257,7 @@ def make_plan(request: Request) -> Plan:
         files = boot.change(engine, path, request, rendered, settings, boot_read.result(), laid)
         warnings += files.warnings
         # Some warnings are read from what ip prints.
-        warnings += [] if no_ip else _found(request, laid, engine, table, chains)
+        warnings += [] if no_ip else _host_warnings(request, laid, engine, table, chains)
         normal = validation.result()
         live = listing.result()
     warnings += [*path.warnings, *engine.retained(normal.ruleset)]
@@ -278,10 +278,12 @@ def make_plan(request: Request) -> Plan:
     return plan
 
 
-def _found(request: Request, laid: Overlay, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> list[str]:
+def _host_warnings(
+    request: Request, laid: Overlay, engine: Engine, table: Routes, chains: Sequence[BaseChain]
+) -> list[str]:
     """What the declaration meets on this host."""
     boots = forwarding.settings(laid.config, request.before) if request.forwarding and request.persist else {}
-    return host.found(laid.config, engine, table, chains, boots, laid.unchecked())
+    return host.collect(laid.config, engine, table, chains, boots, laid.unchecked())
 
 
 def _settings(request: Request, validation: Future[NormalForm]) -> dict[str, str]:

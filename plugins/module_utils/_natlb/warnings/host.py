@@ -19,7 +19,7 @@ from ..model.entities import Config
 from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_path
 
 
-def found(
+def collect(
     config: Config,
     engine: Engine,
     table: Routes,
