@@ -12,7 +12,7 @@ import pytest
 from _natlb.host.links import Link
 from _natlb.host.routes import Ways
 from _natlb.model.services import parse_config
-from _natlb.warnings.bridges import behind, warning
+from _natlb.warnings.bridges import bridged_backends, warning
 
 LINKS = [
     Link("front"),
@@ -25,7 +25,7 @@ WAYS = Ways([(ipaddress.ip_network("10.9.0.0/24"), "br0"), (ipaddress.ip_network
 
 def found(**keys: Any) -> dict[str, dict[str, list[str]]]:
     web = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.9.0.3"}], **keys}
-    return behind(parse_config([web]), LINKS, WAYS, ["ip"])
+    return bridged_backends(parse_config([web]), LINKS, WAYS, ["ip"])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_who_may_choose_itself(keys: dict[str, Any], asks: bool) -> None:
 
 def test_only_families_whose_frames_are_filtered() -> None:
     web = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.9.0.3"}]}
-    assert behind(parse_config([web]), LINKS, WAYS, ["ip6"]) == {}
+    assert bridged_backends(parse_config([web]), LINKS, WAYS, ["ip6"]) == {}
 
 
 @pytest.mark.parametrize(

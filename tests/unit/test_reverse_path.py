@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.model.services import parse_config
-from _natlb.warnings.reverse_path import astray
+from _natlb.warnings.reverse_path import without_return_route
 
 WAYS = [
     (ipaddress.ip_network(network), interface)
@@ -40,9 +40,11 @@ WAYS = [
 )
 def test_clients_without_a_way_back(keys: dict[str, Any], lost: bool) -> None:
     web = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}], **keys}
-    assert [service.name for service in astray(parse_config([web]), WAYS, {"eth0", "eth1", "eth2"})] == ["web"] * lost
+    assert [service.name for service in without_return_route(parse_config([web]), WAYS, {"eth0", "eth1", "eth2"})] == [
+        "web"
+    ] * lost
 
 
 def test_ipv6_has_no_such_filter() -> None:
     web = {"name": "web", "listen": "[2001:db8:9::1]:80", "interface": "eth0", "backends": [{"address": "2001:db8::3"}]}
-    assert astray(parse_config([web]), WAYS, {"eth0"}) == []
+    assert without_return_route(parse_config([web]), WAYS, {"eth0"}) == []

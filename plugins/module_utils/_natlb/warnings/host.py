@@ -65,7 +65,7 @@ def _links(config: Config, table: Routes) -> Iterator[str]:
     if config.uplinks():
         yield from interfaces.own_gateways(config.uplinks(), proc.local_addresses())
     if any(link.kind == "bridge" for link in known):
-        for bridge, services in bridges.behind(config, known, Ways(table.ways), families).items():
+        for bridge, services in bridges.bridged_backends(config, known, Ways(table.ways), families).items():
             warning = bridges.warning(bridge, services, known, links.bridge_ports(bridge))
             if warning is not None:
                 yield warning
@@ -83,7 +83,7 @@ def _astray(config: Config, table: Routes) -> list[str]:
     bound = {service.interface for service in config.services if service.interface}
     # At an interface that is not there nothing is dropped; that it is missing is told elsewhere.
     strict = {name for name in bound.intersection(links.names() if bound else ()) if reverse_path.strict(name)}
-    services = reverse_path.astray(config, table.ways, strict) if strict else []
+    services = reverse_path.without_return_route(config, table.ways, strict) if strict else []
     return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
 
 

@@ -32,7 +32,9 @@ def by_main_table() -> bool:
     return all(rule.get("priority") in _USUAL for rule in iproute.query("ip", "rule", "show"))
 
 
-def astray(config: Config, ways: Sequence[tuple[Network, str]], interfaces: Collection[str]) -> list[Service]:
+def without_return_route(
+    config: Config, ways: Sequence[tuple[Network, str]], interfaces: Collection[str]
+) -> list[Service]:
     """The services on one of these interfaces that no route by it leads to a client of."""
     return [
         service
