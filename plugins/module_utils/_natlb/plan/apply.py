@@ -106,7 +106,7 @@ class Plan:
         )
 
 
-def checked(request: Request, state: str) -> Outcome:
+def check(request: Request, state: str) -> Outcome:
     """What a run would change."""
     plan, outcome = _planned(request, state)
     plan.must_be_accepted()
@@ -114,7 +114,7 @@ def checked(request: Request, state: str) -> Outcome:
     return outcome
 
 
-def made(request: Request, state: str, key: str) -> Outcome:
+def carry_out(request: Request, state: str, key: str) -> Outcome:
     """Change what is to be changed. To be called with the lock held."""
     began = revision.current()
     with observation.watched() as watch:
@@ -199,8 +199,8 @@ def _commit_parts(plan: Plan) -> str:
 
 def _run_commands(plan: Plan, parts: list[Part]) -> None:
     """Run the commands of all parts. Where the kernel refuses the rules, their engine may know another way."""
-    made = [(part, part.commands()) for part in parts]
-    commands = [(part, command) for part, found in made for command in found]
+    carry_out = [(part, part.commands()) for part in parts]
+    commands = [(part, command) for part, found in carry_out for command in found]
     try:
         processes.run_commands([command for _unused, command in commands])
     except CommandsError as error:

@@ -62,9 +62,9 @@ def balance(
     declared = asked.Asked(services, egress, **options)
     request = declared.request(paths, iptables_variant, check)
     if check:
-        return apply.checked(request, declared.state)
+        return apply.check(request, declared.state)
     with rollback.lock_with_nothing_pending(paths):
-        return apply.made(request, declared.state, key)
+        return apply.carry_out(request, declared.state, key)
 
 
 def _kept(paths: Paths, key: str) -> Outcome | None:
