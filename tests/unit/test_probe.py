@@ -186,14 +186,14 @@ HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nweb1 " + b"x" * probe
     ],
 )
 def test_who_answered(protocol: str, data: bytes, ended: bool, identify: str, name: str) -> None:
-    assert probe_answer.who(data, ended, settings(protocol=protocol, identify=identify)) == name
+    assert probe_answer.responder(data, ended, settings(protocol=protocol, identify=identify)) == name
 
 
 def test_no_part_of_an_http_answer_is_taken_for_the_whole() -> None:
     last_chunk = b"0\r\n\r\n"
     for data in (PAGE, CHUNKED[: -len(last_chunk) + 1]):
         for end in range(len(data)):
-            assert probe_answer.who(data[:end], False, settings(protocol="http")) is None, data[:end]
+            assert probe_answer.responder(data[:end], False, settings(protocol="http")) is None, data[:end]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_no_part_of_an_http_answer_is_taken_for_the_whole() -> None:
 )
 def test_answers_that_name_nobody(protocol: str, data: bytes, ended: bool, params: dict, message: str) -> None:
     with pytest.raises(NatlbError) as caught:
-        probe_answer.who(data, ended, settings(protocol=protocol, **params))
+        probe_answer.responder(data, ended, settings(protocol=protocol, **params))
     assert str(caught.value) == message
 
 

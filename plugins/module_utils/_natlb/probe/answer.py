@@ -76,7 +76,7 @@ def read_http(data: bytes, ended: bool) -> HttpAnswer | None:
     return HttpAnswer(response.status, head.decode(errors="replace"), body.decode(errors="replace"))
 
 
-def who(data: bytes, ended: bool, settings: Settings) -> str | None:
+def responder(data: bytes, ended: bool, settings: Settings) -> str | None:
     """The name in what was received so far, or None while it may still come.
 
     Raises `NatlbError`, with the message that is counted, where it cannot come any more. A TCP answer is read by whole

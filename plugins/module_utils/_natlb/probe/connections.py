@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, NatlbError
-from .answer import MAX_ANSWER, who
+from .answer import MAX_ANSWER, responder
 from .settings import Settings
 from .spread import expected_counts, judge, percentile, spread_p
 
@@ -160,7 +160,7 @@ class _Connection:
     def name_so_far(self) -> str:
         """Who answered, of a server that neither ended its line nor closed. Raises `NatlbError`."""
         if self.received and self.settings.protocol == "tcp":
-            name = who(bytes(self.received), True, self.settings)
+            name = responder(bytes(self.received), True, self.settings)
             if name is not None:
                 return name
         raise NatlbError(f"{self.stage}: timed out")
@@ -202,7 +202,7 @@ class _Connection:
         while True:
             chunk = await loop.sock_recv(sock, MAX_ANSWER)
             self.received += chunk
-            name = who(bytes(self.received[:MAX_ANSWER]), not chunk, self.settings)
+            name = responder(bytes(self.received[:MAX_ANSWER]), not chunk, self.settings)
             if name is not None:
                 return name
 
