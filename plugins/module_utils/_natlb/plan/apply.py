@@ -153,7 +153,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
         _keep_normal_form(plan)
         _keep_before(plan.request)
         if not waits:
-            overlay.tidy(plan.laid)
+            overlay.repair_health_file(plan.laid)
             store.remove(plan.request.paths.run / store.CONFIRMED)
             store.remove_if_unused(plan.request.paths)
     except HostError as error:

@@ -47,7 +47,7 @@ class Overlay:
     record: Mapping[str, Content] = field(default_factory=dict)
     entries: Mapping[Path, Content] = field(default_factory=dict)
     #: What is to become of the file of the health checks, whoever confirms the run.
-    tidied: Mapping[Path, Content | None] = field(default_factory=dict)
+    repaired: Mapping[Path, Content | None] = field(default_factory=dict)
     #: What holds until something changes, and what is said of this run alone.
     warnings: Collection[str] = ()
     passing: Collection[str] = ()
@@ -79,9 +79,9 @@ def wanted(request: Request, laid: Overlay, live: Mapping[Path, Entry]) -> dict[
     return {**{path: entry for path, entry in live.items() if path in aside}, **laid.entries}
 
 
-def tidy(laid: Overlay) -> None:
+def repair_health_file(laid: Overlay) -> None:
     """Put the file of the health checks right."""
-    for path, content in laid.tidied.items():
+    for path, content in laid.repaired.items():
         if content is None:
             store.remove(path)
         else:
@@ -91,7 +91,8 @@ def tidy(laid: Overlay) -> None:
 def will_be_read(laid: Overlay) -> dict[Call, str]:
     """What readers of that file tell afterwards."""
     return {
-        ("host.store.read_text", (str(path),)): digest(content and content[0]) for path, content in laid.tidied.items()
+        ("host.store.read_text", (str(path),)): digest(content and content[0])
+        for path, content in laid.repaired.items()
     }
 
 
@@ -114,12 +115,12 @@ def read(request: Request) -> Overlay:
     holding = outdated.lasting_findings(findings, request.config, former)
     standing = list(deviations(request.config, kept, holding))
     entries = _overrides_file(said, overrides, kept, home, host)
-    tidied = _health_file(now, found, holding, host)
+    repaired = _health_file(now, found, holding, host)
     told = ((said, overrides.fault), (last, before.fault), (now, found.fault))
     passing = [f"{file.path}: {fault}; {_REMEDY}" for file, fault in told if fault]
     config = effective(request.config, kept, holding)
     record = _record(standing, holding, host)
-    return Overlay(config, kept, holding, record, entries, tidied, list(_warnings(standing)), [*passing, *ended])
+    return Overlay(config, kept, holding, record, entries, repaired, list(_warnings(standing)), [*passing, *ended])
 
 
 _REMEDY = f"a run writes it anew, and keeps a file that is not its own as …{store.ASIDE}"
