@@ -9,7 +9,7 @@ import ipaddress
 from typing import Any
 
 import pytest
-from _natlb.firewalls.forward_path import closed, may_deny, packets
+from _natlb.firewalls.forward_path import denial, may_deny, packets
 from _natlb.firewalls.listing import forward_hooks, is_of_iptables, parse_nft, parse_save
 from _natlb.firewalls.walk import Packet
 from _natlb.host.nf_tables import BaseChain
@@ -69,12 +69,12 @@ IPTABLES = [
 @pytest.mark.parametrize(("rules", "is_closed"), IPTABLES)
 def test_iptables(rules: list[str], is_closed: bool) -> None:
     chains = save(*rules, chains=("a", "b"))
-    assert (closed(chains, tried()) is not None) == is_closed
+    assert (denial(chains, tried()) is not None) == is_closed
 
 
 def test_the_rule_that_denies_is_named() -> None:
     rules = ["-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -i eth0 -j DROP", "-A DOCKER-USER -j RETURN"]
-    found = closed(save(*rules, policy="ACCEPT", chains=("DOCKER-USER",)), tried())
+    found = denial(save(*rules, policy="ACCEPT", chains=("DOCKER-USER",)), tried())
     assert found is not None
     assert found.text() == (
         "service web: connections are not forwarded, because of here (-A DOCKER-USER -i eth0 -j DROP)"
@@ -83,7 +83,7 @@ def test_the_rule_that_denies_is_named() -> None:
 
 def test_many_are_named_in_few_words() -> None:
     services = [{**SERVICE, "name": f"s{i}", "listen": f"192.0.2.10:{80 + i}"} for i in range(9)]
-    found = closed(save(), tried(services))
+    found = denial(save(), tried(services))
     assert found is not None
     assert found.text().startswith("service s0, service s1, service s2, …: ")
 
@@ -93,7 +93,7 @@ def test_a_way_is_walked_once_however_many_services_take_it() -> None:
     other = {**SERVICE, "name": "other", "listen": "192.0.2.11:80", "backends": [{"address": "10.0.0.9"}]}
     way_there_and_back = 2
     assert len(tried([*services, other])) == 2 * way_there_and_back
-    found = closed(save("-A FORWARD -d 10.0.0.9/32 -j DROP", policy="ACCEPT"), tried([*services, other]))
+    found = denial(save("-A FORWARD -d 10.0.0.9/32 -j DROP", policy="ACCEPT"), tried([*services, other]))
     assert found is not None
     assert found.owners == ("service other",)
 
@@ -101,12 +101,12 @@ def test_a_way_is_walked_once_however_many_services_take_it() -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_every_protocol_of_a_service_is_walked(protocol: str) -> None:
     chains = save(f"-A FORWARD -p {protocol} -j DROP", policy="ACCEPT")
-    assert closed(chains, tried([{**SERVICE, "protocol": ["tcp", "udp"]}])) is not None
+    assert denial(chains, tried([{**SERVICE, "protocol": ["tcp", "udp"]}])) is not None
 
 
 def test_backends_are_named_where_others_are_let_through() -> None:
     backends = [{"address": f"10.0.0.{i}", "port": 8080} for i in (3, 4, 5)]
-    found = closed(
+    found = denial(
         save("-A FORWARD -d 10.0.0.4/31 -j DROP", policy="ACCEPT"), tried([{**SERVICE, "backends": backends}])
     )
     assert found is not None
@@ -116,7 +116,7 @@ def test_backends_are_named_where_others_are_let_through() -> None:
 def test_what_is_ours_does_not_count() -> None:
     """Or the next run would find the path open, and close it."""
     chains = save("-A FORWARD -j NATLB.forward", "-A NATLB.forward -j ACCEPT", chains=("NATLB.forward",))
-    assert closed(chains, tried())
+    assert denial(chains, tried())
     assert not may_deny(chains, tried(), stop=forward_rules.ROOT)
     behind = save("-A FORWARD -s 203.0.113.7/32 -j DROP", "-A FORWARD -j NATLB.forward", chains=("NATLB.forward",))
     assert may_deny(behind, tried(), stop=forward_rules.ROOT)
@@ -159,17 +159,17 @@ NFT = [
 @pytest.mark.parametrize(("rules", "is_closed"), NFT)
 def test_nft(rules: list[str], is_closed: bool) -> None:
     chains = nft(*rules, more='\n\tchain other {\n\t\tiifname "eth9" accept\n\t}\n')
-    assert (closed(chains, tried()) is not None) == is_closed
+    assert (denial(chains, tried()) is not None) == is_closed
 
 
 def test_egress_is_told_apart_from_services() -> None:
     chains = nft("ct state established accept", "ct status dnat accept")
-    assert closed(chains, tried()) is None
-    found = closed(chains, tried(egress=[{"source": "10.0.0.0/24"}]))
+    assert denial(chains, tried()) is None
+    found = denial(chains, tried(egress=[{"source": "10.0.0.0/24"}]))
     assert found is not None
     assert (found.owners, found.dnat, found.sources) == (("egress of 10.0.0.0/24",), False, ("10.0.0.0/24",))
     opened = nft("ct state established accept", 'iifname "eth1" oifname "eth0" ip saddr 10.0.0.0/16 accept')
-    assert closed(opened, tried((), [{"source": "10.0.0.0/24"}])) is None
+    assert denial(opened, tried((), [{"source": "10.0.0.0/24"}])) is None
 
 
 def test_base_chains_at_the_hook_are_found() -> None:

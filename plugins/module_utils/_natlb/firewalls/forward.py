@@ -25,7 +25,7 @@ from ..model.entities import FAMILIES, Config, family_of
 from ..nftables.program import Nft
 from ..nftables.text import TABLE
 from ..ruleset.sections import Ruleset, Section
-from .forward_path import Finding, closed, may_deny, packets
+from .forward_path import Finding, denial, may_deny, packets
 from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .walk import Chains, Packet
@@ -149,7 +149,7 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
             if firewall == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
                 opening.rendered.update(forward_rules.render(config, family))
                 _mark_misplaced(opening.live, chains, tried())
-            elif (finding := closed(chains, tried())) is not None:
+            elif (finding := denial(chains, tried())) is not None:
                 path.warnings.append(f"{finding.text()}; firewall: accept lets just them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
@@ -213,7 +213,7 @@ def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
         # Gone since, or owned by a program that hides it.
         return []
     found = [chains for chains in parse_nft(listing) if chains.base == name]
-    return [_nft_warning(hook, finding) for chains in found for finding in [closed(chains, tried)] if finding]
+    return [_nft_warning(hook, finding) for chains in found for finding in [denial(chains, tried)] if finding]
 
 
 def _nft_warning(hook: Hook, finding: Finding) -> str:

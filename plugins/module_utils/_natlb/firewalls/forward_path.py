@@ -164,7 +164,7 @@ class Finding:
         return f"{named}: connections are not forwarded, because of {self.place} ({self.why})"
 
 
-def closed(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding | None:
+def denial(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding | None:
     """What in these chains denies packets of ours; None where every one of them may pass."""
     whys: list[str] = []
     denied: list[Packet] = []
