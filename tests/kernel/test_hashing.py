@@ -76,7 +76,7 @@ def test_flow_hash_looks_at_the_port_as_well(balancer: Balancer) -> None:
     """Two listening ports, so that no connection is opened twice: an address and a port lead to one backend on both."""
     balancer.apply([service(method="flow_hash", listen=[f"{VIP}:80", f"{VIP}:8080"])])
     one, two = (
-        [answer.responder for answer in balancer.ask(f"{VIP}:{port}", 40, sources=CLIENTS[:1], first_source_port=30000)]
+        [answer.who for answer in balancer.ask(f"{VIP}:{port}", 40, sources=CLIENTS[:1], first_source_port=30000)]
         for port in (80, 8080)
     )
     assert one == two
@@ -171,4 +171,4 @@ def test_a_client_goes_where_the_benchmark_of_hashes_says(balancer: Balancer) ->
     sources = CLIENTS[:300]
     hashes = [model.jhash(int(ipaddress.IPv4Address(source)), render.SEED) for source in sources]
     table = model.Table([str(backend.name) for backend in slots.slots(parse_config([declared]).services[0], "ip")])
-    assert [answer.responder for answer in balancer.ask(count=len(sources), sources=sources)] == table.where(hashes)
+    assert [answer.who for answer in balancer.ask(count=len(sources), sources=sources)] == table.where(hashes)

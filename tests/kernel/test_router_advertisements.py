@@ -81,7 +81,7 @@ def test_a_removal_and_a_second_beginning(balancer: Balancer) -> None:
 def test_an_interface_that_is_gone_for_now(balancer: Balancer) -> None:
     balancer.host.ip("link add lost type veth peer name found\nlink set lost up\nlink set found up")
     balancer.host.sysctl({"ipv6/conf/lost/accept_ra": 2})
-    listen(balancer, balancer.host, "collect", "lost")
+    listen(balancer, balancer.host, "found", "lost")
     balancer.apply([SERVICE6])
     balancer.host.ip("link delete lost")
     outcome = balancer.apply([SERVICE6])

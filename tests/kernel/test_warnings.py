@@ -192,7 +192,7 @@ def test_a_backend_behind_a_filtering_bridge_that_chooses_itself(balancer: Balan
     assert f"({sysctl})" in warning
     assert "(web1, web2)" in warning, "nobody has asked for the backend yet, so it may be behind any port"
     at = addresses["web1"] if family == "ip" else f"[{addresses['web1']}]"
-    assert [answer.responder for answer in balancer.host.call(traffic.ask, f"{at}:80")] == ["web1"]
+    assert [answer.who for answer in balancer.host.call(traffic.ask, f"{at}:80")] == ["web1"]
     (warning,) = told(balancer.apply(web), "bridge br0")
     assert "for the ports of backends (web1), or" in warning
 

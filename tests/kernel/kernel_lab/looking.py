@@ -44,12 +44,12 @@ def unobserved(root: str, services: Any, egress: Any = None, variant: str | None
     _hook()
     request = Asked(services, egress, **options).request(drive._paths(root), variant, check=False)
     with observation.watched():
-        _watching = collect = []
+        _watching = found = []
         try:
             apply.make_plan(request)
         finally:
             _watching = None
-    return [item for item in collect if Path(item.partition(" ")[0]).name not in _CACHES]
+    return [item for item in found if Path(item.partition(" ")[0]).name not in _CACHES]
 
 
 def _hook() -> None:

@@ -113,7 +113,7 @@ def back_to_back(target: str, count: int, source: str, pause_s: float = 0.0) -> 
 
 
 def tally(answers: Iterable[Answer]) -> Counter[str]:
-    return Counter(answer.responder for answer in answers)
+    return Counter(answer.who for answer in answers)
 
 
 def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, source_port: int) -> Answer:
@@ -254,7 +254,7 @@ def hammer(
             answer = talk(handle)
             messages += 1
             if answer.name != before[handle]:
-                cut[answer.responder] += 1
+                cut[answer.who] += 1
         if breath_s:
             time.sleep(breath_s)
     _under_way.clear()

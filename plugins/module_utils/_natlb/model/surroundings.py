@@ -17,11 +17,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 class Surroundings(NamedTuple):
     """Clients in the networks that are `connected` need hairpin NAT with `snat: none`. Between the interfaces of a
-    family in `transit` nothing else is forwarded. Packets to what is `unclaimed`, by family, would go round in circles.
+    family in `closed` nothing else is forwarded. Packets to what is `unclaimed`, by family, would go round in circles.
     """
 
     connected: Sequence[str] = ()
-    transit: Mapping[str, Closed] = _NONE
+    closed: Mapping[str, Closed] = _NONE
     unclaimed: Mapping[str, Unclaimed] = _NONE
 
 

@@ -199,8 +199,8 @@ def _commit_parts(plan: Plan) -> str:
 
 def _run_commands(plan: Plan, parts: list[Part]) -> None:
     """Run the commands of all parts. Where the kernel refuses the rules, their engine may know another way."""
-    carry_out = [(part, part.commands()) for part in parts]
-    commands = [(part, command) for part, found in carry_out for command in found]
+    of_parts = [(part, part.commands()) for part in parts]
+    commands = [(part, command) for part, found in of_parts for command in found]
     try:
         processes.run_commands([command for _unused, command in commands])
     except CommandsError as error:

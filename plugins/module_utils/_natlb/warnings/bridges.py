@@ -55,7 +55,7 @@ def _may_ask(service: Service, address: str) -> bool:
 def warning(
     bridge: str, services: Mapping[str, Sequence[str]], links: Sequence[Link], ports: Mapping[str, str]
 ) -> str | None:
-    """What to say of a bridge and the backends `bridged_backends` it; None where all of their ports are in hairpin mode."""
+    """The warning about a bridge and the backends behind it; None where all of their ports are in hairpin mode."""
     without = [link.name for link in links if link.master == bridge and not link.hairpin]
     addresses = {address for found in services.values() for address in found}
     if all(address in ports for address in addresses):
