@@ -33,7 +33,7 @@ BEFORE = "before.json"
 #: What stands beside the declaration, and what both made of it in the last run (`plan/overlay.py`).
 OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
 #: Ends the name of a file that could not be read, or not as a whole, and was written anew.
-ASIDE = ".aside"
+DAMAGED_SUFFIX = ".damaged"
 BOOT = "boot"
 #: What the last confirmed change was told from others by, and when one was undone (`plan/rollback.py`).
 CONFIRMED, UNDONE = "confirmed", "undone"
@@ -240,7 +240,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + ASIDE, UNDONE, CONFIRMED, RELOAD, "lock"):
+    for name in (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, UNDONE, CONFIRMED, RELOAD, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)

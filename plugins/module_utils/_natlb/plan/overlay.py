@@ -69,14 +69,14 @@ def known(paths: Paths) -> Iterator[Path]:
     """The files that may be there beside the set that boots. That of the health checks is theirs."""
     for folder in (paths.etc, paths.run):
         yield folder / store.OVERRIDES
-        yield folder / f"{store.OVERRIDES}{store.ASIDE}"
+        yield folder / f"{store.OVERRIDES}{store.DAMAGED_SUFFIX}"
     yield paths.run / store.EFFECTIVE
 
 
 def wanted(request: Request, laid: Overlay, live: Mapping[Path, Entry]) -> dict[Path, Entry]:
     """Which of them are to be there: of those that were set aside the last one."""
-    aside = {folder / f"{store.OVERRIDES}{store.ASIDE}" for folder in (request.paths.etc, request.paths.run)}
-    return {**{path: entry for path, entry in live.items() if path in aside}, **laid.entries}
+    damaged = {folder / f"{store.OVERRIDES}{store.DAMAGED_SUFFIX}" for folder in (request.paths.etc, request.paths.run)}
+    return {**{path: entry for path, entry in live.items() if path in damaged}, **laid.entries}
 
 
 def repair_health_file(laid: Overlay) -> None:
@@ -123,7 +123,7 @@ def read(request: Request) -> Overlay:
     return Overlay(config, kept, holding, record, entries, repaired, list(_warnings(standing)), [*passing, *ended])
 
 
-_REMEDY = f"a run writes it anew, and keeps a file that is not its own as …{store.ASIDE}"
+_REMEDY = f"a run writes it anew, and keeps a file that is not its own as …{store.DAMAGED_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _former(request: Request, addresses: set[str]) -> outdated.Former:
 def _overrides_file(said: _File, read: Kept[Any], kept: Overrides, home: Path, host: str) -> dict[Path, Content]:
     found: dict[Path, Content] = {}
     if read.fault and said.text is not None:
-        found[home / f"{store.OVERRIDES}{store.ASIDE}"] = (said.text, _MODE)
+        found[home / f"{store.OVERRIDES}{store.DAMAGED_SUFFIX}"] = (said.text, _MODE)
     if kept:
         same = said.text is not None and not read.fault and kept == read.entries
         found[home / store.OVERRIDES] = (str(said.text) if same else beside.dump_overrides(kept, host), _MODE)
@@ -202,7 +202,7 @@ def _health_file(now: _File, read: Kept[Finding], holding: Findings, host: str) 
         return {}
     found: dict[Path, Content | None] = {}
     if read.fault:
-        found[now.path.with_name(f"{store.HEALTH}{store.ASIDE}")] = (now.text, _MODE)
+        found[now.path.with_name(f"{store.HEALTH}{store.DAMAGED_SUFFIX}")] = (now.text, _MODE)
     found[now.path] = (beside.dump_findings(holding, host), _MODE) if holding else None
     return found
 
