@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb.model.effective import Finding, Override, Place, Standing, deviations, effective, standings
+from _natlb.model.effective import EffectiveBackend, Finding, Override, Place, deviations, effective, effective_backends
 from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
 from _natlb.model.slots import slots
@@ -35,11 +35,11 @@ def place(address: str, service: str | None = "web", port: int | None = 80) -> P
 
 def stands(declared: Config, overrides: Any = (), findings: Any = ()) -> dict[str, str]:
     """State, weight (where it is not 1) and reason of each backend."""
-    found = standings(declared.services[0], dict(overrides), dict(findings))
+    found = effective_backends(declared.services[0], dict(overrides), dict(findings))
     return {item.declared.address: _short(item) for item in found}
 
 
-def _short(item: Standing) -> str:
+def _short(item: EffectiveBackend) -> str:
     weight = "" if item.effective.weight == 1 else f" weight {item.effective.weight}"
     return f"{item.effective.state}{weight}, {item.because}"
 
@@ -204,7 +204,7 @@ def test_a_weight_that_needs_too_many_slots_does_not_hold() -> None:
     declared = config(*many)
     overrides = {place("10.0.0.1"): Override("drained", 255), place("10.0.0.2"): Override(weight=128)}
     assert len(slots(effective(declared, dict(list(overrides.items())[1:]), {}).services[0], "ip")) == 3999
-    found = standings(declared.services[0], {**overrides, place("10.0.0.2"): Override(weight=255)}, {})
+    found = effective_backends(declared.services[0], {**overrides, place("10.0.0.2"): Override(weight=255)}, {})
     assert [(item.effective.state, item.effective.weight, item.unweighted) for item in found[:3]] == [
         ("drained", 256, True),
         ("active", 256, True),
@@ -237,7 +237,7 @@ def test_health_only_takes_out(said: list[tuple[Any, Any]]) -> None:
 )
 def test_the_reason_in_words(overrides: Any, findings: Any, words: str | None) -> None:
     (service,) = config(backend(A)).services
-    found = standings(service, overrides, findings)[0].why()
+    found = effective_backends(service, overrides, findings)[0].why()
     if words is None:
         words = "override since 2026-11-26T01:00:00Z: kernel update"
         words = words if overrides else "down since 2026-11-26T01:00:00Z: connect: refused"

@@ -68,13 +68,13 @@ Findings = Mapping[Place, Finding]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a backend stands, and why. `willed` is the backend as the declaration and the override have it."""
+class EffectiveBackend:
+    """Where a backend stands, and why. `intended` is the backend as the declaration and the override have it."""
 
     declared: Backend
     override: Override | None
     finding: Finding | None
-    willed: Backend
+    intended: Backend
     effective: Backend
     because: Because
     #: The weight of the override is left out: the service would need more slots than there are.
@@ -98,7 +98,7 @@ def effective(declared: Config, overrides: Overrides, findings: Findings) -> Con
         return declared
     concerned = _Concerned(overrides, findings)
     services = [
-        replace(service, backends=tuple(item.effective for item in standings(service, overrides, findings)))
+        replace(service, backends=tuple(item.effective for item in effective_backends(service, overrides, findings)))
         if concerned.has(service)
         else service
         for service in declared.services
@@ -106,21 +106,23 @@ def effective(declared: Config, overrides: Overrides, findings: Findings) -> Con
     return replace(declared, services=tuple(services))
 
 
-def deviations(declared: Config, overrides: Overrides, findings: Findings) -> Iterator[tuple[Service, list[Standing]]]:
+def deviations(
+    declared: Config, overrides: Overrides, findings: Findings
+) -> Iterator[tuple[Service, list[EffectiveBackend]]]:
     """The services of which at least one backend stands elsewhere than it is declared, or is kept by `fail_open`."""
     if not overrides and not findings:
         return
     concerned = _Concerned(overrides, findings)
     for service in filter(concerned.has, declared.services):
-        found = standings(service, overrides, findings)
+        found = effective_backends(service, overrides, findings)
         if any(item.because != "declared" or item.unweighted for item in found):
             yield service, found
 
 
-def standings(service: Service, overrides: Overrides, findings: Findings) -> list[Standing]:
+def effective_backends(service: Service, overrides: Overrides, findings: Findings) -> list[EffectiveBackend]:
     """Each backend of a service, in the order of the declaration."""
     found = [
-        _standing(
+        _effective_backend(
             backend,
             next((overrides[place] for place in places(service, backend) if place in overrides), None),
             findings.get(Place(service.name, backend.address, backend.port)) if service.health else None,
@@ -164,17 +166,17 @@ class _Concerned:
         )
 
 
-def _standing(declared: Backend, override: Override | None, finding: Finding | None) -> Standing:
-    willed = declared if override is None else _willed(declared, override)
+def _effective_backend(declared: Backend, override: Override | None, finding: Finding | None) -> EffectiveBackend:
+    intended = declared if override is None else _intended(declared, override)
     found = _STATE_OF[finding.state] if finding is not None else "active"
     # Of two that take it out, the one that takes it out further.
-    worse = STATES.index(found) > STATES.index(willed.state)
-    holds = replace(willed, state=found) if worse else willed
-    because: Because = "health" if worse else "override" if willed != declared else "declared"
-    return Standing(declared, override, finding, willed, holds, because)
+    worse = STATES.index(found) > STATES.index(intended.state)
+    holds = replace(intended, state=found) if worse else intended
+    because: Because = "health" if worse else "override" if intended != declared else "declared"
+    return EffectiveBackend(declared, override, finding, intended, holds, because)
 
 
-def _willed(declared: Backend, override: Override) -> Backend:
+def _intended(declared: Backend, override: Override) -> Backend:
     state = declared.state if override.state in (None, "active") else override.state
     weight = declared.weight if override.weight is None else override.weight
     if weight == 0 and declared.weight:
@@ -183,16 +185,18 @@ def _willed(declared: Backend, override: Override) -> Backend:
     return replace(declared, state=str(state), weight=weight)
 
 
-def _within_slots(service: Service, found: list[Standing]) -> list[Standing]:
+def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:
     """Without the weights that overrides give, where the service would need more slots than there are with them."""
-    if all(item.willed.weight == item.declared.weight for item in found) or not _fits(service, service.backends):
+    if all(item.intended.weight == item.declared.weight for item in found) or not _fits(service, service.backends):
         return found
     if _fits(service, tuple(item.effective for item in found)):
         return found
     return [
         item
         if item.override is None or item.override.weight is None
-        else replace(_standing(item.declared, replace(item.override, weight=None), item.finding), unweighted=True)
+        else replace(
+            _effective_backend(item.declared, replace(item.override, weight=None), item.finding), unweighted=True
+        )
         for item in found
     ]
 
@@ -202,20 +206,20 @@ def _fits(service: Service, backends: tuple[Backend, ...]) -> bool:
     return all(slot_count(attempt, family) <= MAX_SLOTS for family in attempt.families())
 
 
-def _failed_open(found: list[Standing], family: str) -> list[Standing]:
+def _failed_open(found: list[EffectiveBackend], family: str) -> list[EffectiveBackend]:
     """With the backends of a family as they are willed, where all of them that could serve are down."""
     able = [
         item
         for item in found
         if item.declared.family == family
-        and item.willed.state == "active"
-        and item.willed.weight
+        and item.intended.state == "active"
+        and item.intended.weight
         and not (item.finding is not None and item.finding.state == "drain")
     ]
     kept = {id(item) for item in able if item.because == "health"}
     if not able or len(kept) < len(able):
         return found
-    return [replace(item, effective=item.willed, because="fail_open") if id(item) in kept else item for item in found]
+    return [replace(item, effective=item.intended, because="fail_open") if id(item) in kept else item for item in found]
 
 
 def _told(said: str, since: str, reason: str) -> str:

@@ -26,7 +26,7 @@ from ..host.staging import Entry
 from ..host.store import Content, Paths
 from ..model import beside, outdated
 from ..model.beside import Kept
-from ..model.effective import Finding, Findings, Overrides, Place, Standing, deviations, effective
+from ..model.effective import EffectiveBackend, Finding, Findings, Overrides, Place, deviations, effective
 from ..model.entities import Config, Service
 from ..model.slots import MAX_SLOTS
 from .request import Request
@@ -176,7 +176,9 @@ def _overrides_file(said: _File, read: Kept[Any], kept: Overrides, home: Path, h
     return found
 
 
-def _record(standing: Iterable[tuple[Service, list[Standing]]], findings: Findings, host: str) -> dict[str, Content]:
+def _record(
+    standing: Iterable[tuple[Service, list[EffectiveBackend]]], findings: Findings, host: str
+) -> dict[str, Content]:
     """What makes the rules other ones than the declaration alone would, for the next boot and the next diff."""
     items = [
         {
@@ -207,7 +209,7 @@ def _health_file(now: _File, read: Kept[Finding], holding: Findings, host: str) 
     return found
 
 
-def _warnings(standing: Iterable[tuple[Service, list[Standing]]]) -> Iterable[str]:
+def _warnings(standing: Iterable[tuple[Service, list[EffectiveBackend]]]) -> Iterable[str]:
     for service, found in standing:
         heavy = [item.declared.name for item in found if item.unweighted]
         if heavy:

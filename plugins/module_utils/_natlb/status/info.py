@@ -17,7 +17,7 @@ from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import source_slots
 from ..model import clients, tracking
-from ..model.effective import Standing, standings
+from ..model.effective import EffectiveBackend, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
 from ..model.slots import slots
 from ..plan import apply, forwarding
@@ -126,7 +126,7 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
 def _service(
     service: Service, plan: Plan, new: Counts, active: Counts | None, known: clients.KnownClients
 ) -> dict[str, Any]:
-    standing = standings(service, plan.laid.overrides, plan.laid.findings)
+    standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
     shares = expected_shares(replace(service, backends=tuple(item.effective for item in standing)), plan.engine.name)
     return {
         "name": service.name,
@@ -151,15 +151,15 @@ def _service(
     }
 
 
-def _backend(item: Standing) -> dict[str, Any]:
+def _backend(item: EffectiveBackend) -> dict[str, Any]:
     """What is declared, what an operator said, and what health checks found, side by side."""
     backend, override, finding = item.declared, item.override, item.finding
     return {
         "name": backend.name,
         "address": backend.address,
         "port": backend.port,
-        "weight": item.willed.weight,
-        "state": item.willed.state,
+        "weight": item.intended.weight,
+        "state": item.intended.state,
         "backup": backend.backup,
         "declared": {"weight": backend.weight, "state": backend.state},
         "override": None if override is None or override.idle else dict(vars(override)),
