@@ -24,10 +24,10 @@ from ..host.boot_set import CURRENT
 from ..host.observation import Call, digest
 from ..host.staging import Entry
 from ..host.store import Content, Paths
-from ..model import beside, outdated
-from ..model.beside import Kept
+from ..model import local_state, outdated
 from ..model.effective import EffectiveBackend, Finding, Findings, Overrides, Place, deviations, effective
 from ..model.entities import Config, Service
+from ..model.local_state import Parsed
 from ..model.slots import MAX_SLOTS
 from .request import Request
 
@@ -106,8 +106,8 @@ def read(request: Request) -> Overlay:
     if request.config.empty or (said.text, last.text, now.text) == (None, None, None):
         return Overlay(request.config)
     host = identity()
-    overrides = beside.parse_overrides(said.text, host)
-    before, found = (beside.parse_findings(file.text, host) for file in (last, now))
+    overrides = local_state.parse_overrides(said.text, host)
+    before, found = (local_state.parse_findings(file.text, host) for file in (last, now))
     # Where nothing of the newer one can be read, the older one is better than to believe that all are well.
     findings = before.entries if now.text is None or (found.fault and not found.entries) else found.entries
     former = _former(request, {place.address for place in (*overrides.entries, *findings)})
@@ -166,13 +166,13 @@ def _former(request: Request, addresses: set[str]) -> outdated.Former:
     return found
 
 
-def _overrides_file(said: _File, read: Kept[Any], kept: Overrides, home: Path, host: str) -> dict[Path, Content]:
+def _overrides_file(said: _File, read: Parsed[Any], kept: Overrides, home: Path, host: str) -> dict[Path, Content]:
     found: dict[Path, Content] = {}
     if read.fault and said.text is not None:
         found[home / f"{store.OVERRIDES}{store.DAMAGED_SUFFIX}"] = (said.text, _MODE)
     if kept:
         same = said.text is not None and not read.fault and kept == read.entries
-        found[home / store.OVERRIDES] = (str(said.text) if same else beside.dump_overrides(kept, host), _MODE)
+        found[home / store.OVERRIDES] = (str(said.text) if same else local_state.dump_overrides(kept, host), _MODE)
     return found
 
 
@@ -195,17 +195,17 @@ def _record(
     ill = {place: finding for place, finding in findings.items() if finding.state != "up"}
     if not items and not ill:
         return {}
-    text = beside.dump(host, {DEVIATIONS: items, beside.HEALTH: beside.finding_items(ill)})
+    text = local_state.dump(host, {DEVIATIONS: items, local_state.HEALTH: local_state.finding_items(ill)})
     return {store.EFFECTIVE: (text, _MODE)}
 
 
-def _health_file(now: _File, read: Kept[Finding], holding: Findings, host: str) -> dict[Path, Content | None]:
+def _health_file(now: _File, read: Parsed[Finding], holding: Findings, host: str) -> dict[Path, Content | None]:
     if now.text is None or (not read.fault and holding == read.entries):
         return {}
     found: dict[Path, Content | None] = {}
     if read.fault:
         found[now.path.with_name(f"{store.HEALTH}{store.DAMAGED_SUFFIX}")] = (now.text, _MODE)
-    found[now.path] = (beside.dump_findings(holding, host), _MODE) if holding else None
+    found[now.path] = (local_state.dump_findings(holding, host), _MODE) if holding else None
     return found
 
 

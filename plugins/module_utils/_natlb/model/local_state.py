@@ -30,35 +30,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kept(Generic[T]):
+class Parsed(Generic[T]):
     """What a file says, and what is wrong with the file: empty where nothing is."""
 
     entries: Mapping[Place, T] = field(default_factory=dict)
     fault: str = ""
 
 
-def parse_overrides(text: str | None, host: str) -> Kept[Override]:
+def parse_overrides(text: str | None, host: str) -> Parsed[Override]:
     """`host` is the identity of this one; empty where it has none."""
     return _parse(text, OVERRIDES, host, _override)
 
 
-def parse_findings(text: str | None, host: str) -> Kept[Finding]:
+def parse_findings(text: str | None, host: str) -> Parsed[Finding]:
     """The same for what health checks found."""
     return _parse(text, HEALTH, host, _finding)
 
 
-def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, Any]], T]) -> Kept[T]:
+def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, Any]], T]) -> Parsed[T]:
     if text is None:
-        return Kept()
+        return Parsed()
     try:
         kept = json.loads(text)
     except (ValueError, RecursionError):
-        return Kept(fault="it is damaged: it is not JSON")
+        return Parsed(fault="it is damaged: it is not JSON")
     if not isinstance(kept, Mapping):
-        return Kept(fault="it is damaged: it is no mapping")
+        return Parsed(fault="it is damaged: it is no mapping")
     theirs = kept.get("host")
     if host and isinstance(theirs, str) and theirs and theirs != host:
-        return Kept(fault="it was written on another host, so it says nothing about this one")
+        return Parsed(fault="it was written on another host, so it says nothing about this one")
     items = kept.get(key)
     listed = items if isinstance(items, list) else []
     entries: dict[Place, T] = {}
@@ -69,7 +69,7 @@ def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, A
             entries[place] = read(item)
         except ConfigError:
             lost += 1
-    return Kept(entries, _fault(kept.get("format"), lost))
+    return Parsed(entries, _fault(kept.get("format"), lost))
 
 
 def _fault(version: Any, lost: int) -> str:

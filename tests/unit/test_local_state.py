@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from _natlb.model import beside
+from _natlb.model import local_state
 from _natlb.model.effective import Finding, Findings, Override, Overrides, Place
 from _natlb.model.outdated import lasting_findings, lasting_overrides
 from _natlb.model.services import parse_config
@@ -26,12 +26,12 @@ ENTRY = {"service": "web", "address": A, "port": 80, "state": "drained"}
 
 
 def test_what_is_written_is_read_again() -> None:
-    text = beside.dump_overrides(OVERRIDES, HOST)
-    assert beside.parse_overrides(text, HOST) == beside.Kept(OVERRIDES)
+    text = local_state.dump_overrides(OVERRIDES, HOST)
+    assert local_state.parse_overrides(text, HOST) == local_state.Parsed(OVERRIDES)
     assert text.count("\n") == len(OVERRIDES) + 6
-    assert beside.parse_findings(beside.dump_findings(FINDINGS, HOST), HOST) == beside.Kept(FINDINGS)
-    assert beside.parse_overrides(beside.dump_overrides({}, ""), HOST) == beside.Kept()
-    assert beside.parse_overrides(None, HOST) == beside.Kept()
+    assert local_state.parse_findings(local_state.dump_findings(FINDINGS, HOST), HOST) == local_state.Parsed(FINDINGS)
+    assert local_state.parse_overrides(local_state.dump_overrides({}, ""), HOST) == local_state.Parsed()
+    assert local_state.parse_overrides(None, HOST) == local_state.Parsed()
 
 
 def kept(*items: Any, **keys: Any) -> str:
@@ -72,21 +72,21 @@ def kept(*items: Any, **keys: Any) -> str:
     ids=lambda value: repr(value)[:70],
 )
 def test_a_file_is_read_as_far_as_it_can_be(text: str, count: int, fault: str) -> None:
-    found = beside.parse_overrides(text, HOST)
+    found = local_state.parse_overrides(text, HOST)
     assert len(found.entries) == count
     assert fault in found.fault
     assert bool(fault) == bool(found.fault)
 
 
 def test_a_host_without_an_identity_takes_any_file_for_its_own() -> None:
-    assert beside.parse_overrides(kept(ENTRY), "").entries.keys() == {WEB}
+    assert local_state.parse_overrides(kept(ENTRY), "").entries.keys() == {WEB}
 
 
 def test_words_stay_on_their_line() -> None:
     text = kept({**ENTRY, "since": ["now"], "reason": "a\nb\x1b[31m \ud800" + "c" * 1000})
-    (found,) = beside.parse_overrides(text, HOST).entries.values()
+    (found,) = local_state.parse_overrides(text, HOST).entries.values()
     assert (found.since, found.reason[:10]) == ("", "a b?[31m ?")
-    assert len(found.reason) == beside.LONGEST_WORDS
+    assert len(found.reason) == local_state.LONGEST_WORDS
 
 
 ANYTHING = st.recursive(
@@ -98,8 +98,8 @@ ANYTHING = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["format", "host", "overrides", "health"]), ANYTHING))
 def test_no_file_raises(state: dict[str, Any]) -> None:
-    beside.parse_overrides(json.dumps(state), HOST)
-    beside.parse_findings(json.dumps(state), HOST)
+    local_state.parse_overrides(json.dumps(state), HOST)
+    local_state.parse_findings(json.dumps(state), HOST)
 
 
 # -- what a declaration ends -----------------------------------------------------------------------------------------
