@@ -15,7 +15,7 @@ from unittest import mock
 
 from _natlb.host import observation, processes, revision, store
 from _natlb.plan import apply
-from _natlb.plan.asked import Asked
+from _natlb.plan.options import Options
 
 from . import drive
 
@@ -42,7 +42,7 @@ def unobserved(root: str, services: Any, egress: Any = None, variant: str | None
     """The files that a plan opens and the programs that it starts with nobody taking note."""
     global _watching  # noqa: PLW0603
     _hook()
-    request = Asked(services, egress, **options).request(drive._paths(root), variant, check=False)
+    request = Options(services, egress, **options).request(drive._paths(root), variant, check=False)
     with observation.watched():
         _watching = found = []
         try:

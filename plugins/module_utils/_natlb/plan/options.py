@@ -22,7 +22,7 @@ from .request import Request
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """The options of the module `balancer`, under their names and with their defaults."""
 
     services: Any
