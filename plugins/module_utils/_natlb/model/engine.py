@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..host.processes import Command
-from ..ruleset.normal_form import Asked
+from ..ruleset.normal_form import Loader
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
 from .clients import KnownClients
@@ -32,7 +32,7 @@ class SomeServices(Protocol):
         """
 
 
-class Engine(Asked, Protocol):
+class Engine(Loader, Protocol):
     """`nftables` and `iptables`, each in a wing of its own."""
 
     @property

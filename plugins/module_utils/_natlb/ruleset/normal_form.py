@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from .sections import Key, Ruleset, Section
 
 
-class Asked(Protocol):
+class Loader(Protocol):
     """Whoever can load sections and list them again: an engine, or the way through somebody's FORWARD chain.
 
     It speaks of *units*, the pieces that the kernel takes in one transaction: the whole ruleset for nft, one family for
@@ -68,7 +68,7 @@ class NormalForm:
     stands in for the listed one then, until it is `known_after_load` from the host.
     """
 
-    engine: Asked
+    engine: Loader
     rendered: Ruleset
     ruleset: Ruleset
     known: dict[str, Any] | None
@@ -94,7 +94,7 @@ class Part(NamedTuple):
 class Question:
     """What is known of a rendered ruleset, and what the kernel has still to be asked about."""
 
-    engine: Asked
+    engine: Loader
     rendered: Ruleset
     known: Ruleset
     parts: list[Part]
@@ -118,7 +118,7 @@ class Question:
         return {key: listed[key] for key in part.keys if key in listed}
 
 
-def question(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Question:
+def question(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> Question:
     """What has to be asked about `rendered`, as far as it is not `known` from the last run."""
     found = _remembered(engine, rendered, known)
     missing = [key for key in rendered if key not in found]
@@ -139,7 +139,7 @@ def _halves(rendered: Ruleset, keys: list[Key]) -> list[list[Key]]:
     return [half for half in (keys[:middle], keys[middle:]) if half]
 
 
-def ask(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
+def ask(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> NormalForm:
     """The normal form of `rendered`. Raises `HostError` where the kernel refuses it."""
     return question(engine, rendered, known).answer()
 
@@ -167,7 +167,7 @@ def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
     return found
 
 
-def _remembered(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> Ruleset:
+def _remembered(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> Ruleset:
     """What the last run found out about sections that are still rendered the same way, and listed by the same program
     on the same kernel."""
     entry = known.get(engine.title)
@@ -184,7 +184,7 @@ def _remembered(engine: Asked, rendered: Ruleset, known: Mapping[str, Any]) -> R
     return found
 
 
-def known_rules(engine: Asked, known: Mapping[str, Any]) -> Ruleset | None:
+def known_rules(engine: Loader, known: Mapping[str, Any]) -> Ruleset | None:
     """What the last run has loaded, as the kernel lists it; None where that is not kept, or not by this program."""
     entry = known.get(engine.title)
     if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
@@ -201,7 +201,7 @@ def _key(name: str) -> Key:
     return family, table, kind, title
 
 
-def _entry(engine: Asked, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
+def _entry(engine: Loader, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
     sections = {
         " ".join(key): [_digest(rendered[key]), list(section.header), list(section.body)]
         for key, section in found.items()
