@@ -12,7 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import host_warnings, old_python, variables
 
 MODULE = "natlb.netfilter.balancer"
 CONFIRM = "natlb.netfilter.balancer_confirm"
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
             old_python.explain(result)
             if self._task._role is not None:
                 variables.translate(result)
-            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
+            host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
                 self._confirm(result, token, task_vars, _seconds(self._task.args["rollback_after"]))

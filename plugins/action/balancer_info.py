@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python, variables, warned
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import host_warnings, old_python, variables
 
 MODULE = "natlb.netfilter.balancer_info"
 
@@ -27,7 +27,7 @@ class ActionModule(ActionBase):
             # Playbooks of ours are run by those who type natlb_engine, not engine.
             if self._task._role is not None or (task_vars or {}).get("natlb_read_by_playbook"):
                 variables.translate(result)
-            warned.say(result, str((task_vars or {}).get("inventory_hostname", "")))
+            host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)

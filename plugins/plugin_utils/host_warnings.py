@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def say(result: dict[str, Any], host: str) -> None:
+def add(result: dict[str, Any], host: str) -> None:
     """Make warnings of the `remarks` in a module's result, each with the host's name in front.
 
     Ansible shows the same words once in a run, and so the warning of the first host alone. A module must not warn by
