@@ -15,7 +15,7 @@ from unittest import mock
 
 from _natlb.host import observation, processes, revision, store
 from _natlb.plan import apply
-from _natlb.plan.options import Options
+from _natlb.plan.module_options import Options
 
 from . import drive
 

@@ -45,9 +45,9 @@ def balance(
 ) -> Outcome:
     """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
 
-    `options` are those of `asked.Options`. With `rollback_after` the host goes back by itself after so many seconds,
-    unless `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration that
-    cannot be carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then
+    `options` are those of `module_options.Options`. With `rollback_after` the host goes back by itself after so many
+    seconds, unless `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration
+    that cannot be carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then
     holds the old rules or the new ones, never a mix.
     """
     key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
@@ -57,9 +57,9 @@ def balance(
         if kept:
             return kept
     # What is wrong with a declaration is said before another run is waited for.
-    from . import apply, options  # noqa: PLC0415
+    from . import apply, module_options  # noqa: PLC0415
 
-    declared = options.Options(services, egress, **options)
+    declared = module_options.Options(services, egress, **options)
     request = declared.request(paths, iptables_variant, check)
     if check:
         return apply.check(request, declared.state)
