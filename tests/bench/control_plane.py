@@ -18,11 +18,12 @@ import itertools
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +118,10 @@ class Namespace:
     def __exit__(self, *_exception: object) -> None:
         self.process.communicate()
 
-    def run(self, *argv: str, text: str = "") -> str:
+    def run(self, *argv: str, text: str = "", env: Mapping[str, str] | None = None) -> str:
         command = ["nsenter", f"--target={self.process.pid}", "--net", "--mount", *argv]
-        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        settings = {**os.environ, **(env or {})}
+        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, env=settings)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv[:3])}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -186,29 +188,47 @@ LOOP = """
 """
 
 
-def playbook(namespace: Namespace, play: str, variables: dict[str, Any]) -> float:
-    """Seconds that ansible-playbook takes, all in all."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the clock, and of all processors together."""
+
+    all_s: float
+    cpu_s: float
+
+
+def playbook(
+    namespace: Namespace, play: str, variables: dict[str, Any], collections: pathlib.Path | None = None
+) -> Spent:
+    """What ansible-playbook takes, all in all; with `collections` in another folder than the usual one."""
     with tempfile.TemporaryDirectory() as folder:
         path, values = pathlib.Path(folder) / "play.yml", pathlib.Path(folder) / "values.json"
         path.write_text(play)
         values.write_text(json.dumps({**variables, "ansible_python_interpreter": sys.executable}))
-        began = time.perf_counter()
-        namespace.run("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{values}", str(path))
-        return time.perf_counter() - began
+        env = {"ANSIBLE_COLLECTIONS_PATH": str(collections)} if collections else {}
+        began, before_s = time.perf_counter(), _cpu_s()
+        namespace.run("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{values}", str(path), env=env)
+        return Spent(time.perf_counter() - began, _cpu_s() - before_s)
 
 
-def playbook_round(count: int) -> dict[str, float]:
-    """Seconds of a play with one task, by operation."""
+def _cpu_s() -> float:
+    """What processes that have ended since, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def playbook_round(count: int, collections: pathlib.Path | None = None) -> dict[str, Spent]:
+    """What a play with one task takes, by operation."""
     with Namespace() as namespace:
         return {
-            operation: playbook(namespace, PLAY, {"services": declared}) for operation, declared in declarations(count)
+            operation: playbook(namespace, PLAY, {"services": declared}, collections)
+            for operation, declared in declarations(count)
         }
 
 
 def loop_of_single_rules() -> float:
     """Seconds per rule of ansible.builtin.iptables in a loop. It has no `statistic`, so these are plain DNAT rules."""
     with Namespace() as namespace:
-        one, many = (playbook(namespace, LOOP, {"rules": rules}) for rules in (1, LOOP_RULES))
+        one, many = (playbook(namespace, LOOP, {"rules": rules}).all_s for rules in (1, LOOP_RULES))
     return (many - one) / (LOOP_RULES - 1)
 
 
@@ -252,8 +272,8 @@ def measure(sizes: list[int], rounds: int) -> Results:
                 found.seconds.setdefault(key, []).append(cost["all_s"])
                 found.kernel_s.setdefault(key, []).append(cost["kernel_s"])
                 found.peak_mib.setdefault(key, []).append(cost["peak_kib"] / 1024)
-        for operation, taken in playbook_round(count).items():
-            found.seconds.setdefault((PLAYBOOK, operation, count), []).append(taken)
+        for operation, spent in playbook_round(count).items():
+            found.seconds.setdefault((PLAYBOOK, operation, count), []).append(spent.all_s)
         for variant, name in FLAT.items():
             found.seconds.setdefault((name, FIRST, count), []).append(flat_restore(count, variant))
         print(f"{count} services: round {number} of {rounds}", file=sys.stderr, flush=True)
