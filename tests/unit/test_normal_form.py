@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.ruleset.normal_form import ask, excerpt
-from _natlb.ruleset.sections import Ruleset, Section
+from _natlb.ruleset.sections import Key, Ruleset, Section
 
 
 def chain(name: str, *rules: str) -> Ruleset:
@@ -43,6 +43,9 @@ class Engine:
 
     def listed(self) -> Ruleset:
         return self.live
+
+    def uniform(self, key: Key, _section: Section) -> bool:
+        return key[2] == "map"
 
 
 def listed(rendered: Ruleset) -> Ruleset:
@@ -121,6 +124,29 @@ def test_without_a_namespace_the_host_tells_afterwards() -> None:
     engine.asked.clear()
     assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
     assert engine.asked == []
+
+
+def elements(*body: str) -> Ruleset:
+    return {("ip", "natlb", "map", "slots"): Section(("typeof …",), body)}
+
+
+def test_of_uniform_elements_one_is_asked_about() -> None:
+    engine: Any = Engine()
+    many = elements("0 : 10.0.0.3", "1 : 10.0.0.4", "2 : 10.0.0.5")
+    normal = ask(engine, many, {})
+    assert engine.asked == [elements("0 : 10.0.0.3")]
+    assert normal.ruleset == many
+    known = json.loads(json.dumps({engine.title: normal.known_after_load()}))
+    engine.asked.clear()
+    assert ask(engine, many, known).ruleset == many
+    assert engine.asked == []
+
+
+def test_where_one_is_listed_otherwise_all_are_asked_about() -> None:
+    engine: Any = Engine()
+    many = {**elements("0 : goto a", "1 : goto b"), **chain("a", "drop"), **chain("b", "drop")}
+    assert ask(engine, many, {}).ruleset == listed(many)
+    assert engine.asked[-1] == {**elements("0 : goto a", "1 : goto b"), **chain("a"), **chain("b")}
 
 
 NFT = {

@@ -37,7 +37,7 @@ def in_parts(engine_name: str, variant: str | None, declared: Any, networks: lis
     question = normal_form.question(engine, rendered, {})
     found = question.answer()
     pieces = [normal_form.Part(list(rendered), unit, text) for unit, text in engine.texts(rendered).items()]
-    whole = normal_form.Question(engine, rendered, {}, pieces).answer()
+    whole = normal_form.Question(engine, rendered, {}, pieces, {}).answer()
     return _differing(found, whole), len(question.parts) - len(pieces)
 
 

@@ -24,7 +24,7 @@ from ..iptables.program import Iptables, default_variant, iptables_variants, leg
 from ..model.entities import FAMILIES, Config, family_of
 from ..nftables.program import Nft
 from ..nftables.text import TABLE
-from ..ruleset.sections import Ruleset, Section
+from ..ruleset.sections import Key, Ruleset, Section
 from .forward_path import Finding, denial, may_deny, packets
 from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
@@ -68,6 +68,10 @@ class Opening:
         found, held = foreign_jumps.split(restore.parse_save(unit, listing))
         self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
         return forward_rules.split(found)[1]
+
+    def uniform(self, _key: Key, _section: Section) -> bool:
+        """No: each rule is listed in a form of its own."""
+        return False
 
     def listed(self) -> Ruleset:
         """What the kernel holds of it now, in the families where something was to be loaded."""

@@ -14,7 +14,7 @@ from ..host.processes import Command
 from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Config
 from ..model.surroundings import NOWHERE, Surroundings
-from ..ruleset.sections import Key, Ruleset, compare
+from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import clients, counters, foreign_jumps, forward_rules, render, restore
 from .program import Iptables, legacy_tables
@@ -63,6 +63,10 @@ class IptablesEngine:
         if self.program.variant == "legacy" and not legacy_tables(family):
             return ""
         return self.program.save(family, counters)
+
+    def uniform(self, _key: Key, _section: Section) -> bool:
+        """No: each rule is listed in a form of its own."""
+        return False
 
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now, without the way through FORWARD."""

@@ -37,6 +37,8 @@ BLOCKS = 2048
 #: Slots of the largest table: 16 bits are what the maps are declared for.
 MAX_SIZE = 65536
 _SLOTS_OF_LIGHTEST = 64
+#: A shorter stretch of asks is not worth it.
+_FEW_ASKS = 16
 #: A slot that belongs to nobody yet.
 FREE = -1
 
@@ -101,6 +103,11 @@ class _Order(NamedTuple):
         shuffled, shift, flip = _shuffled(self.of), self.shift, self.flip
         return [shuffled[block + shift] ^ flip for block in shuffled[self.start + first : self.start + last]]
 
+    def places(self, blocks: Sequence[int]) -> list[int]:
+        """The which of its wishes each of these blocks is, from 0."""
+        at, shift, flip, start = _places(self.of), self.shift, self.flip, self.start
+        return [(at[at[block ^ flip] - shift] - start) % self.of for block in blocks]
+
     def one_by_one(self) -> Iterator[int]:
         shuffled, shift, flip = _shuffled(self.of), self.shift, self.flip
         return (shuffled[shuffled[place] + shift] ^ flip for place in range(self.start, self.start + self.of))
@@ -118,7 +125,13 @@ def _fill(table: list[int], keys: Sequence[str], weights: Sequence[int], indices
         index: _order(keys[index], blocks) for index in sorted(wanted, key=lambda index: (-weights[index], index))
     }
     alike = len({weights[index] for index in orders}) == 1
-    asks = _asks_in_turn(orders, wanted, room) if alike else _asks_by_weight(orders, weights, wanted, blocks)
+    if alike and size == 1:
+        _deal_first_asks(table, orders, wanted, room)
+        asks = _asks_for_rest(orders, wanted, room)
+    elif alike:
+        asks = _asks_in_turn(orders, wanted, room)
+    else:
+        asks = _asks_by_weight(orders, weights, wanted, blocks)
     for index, block in asks:
         taken = room[block] and min(room[block], wanted[index])
         if taken:
@@ -156,6 +169,41 @@ def _wanted(table: Sequence[int], weights: Sequence[int], indices: Sequence[int]
             wanted[index] -= 1
             excess -= 1
     return {index: count for index, count in wanted.items() if count}
+
+
+def _deal_first_asks(table: list[int], orders: Mapping[int, _Order], wanted: dict[int, int], room: list[int]) -> None:
+    """Deal slots to backends of one weight, as the asks of `_asks_in_turn` would, for as long as nobody can get more
+    than it wants. No ask needs to know what came of the one before it then, so a whole stretch is one dictionary."""
+    asked, backends = 0, list(orders)
+    while len(backends) > 1:
+        asks = min(len(room) - asked, *(wanted[index] for index in backends))
+        if asks < _FEW_ASKS:
+            return
+        wishes = [orders[index].blocks(asked, asked + asks) for index in backends]
+        # From the last ask to the first, so that who asks first has the last word.
+        backwards = itertools.chain.from_iterable(zip(*[wish[::-1] for wish in reversed(wishes)]))
+        for block, index in dict(zip(backwards, itertools.cycle(reversed(backends)))).items():
+            if room[block]:
+                room[block] = 0
+                table[block] = index
+                wanted[index] -= 1
+        asked += asks
+        backends = [index for index in backends if wanted[index]]
+
+
+def _asks_for_rest(
+    orders: Mapping[int, _Order], wanted: Mapping[int, int], room: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Who asks for which of the blocks that are left, likewise. They are few, so it is quicker to find out when each is
+    asked for than what each ask is for."""
+    free = [block for block, slots in enumerate(room) if slots]
+    asks = [
+        (when, turn, index, block)
+        for turn, (index, order) in enumerate(orders.items())
+        if wanted[index]
+        for when, block in zip(order.places(free), free)
+    ]
+    return ((index, block) for _when, _turn, index, block in sorted(asks))
 
 
 def _asks_in_turn(
@@ -213,6 +261,15 @@ def _shuffled(blocks: int) -> list[int]:
     drawn = hashlib.shake_128(b"natlb").digest(8 * blocks)
     order = sorted(range(blocks), key=lambda block: drawn[8 * block : 8 * block + 8])
     return order * 2
+
+
+@cache
+def _places(blocks: int) -> list[int]:
+    """Where each block stands in that order."""
+    places = [0] * blocks
+    for place, block in enumerate(_shuffled(blocks)[:blocks]):
+        places[block] = place
+    return places
 
 
 def _order(key: str, blocks: int) -> _Order:

@@ -14,7 +14,7 @@ from ..host.processes import Command
 from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Config
 from ..model.surroundings import NOWHERE, Surroundings
-from ..ruleset.sections import Ruleset, compare
+from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import render
 from .clients import of_nftables
@@ -22,7 +22,7 @@ from .delta import delta
 from .layout import lay_out
 from .program import Nft
 from .render import NAT, SomeServices
-from .text import TABLE, count, full, loadable, parse_listing, remembered
+from .text import TABLE, count, full, loadable, parse_listing, remembered, uniform
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
@@ -63,6 +63,10 @@ class NftablesEngine:
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now."""
         return parse_listing(self._listing(counters=False))
+
+    def uniform(self, key: Key, section: Section) -> bool:
+        """Whether all lines are of one form, and listed as they are given where one of them is."""
+        return uniform(key, section)
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         if not compare(live, normal):

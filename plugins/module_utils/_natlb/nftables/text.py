@@ -122,6 +122,22 @@ def _listed(lines: Lines) -> Lines:
     return [element.strip() for element in inner.split(",") if element.strip()]
 
 
+#: Maps of which one element tells how nft lists all: keys and data are numbers, addresses of IPv4 and names of chains,
+#: in the spelling that nft has for them. (Addresses of IPv6 have several, and Python and nft do not always agree.)
+_UNIFORM = (
+    "typeof numgen random mod 65536 : verdict",
+    "typeof ip daddr . tcp dport . numgen random mod 65536 : ip daddr . tcp dport",
+    "typeof ip daddr . udp dport . numgen random mod 65536 : ip daddr . udp dport",
+    "typeof ip daddr . sctp dport . numgen random mod 65536 : ip daddr . sctp dport",
+    "type ipv4_addr . inet_proto . inet_service : verdict",
+)
+
+
+def uniform(key: Key, section: Section) -> bool:
+    """Whether one element of a map tells how nft lists all of them."""
+    return key[2] == "map" and section.header[0] in _UNIFORM and "flags interval" not in section.header
+
+
 #: A set that packets fill, as nft lists it.
 _FILLED = re.compile(
     r"^\tset (\S+) \{\n(?:\t\t(?!elements).*\n)*?\t\tflags dynamic.*\n"

@@ -7,6 +7,10 @@ Each section (a chain, a map) is asked about once, together with the bare names 
 costs goes with the sections that it changes, not with all that is declared; and each section has been accepted by a
 kernel before this host's is touched. What only the whole can have wrong (iptables-nft takes sixteen jumps in a row) the
 transaction itself finds out, and then changes nothing.
+
+Of a map whose elements are all of one form, one element is asked about: the kernel accepts and lists the type, the
+data, and a chain that it leads to. What the other elements could still have wrong is a key that is there twice, or a
+chain that is not. The renderer makes neither; the transaction would find it out.
 """
 
 from __future__ import annotations
@@ -51,6 +55,9 @@ class Loader(Protocol):
 
     def listed(self) -> Ruleset:
         """What the kernel of this host holds of them now."""
+
+    def uniform(self, key: Key, section: Section) -> bool:
+        """Whether all lines are of one form, and listed as they are given where one of them is."""
 
 
 #: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
@@ -98,16 +105,32 @@ class Question:
     rendered: Ruleset
     known: Ruleset
     parts: list[Part]
+    #: Sections of which one line is asked about for all.
+    sampled: Ruleset
 
     def answer(self) -> NormalForm:
         """Ask, about all parts side by side. Raises `HostError` where the kernel refuses one."""
-        found = dict(self.known)
+        listed = self._ask(self.parts)
+        if listed is not None:
+            as_given = [
+                key for key, sample in self.sampled.items() if key in listed and listed[key].body == sample.body
+            ]
+            listed.update((key, Section(listed[key].header, self.rendered[key].body)) for key in as_given)
+            others = self._ask(_parts(self.engine, self.rendered, [*(self.sampled.keys() - set(as_given))]))
+            if others is not None:
+                found = {**self.known, **listed, **others}
+                return NormalForm(self.engine, self.rendered, found, _entry(self.engine, self.rendered, found))
+        return NormalForm(self.engine, self.rendered, self.rendered, None)
+
+    def _ask(self, parts: list[Part]) -> Ruleset | None:
+        """The sections as they are listed; None where there is nowhere to ask."""
+        found: Ruleset = {}
         with ThreadPoolExecutor(2) as pool:
-            for listed in list(pool.map(self._listed, self.parts)):
+            for listed in list(pool.map(self._listed, parts)):
                 if listed is None:
-                    return NormalForm(self.engine, self.rendered, self.rendered, None)
+                    return None
                 found.update(listed)
-        return NormalForm(self.engine, self.rendered, found, _entry(self.engine, self.rendered, found))
+        return found
 
     def _listed(self, part: Part) -> Ruleset | None:
         """The sections asked about. Those that they lead to are there as well, but bare."""
@@ -122,12 +145,20 @@ def question(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> Que
     """What has to be asked about `rendered`, as far as it is not `known` from the last run."""
     found = _remembered(engine, rendered, known)
     missing = [key for key in rendered if key not in found]
-    parts = [
-        Part(keys, unit, text)
-        for keys in _halves(rendered, missing)
-        for unit, text in engine.texts(excerpt(rendered, keys)).items()
+    sampled = {
+        key: Section(rendered[key].header, rendered[key].body[:1])
+        for key in missing
+        if len(rendered[key].body) > 1 and engine.uniform(key, rendered[key])
+    }
+    return Question(engine, rendered, found, _parts(engine, {**rendered, **sampled}, missing), sampled)
+
+
+def _parts(engine: Loader, ruleset: Ruleset, keys: list[Key]) -> list[Part]:
+    return [
+        Part(keys_of_half, unit, text)
+        for keys_of_half in _halves(ruleset, keys)
+        for unit, text in engine.texts(excerpt(ruleset, keys_of_half)).items()
     ]
-    return Question(engine, rendered, found, parts)
 
 
 def _halves(rendered: Ruleset, keys: list[Key]) -> list[list[Key]]:
