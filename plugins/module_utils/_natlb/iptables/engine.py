@@ -40,6 +40,10 @@ class IptablesEngine:
     def title(self) -> str:
         return self.program.title
 
+    @property
+    def is_numbered(self) -> bool:
+        return self.program.is_nft
+
     def identity(self) -> str:
         return self.program.identity()
 

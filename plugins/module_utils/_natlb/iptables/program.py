@@ -51,14 +51,14 @@ class Iptables:
 
     def commits(self, text: str) -> int:
         """How many commits of nf_tables `restore` makes of a text: one for each table."""
-        return text.count("\nCOMMIT\n") if self._is_nft else 0
+        return text.count("\nCOMMIT\n") if self.is_nft else 0
 
     @property
-    def _is_nft(self) -> bool:
+    def is_nft(self) -> bool:
         return (self.variant or default_variant()) == "nft"
 
     def _read(self, *argv: str) -> str:
-        if self._is_nft:
+        if self.is_nft:
             observation.note_generation()
             return run(argv)
         return _legacy(*argv)

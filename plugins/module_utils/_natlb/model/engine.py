@@ -58,6 +58,10 @@ class Engine(Loader, Protocol):
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its commits are those of nf_tables, which the kernel numbers."""
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
 

@@ -34,6 +34,7 @@ class NftablesEngine:
 
     name = title = "nftables"
     nat_priorities = NAT
+    is_numbered = True
 
     def __init__(self, nft: Nft | None = None) -> None:
         self.nft = nft or Nft()

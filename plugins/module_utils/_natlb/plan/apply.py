@@ -71,6 +71,7 @@ class Plan:
     records: tuple[Record, Record]
     #: What overrides and health make of the declaration.
     laid: Overlay
+    around: Surroundings
 
     def diff(self) -> str:
         """First what a person wants to know, then the rules, files and settings."""
@@ -114,7 +115,7 @@ def check(request: Request, state: str) -> Outcome:
     return outcome
 
 
-def carry_out(request: Request, state: str, key: str) -> Outcome:
+def carry_out(request: Request, state: str, key: str) -> tuple[Plan, Outcome]:
     """Change what is to be changed. To be called with the lock held."""
     began = revision.current()
     with observation.watched() as watch:
@@ -128,7 +129,7 @@ def carry_out(request: Request, state: str, key: str) -> Outcome:
     outcome.warnings += _tidied(plan, bool(outcome.token))
     if not request.config.empty:
         _remember(plan, key, watch, began, bool(outcome.token))
-    return outcome
+    return plan, outcome
 
 
 def _remember(plan: Plan, key: str, watch: Watch, began: Revision | None, waits: bool) -> None:
@@ -247,7 +248,8 @@ def make_plan(request: Request) -> Plan:
         request, released, passing = _forwarded(request, before, table, no_ip)
         closed = request.before.closed if request.transit == "drop" else {}
         alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
-        rendered = engine.render(config, Surroundings(table.connected if hairpin else [], closed, alone))
+        around = Surroundings(table.connected if hairpin else [], closed, alone)
+        rendered = engine.render(config, around)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
         validation = pool.submit(question.answer)
@@ -265,7 +267,7 @@ def make_plan(request: Request) -> Plan:
     warnings += [*interfaces.idle_warnings(idle), *laid.warnings]
     rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)
     transaction = engine.plan(live, normal.ruleset, rendered)
-    kept = (files.staging, known, [normal], warnings, passing, files.records, laid)
+    kept = (files.staging, known, [normal], warnings, passing, files.records, laid, around)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
     plan.parts += [
         sysctl_part({**settings, **released}, request.expected),

@@ -64,7 +64,7 @@ def balance(
     if check:
         return apply.check(request, declared.state)
     with rollback.lock_with_nothing_pending(paths):
-        return apply.carry_out(request, declared.state, key)
+        return apply.carry_out(request, declared.state, key)[1]
 
 
 def _kept(paths: Paths, key: str) -> Outcome | None:

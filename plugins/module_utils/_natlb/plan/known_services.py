@@ -32,11 +32,13 @@ class Step(NamedTuple):
 class KnownServices:
     """Services may change their backends' states and weights. Everything else is another configuration."""
 
-    def __init__(self, engine: Engine, config: Config, around: Surroundings = NOWHERE) -> None:
+    def __init__(
+        self, engine: Engine, config: Config, around: Surroundings = NOWHERE, rendered: Ruleset | None = None
+    ) -> None:
         self._engine = engine
         self._services = {service.name: service for service in config.services}
         self._some: SomeServices = engine.some_services(config, around)
-        self._rules = KnownRules(engine.render(config, around))
+        self._rules = KnownRules(engine.render(config, around) if rendered is None else rendered)
 
     @property
     def rules(self) -> Ruleset:

@@ -60,16 +60,20 @@ def is_known(paths: Paths, asked: str) -> bool:
 def holds(paths: Paths) -> bool:
     """Whether nobody has committed rules of nf_tables since the last run."""
     now = revision.current()
-    if now is None or now.generation is None:
-        return False
-    return store.read_cache(paths.run / store.SEEN).get("revision") == list(now)
+    return now is not None and now.generation is not None and last_revision(paths) == now
+
+
+def last_revision(paths: Paths) -> Revision | None:
+    """The revision that the last run left, where it is certain."""
+    kept = store.read_cache(paths.run / store.SEEN).get("revision")
+    return Revision(*kept) if isinstance(kept, list) and len(kept) == len(Revision._fields) else None
 
 
 def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
     """The outcome that is kept, where a run would come to it again. To be called with the lock held."""
     kept = store.read_cache(paths.run / store.SEEN)
     now = revision.current()
-    if now is None or kept.get("key") != asked or kept.get("revision") != list(now):
+    if now is None or kept.get("key") != asked or last_revision(paths) != now:
         return None
     try:
         seen = {(str(name), _tuple(arguments)): str(told) for name, arguments, told in kept["seen"]}

@@ -1,0 +1,43 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process that stays on the balancer, with the configuration in memory, as the agent is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+from _natlb.host import processes
+from _natlb.model.effective import Finding, Place
+from _natlb.plan.running import Running
+
+from . import drive
+
+_running: dict[str, Running] = {}
+
+
+def restore(root: str, variant: str | None) -> Any:
+    running = _running.setdefault(root, Running(drive._paths(root), variant))
+    return running.restore()
+
+
+def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
+    """(service, address, state) of backends. Whether the host was read, and the lines that were run."""
+    lines: list[str] = []
+    real = processes.run_commands
+
+    def run_commands(commands: Any, *options: Any) -> None:
+        lines.extend(os.path.basename(line.split()[0]) + "\n" + text for line, text in commands)
+        real(commands, *options)
+
+    findings = {
+        Place(service, address, None): Finding(state, "", "a test says so") for service, address, state in found
+    }
+    with mock.patch.object(processes, "run_commands", run_commands):
+        return _running[root].find(findings), lines
+
+
+def is_current(root: str) -> bool:
+    return _running[root].is_current()

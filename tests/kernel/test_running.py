@@ -1,0 +1,139 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What health checks find is in the kernel at once, by what changes alone; in every doubt the host is read."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from kernel_lab import drive, staying
+from kernel_lab.balancer import Balancer, Mapping, service
+from kernel_lab.topology import NAMES, VIP, WEB
+
+HEALTH = {"type": "tcp"}
+CHECKED = service(health=HEALTH)
+OTHER = service("other", listen=f"{VIP}:8080", health=HEALTH, method="source_hash")
+WITHOUT = {name: 2 for name in NAMES if name != "web2"}
+ALL = dict.fromkeys(NAMES, 2)
+NUMBERED = ("nftables", "iptables-nft")
+
+
+class Staying:
+    """The process, on a balancer with these services."""
+
+    def __init__(self, balancer: Balancer, *services: Mapping, **options: Any) -> None:
+        self.balancer = balancer
+        self.services = services
+        balancer.apply(services, **options)
+        self.restore()
+
+    def restore(self) -> Any:
+        return self.balancer.host.call(staying.restore, self.balancer._root, self.balancer.variant or None)
+
+    def find(self, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
+        """Whether the host was read, and what was run."""
+        return self.balancer.host.call(staying.find, self.balancer._root, *found)
+
+    def is_current(self) -> bool:
+        return bool(self.balancer.host.call(staying.is_current, self.balancer._root))
+
+
+def web2(state: str, name: str = "web") -> tuple[str, str, str]:
+    return name, WEB["web2"], state
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_one_goes_and_comes_back_by_what_changes_alone(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED, OTHER)
+    for state, wanted in (("down", WITHOUT), ("up", ALL), ("drain", WITHOUT), ("up", ALL)):
+        read, lines = here.find(web2(state))
+        assert not read
+        assert lines
+        assert not [line for line in lines if VIP + " . 8080" in line or "NATLB.other" in line], lines
+        assert balancer.tally(count=len(wanted) * 2) == wanted
+        assert here.is_current()
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_what_is_loaded_so_is_what_a_run_would_load(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED, OTHER)
+    here.find(web2("down"), web2("down", "other"))
+    outcome = balancer.apply(here.services)
+    assert outcome.transaction == "none", outcome.diff
+    assert outcome.changed, "what boots does not know of it yet"
+    again = balancer.apply(here.services)
+    assert not again.changed, again.diff
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_what_boots_follows_and_the_rules_stay(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    here.find(web2("down"))
+    assert here.restore().transaction == "none"
+    assert here.restore().changed is False
+    assert not balancer.info()["drift"]
+    assert balancer.tally(count=6) == WITHOUT
+
+
+@pytest.mark.engines("iptables-legacy")
+def test_where_nothing_numbers_commits_the_host_is_read(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    read, _lines = here.find(web2("down"))
+    assert read
+    assert balancer.tally(count=6) == WITHOUT
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_rules_of_somebody_else_are_a_doubt(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    balancer.host.run("nft", "add", "table", "inet", "foreign")
+    assert not here.is_current()
+    assert here.find(web2("down"))[0]
+    assert balancer.tally(count=6) == WITHOUT
+    assert not here.find(web2("up"))[0]
+    assert balancer.tally(count=8) == ALL
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_flushed_rules_come_back_with_what_was_found(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    here.find(web2("down"))
+    balancer.host.run("nft", "flush", "ruleset")
+    assert not here.is_current()
+    assert here.restore().transaction == "replace"
+    assert balancer.tally(count=6) == WITHOUT
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_another_declaration_is_a_doubt(balancer: Balancer) -> None:
+    """Also one that changes no rule."""
+    here = Staying(balancer, CHECKED)
+    balancer.apply([{**CHECKED, "health": {"type": "tcp", "interval": 5}}])
+    assert not here.is_current()
+    assert here.find(web2("down"))[0]
+    assert balancer.tally(count=6) == WITHOUT
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_all_down_is_answered_as_declared(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    here.find(*(("web", address, "down") for address in WEB.values()))
+    assert balancer.tally(count=2) == {"ConnectionRefusedError": 2}
+    here.find(("web", WEB["web3"], "up"))
+    assert balancer.tally(count=2) == {"web3": 2}
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_a_change_that_waits_is_waited_for(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED)
+    outcome = balancer.apply([CHECKED, OTHER], rollback_after=60)
+    finding = threading.Thread(target=here.find, args=(web2("down"),))
+    finding.start()
+    balancer.host.call(drive.confirm, balancer._root, outcome.token)
+    finding.join(timeout=30)
+    assert not finding.is_alive()
+    assert balancer.tally(count=6) == WITHOUT
+    assert balancer.tally(f"{VIP}:8080", 1).total() == 1
