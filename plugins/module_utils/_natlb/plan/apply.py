@@ -243,12 +243,9 @@ def make_plan(request: Request) -> Plan:
         # The kernel takes as long to list all as to validate all. What depends on neither is done meanwhile.
         known = store.read_cache(request.paths.run / store.NORMAL)
         listing = pool.submit(_live, engine, request.paths, known)
-        hairpin = any(service.snat == "none" for service in config.services)
         previous, before = requests.previous(request.paths)
         request, released, passing = _forwarded(request, before, table, no_ip)
-        closed = request.before.closed if request.transit == "drop" else {}
-        alone = unclaimed.unclaimed(config, table.ways, proc.local_addresses()) if not config.empty else {}
-        around = Surroundings(table.connected if hairpin else [], closed, alone)
+        around = _surroundings(request, config, table)
         rendered = engine.render(config, around)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
@@ -278,6 +275,16 @@ def make_plan(request: Request) -> Plan:
         files.part,
     ]
     return plan
+
+
+def _surroundings(request: Request, config: Config, table: Routes) -> Surroundings:
+    """What the rules depend on beside the configuration. What they do not depend on is not read."""
+    hairpin = any(service.snat == "none" for service in config.services)
+    return Surroundings(
+        connected=table.connected if hairpin else [],
+        closed=request.before.closed if request.transit == "drop" else {},
+        unclaimed={} if config.empty else unclaimed.unclaimed(config, table.ways, proc.local_addresses()),
+    )
 
 
 def _host_warnings(

@@ -10,30 +10,16 @@ this code without what Python has compiled of it before.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from ..host.store import DEFAULT_PATHS, Paths
 from . import rollback, unchanged
 from .outcome import Outcome
+from .uncollected import uncollected
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without passes of the garbage collector: over ten thousand services they take a quarter of a run's Python time,
-    and what they look for, objects that only refer to each other, is hardly made here."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_uncollected()
+@uncollected()
 def balance(
     services: Any,
     egress: Any = None,

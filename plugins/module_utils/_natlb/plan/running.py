@@ -27,6 +27,7 @@ from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
 from .outcome import Outcome
+from .uncollected import uncollected
 
 #: Inode, size and time of a file: whether it is another one.
 _Stamp = tuple[int, int, int]
@@ -58,6 +59,7 @@ class Running:
         """Whether the rules and the declaration are those that are known here."""
         return self._revision is not None and self._revision == revision.current() and self._stamp == _stamp(self._paths)
 
+    @uncollected()
     def restore(self) -> Outcome:
         """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
 
@@ -76,6 +78,7 @@ class Running:
         self._revision = unchanged.last_revision(self._paths) if plan.engine.is_numbered else None
         return outcome
 
+    @uncollected()
     def find(self, findings: Findings) -> bool:
         """Take note of what health checks found of some backends, and let the rules follow. Raises `HostError`.
 

@@ -11,21 +11,25 @@ that they no longer need goes once nothing leads to it; that is counted, as in t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from .normal_form import targets
-from .sections import UNORDERED, Key, Ruleset, Section, compare
+from .sections import UNORDERED, Key, Ruleset, Section
 
 #: Family, table, whether it is a chain, and the name.
 _Place = tuple[str, str, bool, str]
 
 
 class Change(NamedTuple):
-    """The sections that change. Of maps and sets these are not all elements, but those of the services concerned."""
+    """The sections that change. Of maps and sets these are not all elements, but those of the services concerned.
+
+    `leads` is how many more lines lead to each place then; fewer are below zero.
+    """
 
     live: Ruleset
     wanted: Ruleset
+    leads: Mapping[_Place, int]
 
 
 class KnownRules:
@@ -46,17 +50,16 @@ class KnownRules:
 
         None where more changes than what is theirs alone: then the whole has to be rendered.
         """
-        found = Change({}, {})
+        found = Change({}, {}, {})
         for key in (*(key for key in before if before[key] != after.get(key)), *(after.keys() - before.keys())):
             one = self._of_chain if key[2] == "chain" else self._of_elements if key[2] in UNORDERED else None
             if one is None or not one(key, before.get(key), after.get(key), found):
                 return None
-        self._keep_what_is_led_to(found)
-        return found
+        return found._replace(leads=self._keep_what_is_led_to(found))
 
     def made(self, change: Change) -> None:
         """Take note that a change is live."""
-        self._leads += self._difference(change)
+        self._leads.update(change.leads)
         for key in {**change.live, **change.wanted}:
             was, now = change.live.get(key), change.wanted.get(key)
             if now is None:
@@ -103,8 +106,8 @@ class KnownRules:
             found.wanted[key] = Section(whole.header, tuple(sorted(has)))
         return True
 
-    def _keep_what_is_led_to(self, found: Change) -> None:
-        """What would go stays as long as something that stays leads to it."""
+    def _keep_what_is_led_to(self, found: Change) -> Mapping[_Place, int]:
+        """What would go stays as long as something that stays leads to it. Returns the change's `leads`."""
         while True:
             leads = self._difference(found)
             kept = [
@@ -113,23 +116,18 @@ class KnownRules:
                 if self._leads[_place(key)] + leads[_place(key)] > 0
             ]
             if not kept:
-                return
+                return leads
             for key in kept:
                 found.wanted[key] = found.live[key]
 
     @staticmethod
     def _difference(change: Change) -> Counter[_Place]:
-        """How many more lines lead to each section after a change; fewer are below zero."""
         found: Counter[_Place] = Counter()
         for sections, sign in ((change.live, -1), (change.wanted, 1)):
             for key, section in sections.items():
                 for place in _led_to(key, section.body):
                     found[place] += sign
         return found
-
-
-def is_change(change: Change) -> bool:
-    return bool(compare(change.live, change.wanted))
 
 
 def _led_to(key: Key, lines: Iterable[str]) -> Iterator[_Place]:

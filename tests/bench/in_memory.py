@@ -1,0 +1,89 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a change of health costs a process that stays: from the decision to the kernel, with 10,000 services declared.
+
+One backend of one service, and one backend that 1,000 services share, by turns down and up. Each time is from the call
+to its return: the finding is written down, and the kernel has taken the transaction.
+
+    tools/run python tests/bench/in_memory.py [--services 10000] [--sharing 1000] [--rounds 9]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+
+import control_plane
+
+#: Runs in the namespace. Each time in milliseconds, and whether the host had to be read for it.
+CHILD = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+asked = json.load(sys.stdin)
+from pathlib import Path
+from _natlb.host import store
+from _natlb.model.effective import Finding, Place
+from _natlb.plan.balance import balance
+from _natlb.plan.running import Running
+paths = store.Paths(Path(asked["etc"]), Path(asked["run"]))
+balance(asked["services"], engine=asked["engine"], iptables_variant=asked["variant"], paths=paths)
+running = Running(paths, asked["variant"])
+running.restore()
+found = {"one": [], "sharing": []}
+for kind, count in (("one", 1), ("sharing", asked["sharing"])):
+    names = [item["name"] for item in asked["services"] if item["backends"][0]["address"] == "10.0.0.3"][-count:]
+    for turn in range(2 * asked["rounds"]):
+        finding = Finding("up" if turn % 2 else "down")
+        findings = {Place(name, "10.0.0.3", 8080): finding for name in names}
+        began = time.perf_counter()
+        read = running.find(findings)
+        found[kind].append([1e3 * (time.perf_counter() - began), read, finding.state])
+print(json.dumps(found))
+"""
+
+
+def services(count: int, sharing: int) -> list[dict[str, object]]:
+    """As those of the other benchmarks; so many of them have one backend in common."""
+    found = control_plane.services(count)
+    for number, item in enumerate(found):
+        item["health"] = {"type": "tcp"}
+        backends = item["backends"]
+        first = "10.0.0.3" if number < sharing else f"10.1.{number % 250}.3"
+        item["backends"] = [{"address": first, "port": 8080}, *backends[1:]]
+    return found
+
+
+def measured(count: int, sharing: int, rounds: int, engine: str, variant: str | None) -> dict[str, list[list[object]]]:
+    with tempfile.TemporaryDirectory() as folder, control_plane.Namespace() as namespace:
+        asked = {"services": services(count, sharing), "engine": engine, "variant": variant}
+        asked |= {"etc": f"{folder}/etc", "run": f"{folder}/run", "sharing": sharing, "rounds": rounds}
+        answer = namespace.run(sys.executable, "-c", CHILD, str(control_plane.CORE), text=json.dumps(asked))
+    return dict(json.loads(answer))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", type=int, default=10_000)
+    parser.add_argument("--sharing", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    for engine, variant in control_plane.ENGINES[:2]:
+        found = measured(args.services, args.sharing, args.rounds, engine, variant)
+        for kind, times in found.items():
+            what = "one service" if kind == "one" else f"{args.sharing} services that share it"
+            for state in ("down", "up"):
+                each = [float(str(time)) for time, _read, now in times if now == state]
+                read = sum(bool(item[1]) for item in times)
+                name = f"{engine} ({variant})" if variant else engine
+                title = f"{name}: a backend of {what} {state}"
+                print(
+                    f"{title:72} {statistics.median(each):7.1f} ms ({min(each):.1f}-{max(each):.1f}), host read {read}"
+                )
+
+
+if __name__ == "__main__":
+    main()
