@@ -4,7 +4,7 @@
 """The services of a balancer in memory, with the rules that are live for them: what changes a few of them in
 milliseconds, however many there are.
 
-What it gives is the transaction. That the live rules are those known is for the caller to see to (`host/moment.py`).
+What it gives is the transaction. That the live rules are those known is for the caller to see to (`host/revision.py`).
 """
 
 from __future__ import annotations

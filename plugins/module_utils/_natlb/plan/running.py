@@ -57,7 +57,9 @@ class Running:
 
     def is_current(self) -> bool:
         """Whether the rules and the declaration are those that are known here."""
-        return self._revision is not None and self._revision == revision.current() and self._stamp == _stamp(self._paths)
+        return (
+            self._revision is not None and self._revision == revision.current() and self._stamp == _stamp(self._paths)
+        )
 
     @uncollected()
     def restore(self) -> Outcome:
