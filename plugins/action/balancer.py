@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.common.validation import check_type_dict
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
@@ -42,7 +45,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": "\n".join(renamed)}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            given = packed.pack(self._task.args)
+            given = packed.pack(_as_mapping(self._task.args, "conntrack"))
             result.update(self._execute_module(module_name=MODULE, module_args=given, task_vars=task_vars))
             self._repeat_arguments(result)
             old_python.explain(result)
@@ -57,10 +60,10 @@ class ActionModule(ActionBase):
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
     def _repeat_arguments(self, result: dict[str, Any]) -> None:
-        """Put the lists back that were packed: Ansible shows the arguments of a task with -vvv."""
+        """Put the options back that were packed: Ansible shows the arguments of a task with -vvv."""
         repeated = (result.get("invocation") or {}).get("module_args")
         if repeated and repeated.pop(packed.OPTION, None) and Display().verbosity >= _SHOWS_ARGUMENTS:
-            repeated.update((name, self._task.args[name]) for name in packed.LISTS if name in self._task.args)
+            repeated.update((name, self._task.args[name]) for name in packed.NESTED if name in self._task.args)
 
     def _confirm(self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int) -> None:
         """Ask until the host answers. A host that answers too late says so itself, with the time it went back.
@@ -95,6 +98,16 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             return {"unreachable": True, "msg": str(error)}
         return answer
+
+
+def _as_mapping(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The options, with one that is text read as Ansible reads a mapping, such as JSON on the command line."""
+    found = dict(options)
+    if isinstance(found.get(name), str):
+        # What is not a mapping, the parser refuses with the place and a remedy.
+        with contextlib.suppress(TypeError):
+            found[name] = check_type_dict(found[name])
+    return found
 
 
 def _seconds(value: Any) -> int:

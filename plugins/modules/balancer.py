@@ -14,103 +14,332 @@ author:
   - natlb contributors (@natlb)
 description:
   - Makes the NAT of this host be exactly what is declared, with nothing but the Linux kernel.
-  - All services, and nothing left over from earlier runs. What other tools keep in nftables or iptables is not touched.
+  - A service that is no longer declared is removed. The rules of other tools in nftables or iptables are not touched.
   - Every change of the rules is one transaction of the kernel. Established TCP connections are never cut.
+  - An invalid declaration changes nothing. The errors come all at once, each with its place and a remedy.
 requirements:
   - nft 1.0.0 and Linux 5.13 or newer for the nftables engine, or iptables 1.8.
   - C(conntrack), where UDP services are declared.
 options:
   services:
     description:
-      - The services, each a mapping with a V(name), the addresses it listens on (V(listen)) and its V(backends).
-      - Required unless O(state=absent) or O(egress) is given. A list that is empty takes every service away.
-      - All keys are described in the collection's page on services (docs/services.md).
+      - The services of this host.
+      - Required unless O(state=absent) or O(egress) is given. An empty list removes every service.
+      - A list of one item may be written as the item alone, and numbers may be written as text.
     type: list
-    elements: raw
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - The name of the service, unique on this host.
+          - 1 to 63 of the characters a-z, 0-9, C(_) and C(-). The first one is a letter or a digit.
+        type: str
+        required: true
+      listen:
+        description:
+          - Where clients connect to, as C(ADDRESS:PORT), such as V(192.0.2.10:80) or V([2001:db8::10]:80).
+          - A range of ports is V(192.0.2.10:8000-8010). V(*:30080) is that port on every local address.
+        type: list
+        elements: str
+        required: true
+      protocol:
+        description: The protocols of the service. Limits and affinity are shared by all of them.
+        type: list
+        elements: str
+        choices: [tcp, udp, sctp]
+        default: [tcp]
+      interface:
+        description:
+          - Balance only connections that come in by this interface.
+          - By default connections of every interface are balanced.
+        type: str
+      method:
+        description:
+          - How the backend of a new connection is chosen.
+          - V(round_robin) takes the backends in turn, with exact shares.
+          - V(random) chooses at random, by weight.
+          - V(source_hash) hashes the address of the client, so that a client keeps its backend.
+          - V(flow_hash) hashes the address and the port of the client. Only the nftables engine has it.
+        type: str
+        choices: [round_robin, random, source_hash, flow_hash]
+        default: round_robin
+      affinity:
+        description:
+          - How long a client keeps its backend after its last new connection, at most 7 days.
+          - A number of seconds, or one with a unit, such as V(90s), V(5m), V(3h) or V(1d). V(0) turns affinity off.
+        type: str
+        default: "0"
+      snat:
+        description:
+          - The source address that the backends see.
+          - V(masquerade) is an address of this host. V(none) is the address of the client; the replies of the backends
+            then have to pass this host.
+          - An address, or a list of addresses, over which the connections are spread.
+        type: raw
+        default: masquerade
+      allow_from:
+        description:
+          - The networks that may use the service. All other clients are refused.
+          - By default every client may use it. An empty list is an error.
+        type: list
+        elements: str
+      max_connections_per_client:
+        description: How many connections a client address may have at a time. V(0) is no limit.
+        type: int
+        default: 0
+      new_connections_per_second:
+        description: How many new connections a second a client address may open. V(0) is no limit.
+        type: int
+        default: 0
+      when_empty:
+        description: What a client gets while no backend can serve. V(reject) refuses the connection.
+        type: str
+        choices: [reject, drop]
+        default: reject
+      log:
+        description: Log new connections in the log of the kernel, at most 10 a second after the first 20.
+        type: bool
+        default: false
+      health:
+        description:
+          - How to check the backends. V(none) in place of a mapping is no check.
+          - The keys are read and validated, but no health checker carries them out yet.
+        type: dict
+        suboptions:
+          type:
+            description: The kind of check.
+            type: str
+            choices: [none, tcp, http, command]
+            required: true
+          port:
+            description:
+              - The port to check, with the types V(tcp) and V(http).
+              - By default it is the port of the backend.
+            type: int
+          path:
+            description: The path to request, with the type V(http). The default is V(/).
+            type: str
+          host:
+            description: The C(Host) header to send, with the type V(http).
+            type: str
+          status:
+            description: The statuses of a healthy backend, with the type V(http). The default is V(200).
+            type: list
+            elements: int
+          argv:
+            description: The program to run on this host and its arguments, with the type V(command).
+            type: list
+            elements: str
+          interval:
+            description: The time from one check to the next.
+            type: str
+            default: 2s
+          timeout:
+            description: How long to wait for the answer. It may not be longer than the interval.
+            type: str
+            default: 1s
+          fall:
+            description: How many checks in a row have to fail before a backend is down.
+            type: int
+            default: 3
+          rise:
+            description: How many checks in a row have to succeed before a backend is up again.
+            type: int
+            default: 2
+          fail_open:
+            description: Whether the backends of an address family stay in rotation while all of their checks fail.
+            type: bool
+            default: false
+      redispatch:
+        description:
+          - Give an attempt to connect that a backend refuses to another backend.
+          - The default is V(true) for a TCP service with O(services[].health) and at least two backends, else V(false).
+        type: bool
+      backends:
+        description: The backends of the service. The list may be empty.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          address:
+            description: The IPv4 or IPv6 address of the backend.
+            type: str
+            required: true
+          port:
+            description: The port of the backend. By default it is the port that the client asked for.
+            type: int
+          name:
+            description: The name of the backend, unique in its service. By default it is the address.
+            type: str
+          weight:
+            description: The share of the backend, from 0 to 256. With V(0) it gets no new connections.
+            type: int
+            default: 1
+          state:
+            description:
+              - V(drained) and V(disabled) get no new connections. Established TCP connections go on.
+              - UDP clients stay with a V(drained) backend as long as they send, and leave a V(disabled) one at once.
+            type: str
+            choices: [active, drained, disabled]
+            default: active
+          backup:
+            description: Whether the backend serves only while no other one can.
+            type: bool
+            default: false
   egress:
     description:
-      - Source NAT for the networks behind this host, each a mapping with a V(source) and optionally V(out_interface),
-        V(protocol), V(destination_ports), V(snat) and V(uplinks).
-      - All keys are described in the collection's page on egress (docs/egress.md).
+      - Source NAT for the networks behind this host.
+      - The first rule that matches a connection applies.
     type: list
-    elements: raw
+    elements: dict
+    suboptions:
+      source:
+        description: The networks whose connections are translated. Connections among them are left alone.
+        type: list
+        elements: str
+        required: true
+      out_interface:
+        description: Translate only what leaves by this interface. It cannot be combined with O(egress[].uplinks).
+        type: str
+      protocol:
+        description: Translate only this protocol.
+        type: str
+        choices: [tcp, udp, sctp]
+      destination_ports:
+        description: Translate only connections to these ports or ranges. Needs O(egress[].protocol).
+        type: list
+        elements: str
+      snat:
+        description: The new source address. V(masquerade) is the address of the interface that a packet leaves by.
+        type: str
+        default: masquerade
+      uplinks:
+        description: The ways out among which each new connection is spread by weight.
+        type: list
+        elements: dict
+        suboptions:
+          interface:
+            description: The interface of the uplink.
+            type: str
+            required: true
+          gateway:
+            description: The next hop there. Leave it out where the interface itself leads to the other end.
+            type: str
+          weight:
+            description: The share of new connections, from 1 to 256.
+            type: int
+            default: 1
   engine:
     description:
-      - V(auto) takes nftables where nft and the kernel can do it, unless this host's rules live in iptables-legacy.
+      - The part of the kernel that holds the rules.
+      - V(auto) takes nftables if nft and the kernel support it, unless the rules of this host are in iptables-legacy.
     type: str
     choices: [auto, nftables, iptables]
     default: auto
   forwarding:
     description:
       - Turn on forwarding in the kernel for the address families in use.
-      - It is turned off again with the last service of a family, where this module has turned it on and nobody else can
-        need it.
+      - Forwarding is turned off again with the last service of a family, if this module has turned it on and nobody
+        else can need it.
     type: bool
     default: true
   firewall:
     description:
-      - What to do where the rules of others deny forwarded packets of the connections that are declared.
-      - V(warn) only says which rule or policy denies them, and what to do.
+      - What to do where another firewall of this host denies balanced connections.
+      - V(warn) names the rule or the policy that denies them, and the remedy.
       - V(accept) lets these connections, and no others, through a closed FORWARD chain of iptables, such as that of
-        Docker or ufw, by a chain C(NATLB.forward) that it jumps to first. In nftables other tables are never changed;
-        there a warning names the rule to add.
+        Docker or ufw. FORWARD then jumps to the chain C(NATLB.forward) first. Tables of other tools in nftables are
+        never changed; a warning names the rule to add there.
     type: str
     choices: [warn, accept]
     default: warn
   transit:
     description:
-      - What to do with packets of others, where it was this module that turned forwarding on.
-      - V(drop) forwards only what is declared between the interfaces that the host had at that time. Packets that come
-        or go by an interface that came later, of Docker or a VPN, are left alone.
-      - V(accept) makes the host a router for everybody. So is one whose forwarding was on before, where nothing is
-        closed; see RV(natlb.netfilter.balancer_info#module:forwards_transit).
+      - What to do with routed traffic that is not balanced, if this module has turned forwarding on.
+      - V(drop) forwards only declared traffic between the interfaces that the host had at that time. Packets that come
+        in or leave by an interface that was added later, such as one of Docker or a VPN, are left alone.
+      - V(accept) makes the host a router for all traffic. On a host that forwarded before, nothing is dropped; see
+        RV(natlb.netfilter.balancer_info#module:forwards_transit).
     type: str
     choices: [drop, accept]
     default: drop
   persist:
     description:
-      - Keep the rules in C(/etc/natlb), with units of systemd that load them at boot, and the kernel settings in
-        C(/etc/sysctl.d) and C(/etc/modules-load.d). With V(false) none of these is left.
-      - Where systemd does not run, only C(/etc/natlb) is written, and a warning says what to run at boot.
+      - Keep the rules in C(/etc/natlb), with systemd units that load them at boot, and the kernel settings in
+        C(/etc/sysctl.d) and C(/etc/modules-load.d). With V(false) none of these files is left.
+      - On a host without systemd only C(/etc/natlb) is written. A warning says what to run at boot.
     type: bool
     default: true
   mark_mask:
     description:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
-      - Only used where O(egress) names uplinks and, by the iptables engine, where services overlap up to their
-        interface, and share a backend but not their source NAT. V(0x3f000000) unless given.
+      - Only O(egress) rules with uplinks use them. The iptables engine also uses them where services overlap except for
+        their interface, and share a backend but not their source NAT. The default is V(0x3f000000).
     type: raw
   conntrack:
     description:
-      - The connection tracking table, as a mapping with V(max), V(buckets) and V(timeouts).
-      - V(max) is a number of entries, or V(auto) for one per 16 KiB of memory, which never makes the table smaller.
-      - V(timeouts) is a mapping with any of V(tcp_established), V(tcp_time_wait), V(udp), V(udp_stream) and
-        V(sctp_established), in seconds or such as V(1h).
-      - Left as it is where this is not given.
+      - The connection tracking table.
+      - By default the table is left as it is.
     type: dict
+    suboptions:
+      max:
+        description:
+          - The size of the table as a number of entries.
+          - V(auto) is one entry per 16 KiB of memory. It never makes the table smaller.
+        type: str
+      buckets:
+        description: The number of hash buckets. It cannot be combined with V(auto).
+        type: int
+      timeouts:
+        description:
+          - How long the kernel keeps an idle entry, in seconds or with a unit, such as V(1h).
+          - A timeout that is not given stays as it is.
+        type: dict
+        suboptions:
+          tcp_established:
+            description: For established TCP connections.
+            type: str
+          tcp_time_wait:
+            description: For TCP connections that both ends have closed.
+            type: str
+          udp:
+            description: For UDP flows that were not answered, or only once.
+            type: str
+          udp_stream:
+            description: For UDP flows with packets in both directions.
+            type: str
+          sctp_established:
+            description: For established SCTP associations.
+            type: str
   rollback_after:
     description:
-      - Seconds (up to 300) after which the host goes back to its former rules by itself, unless the controller reaches
-        it over a new connection after the change and confirms. V(0) changes the rules for good at once.
+      - After so many seconds the host restores its former rules by itself, unless the controller confirms the change
+        over a new connection. The highest value is 300.
+      - V(0) makes changes final at once.
     type: raw
     default: 0
   allow_management_port:
     description:
-      - Let a service take over the address and port by which this run manages the host. Refused otherwise.
-      - Only ssh connections are known.
+      - Allow a service to take over the address and the port by which Ansible manages this host.
+      - Only ssh connections are recognised.
     type: bool
     default: false
   assume_installed:
     description:
-      - In check mode, plan as if the programs of the engine were there, for a play that would have installed them.
-      - Rules are then shown as they are loaded, which is not always how a kernel lists them.
+      - In check mode, plan as if the programs of the engine were installed. A play that installs them needs this.
+      - The diff then shows the rules as they would be loaded. A kernel may list them differently.
     type: bool
     default: false
   state:
-    description: V(absent) takes away everything that this module has ever made on the host.
+    description: V(absent) removes everything that this module has made on this host.
     type: str
     choices: [present, absent]
     default: present
+  _packed:
+    description:
+      - Internal. The action plugin of this module sends O(services), O(egress) and O(conntrack) in this one text.
+      - Leave it out.
+    type: str
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -196,21 +425,82 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
 
+# Services, egress and conntrack never arrive in these options: the action plugin sends them as one text. So Ansible
+# spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
+BACKEND = {
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int"},
+    "name": {"type": "str"},
+    "weight": {"type": "int", "default": 1},
+    "state": {"type": "str", "choices": ["active", "drained", "disabled"], "default": "active"},
+    "backup": {"type": "bool", "default": False},
+}
+HEALTH = {
+    "type": {"type": "str", "choices": ["none", "tcp", "http", "command"], "required": True},
+    "port": {"type": "int"},
+    "path": {"type": "str"},
+    "host": {"type": "str"},
+    "status": {"type": "list", "elements": "int"},
+    "argv": {"type": "list", "elements": "str"},
+    "interval": {"type": "str", "default": "2s"},
+    "timeout": {"type": "str", "default": "1s"},
+    "fall": {"type": "int", "default": 3},
+    "rise": {"type": "int", "default": 2},
+    "fail_open": {"type": "bool", "default": False},
+}
+METHODS = ["round_robin", "random", "source_hash", "flow_hash"]
+PROTOCOLS = ["tcp", "udp", "sctp"]
+SERVICE = {
+    "name": {"type": "str", "required": True},
+    "listen": {"type": "list", "elements": "str", "required": True},
+    "protocol": {"type": "list", "elements": "str", "choices": PROTOCOLS, "default": ["tcp"]},
+    "interface": {"type": "str"},
+    "method": {"type": "str", "choices": METHODS, "default": "round_robin"},
+    "affinity": {"type": "str", "default": "0"},
+    "snat": {"type": "raw", "default": "masquerade"},
+    "allow_from": {"type": "list", "elements": "str"},
+    "max_connections_per_client": {"type": "int", "default": 0},
+    "new_connections_per_second": {"type": "int", "default": 0},
+    "when_empty": {"type": "str", "choices": ["reject", "drop"], "default": "reject"},
+    "log": {"type": "bool", "default": False},
+    "health": {"type": "dict", "options": HEALTH},
+    "redispatch": {"type": "bool"},
+    "backends": {"type": "list", "elements": "dict", "options": BACKEND, "required": True},
+}
+UPLINK = {
+    "interface": {"type": "str", "required": True},
+    "gateway": {"type": "str"},
+    "weight": {"type": "int", "default": 1},
+}
+EGRESS = {
+    "source": {"type": "list", "elements": "str", "required": True},
+    "out_interface": {"type": "str"},
+    "protocol": {"type": "str", "choices": PROTOCOLS},
+    "destination_ports": {"type": "list", "elements": "str"},
+    "snat": {"type": "str", "default": "masquerade"},
+    "uplinks": {"type": "list", "elements": "dict", "options": UPLINK},
+}
+TIMEOUTS = ("tcp_established", "tcp_time_wait", "udp", "udp_stream", "sctp_established")
+CONNTRACK = {
+    "max": {"type": "str"},
+    "buckets": {"type": "int"},
+    "timeouts": {"type": "dict", "options": {name: {"type": "str"} for name in TIMEOUTS}},
+}
 ARGUMENTS = {
-    "services": {"type": "list", "elements": "raw"},
-    "egress": {"type": "list", "elements": "raw"},
+    "services": {"type": "list", "elements": "dict", "options": SERVICE},
+    "egress": {"type": "list", "elements": "dict", "options": EGRESS},
     "engine": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "forwarding": {"type": "bool", "default": True},
     "firewall": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
     "transit": {"type": "str", "choices": ["drop", "accept"], "default": "drop"},
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
-    "conntrack": {"type": "dict"},
+    "conntrack": {"type": "dict", "options": CONNTRACK},
     "rollback_after": {"type": "raw", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
     "assume_installed": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    # Services and egress, as the action plugin sends them. No secret, but nothing for the host's journal to repeat.
+    # What the action plugin sends. No secret, but nothing for the host's journal to repeat.
     packed.OPTION: {"type": "str", "no_log": True},
 }
 

@@ -27,11 +27,13 @@ from .reading import Reading
 
 T = TypeVar("T")
 
+KEYS = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
+UPLINK_KEYS = ("interface", "gateway", "weight")
+
 
 def egress_rule(value: Any, path: str) -> Egress:
-    known = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
     reading = Reading()
-    given = reading.mapping(value, path, known, ("source",))
+    given = reading.mapping(value, path, KEYS, ("source",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -107,7 +109,7 @@ def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
 
 def _uplink(value: Any, path: str, family: str) -> Uplink:
     reading = Reading()
-    given = reading.mapping(value, path, ("interface", "gateway", "weight"), ("interface",))
+    given = reading.mapping(value, path, UPLINK_KEYS, ("interface",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:

@@ -15,21 +15,23 @@ from .reading import Reading
 
 T = TypeVar("T")
 
+#: Of every type of check, and of any.
+_COMMON = ("type", "interval", "timeout", "fall", "rise", "fail_open")
+KEYS = (*_COMMON, *dict.fromkeys(key for keys in HEALTH_KEYS.values() for key in keys))
+
 
 def health_check(value: Any, path: str) -> Health | None:
     if value == "none":
         return None
-    common = ("type", "interval", "timeout", "fall", "rise", "fail_open")
-    every = (*common, "port", "path", "host", "status", "argv")
     kinds = tuple(HEALTH_KEYS)
     reading = Reading()
     if not isinstance(value, Mapping) or value.get("type") not in kinds:
-        given = reading.mapping(value, path, every, ("type",))
+        given = reading.mapping(value, path, KEYS, ("type",))
         if "type" in given:
             reading.read(values.choice, given["type"], f"{path}.type", kinds, otherwise="none")
         reading.done()
     kind = value["type"]
-    given = reading.mapping(value, path, common + HEALTH_KEYS[kind])
+    given = reading.mapping(value, path, _COMMON + HEALTH_KEYS[kind])
     if kind == "none":
         reading.done()
         return None

@@ -70,7 +70,7 @@ def _each(value: Any, path: str, function: Callable[[Any, str], T], reading: Rea
     return found
 
 
-_SERVICE_KEYS = (
+SERVICE_KEYS = (
     "name",
     "listen",
     "protocol",
@@ -95,7 +95,7 @@ _NOBODY = "leave it out for everybody, or name networks: no list at all would le
 
 def _service(value: Any, path: str) -> Service:
     reading = Reading()
-    given = reading.mapping(value, path, _SERVICE_KEYS, ("name", "listen", "backends"))
+    given = reading.mapping(value, path, SERVICE_KEYS, ("name", "listen", "backends"))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -192,7 +192,7 @@ def _backends(value: Any, path: str) -> tuple[Backend, ...]:
     return tuple(backends)
 
 
-_BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
+BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
 
 
 def _backend(value: Any, path: str) -> Backend:
@@ -211,7 +211,7 @@ def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
 
 def _read_backend(value: Any, path: str) -> Backend:
     reading = Reading()
-    given = reading.mapping(value, path, _BACKEND_KEYS, ("address",))
+    given = reading.mapping(value, path, BACKEND_KEYS, ("address",))
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:

@@ -25,8 +25,9 @@ WARN_FROM = 0.8
 _MAX = "net/netfilter/nf_conntrack_max"
 #: A pointer of the kernel's, in bytes (64 bits).
 _POINTER = 8
+KEYS = ("max", "buckets", "timeouts")
 _BUCKETS = "net/netfilter/nf_conntrack_buckets"
-_TIMEOUTS = {
+TIMEOUTS = {
     "tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
     "tcp_time_wait": "net/netfilter/nf_conntrack_tcp_timeout_time_wait",
     "udp": "net/netfilter/nf_conntrack_udp_timeout",
@@ -50,15 +51,15 @@ def parse_tracking(value: Any) -> Tracking:
     if value is None:
         return Tracking()
     reading = Reading()
-    given = reading.mapping(value, "conntrack", ("max", "buckets", "timeouts"))
+    given = reading.mapping(value, "conntrack", KEYS)
     entries = reading.read(_entries, given.get("max"), "conntrack.max", otherwise=None)
     buckets = reading.read(_buckets, given.get("buckets"), "conntrack.buckets", otherwise=None)
     if buckets and entries == 0:
         reading.add("conntrack.buckets", "stands beside max: auto", "auto sets both; name a max, or drop it")
-    most = reading.mapping(given.get("timeouts", {}), "conntrack.timeouts", tuple(_TIMEOUTS))
+    most = reading.mapping(given.get("timeouts", {}), "conntrack.timeouts", tuple(TIMEOUTS))
     timeouts = tuple(
         (name, reading.read(values.whole_seconds, most[key], f"conntrack.timeouts.{key}", 1, 86400 * 30, otherwise=1))
-        for key, name in sorted(_TIMEOUTS.items())
+        for key, name in sorted(TIMEOUTS.items())
         if key in most
     )
     reading.done()
@@ -83,7 +84,7 @@ def dump_tracking(tracking: Tracking) -> dict[str, Any]:
     if tracking.buckets is not None:
         found["buckets"] = tracking.buckets
     seconds = dict(tracking.timeouts)
-    timeouts = {key: seconds[name] for key, name in _TIMEOUTS.items() if name in seconds}
+    timeouts = {key: seconds[name] for key, name in TIMEOUTS.items() if name in seconds}
     return {**found, **({"timeouts": timeouts} if timeouts else {})}
 
 

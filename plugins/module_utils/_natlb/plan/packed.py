@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lists of a declaration on their way from the controller to the host: one text in the place of nested lists.
+"""The nested options on their way from the controller to the host: one text in the place of thousands of values.
 
 Ansible copies, checks and compares each value in the arguments of a module several times, on the controller and on the
 host, and repeats all of them in the result. For ten thousand services that is 460,000 values and some seconds. A text
@@ -17,20 +17,20 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-#: The option of the module that holds the text. Nobody types it, so it is not documented.
+#: The option of the module that holds the text. Nobody types it; ansible-test wants it documented all the same.
 OPTION = "_packed"
 #: What is packed.
-LISTS = ("services", "egress")
+NESTED = ("services", "egress", "conntrack")
 
 
 def pack(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the module `balancer` with their lists as one text."""
-    lists = {name: options[name] for name in LISTS if options.get(name) is not None}
-    if not lists:
+    """Options of the module `balancer` with the nested ones as one text."""
+    nested = {name: options[name] for name in NESTED if options.get(name) is not None}
+    if not nested:
         return dict(options)
     # The quickest level makes a tenth of such a text, and the best one no more than a twentieth.
-    text = zlib.compress(json.dumps(lists, default=_plain).encode(), 1)
-    others = {name: value for name, value in options.items() if name not in lists}
+    text = zlib.compress(json.dumps(nested, default=_plain).encode(), 1)
+    others = {name: value for name, value in options.items() if name not in nested}
     return {**others, OPTION: base64.b64encode(text).decode()}
 
 
