@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..host.nf_tables import BaseChain, has_sets
+from ..host.nf_tables import BaseChain, sets
 from ..iptables.program import default_variant, iptables_variants
 from .listing import BUILTIN, is_of_iptables
 
@@ -24,7 +24,7 @@ def native(chains: Iterable[BaseChain]) -> set[tuple[str, str]]:
     """(family, table) of those that iptables-nft is not to be asked about: it would be wrong, or is not here at all."""
     known = [chain for chain in chains if is_of_iptables(chain)]
     elsewhere = {chain[:2] for chain in known if chain[3:6] != BUILTIN[chain.table, chain.name]}
-    return {key for key in {chain[:2] for chain in known} if key in elsewhere or not _offered() or has_sets(*key)}
+    return {key for key in {chain[:2] for chain in known} if key in elsewhere or not _offered() or sets(*key)}
 
 
 def _offered() -> bool:

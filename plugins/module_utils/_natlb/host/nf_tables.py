@@ -20,7 +20,7 @@ _GETTABLE, _GETCHAIN, _GETSET, _GETGEN = 1, 4, 10, 16
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
-_SET_TABLE = 1
+_SET_TABLE, _SET_NAME = 1, 2
 _GEN_ID = 1
 
 
@@ -60,15 +60,16 @@ def base_chains() -> list[BaseChain]:
     return [_base_chain(number, found) for number, found in _listed(_GETCHAIN) if _CHAIN_HOOK in found]
 
 
-def has_sets(family: str, table: str) -> bool:
-    """Whether a table has a set or map. Of a table that is gone since: no."""
+def sets(family: str, table: str) -> list[str]:
+    """The names of the sets and maps of a table, those of rules alone included. A table that is gone since has none."""
     observation.note_generation()
     name = netlink.attribute(_SET_TABLE, table.encode() + b"\0")
     try:
         with netfilter() as kernel:
-            return bool(kernel.dump(NF_TABLES, _GETSET, name, _NUMBERS[family]))
+            found = kernel.dump(NF_TABLES, _GETSET, name, _NUMBERS[family])
+            return [_text(attributes(item)[_SET_NAME]) for _family, item in found]
     except OSError:
-        return False
+        return []
 
 
 def _listed(kind: int) -> list[tuple[int, dict[int, bytes]]]:

@@ -10,6 +10,7 @@ arguments, so that two balancers with the same declaration fill the same table.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from math import gcd
@@ -71,6 +72,14 @@ def slots(service: Service, family: str) -> list[Backend]:
             f"at most {MAX_SLOTS}; use smaller weights with a common divisor",
         )
     return [serving[index] for index in interleave([backend.weight for backend in serving])]
+
+
+def dealt_slots(service: Service, family: str) -> dict[str, int]:
+    """How many slots each backend has, by its key; those that have none are left out."""
+    if service.method in HASHES and service.serving(family):
+        declared, table = hash_slots(service, family)
+        return {declared[index].key: count for index, count in Counter(table).items()}
+    return dict(Counter(backend.key for backend in slots(service, family)))
 
 
 def slot_count(service: Service, family: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..ruleset.sections import Key, Ruleset, Section
-from .text import TABLE, Lines, full, load_order
+from .text import TABLE, Lines, full, is_slots, load_order
 
 #: Where a rule looks up a map or set.
 _LOOKS_UP = re.compile(r"@([^\s;,}]+)")
@@ -167,7 +167,7 @@ class _Change:
 
 
 def _is_slots(key: Key) -> bool:
-    return key[3].startswith("slot_")
+    return is_slots(key[3])
 
 
 def _late(key: Key) -> bool:

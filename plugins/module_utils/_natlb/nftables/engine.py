@@ -22,11 +22,13 @@ from .delta import delta
 from .layout import lay_out
 from .program import Nft
 from .render import NAT, SomeServices
-from .text import TABLE, count, full, loadable, parse_listing, remembered, uniform
+from .text import TABLE, count, counts_elsewhere, full, is_slots, loadable, parse_listing, remembered, uniform
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
 LINUX_MINIMUM = (5, 13)
+#: So many maps are listed one by one sooner than whole tables are.
+_FEW_MAPS = 8
 
 
 class NftablesEngine:
@@ -60,6 +62,17 @@ class NftablesEngine:
     def _listing(self, counters: bool) -> str:
         tables = [pair for pair in nf_tables.tables() if pair[1] == TABLE and pair[0] in FAMILIES]
         return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
+
+    def _counting(self, config: Config) -> str:
+        """A listing with all that counts: slots, backends' chains, and the clients that sets know.
+
+        Tables of a hash count nothing and may be a hundred times as large as what does.
+        """
+        tables = [(family, nf_tables.sets(family, TABLE)) for family in FAMILIES]
+        maps = [(family, name) for family, names in tables for name in names if is_slots(name)]
+        if len(maps) > _FEW_MAPS or any(map(counts_elsewhere, config.services)):
+            return self._listing(counters=True)
+        return "".join(self.nft.list_map(family, TABLE, name) for family, name in maps)
 
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now."""
@@ -123,7 +136,7 @@ class NftablesEngine:
 
     def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
-        listing = self._listing(counters=True)
+        listing = self._counting(config)
         return count(config, listing), of_nftables(config, listing)
 
     def retained(self, _wanted: Ruleset) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ..model.clients import options as client_options
 from ..model.entities import FAMILIES, Backend, Config, Service
 from ..ruleset.sections import Key, Ruleset, Section
 
@@ -191,6 +192,16 @@ _SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packet
 _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
 
 
+def is_slots(name: str) -> bool:
+    """Whether a map has slots, which count connections."""
+    return name.startswith("slot_")
+
+
+def counts_elsewhere(service: Service) -> bool:
+    """Whether more than its slots keeps count of the clients or connections of a service."""
+    return bool(client_options(service)) or not all(frontend.exact for frontend in service.frontends())
+
+
 def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
     """New connections by (service, backend key), from a listing with its counters."""
     owners = {
@@ -210,7 +221,7 @@ def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
     for line in listing.splitlines():
         if line.startswith("\t") and line.endswith(" {"):
             section, name = line.split()[:2]
-        elif section == "map" and name.startswith("slot_"):
+        elif section == "map" and is_slots(name):
             _count_slot(line, name.split("_")[1], owners, found)
         elif section == "chain" and name in chains:
             match = _BACKEND.search(line)

@@ -18,8 +18,8 @@ from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import source_slots
 from ..model import clients, tracking
 from ..model.effective import EffectiveBackend, effective_backends
-from ..model.entities import FAMILIES, PROTOCOLS, Backend, Config, Service, dump
-from ..model.slots import slots
+from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
+from ..model.slots import dealt_slots
 from ..plan import apply, forwarding
 from ..plan import request as requests
 from ..plan.apply import Plan
@@ -179,10 +179,10 @@ def expected_shares(service: Service, engine: str) -> dict[str, float]:
         if service.method == "random" and engine == "iptables":
             # It draws by weight and has no slots, so weights that would need too many of them are fine here.
             dealt = {backend.key: backend.weight for backend in serving}
+        elif service.method == "source_hash" and engine == "iptables":
+            dealt = Counter(backend.key for backend in source_slots(service, family))
         else:
-            by_source = service.method == "source_hash" and engine == "iptables"
-            table: list[Backend] = source_slots(service, family) if by_source else slots(service, family)
-            dealt = Counter(backend.key for backend in table)
+            dealt = dealt_slots(service, family)
         for key, count in dealt.items():
             shares[key] = round(count / sum(dealt.values()), 4)
     return shares
