@@ -26,9 +26,9 @@ _TUPLE_ORIG, _ZONE = 1, 18
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 #: Source and destination address.
-_ADDRESSES = {"ip": (1, 2), "ip6": (3, 4)}
-_FAMILY = {"ip": (socket.AF_INET, "ipv4"), "ip6": (socket.AF_INET6, "ipv6")}
-_PROTOCOL = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+ADDRESSES = {"ip": (1, 2), "ip6": (3, 4)}
+FAMILY = {"ip": (socket.AF_INET, "ipv4"), "ip6": (socket.AF_INET6, "ipv6")}
+PROTOCOL = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 
 class Flow:
@@ -65,7 +65,7 @@ class Flow:
 
 def listed(family: str, protocol: str) -> list[Flow]:
     """The tracked connections of one protocol. Raises `HostError` where conntrack(8) is missing."""
-    text = run([require("conntrack", "conntrack"), "-L", "-f", _FAMILY[family][1], "-p", protocol])
+    text = run([require("conntrack", "conntrack"), "-L", "-f", FAMILY[family][1], "-p", protocol])
     return [flow for flow in (parse(family, line) for line in text.splitlines()) if flow is not None]
 
 
@@ -89,18 +89,16 @@ def delete(flows: Iterable[Flow]) -> None:
         with netlink.netfilter() as kernel:
             for flow in flows:
                 with contextlib.suppress(FileNotFoundError):
-                    kernel.ask(
-                        netlink.CONNTRACK, _DELETE, _FAMILY[flow.family][0], _deletion(flow), netlink.ACKNOWLEDGE
-                    )
+                    kernel.ask(netlink.CONNTRACK, _DELETE, FAMILY[flow.family][0], _deletion(flow), netlink.ACKNOWLEDGE)
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
 
 
 def _deletion(flow: Flow) -> bytes:
     """What names the flow."""
-    source, target = _ADDRESSES[flow.family]
+    source, target = ADDRESSES[flow.family]
     addresses = attribute(source, _packed(flow.source)) + attribute(target, _packed(flow.target))
-    ports = attribute(_PROTO_NUM, bytes([_PROTOCOL[flow.protocol]]))
+    ports = attribute(_PROTO_NUM, bytes([PROTOCOL[flow.protocol]]))
     ports += attribute(_PROTO_SRC_PORT, struct.pack("!H", flow.source_port))
     ports += attribute(_PROTO_DST_PORT, struct.pack("!H", flow.target_port))
     connection = attribute(_TUPLE_IP | NESTED, addresses) + attribute(_TUPLE_PROTO | NESTED, ports)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 
 # include/uapi/linux/netlink.h, netfilter/nfnetlink.h and netfilter/nf_tables.h of the kernel.
-_NETLINK_NETFILTER = 12
+NETLINK_NETFILTER = 12
 _NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 1, 0x10, 0x300
 ACKNOWLEDGE = 4
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -98,5 +98,5 @@ class Netfilter:
 @contextlib.contextmanager
 def netfilter() -> Iterator[Netfilter]:
     """A socket for a few questions. Raises `OSError` where this kernel has no netlink for netfilter."""
-    with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)) as peer:
+    with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)) as peer:
         yield Netfilter(peer)

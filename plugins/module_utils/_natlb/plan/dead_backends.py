@@ -1,0 +1,45 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections to a backend that is dead: attempts that nobody has answered, and, where that is asked for, all others.
+
+A client sends its first packet again for some time. While the kernel remembers the attempt, each of them goes to the
+same backend; without the entry the next one takes another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..host import proc, tracked
+from ..host.tracked import Tracked
+from ..model.entities import Config, Service
+from .stale_flows import Frontends
+
+
+def end_attempts(services: Iterable[Service], address: str) -> int:
+    """Delete the attempts to this address that these services have sent there. Returns how many. Raises `HostError`."""
+    return tracked.delete(item for item in _connections(services, address) if item.opening)
+
+
+def end_all(services: Iterable[Service], address: str) -> int:
+    """The same of established connections as well: the next packet of each is answered with a reset."""
+    return tracked.delete(_connections(services, address))
+
+
+def _connections(services: Iterable[Service], address: str) -> Iterator[Tracked]:
+    services = list(services)
+    local = proc.local_addresses()
+    asked = {
+        (backend.family, protocol, backend.port)
+        for service in services
+        for protocol in service.protocols
+        for backend in service.backends
+        if backend.address == address
+    }
+    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _p in asked}
+    for family, protocol, port in asked:
+        for item in tracked.of_backend(family, protocol, address, port):
+            # Another service may lead to the same backend, and somebody else as well.
+            if frontends[protocol].find(family, *item.target):
+                yield item
