@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kernel_lab import drive, staying
+from kernel_lab import drive, staying, traffic
 from kernel_lab.balancer import Balancer, Mapping, service
-from kernel_lab.topology import NAMES, VIP, WEB
+from kernel_lab.topology import NAMES, VIP, VIP6, WEB, WEB6
 
 HEALTH = {"type": "tcp"}
 CHECKED = service(health=HEALTH)
@@ -39,6 +41,19 @@ class Staying:
 
     def is_current(self) -> bool:
         return bool(self.balancer.host.call(staying.is_current, self.balancer._root))
+
+
+@contextlib.contextmanager
+def dark(balancer: Balancer, name: str) -> Iterator[None]:
+    """This backend's host is unplugged meanwhile."""
+    host = balancer.lab.backends[name]
+    addresses = host.run("ip", "-6", "-brief", "address", "show", "dev", "back", "scope", "global").split()[2:]
+    host.ip("link set back down")
+    try:
+        yield
+    finally:
+        # IPv6 addresses go with the link.
+        host.ip("link set back up\n" + "\n".join(f"address replace {each} dev back nodad" for each in addresses))
 
 
 def web2(state: str, name: str = "web") -> tuple[str, str, str]:
@@ -124,6 +139,22 @@ def test_all_down_is_answered_as_declared(balancer: Balancer) -> None:
     assert balancer.tally(count=2) == {"ConnectionRefusedError": 2}
     here.find(("web", WEB["web3"], "up"))
     assert balancer.tally(count=2) == {"web3": 2}
+
+
+@pytest.mark.parametrize("target", [f"{VIP}:80", f"[{VIP6}]:80"], ids=["ipv4", "ipv6"])
+def test_attempts_that_a_dark_host_has_swallowed_take_another(balancer: Balancer, target: str) -> None:
+    """It is found dead while clients still send their first packets again."""
+    family, addresses = ("ip6", WEB6) if "[" in target else ("ip", WEB)
+    backends = [{"name": name, "address": addresses[name]} for name in NAMES]
+    here = Staying(balancer, service(health=HEALTH, listen=target, backends=backends))
+    with dark(balancer, "web2"):
+        pending = balancer.client.begin(traffic.attempts, target, 40, 40.0, timeout_s=20.0)
+        balancer.host.call(staying.wait_for_attempts, family, addresses["web2"], 80, 5)
+        here.find(("web", addresses["web2"], "down"))
+        found = [traffic.Attempt(*item) for item in pending.result(timeout=60)]
+    assert not [item.answer.error for item in found if item.answer.error]
+    assert "web2" not in {item.answer.who for item in found}
+    print(f"{balancer.engine}: 0 of {len(found)} failed, the longest waited {max(i.waited_s for i in found):.2f} s")
 
 
 @pytest.mark.engines(*NUMBERED)

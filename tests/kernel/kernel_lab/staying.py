@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 from unittest import mock
 
-from _natlb.host import processes
+from _natlb.host import processes, tracked
 from _natlb.model.effective import Finding, Place
 from _natlb.plan.running import Running
 
@@ -37,6 +38,15 @@ def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
     }
     with mock.patch.object(processes, "run_commands", run_commands):
         return _running[root].find(findings), lines
+
+
+def wait_for_attempts(family: str, address: str, port: int, count: int, within_s: float = 20.0) -> None:
+    """Until so many connections to a backend are waiting for its first answer."""
+    give_up = time.monotonic() + within_s
+    while len([item for item in tracked.of_backend(family, "tcp", address, port) if item.opening]) < count:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"fewer than {count} attempts")
+        time.sleep(0.01)
 
 
 def is_current(root: str) -> bool:

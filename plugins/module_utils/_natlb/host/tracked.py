@@ -26,8 +26,9 @@ _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ZONE, _FILTER = 1, 2, 3, 4, 18,
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _FILTER_ORIG, _FILTER_REPLY = 1, 2
-#: Source address and number of the protocol; source port.
-_BY_ADDRESS, _BY_PORT = 1 << 0 | 1 << 3, 1 << 4
+#: Source address, number of the protocol, source port. An IPv6 address takes out just the entries that have it
+#: (ctnetlink_filter_match_tuple in nf_conntrack_netlink.c, Linux 5.8 to 6.18 at least), so there the port has to do.
+_BY_ADDRESS, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 4
 _SEEN_REPLY, _DESTINATION_NAT = 1 << 1, 1 << 5
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 #: nf_conntrack_tcp.h: SYN_SENT, SYN_RECV, and SYN_SENT2 of a simultaneous opening.
@@ -57,7 +58,7 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
     Raises `HostError`.
     """
     wanted = _tuple(_TUPLE_REPLY, family, protocol, address, port or 0)
-    by = _BY_ADDRESS if port is None else _BY_ADDRESS | _BY_PORT
+    by = _BY_PROTOCOL | (_BY_ADDRESS if family == "ip" else 0) | (0 if port is None else _BY_PORT)
     flags = attribute(_FILTER_ORIG, bytes(4)) + attribute(_FILTER_REPLY, struct.pack("=I", by))
     number = FAMILY[family][0]
     try:

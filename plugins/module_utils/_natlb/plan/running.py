@@ -22,7 +22,7 @@ from ..host.store import Paths
 from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
-from . import apply, overlay, rollback, unchanged
+from . import apply, dead_backends, overlay, rollback, unchanged
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
@@ -86,7 +86,8 @@ class Running:
 
         Returns whether the whole host was read for it.
         """
-        concerned = {place.service for place, finding in findings.items() if self._findings.get(place) != finding}
+        changed = {place: item for place, item in findings.items() if self._findings.get(place) != item}
+        concerned = {place.service for place in changed}
         self._findings.update(findings)
         text = local_state.dump_findings(self._findings, overlay.identity())
         store.write_text(self._paths.run / store.HEALTH, text)
@@ -95,7 +96,18 @@ class Running:
             done = not waits and self.is_current() and self._followed(name for name in concerned if name)
         if not done:
             self.restore()
+        self._end_attempts(place for place, finding in changed.items() if finding.state == "down")
         return not done
+
+    def _end_attempts(self, places: Iterable[Place]) -> None:
+        """So that the next packet of a client that still tries takes another backend."""
+        dead: dict[str, list[Service]] = {}
+        for place in places:
+            service = self._declared.get(place.service or "")
+            if service is not None and (service.redispatch or "udp" in service.protocols):
+                dead.setdefault(place.address, []).append(service)
+        for address, services in dead.items():
+            dead_backends.end_attempts(services, address)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""
