@@ -67,7 +67,7 @@ class Layout:
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
-def natlb(engine: str, variant: str | None = None, method: str = "round_robin") -> Load:
+def natlb(engine: str, variant: str | None = None, method: str = "round_robin", redispatch: bool = False) -> Load:
     """Loads through the core, as the module does."""
 
     def load(namespace: Namespace, declared: Sequence[Service]) -> None:
@@ -79,6 +79,7 @@ def natlb(engine: str, variant: str | None = None, method: str = "round_robin") 
                     "name": f"s{number}",
                     "listen": f"[{service.address}]:{PORT}" if ":" in service.address else f"{service.address}:{PORT}",
                     "method": method,
+                    "redispatch": redispatch,
                     "backends": [{"address": backend, "port": BACKEND_PORT} for backend in service.backends],
                 }
                 for number, service in enumerate(declared)

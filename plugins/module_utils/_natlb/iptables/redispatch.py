@@ -23,16 +23,15 @@ _UNREACHABLE = {
     "ip": "-p icmp -m icmp --icmp-type host-unreachable",
     "ip6": "-p ipv6-icmp -m icmp6 --icmpv6-type address-unreachable",
 }
-#: What this host sends to itself meets these rules in OUTPUT, and would meet them in INPUT again.
-_ONCE = "! -i lo"
 _OPENING = "-m conntrack --ctstate DNAT --ctproto tcp ! --ctstatus ASSURED --ctdir REPLY"
 
 
-def add_redispatch(tables: Tables, services: Sequence[Service]) -> list[str]:
-    """The chains that hold refusals back; returns the rules that lead there, none where no service redispatches."""
+def add_redispatch(tables: Tables, services: Sequence[Service]) -> tuple[list[str], list[str]]:
+    """The chains that hold refusals back; returns the rules that lead there, none where no service redispatches: those
+    for packets of a connection, and those for what is related to one."""
     found = redispatch.redispatching(services, tables.family)
     if not found:
-        return []
+        return [], []
     to_client = f"-g {_add_client(tables)}"
 
     def action(service: Service, frontend: Frontend) -> str:
@@ -40,8 +39,9 @@ def add_redispatch(tables: Tables, services: Sequence[Service]) -> list[str]:
 
     name = chain_name("", "r")
     roots = add_trees(tables, "filter", "r", found, action, above=2)
-    tables.chains["filter", name] = [f"-j {root}" for _protocol, root in roots]
-    return [f"{_ONCE} {refusal} {_OPENING} -j {name}" for refusal in (_RESET, _UNREACHABLE[tables.family])]
+    # What this host sends to itself has met these rules in OUTPUT, where it has no interface that it came in by.
+    tables.chains["filter", name] = ["-i lo -j RETURN", *(f"-j {root}" for _protocol, root in roots)]
+    return [f"{_RESET} {_OPENING} -j {name}"], [f"{_UNREACHABLE[tables.family]} {_OPENING} -j {name}"]
 
 
 def _add_client(tables: Tables) -> str:

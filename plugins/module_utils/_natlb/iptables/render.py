@@ -103,16 +103,19 @@ def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclai
     refusing = [service for service in services if refuses(service, tables.family)]
     refusals = _add_trees(tables, "filter", refusing, _refusal)
     loops = _add_loops(tables, unclaimed) if unclaimed else []
-    rules = add_invalid(tables, services)
-    held_back = add_redispatch(tables, services)
+    resets, unreachable = add_redispatch(tables, services)
+    rules = [*unreachable, *add_invalid(tables, services)]
     if refusals or loops:
-        # Nearly all packets leave at the first of these. A connection that was translated is somebody's, even if its
-        # backend has the address of a frontend that refuses.
-        first = f"-m conntrack ! --ctstate {'INVALID,NEW' if rules else 'NEW'} -j RETURN"
-        rules = [first, *rules, "-m conntrack --ctstate DNAT -j RETURN", *refusals, *loops]
-    rules = [*held_back, *rules]
+        # A connection that was translated is somebody's, even if its backend has the address of a frontend that
+        # refuses.
+        rules += ["-m conntrack --ctstate DNAT -j RETURN", *refusals, *loops]
+    if unreachable or refusals or loops:
+        # Nearly all packets leave here.
+        states = ["INVALID", *(["NEW"] if refusals or loops else []), *(["RELATED"] if unreachable else [])]
+        rules.insert(0, f"-m conntrack ! --ctstate {','.join(states)} -j RETURN")
+    rules = [*resets, *rules]
     for builtin in ("INPUT", "FORWARD", "OUTPUT"):
-        if rules and (refusals or held_back or builtin != "OUTPUT"):
+        if rules and (refusals or resets or builtin != "OUTPUT"):
             tables.enter("filter", builtin, "refuse", rules if builtin == "INPUT" else [])
 
 
