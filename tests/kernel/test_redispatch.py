@@ -137,7 +137,7 @@ def test_a_connection_that_is_established_ends_with_its_reset(balancer: Balancer
 def test_what_is_not_ours_is_refused_at_once(balancer: Balancer) -> None:
     """Another service, another port of a backend, and the DNAT of others."""
     services = [again(backends=TWO), service("plain", listen=f"{VIP}:81", backends=webs("web4", port=8080))]
-    balancer.apply(services, forward_others="accept")
+    balancer.apply(services, transit="accept")
     rule = f"ip daddr {OTHER_VIP} tcp dport 80 dnat to {WEB['web4']}:80"
     rules = f"table ip other {{\nchain c {{\ntype nat hook prerouting priority -90;\n{rule}\n}}\n}}\n"
     balancer.host.run("nft", "-f", "-", stdin=rules)
