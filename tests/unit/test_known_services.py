@@ -126,6 +126,28 @@ def test_a_step_is_no_longer_than_what_changes() -> None:
     assert sum(map(len, step.transaction.texts.values())) < 800
 
 
+ONE_LEFT = ["active", "drained", "drained", "drained"]
+
+
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+def test_a_service_that_redispatches(name: str) -> None:
+    made, config = engine(name), many("round_robin", redispatch=True)
+    known = KnownServices(made, config)
+    one = config.services[7]
+    assert is_right_after(known, made, config, [changed(one, ["active", "active", "active", "drained"])])
+    assert is_right_after(known, made, config, [one])
+    # With iptables it stands in a tree that all services share.
+    assert is_right_after(known, made, config, [changed(one, ONE_LEFT)]) is (name == "nftables")
+    assert is_right_after(known, made, config, [one])
+
+
+def test_a_service_that_is_left_with_one_backend_redispatches_no_more() -> None:
+    config = many("round_robin", redispatch=True)
+    step = KnownServices(engine("nftables"), config).step([changed(config.services[7], ONE_LEFT)])
+    assert step is not None
+    assert "delete element ip natlb redispatch { 198.18.0.8 . 80 : goto redispatch_client }" in str(step.transaction)
+
+
 def test_what_concerns_all_is_left_to_the_whole() -> None:
     """With iptables a service that nobody serves is led to elsewhere, in a tree that all services share."""
     made, config = engine("iptables"), many("round_robin")

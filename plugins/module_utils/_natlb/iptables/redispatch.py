@@ -29,7 +29,8 @@ _OPENING = "-m conntrack --ctstate DNAT --ctproto tcp ! --ctstatus ASSURED --ctd
 def add_redispatch(tables: Tables, services: Sequence[Service]) -> tuple[list[str], list[str]]:
     """The chains that hold refusals back; returns the rules that lead there, none where no service redispatches: those
     for packets of a connection, and those for what is related to one."""
-    found = redispatch.redispatching(services, tables.family)
+    declared = redispatch.redispatching(services)
+    found = [service for service in declared if redispatch.has_choice(service, tables.family)]
     if not found:
         return [], []
     to_client = f"-g {_add_client(tables)}"

@@ -32,10 +32,15 @@ def by_default(health: Health | None, protocols: Sequence[str], backends: Sequen
     return health is not None and "tcp" in protocols and len(backends) > 1
 
 
-def redispatching(services: Sequence[Service], family: str) -> list[Service]:
-    """The services whose refused attempts have somewhere else to go, with what they do for TCP alone."""
+def redispatching(services: Sequence[Service]) -> list[Service]:
+    """The services that redispatch, with what they do for TCP alone."""
     return [
         replace(service, protocols=("tcp",))
         for service in services
-        if service.redispatch and "tcp" in service.protocols and len(service.serving(family)) > 1
+        if service.redispatch and "tcp" in service.protocols
     ]
+
+
+def has_choice(service: Service, family: str) -> bool:
+    """Whether an attempt that is refused has somewhere else to go. Otherwise the client is told so at once."""
+    return len(service.serving(family)) > 1

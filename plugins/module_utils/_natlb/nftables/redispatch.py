@@ -9,6 +9,9 @@
     redispatch_client        is its time over?
 
 Of a connection that goes on only the first test is made, of a first packet half of it.
+
+All but the elements of maps and sets depends on the declaration alone. So where a service is left with one backend,
+elements go and no rule does.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ _UNREACHABLE = {
 }
 #: `ct protocol` tells nft what the ports are of: the packet itself may be ICMP.
 _OF_TCP = "ct original protocol tcp "
+_CLIENT = "redispatch_client"
 
 
 def add_redispatch(table: Table, services: Sequence[Service]) -> Lines:
     """The chains that hold refusals back; returns the rule that leads there, none where no service redispatches."""
-    found = redispatch.redispatching(services, table.family)
+    found = redispatch.redispatching(services)
     if not found:
         return []
     for service in found:
@@ -48,20 +52,27 @@ def add_redispatch(table: Table, services: Sequence[Service]) -> Lines:
 
 
 def _add_frontend(table: Table, service: Service, frontend: Frontend) -> None:
-    """Neither `*` nor an interface shows in the original destination; there the backend tells as well."""
+    """Neither `*` nor an interface shows in the original destination; there the backend tells as well. Such an element
+    may be that of several services, so it stands in a set; one in a map belongs to one service."""
     ports = ports_text(frontend.low, frontend.high)
     kinds, key = ([], []) if frontend.address is None else ([table.address], [frontend.address])
     kinds, key = [*kinds, "inet_service"], [*key, ports]
-    if frontend.address is not None and frontend.interface is None:
-        exact = frontend.low == frontend.high
-        flags = [] if exact else ["flags interval"]
-        table.put("set", _name(frontend), [f"type {' . '.join(kinds)}", *flags], " . ".join(key))
+    shown = frontend.address is not None and frontend.interface is None
+    if not shown:
+        kinds += [table.address, "inet_service"]
+    kind, name, goes = ("map", _name(frontend), " : verdict") if shown else ("set", _name(frontend), "")
+    exact = shown and frontend.low == frontend.high
+    declaration = [f"type {' . '.join(kinds)}{goes}", *([] if exact else ["flags interval"])]
+    table.declare(kind, name, *declaration)
+    if not redispatch.has_choice(service, table.family):
         return
-    kinds = [*kinds, table.address, "inet_service"]
+    if shown:
+        table.put(kind, name, declaration, " . ".join(key), f"goto {_CLIENT}")
+        return
     for backend in service.backends:
         if backend.family == table.family:
             behind = [*key, backend.address, str(backend.port or ports)]
-            table.put("set", _name(frontend), [f"type {' . '.join(kinds)}", "flags interval"], " . ".join(behind))
+            table.put(kind, name, declaration, " . ".join(behind))
 
 
 def _name(frontend: Frontend) -> str:
@@ -81,13 +92,17 @@ def _lookups(table: Table) -> Lines:
         "redispatch_interface": f"{to}ct original proto-dst{behind}",
         "redispatch_node": f"ct original proto-dst{behind}",
     }
-    client = _client(table)
-    return [
-        f"{_OF_TCP}{key} @{name} goto {client}" for name, key in keys.items() if ("set", name) in table.declarations
-    ]
+    _add_client(table)
+    found = []
+    for name, key in keys.items():
+        if ("map", name) in table.declarations:
+            found.append(f"{_OF_TCP}{key} vmap @{name}")
+        elif ("set", name) in table.declarations:
+            found.append(f"{_OF_TCP}{key} @{name} goto {_CLIENT}")
+    return found
 
 
-def _client(table: Table) -> str:
+def _add_client(table: Table) -> None:
     """What becomes of a refusal: it is dropped in the first seconds of the attempt, and passes later.
 
     Where a set is full, the rule that should add to it does not match, and the refusal passes.
@@ -101,4 +116,4 @@ def _client(table: Table) -> str:
         f"{_OF_TCP}{client} @redispatch_tried accept",
         f"{_OF_TCP}add @redispatch_tried {{ {client} }} add @redispatch_trying {{ {client} }} drop",
     ]
-    return table.chain("redispatch_client", rules)
+    table.chain(_CLIENT, rules)
