@@ -18,6 +18,7 @@ from kernel_lab import server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.drive import contents
 from kernel_lab.topology import BACK, FRONT, NAMES, OTHER_VIP, PORTS, VIP, VIP6, WEB, WEB6
+from test_boot import reboot
 
 REFUSED = "ConnectionRefusedError"
 #: Attempts, and how many of them begin in a second.
@@ -238,6 +239,44 @@ def test_of_hosts_that_all_cannot_be_reached_the_client_hears_in_the_end(balance
         print(said(f"{balancer.engine}, all dark", found))
         assert {item.answer.error for item in found} == {"OSError"}
         assert min(item.waited_s for item in found) > LIVES_S
+
+
+# -- beside a chain FORWARD that is closed ---------------------------------------------------------------------------
+
+
+@pytest.mark.engines("iptables-nft", "iptables-legacy")
+def test_refusals_are_held_back_before_connections_are_let_pass(balancer: Balancer) -> None:
+    """Where FORWARD denies, a chain of ours lets our connections pass, and their refusals with them."""
+    services = [again(backends=TWO)]
+
+    def changed() -> bool:
+        return bool(balancer.apply(services, firewall="accept").changed)
+
+    def iptables(words: str) -> None:
+        balancer.host.run(f"iptables-{balancer.variant}", "-w", "10", *words.split())
+
+    def is_good() -> bool:
+        assert not balancer.info()["drift"]
+        assert not changed()
+        return who(attempts(balancer.client, count=4)) == {"web1": 4}
+
+    iptables("-P FORWARD DROP")
+    balancer.apply([service(backends=TWO)])
+    with dead(balancer, "web4"):
+        assert changed()
+        assert is_good()
+        iptables("-D FORWARD -j NATLB.forward")
+        assert changed()
+        assert is_good()
+        iptables("-D FORWARD -j NATLB.transit")
+        iptables("-A FORWARD -j NATLB.transit")
+        assert balancer.info()["drift"]
+        assert changed()
+        assert is_good()
+        reboot(balancer)
+        iptables("-P FORWARD DROP")
+        balancer.host.run("sh", str(balancer.etc / "boot"))
+        assert is_good()
 
 
 # -- apply, again, undo ----------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class Opening:
         self.rendered: Ruleset = {}
         #: Of its chains those that others lead to.
         self.held: foreign_jumps.Held = {}
+        #: Families in which its jump stands before all others of ours.
+        self._first: set[str] = set()
 
     @property
     def title(self) -> str:
@@ -68,6 +70,22 @@ class Opening:
         found, held = foreign_jumps.split(restore.parse_save(unit, listing))
         self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
         return forward_rules.split(found)[1]
+
+    def look(self, family: str) -> str:
+        """What the kernel holds of a family's table filter now; `live` is what of it is of this way."""
+        text = self.program.save(family, table="filter")
+        self.live.update(self.parse(family, text))
+        jumps = restore.parse_save(family, text).get((family, "filter", "jump", "FORWARD"), Section((), ())).body
+        if jumps and jumps[0].endswith(f" {forward_rules.ROOT}"):
+            self._first.add(family)
+        return text
+
+    def precedes(self) -> list[tuple[str, str]]:
+        """The programs, each with its family, in whose FORWARD chain connections are let pass before other rules of
+        ours are met, now or once the change is made."""
+        jumps = [(family, "filter", "jump", "FORWARD") for family in FAMILIES]
+        inserted = {key[0] for key in jumps if key in self.rendered and self.rendered[key] != self.live.get(key)}
+        return [(self.program.program(family), family) for family in FAMILIES if family in {*self._first, *inserted}]
 
     def uniform(self, _key: Key, _section: Section) -> bool:
         """No: each rule is listed in a form of its own."""
@@ -132,6 +150,10 @@ class ForwardPath:
             lines += loading
         return files, lines
 
+    def preceding(self) -> list[tuple[str, str]]:
+        """See `Opening.precedes`."""
+        return [place for opening in self.openings for place in opening.precedes()]
+
 
 def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
     """Read the forward path and say what a run has to do there. Touches nothing.
@@ -171,11 +193,10 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
 
     Where a way of ours is in it already, it is taken for what it was then: the way stays, and can be taken away.
     """
-    text = opening.program.save(family, table="filter")
-    live = opening.parse(family, text)
-    opening.live.update(live)
+    text = opening.look(family)
     chains = parse_save(family, text, "")
-    if chains is None or (family in strange and not live and not opening.is_legacy):
+    ours = any(key[0] == family for key in opening.live)
+    if chains is None or (family in strange and not ours and not opening.is_legacy):
         return None
     chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"
     return chains

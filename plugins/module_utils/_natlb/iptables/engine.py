@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from ..errors import HostError
@@ -16,9 +16,11 @@ from ..model.entities import FAMILIES, Config
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
-from . import clients, counters, foreign_jumps, forward_rules, render, restore
+from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
 from .program import Iptables, legacy_tables
 from .render import SomeServices
+
+_OVERTAKEN = ("# stands behind rules that let connections pass",)
 
 
 class IptablesEngine:
@@ -88,6 +90,15 @@ class IptablesEngine:
         found, held = foreign_jumps.split(found)
         self._held = {key: rules for key, rules in held.items() if not forward_rules.is_here(key)}
         return forward_rules.split(found)[0]
+
+    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, str]]) -> Ruleset:
+        """Refusals that are held back are part of connections that are let pass."""
+        jumps = {
+            (family, "filter", "jump", "FORWARD")
+            for program, family in by
+            if program == self.program.program(family) and (family, "filter", "chain", redispatch.ROOT) in rendered
+        }
+        return {key: Section(_OVERTAKEN, section.body) if key in jumps else section for key, section in live.items()}
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         for family, table in sorted(self._strange & {key[:2] for key in normal}):

@@ -16,6 +16,7 @@ from .dispatch import chain_name
 from .origin import add_trees, behind_backends
 from .service import CLIENTS, Tables
 
+ROOT = chain_name("", "r")
 #: A RST that answers a SYN; one that ends a connection in another way has not both flags, or the connection is assured.
 _RESET = "-p tcp -m tcp --tcp-flags SYN,RST,ACK RST,ACK"
 #: What ends an attempt as a RST does: nobody answers for the backend on its network.
@@ -38,11 +39,10 @@ def add_redispatch(tables: Tables, services: Sequence[Service]) -> tuple[list[st
     def action(service: Service, frontend: Frontend) -> str:
         return behind_backends(tables, "r", service, frontend, to_client)
 
-    name = chain_name("", "r")
-    roots = add_trees(tables, "filter", "r", found, action, above=2)
+    roots = add_trees(tables, "filter", "r", found, action, above=3)
     # What this host sends to itself has met these rules in OUTPUT, where it has no interface that it came in by.
-    tables.chains["filter", name] = ["-i lo -j RETURN", *(f"-j {root}" for _protocol, root in roots)]
-    return [f"{_RESET} {_OPENING} -j {name}"], [f"{_UNREACHABLE[tables.family]} {_OPENING} -j {name}"]
+    tables.chains["filter", ROOT] = ["-i lo -j RETURN", *(f"-j {root}" for _protocol, root in roots)]
+    return [f"{_RESET} {_OPENING} -j {ROOT}"], [f"{_UNREACHABLE[tables.family]} {_OPENING} -j {ROOT}"]
 
 
 def _add_client(tables: Tables) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..host.processes import Command
@@ -48,6 +48,10 @@ class Engine(Loader, Protocol):
 
     def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
         """What renders some of the services of a configuration."""
+
+    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, str]]) -> Ruleset:
+        """The live rules, with those marked as different that have to be met before rules that let our connections pass
+        through FORWARD, and are not. `by` are the programs, each with its family, whose FORWARD has these first."""
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         """What leads from the live rules to the wanted ones, which the kernel lists as `normal`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..host import nf_tables, processes
 from ..host.processes import Command
@@ -81,6 +81,10 @@ class NftablesEngine:
     def uniform(self, key: Key, section: Section) -> bool:
         """Whether all lines are of one form, and listed as they are given where one of them is."""
         return uniform(key, section)
+
+    def overtaken(self, live: Ruleset, _rendered: Ruleset, _by: Collection[tuple[str, str]]) -> Ruleset:
+        """All: they have chains of their own, which others do not pass packets by."""
+        return live
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         if not compare(live, normal):

@@ -131,6 +131,7 @@ _UNIFORM = (
     "typeof ip daddr . udp dport . numgen random mod 65536 : ip daddr . udp dport",
     "typeof ip daddr . sctp dport . numgen random mod 65536 : ip daddr . sctp dport",
     "type ipv4_addr . inet_proto . inet_service : verdict",
+    "type ipv4_addr . inet_service : verdict",
 )
 
 

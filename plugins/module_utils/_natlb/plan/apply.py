@@ -258,7 +258,7 @@ def make_plan(request: Request) -> Plan:
         # Some warnings are read from what ip prints.
         warnings += [] if no_ip else _host_warnings(request, laid, engine, table, chains)
         normal = validation.result()
-        live = listing.result()
+        live = engine.overtaken(listing.result(), rendered, path.preceding())
     warnings += [*path.warnings, *engine.retained(normal.ruleset)]
     idle = interfaces.idle(config.uplinks(), table, links.names() if config.uplinks() else [])
     warnings += [*interfaces.idle_warnings(idle), *laid.warnings]

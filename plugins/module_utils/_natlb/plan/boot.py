@@ -196,7 +196,8 @@ def _scripts(engine: Engine, path: forward.ForwardPath, request: Request, render
     texts, lines = engine.boot(rendered, directory)
     more, opening = path.boot(directory)
     found = {name: (text, 0o600) for name, text in {**texts, **more}.items()}
-    found[store.BOOT] = (_HEAD + "".join(f"{line}\n" for line in [*lines, *opening]), 0o700)
+    # Of two jumps in FORWARD that one comes first which is made last; refusals are held back before connections pass.
+    found[store.BOOT] = (_HEAD + "".join(f"{line}\n" for line in [*opening, *lines]), 0o700)
     uplinks = follower.script(request.config, request.paths.etc / UPLINKS_SCRIPT, request.paths.run)
     if uplinks:
         found[UPLINKS_SCRIPT] = (uplinks, 0o700)
