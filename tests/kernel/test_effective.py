@@ -207,12 +207,12 @@ def test_damaged_overrides_are_said_and_set_aside(balancer: Balancer, text: str)
         assert outcome.changed
         assert [line for line in outcome.warnings if str(path) in line]
     assert not path.exists()
-    assert (balancer.etc / "overrides.json.aside").read_text() == text.replace("\xff\xfe", "\\xff\\xfe")
+    assert (balancer.etc / "overrides.json.damaged").read_text() == text.replace("\xff\xfe", "\\xff\\xfe")
     assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
     again = balancer.apply(SERVICES)
     assert (again.changed, [line for line in again.warnings if "overrides" in line]) == (False, [])
     balancer.remove()
-    assert not list(balancer.etc.parent.rglob("*.aside"))
+    assert not list(balancer.etc.parent.rglob("*.damaged"))
 
 
 def test_what_can_be_read_holds(balancer: Balancer) -> None:

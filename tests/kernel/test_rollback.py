@@ -242,7 +242,7 @@ def test_only_files_differ(balancer: Balancer) -> None:
 KILLED = [
     "plan.rollback.arm",
     "host.sysctl.write",
-    "plan.apply.forget_gone",
+    "plan.apply.delete_stale",
     "plan.rollback._start",
     "host.store.write_text",
 ]

@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_behind_its_commit(balancer: Balancer) -> None:
     """The record is of the run before it, and so is the number in it; or the request is another one."""
     settled(balancer)
     options: dict[str, Any] = {"engine": balancer.engine, "iptables_variant": balancer.variant or None}
-    balancer.host.call(drive.die, balancer._root, "plan.apply.forget_gone", DECLARED[:2], **options)
+    balancer.host.call(drive.die, balancer._root, "plan.apply.delete_stale", DECLARED[:2], **options)
     damage(balancer)
     assert run(balancer)[0].changed
     assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
