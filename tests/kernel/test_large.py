@@ -13,7 +13,7 @@ import time
 
 import pytest
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import OTHER_VIP, VIP
+from kernel_lab.topology import NAMES, OTHER_VIP, VIP
 
 FULL = bool(os.environ.get("NATLB_LARGE"))
 NETWORKS, SERVICES = (100_000, 980) if FULL else (20_000, 40)
@@ -59,3 +59,15 @@ def in_steps(balancer: Balancer, steps: list[list[Mapping]]) -> None:
     print(f"first load {took[0]:.1f} s; then one, half and all of it: {', '.join(f'{s:.1f} s' for s in took[1:])}")
     assert max(took) < MOST * took[0]
     assert sum(balancer.tally(count=4, sources=["198.18.7.7"]).values()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.engines("nftables")
+def test_a_first_load_in_several_transactions(balancer: Balancer) -> None:
+    """22,400 slots are more than one transaction takes."""
+    many = [service(f"s{port}", listen=f"{OTHER_VIP}:{port}") for port in range(1000, 6600)]
+    outcome = balancer.apply([service(), *many], within_s=WITHIN_S)
+    assert outcome.transaction == "replace"
+    assert not balancer.info()["drift"]
+    assert not balancer.apply([service(), *many], within_s=WITHIN_S).changed
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from _natlb.model.entities import Config
 from _natlb.model.services import parse_config
 from _natlb.model.surroundings import Surroundings
-from _natlb.nftables import delta, layout
+from _natlb.nftables import delta, layout, text
 from _natlb.nftables import render as nftables
-from _natlb.nftables.text import count, full, parse_listing
+from _natlb.nftables.text import count, full, in_parts, parse_listing
 from _natlb.ruleset.sections import Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
@@ -328,3 +329,33 @@ def test_replacing_is_one_text_that_removes_and_adds() -> None:
         "table ip natlb {",
     ]
     assert full({}, ["ip"]) == "table ip natlb\ndelete table ip natlb\n"
+
+
+def test_a_small_first_load_is_one_transaction() -> None:
+    ruleset = render({}, {"method": "source_hash"})
+    assert in_parts(ruleset) == [full(ruleset)]
+
+
+def test_a_large_first_load_hooks_in_what_the_parts_before_have_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_MOST_ELEMENTS", 100)
+    hashes = [{"method": "source_hash", "backends": [{"address": f"10.0.{i}.{k}"} for k in (1, 2)]} for i in range(3)]
+    networks = [f"10.{i}.0.0/16" for i in range(0, 250, 2)]
+    ruleset = render(*hashes, {"listen": "192.0.2.10:1000-1005", "allow_from": networks}, networks=["10.0.0.0/24"])
+    first, *fillings, last = in_parts(ruleset)
+    hooked = {key[3] for key, section in ruleset.items() if key[2] == "chain" and section.header}
+    assert {*re.findall(r"chain (\S+) \{", last)} == hooked
+    assert not hooked & {*re.findall(r"chain (\S+) \{", first)}
+    assert all(network in first for network in networks)
+    assert max(part.count(" : ") for part in fillings) == 100
+    loaded = [
+        (name, element)
+        for part in fillings
+        for name, elements in re.findall(r"^add element ip natlb (\S+) \{ (.*) \}$", part, re.MULTILINE)
+        for element in elements.split(", ")
+    ]
+    assert sorted(loaded) == sorted(
+        (key[3], element)
+        for key, section in ruleset.items()
+        if key[2] == "map" and "flags interval" not in section.header
+        for element in section.body
+    )

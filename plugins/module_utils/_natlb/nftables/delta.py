@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..ruleset.sections import Key, Ruleset, Section
-from .text import TABLE, Lines, full, is_slots, load_order
+from .text import TABLE, Lines, element_lines, full, is_slots, load_order
 
 #: Where a rule looks up a map or set.
 _LOOKS_UP = re.compile(r"@([^\s;,}]+)")
@@ -93,7 +93,7 @@ class _Change:
     def additions(self) -> Lines:
         lines = self._filled(self.new)
         for key in self._slot_maps():
-            lines += _elements("add", key, sorted(self._new_slots(key)))
+            lines += element_lines("add", key, sorted(self._new_slots(key)))
         return lines
 
     def switch(self) -> Lines:
@@ -102,7 +102,7 @@ class _Change:
         chains = [key for key in [*self.changed, *early, *self.remade] if key[2] == "chain"]
         lines: Lines = [f"flush chain {_where(key)}" for key in chains]
         for key in [*self.changed, *early]:
-            lines += _elements("delete", key, self._deleted(key))
+            lines += element_lines("delete", key, self._deleted(key))
         lines += _deletions([key for key in [*early, *self.remade] if key[2] != "chain" or key in self.remade])
         lines += self._filled(self.remade)
         for key in self.changed:
@@ -110,14 +110,14 @@ class _Change:
                 lines += self._rules(key)
             else:
                 had = set(self.live[key].body) | self._new_slots(key)
-                lines += _elements("add", key, [e for e in self.normal[key].body if e not in had])
+                lines += element_lines("add", key, [e for e in self.normal[key].body if e not in had])
         return lines + [f"delete table {family} {TABLE}" for family in self.gone_tables]
 
     def removals(self) -> Lines:
         late = [key for key in self.gone if _late(key)]
         lines: Lines = [f"flush chain {_where(key)}" for key in late if key[2] == "chain"]
         for key in self._slot_maps():
-            lines += _elements("delete", key, sorted(self._left_slots(key)))
+            lines += element_lines("delete", key, sorted(self._left_slots(key)))
         return lines + _deletions([key for key in self.gone if _late(key) or key[2] == "chain"])
 
     # -- parts of them -----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class _Change:
             if key[2] == "chain":
                 lines += self._rules(key)
             else:
-                lines += _elements("add", key, self.normal[key].body)
+                lines += element_lines("add", key, self.normal[key].body)
         return lines
 
     def _rules(self, key: Key) -> Lines:
@@ -199,9 +199,3 @@ def _where(key: Key) -> str:
 def _declaration(key: Key, section: Section) -> str:
     inner = "; ".join(line.rstrip(";") for line in section.header)
     return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
-
-
-def _elements(verb: str, key: Key, elements: Sequence[str]) -> Lines:
-    if not elements:
-        return []
-    return [f"{verb} element {_where(key)} {{ {', '.join(elements)} }}"]

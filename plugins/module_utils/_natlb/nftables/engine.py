@@ -22,7 +22,7 @@ from .delta import delta
 from .layout import lay_out
 from .program import Nft
 from .render import NAT, SomeServices
-from .text import TABLE, count, counts_elsewhere, full, is_slots, loadable, parse_listing, remembered, uniform
+from .text import TABLE, count, counts_elsewhere, full, in_parts, is_slots, loadable, parse_listing, remembered, uniform
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
@@ -93,7 +93,7 @@ class NftablesEngine:
         if not normal:
             return Transaction("remove", {"nft": full({}, present)})
         if not live:
-            return Transaction("replace", self.texts(rendered))
+            return _numbered(in_parts(rendered), "replace")
         return _numbered(delta(live, normal, rendered))
 
     def delta(self, live: Ruleset, wanted: Ruleset) -> Transaction:
@@ -156,8 +156,8 @@ class NftablesEngine:
         return []
 
 
-def _numbered(texts: Sequence[str]) -> Transaction:
-    return Transaction("delta" if texts else "none", {f"nft {number}": text for number, text in enumerate(texts, 1)})
+def _numbered(texts: Sequence[str], kind: str = "delta") -> Transaction:
+    return Transaction(kind if texts else "none", {f"nft {number}": text for number, text in enumerate(texts, 1)})
 
 
 def linux_version() -> tuple[int, ...]:

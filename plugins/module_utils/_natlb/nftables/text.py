@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..model.clients import options as client_options
 from ..model.entities import FAMILIES, Backend, Config, Service
@@ -15,6 +15,9 @@ from ..ruleset.sections import Key, Ruleset, Section
 TABLE = "natlb"
 
 Lines = list[str]
+
+#: A first load with more elements is several transactions of about as many.
+_MOST_ELEMENTS = 20000
 
 
 def identifier(backend: Backend) -> str:
@@ -53,6 +56,43 @@ def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
                 lines += _section_text(key, ruleset[key])
             lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def in_parts(ruleset: Ruleset) -> list[str]:
+    """Transactions that load a ruleset where nothing of it is yet. The last one hooks it in, so packets meet it whole.
+
+    nft needs up to 2.6 KiB of memory for an element while it loads it.
+    """
+    if sum(len(section.body) for section in ruleset.values()) <= _MOST_ELEMENTS:
+        return [full(ruleset)]
+    hooked = {key: section for key, section in ruleset.items() if key[2] == "chain" and section.header}
+    # Intervals are merged as they come, so they come together.
+    maps = {
+        key: section for key, section in ruleset.items() if key[2] == "map" and "flags interval" not in section.header
+    }
+    bare = {key: Section(section.header, ()) for key, section in maps.items()}
+    first = {key: bare.get(key, section) for key, section in ruleset.items() if key not in hooked}
+    return [full(first), *_fillings(maps), full(hooked, ())]
+
+
+def _fillings(maps: Ruleset) -> Iterator[str]:
+    """What fills maps, in texts of no more than so many elements."""
+    lines, room = Lines(), _MOST_ELEMENTS
+    for key, section in maps.items():
+        rest = section.body
+        while rest:
+            lines += element_lines("add", key, rest[:room])
+            rest, room = rest[room:], room - len(rest[:room])
+            if not room:
+                yield "\n".join([*lines, ""])
+                lines, room = Lines(), _MOST_ELEMENTS
+    if lines:
+        yield "\n".join([*lines, ""])
+
+
+def element_lines(verb: str, key: Key, elements: Sequence[str]) -> Lines:
+    """The command that adds elements to a set or map, or deletes them from it."""
+    return [f"{verb} element {key[0]} {TABLE} {key[3]} {{ {', '.join(elements)} }}"] if elements else []
 
 
 def load_order(key: Key) -> tuple[int, str]:
@@ -161,7 +201,7 @@ def filled(listing: str) -> dict[tuple[str, str], Lines]:
 def remembered(rendered: Ruleset, listing: str) -> str:
     """What puts the clients that affinity knows into new tables, in the transaction that makes these."""
     return "".join(
-        f"add element {family} {TABLE} {name} {{ {', '.join(elements)} }}\n"
+        "\n".join([*element_lines("add", (family, TABLE, "set", name), elements), ""])
         for (family, name), elements in filled(listing).items()
         if name.startswith("affinity.") and (family, TABLE, "set", name) in rendered
     )
