@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `play_settings`: variables that are for the run and not for a host, from wherever they were put."""
+"""The filter `play_settings`: variables that apply to a whole run, from wherever they are set."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ name: play_settings
 short_description: Find the settings of a whole run in the variables of the hosts
 version_added: 0.1.0
 description:
-  - Which hosts a play has, and how many at a time, Ansible decides before it knows any host, so that it would take such
-    settings from extra variables only, and pass over them in an inventory or in group_vars.
+  - Ansible chooses the hosts of a play, and how many run at a time, before it knows any host. So it reads such settings
+    only from extra variables, and ignores them in an inventory or in group_vars.
   - This filter finds C(natlb_hosts), C(natlb_backend_hosts), C(natlb_serial), C(natlb_max_fail_percentage) and
-    C(natlb_gather_facts) in the variables of all hosts. The playbooks of this collection use it; a play has no need to.
+    C(natlb_gather_facts) in the variables of all hosts. The playbooks of this collection use it.
   - Two hosts with two values of one setting are an error that names both.
 author:
   - natlb contributors (@natlb)
 positional: _input
 options:
   _input:
-    description: The variable C(hostvars), as it is.
+    description: The variable C(hostvars).
     type: dict
     required: true
   hosts:
-    description: What is set in the play or as an extra variable, which comes before what hosts say.
+    description: The value of the play or of an extra variable. It has priority over the variables of hosts.
     type: raw
   backend_hosts:
     description: The same.
@@ -41,14 +41,14 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Show what the hosts say about the run
+- name: Show the settings of the run
   ansible.builtin.debug:
     msg: "{{ hostvars | natlb.netfilter.play_settings }}"
 """
 
 RETURN = r"""
 _value:
-  description: All settings by the name of the variable without C(natlb_), complete, and the pattern C(everybody).
+  description: All settings, by the name of the variable without C(natlb_), and the pattern C(everybody) of all hosts.
   type: dict
   sample:
     hosts: balancers

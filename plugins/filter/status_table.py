@@ -1,23 +1,23 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `status_table`: what balancer_info returned, as a table for people."""
+"""The filter `status_table`: the results of balancer_info as a table."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: status_table
-short_description: Make a table of what balancers do
+short_description: Make a table of the state of balancers
 version_added: 0.1.0
 description:
-  - Turns what M(natlb.netfilter.balancer_info) returned on one or more hosts into the lines of a table.
-  - Columns that say nothing (every backend active, every weight 1, no health checks) are left out.
+  - Turns the results of M(natlb.netfilter.balancer_info) on one or more hosts into the lines of a table.
+  - Columns without information (every backend active, every weight 1, no health checks) are left out.
   - The playbook C(natlb.netfilter.status) shows it.
 author:
   - natlb contributors (@natlb)
 options:
   _input:
-    description: Names of hosts, and what the module returned on each.
+    description: The results of the module, by name of host.
     type: dict
     required: true
 seealso:
@@ -30,7 +30,7 @@ EXAMPLES = r"""
   natlb.netfilter.balancer_info:
   register: status
 
-- name: Show what it does
+- name: Show its state
   natlb.netfilter.show_text:
     lines: "{{ {inventory_hostname: status} | natlb.netfilter.status_table }}"
 """
@@ -38,8 +38,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - The lines of the table. Behind it a line for every rule of egress and every warning, and for each host how full
-      its connection tracking table is and what was lost.
+    - The lines of the table. They are followed by a line for every egress rule and every warning, and for each host by
+      the fill level and the losses of its connection tracking table.
   type: list
   elements: str
 """

@@ -1,24 +1,24 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `to_addresses`: ranges and networks, written out as addresses."""
+"""The filter `to_addresses`: ranges and networks, expanded to addresses."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: to_addresses
-short_description: Write ranges and networks out as addresses
+short_description: Expand ranges and networks to addresses
 version_added: 0.1.0
 description:
   - Turns C(10.0.0.3-10.0.0.6), C(10.0.0.3-6), C(10.0.0.0/29), a single address, or a list of these into addresses.
-  - Of a network, the addresses that hosts can have are given, which leaves out its first and its broadcast address.
-  - An address that is named twice is given once, at its first place.
+  - A network gives the addresses that hosts can have, without its first and its broadcast address.
+  - An address that occurs twice is returned once, at its first place.
 author:
   - natlb contributors (@natlb)
 positional: _input
 options:
   _input:
-    description: The ranges, networks and addresses, IPv4 or IPv6. They may hold 65536 addresses at the most.
+    description: The ranges, networks and addresses, IPv4 or IPv6. They may hold at most 65536 addresses.
     type: list
     elements: str
     required: true
@@ -37,14 +37,14 @@ EXAMPLES = r"""
         listen: [192.0.2.10:80]
         backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.to_addresses | natlb.netfilter.to_backends(port=8080) }}"
 
-- name: Show the addresses of a network and of one host more
+- name: Show the addresses of a network and of another host
   ansible.builtin.debug:
     msg: "{{ ['10.0.0.0/29', '10.0.1.1'] | natlb.netfilter.to_addresses }}"
 """
 
 RETURN = r"""
 _value:
-  description: The addresses, in the order in which they were named.
+  description: The addresses, in the order of the input.
   type: list
   elements: str
   sample: [10.0.0.3, 10.0.0.4, 10.0.0.5, 10.0.0.6]

@@ -11,12 +11,12 @@ short_description: Make the hosts of an inventory group the backends of a servic
 version_added: 0.1.0
 description:
   - Makes one backend of every host, in the order of the group. Its name is the host's name in the inventory.
-  - "Its address is the first of these that is there and is an IP address of the family that is asked for:
+  - "Its address is the first of these that exists and is an IP address of the requested family:
     the host variables C(natlb_address) and C(ansible_host), the address of the default route in the facts
     (C(ansible_facts.default_ipv4.address) before C(ansible_facts.default_ipv6.address)), and the host's own name."
-  - C(natlb_address) may be one address or a list of them. One that is there but is no IP address is an error.
+  - C(natlb_address) may be one address or a list of them. Any other value is an error.
   - The host variables C(natlb_weight), C(natlb_state) and C(natlb_backup) become its weight, state and backup.
-  - A host without a usable address is an error that names it. Only hosts whose facts were gathered have facts.
+  - A host without a usable address is an error that names the host. Facts are known only if they were gathered.
   - An IP address that is not in the inventory makes a backend of that address.
 author:
   - natlb contributors (@natlb)
@@ -25,22 +25,22 @@ options:
   _input:
     description:
       - Names of hosts, such as C(groups['web']).
-      - IP addresses, such as those from P(natlb.netfilter.to_addresses#filter), do as well.
+      - IP addresses, such as those from P(natlb.netfilter.to_addresses#filter), are accepted as well.
     type: list
     elements: str
     required: true
   hostvars:
-    description: The variable C(hostvars), as it is. It may be left out where only IP addresses are given.
+    description: The variable C(hostvars). It may be left out if only IP addresses are given.
     type: dict
   port:
-    description: The port of all backends. Without it they get the port that the service listens on.
+    description: The port of all backends. By default they get the port that the service listens on.
     type: int
   family:
-    description: Take only addresses of this family. Without it, any address is taken, IPv4 before IPv6.
+    description: Use only addresses of this family. By default any address is used, IPv4 before IPv6.
     type: str
     choices: [ipv4, ipv6]
   address_var:
-    description: The host variable that holds the address (or a list of them). Nothing else is looked at then.
+    description: The host variable that holds the address (or a list of them). No other source is then used.
     type: str
 requirements:
   - netaddr (on the controller)
@@ -66,7 +66,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The backends, with name and address, and port, weight, state and backup where they are set.
+  description: The backends, with name and address, and with port, weight, state and backup if they are set.
   type: list
   elements: dict
   sample:

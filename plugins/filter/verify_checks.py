@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: verify_checks
-short_description: Tell which backends to connect to after probes that failed
+short_description: Choose the backends to check after failed probes
 version_added: 0.1.0
 description:
-  - A client that is refused does not see by which backend. So the balancer itself connects once to every serving
-    backend of the services to which connections failed.
+  - A refused client does not know which backend refused it. So the balancer itself connects once to every serving
+    backend of the services whose connections failed.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
   - natlb contributors (@natlb)
@@ -23,7 +23,7 @@ options:
     elements: dict
     required: true
   probes:
-    description: The results of a loop over what P(natlb.netfilter.verify_probes#filter) made.
+    description: The results of a loop over the probes of P(natlb.netfilter.verify_probes#filter).
     type: list
     elements: dict
     required: true
@@ -33,7 +33,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See which backends do not answer
+- name: Find the backends that do not answer
   natlb.netfilter.probe:
     target: "{{ item.options.target }}"
     protocol: "{{ item.options.protocol }}"

@@ -1,22 +1,22 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `verify_probes`: what to probe, and what to expect, of the services of a balancer."""
+"""The filter `verify_probes`: the probes for the services of a balancer, and their expected results."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: verify_probes
-short_description: Tell how to probe the services of a balancer
+short_description: Make the probes for the services of a balancer
 version_added: 0.1.0
 description:
-  - From what M(natlb.netfilter.balancer_info) returned, makes one set of options for M(natlb.netfilter.probe) of every
+  - Takes the result of M(natlb.netfilter.balancer_info). Makes one set of options of M(natlb.netfilter.probe) for every
     address and protocol that a service listens on.
-  - A range of ports is probed at its first one. Services that no backend serves, and SCTP, are left out.
-  - Connections are opened and closed, with UDP one datagram is sent. So it works with every server; the counters of the
-    balancer tell who got them. Only where O(overrides) says how to ask, backends are asked who they are.
-  - With the method C(source_hash) or an affinity one client meets one backend. So no spread is expected then.
-  - A service with limits for each client gets no more connections than they let through.
+  - Of a range of ports the first one is probed. Services without a serving backend, and SCTP, are left out.
+  - Connections are opened and closed; with UDP one datagram is sent. So this works with every server. The counters of
+    the balancer say which backends got them. Backends are asked for their names only if O(overrides) says how.
+  - With the method C(source_hash) or with affinity one client gets one backend, so no spread is expected.
+  - A service with limits for each client gets no more connections than these allow.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
   - natlb contributors (@natlb)
@@ -28,18 +28,18 @@ options:
     elements: dict
     required: true
   address:
-    description: Where to reach the services that listen on every address of the balancer.
+    description: The address to probe for services that listen on every address of the balancer.
     type: str
   overrides:
     description:
-      - Options of M(natlb.netfilter.probe) by name of service, which are taken instead. One service may be on another
-        balancer alone.
-      - Beside them C(names), which tells by name of backend what it calls itself in its answers, and C(from), the host
-        that is to open the connections.
+      - Options of M(natlb.netfilter.probe) by name of service. They replace the default ones.
+      - It may name services of other balancers.
+      - Two more options are C(names), which maps names of backends to the names in their answers, and C(from), the host
+        that opens the connections.
     type: dict
     default: {}
   connections:
-    description: How many connections to open, where O(overrides) does not say it.
+    description: How many connections to open, unless O(overrides) says otherwise.
     type: int
     default: 300
 seealso:
@@ -65,9 +65,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - For each probe the C(service) (its name), the C(options) of M(natlb.netfilter.probe), C(judge) (of C(tolerance),
-      C(significance) and C(max_errors) those that were chosen) and C(names) (of the backends that may answer). Where it
-      was chosen, C(from) as well.
+    - For each probe the C(service) (its name), the C(options) of M(natlb.netfilter.probe), C(judge) (the chosen ones of
+      C(tolerance), C(significance) and C(max_errors)) and C(names) (of the backends that may answer). C(from) is
+      there if it was chosen.
   type: list
   elements: dict
   sample:

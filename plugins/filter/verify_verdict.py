@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `verify_verdict`: whether a balancer did what it should, from its counters and from probes."""
+"""The filter `verify_verdict`: judges a balancer by its counters and by probes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ name: verify_verdict
 short_description: Judge a balancer by its counters and by probes
 version_added: 0.1.0
 description:
-  - Reads what the tasks of the playbook C(natlb.netfilter.verify) registered for each host of the play, and says what a
-    balancer passed on to whom, and what is wrong.
+  - Reads the registered results of the playbook C(natlb.netfilter.verify) for each host of the play. Says how many
+    connections each backend got, and what is wrong.
 author:
   - natlb contributors (@natlb)
 positional: _input
 options:
   _input:
-    description: The variable C(hostvars), as it is.
+    description: The variable C(hostvars).
     type: dict
     required: true
   hosts:
@@ -31,14 +31,14 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Show what was found
+- name: Show the verdict
   natlb.netfilter.show_text:
     lines: "{{ (hostvars | natlb.netfilter.verify_verdict(ansible_play_hosts))[inventory_hostname].lines }}"
 """
 
 RETURN = r"""
 _value:
-  description: By name of the host, C(lines) to show and C(problems), which are what is wrong with it.
+  description: The C(lines) to show and the C(problems), by name of the host.
   type: dict
   sample:
     lb1:

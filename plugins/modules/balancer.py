@@ -376,7 +376,7 @@ EXAMPLES = r"""
           - {address: "2001:db8:2::3"}
           - {address: "2001:db8:2::4"}
 
-- name: Take everything away again
+- name: Remove everything
   natlb.netfilter.balancer:
     state: absent
 """
@@ -388,11 +388,11 @@ engine:
   type: str
   sample: nftables
 confirmed:
-  description: Whether the controller has reached the host over a new connection after the change.
+  description: Whether the controller has confirmed the change over a new connection.
   returned: when O(rollback_after) is not V(0) and something was changed
   type: bool
 transaction:
-  description: What was loaded into the kernel. V(none), V(delta), V(replace) or V(remove).
+  description: The change in the kernel. V(none), V(delta), V(replace) or V(remove).
   returned: success
   type: str
   sample: delta
@@ -403,13 +403,13 @@ services:
   sample: 3
 sysctls:
   description:
-    - The kernel settings that the declaration needs, to be kept for the next boot.
-    - With slashes, which sysctl.d(5) and sysctl(8) take as well, since the name of an interface may have dots.
+    - The kernel settings that the declaration needs, and that are kept for the next boot.
+    - The names have slashes, since the name of an interface may have dots. sysctl.d(5) and sysctl(8) accept them.
   returned: success
   type: dict
   sample: {"net/ipv4/ip_forward": "1"}
 warnings:
-  description: What works otherwise than one might think, each with the reason and the name of the host in front.
+  description: Problems that do not stop a run, each with the name of the host, the reason and a remedy.
   returned: success
   type: list
   elements: str

@@ -2,29 +2,30 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Confirm a change that undoes itself otherwise."""
+"""Confirm a change that otherwise undoes itself."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: balancer_confirm
-short_description: Confirm a change of a NAT load balancer that undoes itself otherwise
+short_description: Confirm a pending change of a NAT load balancer
 version_added: 0.1.0
 author:
   - natlb contributors (@natlb)
 description:
-  - The module M(natlb.netfilter.balancer) runs this one by itself, over a new connection, after a change that was made
-    with its option O(natlb.netfilter.balancer#module:rollback_after). There is no need to call it in a play.
+  - The module M(natlb.netfilter.balancer) runs this module over a new connection, after a change with the option
+    O(natlb.netfilter.balancer#module:rollback_after). Without it the change undoes itself.
+  - A play has no need to call it.
 options:
   token:
-    description: What the change was given to be told from others.
+    description: Token of the pending change.
     type: str
     required: true
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
-    details: In check mode nothing was changed, so nothing is confirmed.
+    details: In check mode no change is pending, so nothing is confirmed.
   diff_mode:
     description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
     support: none

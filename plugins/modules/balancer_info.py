@@ -8,19 +8,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: balancer_info
-short_description: Read what a NAT load balancer does now
+short_description: Read the current state of a NAT load balancer
 version_added: 0.1.0
 author:
   - natlb contributors (@natlb)
 description:
-  - Reads the rules, the counters and the tracked connections of this host's kernel, and sets them beside what the last
-    run declared. Changes nothing.
-  - Only root may do that.
+  - Reads the rules, the counters and the tracked connections of this host's kernel, and compares them with the
+    declaration of the last run. Changes nothing.
+  - Needs root.
 requirements:
   - C(conntrack), to count active connections.
 options:
   service:
-    description: Only this service.
+    description: Read only this service.
     type: str
 attributes:
   check_mode:
@@ -38,7 +38,7 @@ EXAMPLES = r"""
   natlb.netfilter.balancer_info:
   register: natlb
 
-- name: Fail where somebody has changed the rules by hand
+- name: Fail if somebody has changed the rules by hand
   ansible.builtin.assert:
     that: not natlb.drift
 """
@@ -54,7 +54,7 @@ forwarding:
   returned: success
   type: bool
 forwards_transit:
-  description: Whether the kernel forwards packets of everybody in an address family in use, past what is declared.
+  description: Whether the kernel also forwards traffic that is not declared, in an address family in use.
   returned: success
   type: bool
 drift:
@@ -62,25 +62,26 @@ drift:
   returned: success
   type: bool
 warnings:
-  description: What works otherwise than one might think, each with the reason and the name of the host in front.
+  description: Problems that do not stop a run, each with the name of the host, the reason and a remedy.
   returned: success
   type: list
   elements: str
 remarks:
-  description: The same without the name of the host in front, and without the warnings that Ansible adds.
+  description: The same without the name of the host, and without the warnings that Ansible adds.
   returned: success
   type: list
   elements: str
 egress:
-  description: The declared rules for connections that the networks behind this host open, as a user types them.
+  description: The declared rules for connections of the networks behind this host, in the form of the option.
   returned: success
   type: list
   elements: dict
   sample: [{"source": ["10.0.0.0/24"], "out_interface": "eth0", "snat": "masquerade"}]
 conntrack:
   description:
-    - The connection tracking table. V(count) entries of V(max), and what was lost since the kernel started, V(drop) (no
-      room), V(early_drop) (another entry was thrown out to make room) and V(insert_failed) (no free source port).
+    - The connection tracking table. It has V(count) entries of V(max).
+    - The losses since the kernel started are V(drop) (no room), V(early_drop) (another entry was removed to make room)
+      and V(insert_failed) (no free source port).
   returned: success
   type: dict
   sample: {"count": 812, "max": 262144, "drop": 0, "early_drop": 0, "insert_failed": 0}
@@ -91,10 +92,10 @@ services:
   elements: dict
   contains:
     name:
-      description: Name of the service.
+      description: The name of the service.
       type: str
     listen:
-      description: Where it listens.
+      description: The addresses and ports that it listens on.
       type: list
       elements: str
     protocol:
@@ -102,35 +103,35 @@ services:
       type: list
       elements: str
     method:
-      description: How it chooses a backend.
+      description: The method that chooses a backend.
       type: str
     affinity:
-      description: For how many seconds a client stays with its backend.
+      description: How many seconds a client keeps its backend. V(0) if affinity is off.
       type: int
     interface:
-      description: The only interface that its clients may come in by; null for all.
+      description: The interface that its clients have to come in by. Null for all interfaces.
       type: str
     restricted:
-      description: Whether it has a list of the networks that its clients may come from.
+      description: Whether only some networks may use it.
       type: bool
     max_connections_per_client:
-      description: How many connections a client may have at a time. V(0) for any number.
+      description: How many connections a client may have at a time. V(0) is no limit.
       type: int
     new_connections_per_second:
-      description: How many connections a client may open in a second. V(0) for any number.
+      description: How many connections a client may open in a second. V(0) is no limit.
       type: int
     known_clients:
       description:
-        - How many clients each of its options knows now, and how many there is room for. What becomes of more is in
-          docs/engines.md; from 80 percent on there is a warning.
-        - Null where the option is off, and on iptables for V(max_connections_per_client), which has room for any.
+        - How many clients each option knows now, and how many it has room for. docs/engines.md says what happens to
+          more. From 80 percent on there is a warning.
+        - Null if the option is off, and on iptables for V(max_connections_per_client), which has no limit.
       type: dict
       sample: {"affinity": {"count": 812, "max": 65536}, "max_connections_per_client": null,
         "new_connections_per_second": null}
       contains:
         affinity:
-          description: Of the backend that has the most of them. On iptables also clients whose time is over, whose
-            places are taken when there is need of them.
+          description: Of the backend with the most clients. On iptables this includes expired clients, whose places are
+            reused when necessary.
           type: dict
         max_connections_per_client:
           description: V(count) and V(max).
@@ -139,7 +140,7 @@ services:
           description: V(count) and V(max).
           type: dict
     backends:
-      description: Its backends. Declared values, override and health stand side by side.
+      description: Its backends, with declared values, override and health.
       type: list
       elements: dict
       contains:
@@ -150,16 +151,16 @@ services:
           description: Its address.
           type: str
         port:
-          description: Its port; null where the client's port is kept.
+          description: Its port. Null if the port of the client is kept.
           type: int
         weight:
-          description: Its weight, that of an override where there is one.
+          description: Its weight. An override replaces the declared one.
           type: int
         state:
-          description: Its state, that of an override where there is one. What health checks found is not part of it.
+          description: Its state. An override replaces the declared one. Health checks do not change it.
           type: str
         backup:
-          description: Whether it serves only when no other backend can.
+          description: Whether it serves only while no other backend can.
           type: bool
         declared:
           description: V(weight) and V(state) as the last run declared them.
@@ -167,37 +168,37 @@ services:
           sample: {"weight": 1, "state": "active"}
         override:
           description:
-            - What an operator said on the host, with V(state) and V(weight) (null is as declared), V(since) and
-              V(reason). Null where nobody said anything.
+            - The override of an operator, with V(state) and V(weight) (null is the declared value), V(since) and
+              V(reason). Null if there is none.
           type: dict
           sample: {"state": "drained", "weight": null, "since": "2026-11-26T01:00:00Z", "reason": "kernel update"}
         health:
-          description: V(up), V(down), V(drain) (it asks for no new connections) or V(unchecked).
+          description: V(up), V(down), V(drain) (the backend asks for no new connections) or V(unchecked).
           type: str
         health_since:
-          description: Since when; empty where that is not known.
+          description: Since when. Empty if that is not known.
           type: str
         health_reason:
-          description: What the check met.
+          description: The result of the check.
           type: str
           sample: "connect to 10.0.0.4:8080: Connection refused"
         because:
           description:
-            - What decides. V(declared), V(override), V(health), or V(fail_open) where all are down and are kept
-              in rotation nevertheless.
+            - The source that decides. V(declared), V(override), V(health), or V(fail_open) if all backends are down and
+              stay in rotation nevertheless.
           type: str
         why:
           description: The same in words, for people. Empty for V(declared).
           type: str
           sample: "down since 2026-11-26T01:00:00Z: connect to 10.0.0.4:8080: Connection refused"
         expected_share:
-          description: Its share of the new connections of its address family, with all of this counted in.
+          description: Its share of the new connections of its address family, with override and health applied.
           type: float
         new_connections:
-          description: How many connections it got since the rules were loaded.
+          description: How many connections it has got since the rules were loaded.
           type: int
         active_connections:
-          description: How many it has now; null where they cannot be counted.
+          description: How many connections it has now. Null if they cannot be counted.
           type: int
 """
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: probe
-short_description: Open connections to a service and see who answers
+short_description: Open connections to a service and count the backends that answer
 version_added: 0.1.0
 description:
-  - Opens connections to a balanced service from the host that the module runs on, and counts who answers.
-  - Compares the counts with the weights that are expected. Where they differ it fails with a message that names every
+  - Opens connections to a balanced service from the host that the module runs on, and counts the answers of each
     backend.
-  - Every connection is a new one with a source port of its own, so that the balancer chooses a backend for each.
-  - Run it on a client of the service. From the balancer itself it goes another way through the rules.
+  - Compares the counts with the expected weights. If they differ, it fails with a message that names every backend.
+  - Every connection has its own source port, so that the balancer chooses a backend for each.
+  - Run it on a client of the service. Connections of the balancer itself take another path through the rules.
 author:
   - natlb contributors (@natlb)
 attributes:
@@ -47,34 +47,34 @@ options:
   connections:
     description:
       - How many connections to open, 1 to 1000000.
-      - Fewer are opened where nothing at all answers, see RV(connections).
+      - Fewer are opened if nothing at all answers, see RV(connections).
     type: int
     default: 100
   concurrency:
-    description: How many of them may be open at the same time, 1 to 500.
+    description: How many connections may be open at the same time, 1 to 500.
     type: int
     default: 10
   timeout:
     description:
       - How long each connection may take from its opening to its answer.
-      - A number of seconds, or one with V(ms), V(s), V(m) or V(h) behind it.
+      - A number of seconds, or a number with the unit V(ms), V(s), V(m) or V(h).
     type: str
     default: 5s
   identify:
     description:
       - A Python regular expression that finds the name of the backend in its answer, with C(^) and C($) at every line.
-      - The name is group 1 where the expression has a group, else all that it matches.
-      - With O(protocol=http) it is looked for in the body first, then in the header.
+      - The name is group 1 if the expression has a group, else all that it matches.
+      - With O(protocol=http) the body is searched first, then the header.
       - Without it, the name is the first word of the answer (of the body with O(protocol=http)).
     type: str
   connect_only:
     description:
-      - Counts the connections that come about, and asks nobody who they are. So it works with every server, also with
-        one that waits for the client to speak. The counters of the balancer tell who got them, see
+      - Counts the connections that succeed, without asking for names. So it works with every server, also with one that
+        waits for the client to speak. The counters of the balancer say which backends got the connections, see
         M(natlb.netfilter.balancer_info).
-      - With O(protocol=tcp) a connection is opened and closed. With O(protocol=udp) one datagram is sent. No answer is
-        no error then; an ICMP message that nobody listens is one.
-      - Not with O(protocol=http), O(identify) and O(expected).
+      - With O(protocol=tcp) a connection is opened and closed. With O(protocol=udp) one datagram is sent. A missing
+        answer is then no error; an ICMP message that nothing listens is one.
+      - It cannot be combined with O(protocol=http), O(identify) or O(expected).
     type: bool
     default: false
   payload:
@@ -83,7 +83,7 @@ options:
       - The default is nothing for V(tcp) and one line for V(udp).
     type: str
   path:
-    description: What to ask for with O(protocol=http).
+    description: The path to request with O(protocol=http).
     type: str
     default: /
   host:
@@ -100,38 +100,38 @@ options:
   source:
     description:
       - The address of this host to connect from.
-      - The default is what the routes of the host choose.
+      - By default the routes of the host choose it.
     type: str
   expected:
     description:
       - The names that should answer, with their weights. A weight is any number above 0.
       - A name that answers and is not listed makes the module fail.
-      - Without it, any spread is right.
+      - Without this option, any spread is right.
     type: dict
   tolerance:
     description:
       - How far each count may be off, as a fraction of the expected count. V(0.1) allows a tenth more or less.
-      - V(0) asks for the exact count. An expected count that is no whole number may be rounded either way.
-      - The right choice for round robin.
+      - V(0) requires the exact count. An expected count that is not a whole number may be rounded up or down.
+      - Use it for round robin.
     type: float
   significance:
     description:
-      - The module fails when a spread as uneven as the one seen comes by chance with a probability below this
-        (Pearson's chi-square test).
-      - The right choice for methods that choose by a random number or a hash.
-      - The default is V(0.001) where O(tolerance) is not set.
+      - The module fails if a spread at least as uneven as the observed one occurs by chance with a probability below
+        this (Pearson's chi-square test).
+      - Use it for methods that choose by a random number or a hash.
+      - The default is V(0.001) if O(tolerance) is not set.
     type: float
   max_errors:
     description: How many connections may fail before the module fails.
     type: int
     default: 0
 notes:
-  - Needs nothing but Python on the host that it runs on.
-  - Takes O(timeout) times O(connections) divided by O(concurrency) at the most.
-  - A service with the method C(source_hash) or with an affinity answers one client with one backend, which is right.
-    Leave O(expected) out then, or name that backend alone.
-  - With masquerade a connection may get a source port that the backend still remembers of another client. TCP then
-    begins it anew, the balancer chooses once more, and an exact count is off by one. No connection is lost by it.
+  - Needs only Python on the host that it runs on.
+  - Takes at most O(timeout) times O(connections) divided by O(concurrency).
+  - With the method C(source_hash) or with affinity, one client always gets one backend. Leave O(expected) out then, or
+    name only that backend.
+  - With masquerade a connection may get a source port that the backend still has in TIME_WAIT for another client. TCP
+    then repeats the attempt, the balancer chooses again, and an exact count is off by one. No connection is lost.
 seealso:
   - module: natlb.netfilter.balancer
   - module: natlb.netfilter.balancer_info
@@ -156,7 +156,7 @@ EXAMPLES = r"""
     expected: {app1: 5, app2: 3, app3: 2}
     significance: 0.001
 
-- name: See who answers DNS-like requests
+- name: Count the answers to requests over UDP
   natlb.netfilter.probe:
     target: 192.0.2.10:9000
     protocol: udp
@@ -179,7 +179,7 @@ EXAMPLES = r"""
 RETURN = r"""
 backends:
   description:
-    - How many connections each backend answered, by its name. Those expected are there even with none.
+    - How many connections each backend answered, by its name. Expected backends are listed even without an answer.
     - Empty with O(connect_only).
   returned: when connections were opened
   type: dict
@@ -187,31 +187,31 @@ backends:
 connections:
   description:
     - How many connections were opened.
-    - Fewer than asked for where the first ones (O(concurrency), or O(max_errors) and one more) all failed.
+    - Fewer than requested if the first ones (O(concurrency), or O(max_errors) and one more) all failed.
   returned: when connections were opened
   type: int
   sample: 300
 errors:
-  description: How many of them got no answer, or one that names no backend.
+  description: How many connections got no answer, or one without a name.
   returned: when connections were opened
   type: int
   sample: 0
 error_messages:
-  description: The most frequent reasons, and how often each came.
+  description: The most frequent reasons, and how often each occurred.
   returned: when connections were opened
   type: list
   elements: dict
   contains:
     message:
-      description: What went wrong, after the step at which it did (C(connect) or C(answer)).
+      description: The failed step (C(connect) or C(answer)) and the reason.
       type: str
       sample: "connect: Connection refused"
     count:
-      description: For how many connections.
+      description: How many connections failed for this reason.
       type: int
       sample: 12
 latency_ms:
-  description: Milliseconds from the opening of a connection to its answer. Null where there was none.
+  description: Milliseconds from the opening of a connection to its answer. Null if there was no answer.
   returned: when connections were opened
   type: dict
   contains:
@@ -225,7 +225,7 @@ latency_ms:
       sample: 3.1
 p_value:
   description:
-    - The probability that a spread at least as uneven as the one seen comes by chance, 0 to 1.
+    - The probability that a spread at least as uneven as the observed one occurs by chance, 0 to 1.
     - Null without O(expected), or without a single answer.
   returned: when connections were opened
   type: float

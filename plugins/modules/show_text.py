@@ -8,29 +8,29 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: show_text
-short_description: Show lines of text to a person
+short_description: Print lines of text unchanged
 version_added: 0.1.0
 author:
   - natlb contributors (@natlb)
 description:
-  - Prints lines as they are, however the callback plug-in prints results, be it as JSON, as YAML or in one line.
-  - With a callback that prints for programs (C(json) and C(jsonl)) the lines are in the result alone.
+  - Prints lines unchanged, whatever format the callback plug-in prints results in.
+  - With a callback that prints for programs (C(json) and C(jsonl)), only the result holds the lines.
   - Runs on the controller and opens no connection. The playbooks C(natlb.netfilter.status) and
     C(natlb.netfilter.verify) use it.
 options:
   lines:
-    description: What to show.
+    description: The lines to print.
     type: list
     elements: str
     default: []
   problems:
-    description: Where there are any, they are shown as well, and the task fails with them.
+    description: Lines that are printed as well. If there are any, the task fails with them.
     type: list
     elements: str
     default: []
 attributes:
   action:
-    description: Has an action plug-in, which does all of it on the controller.
+    description: An action plug-in does all of the work on the controller.
     support: full
   check_mode:
     description: Does the same in check mode, as it changes nothing.
@@ -51,7 +51,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 lines:
-  description: What was shown.
+  description: The printed lines.
   returned: always
   type: list
   elements: str

@@ -2,29 +2,29 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check what the variables of a host declare."""
+"""Check the declaration of a host on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: validate_declaration
-short_description: Check on the controller what the variables of a host declare
+short_description: Check the declaration of a host on the controller
 version_added: 0.1.0
 author:
   - natlb contributors (@natlb)
 description:
   - Reads the variables of the roles of this collection with the parser that runs on the hosts. All errors come at once.
-  - A variable whose name begins with C(natlb_) and that no role or playbook of this collection knows is an error too.
-  - No connection is opened, so this is done before any host is touched, and in check mode.
-  - The roles and the playbook C(natlb.netfilter.deploy) do this first. There is no need to call it in a play.
+  - A variable that begins with C(natlb_), and that no role or playbook of this collection knows, is an error too.
+  - Opens no connection, so it runs before any host is changed, and also in check mode.
+  - The roles and the playbook C(natlb.netfilter.deploy) run it first. A play has no need to call it.
 options:
   role:
-    description: The role whose variables are read. Without it only the names of variables are looked at.
+    description: The role whose variables are checked. By default only names of variables and settings of playbooks are.
     type: str
     choices: [balancer, return_path]
 attributes:
   action:
-    description: Has an action plug-in, which does all of it on the controller.
+    description: An action plug-in does all of the work on the controller.
     support: full
   check_mode:
     description: Does the same in check mode, as it changes nothing.
