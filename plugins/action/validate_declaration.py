@@ -111,13 +111,13 @@ def empty(given: Mapping[str, Any], services: Any) -> list[str]:
     if services is None:
         return [f"{SERVICES}: {_unset(given)}"]
     if services == [] and isinstance(given[SERVICES], str):
-        found = f"the template {given[SERVICES]!r} gives an empty list, which would take every service away"
+        found = f"the template {given[SERVICES]!r} gives an empty list, which would remove every service"
         return [f"{SERVICES}: {found} (write {SERVICES}: [], or natlb_state: absent, if that is meant)"]
     return []
 
 
 def _unset(given: Mapping[str, Any]) -> str:
-    remedy = f"write {SERVICES}: [] if this host is to balance nothing, natlb_state: absent to take all away"
+    remedy = f"write {SERVICES}: [] if this host is to balance nothing, natlb_state: absent to remove everything"
     if SERVICES in given:
         return f"is set to nothing ({remedy})"
     others = [name for name in given if name.startswith(variables.PREFIX)]
@@ -132,4 +132,4 @@ def _looked_at(folder: Any) -> str:
         return ""
     there = [name for name in ("group_vars", "host_vars") if os.path.isdir(os.path.join(str(folder), name))]
     found = " and ".join(there) or "neither group_vars nor host_vars"
-    return f"; such variables are read beside the inventory, and in {folder} there are {found}"
+    return f"; Ansible reads such variables next to the inventory, and {folder} has {found}"

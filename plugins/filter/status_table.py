@@ -180,9 +180,9 @@ def _remarks(hosts: Mapping[str, Any]) -> Iterator[str]:
         if info.get("forwarding") is False:
             yield f"{host}: the kernel does not forward packets; run natlb.netfilter.deploy"
         if info.get("forwards_transit"):
-            yield f"{host}: forwards for everybody, not only what is declared (docs/coexistence.md)"
+            yield f"{host}: forwards all traffic, not only what is declared (docs/coexistence.md)"
         if info.get("drift"):
-            yield f"{host}: differs from what was declared last; run natlb.netfilter.deploy"
+            yield f"{host}: differs from the last declaration; run natlb.netfilter.deploy"
         for remark in info.get("remarks") or []:
             yield f"{host}: {remark}"
 
@@ -207,7 +207,7 @@ def _tracking(usage: Mapping[str, Any]) -> str:
     drop, early, failed = (int(usage.get(name) or 0) for name in ("drop", "early_drop", "insert_failed"))
     return (
         f"connection tracking {100 * count / most:.1f} % full ({count} of {most}); since boot {drop} dropped, "
-        f"{early} thrown out early, {failed} clashes"
+        f"{early} removed early, {failed} clashes"
     )
 
 

@@ -42,7 +42,7 @@ _value:
   type: dict
   sample:
     lb1:
-      lines: ["web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 came about)"]
+      lines: ["web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 succeeded)"]
       problems: []
 """
 

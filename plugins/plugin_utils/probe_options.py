@@ -60,7 +60,7 @@ def _of_service(options: Any, path: str, known_host: Callable[[Any, str], None])
             reading.add(
                 f"{path}.{key}",
                 "no such option",
-                f"did you mean {meant}?" if meant else f"known are {', '.join(KNOWN)}",
+                f"did you mean {meant}?" if meant else f"known keys: {', '.join(KNOWN)}",
             )
         elif options[key] is None:
             reading.add(f"{path}.{key}", NO_VALUE, "leave it out, or write a value")

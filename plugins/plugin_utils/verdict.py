@@ -128,17 +128,17 @@ def verdict(hosts: Sequence[Host], name: str, options: Any = None) -> Verdict:
 
 def _of_the_host(this: Host) -> Iterator[str]:
     if this.after.get("drift"):
-        yield "its rules are not what was declared last: somebody changed them; run natlb.netfilter.deploy"
+        yield "its rules differ from the last declaration: somebody changed them; run natlb.netfilter.deploy"
     if this.after.get("forwarding") is False:
         yield "the kernel does not forward packets; run natlb.netfilter.deploy"
     missing = [name for name in this.declared if name not in this.seen]
     if missing and this.seen:
-        yield f"{', '.join(missing)}: declared, and not on this host; run natlb.netfilter.deploy"
+        yield f"{', '.join(missing)}: declared, but not on this host; run natlb.netfilter.deploy"
 
 
 def _without_services(this: Host, found: Verdict) -> None:
     if this.declared:
-        found.problems.append("has none of the services that are declared; run natlb.netfilter.deploy")
+        found.problems.append("has none of the declared services; run natlb.netfilter.deploy")
     elif this.after.get("egress"):
         found.lines.append("no services, only egress: nothing to probe")
     else:
@@ -152,7 +152,7 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
         found.lines.append(f"{name}: not probed, as {_why_not(seen.service)}")
         return
     if seen.restarted:
-        found.problems.append(f"{name}: its rules were loaded anew while it was probed; verify it again")
+        found.problems.append(f"{name}: its rules were reloaded during the probes; verify it again")
         return
     found.problems += [f"{name}: {problem}" for problem in _answers(seen)]
     if not seen.opened:
@@ -168,8 +168,8 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
         _failures(alike, found)
     _checks(name, this, found)
     if seen.counted:
-        elsewhere = f"; {', '.join(carriers)} counted others of them" if carriers else ""
-        found.lines.append(f"{name}: {_spread(seen)} ({came} of {opened} connections to {at} came about{elsewhere})")
+        elsewhere = f"; {', '.join(carriers)} counted the others" if carriers else ""
+        found.lines.append(f"{name}: {_spread(seen)} ({came} of {opened} connections to {at} succeeded{elsewhere})")
         found.problems += [f"{name}: {problem}" for problem in _shares(seen)]
     elif standby:
         rules = f"its rules are {'not ' if this.after.get('drift') else ''}as declared"
@@ -185,7 +185,7 @@ def _elsewhere(seen: Seen, at: str, came: int, counted: int, who: str) -> str:
     if any(probe["item"]["options"]["protocol"] == "udp" for probe in seen.probes):
         return f"{came} datagrams and connections went to {at}, and {who} counted {counted}{_hints(seen.service)}"
     return (
-        f"{came} connections to {at} came about, and {who} counted {counted}: another host answers the address (if "
+        f"{came} connections to {at} succeeded, and {who} counted {counted}: another host answers the address (if "
         "that is a balancer, verify it in the same run, without --limit)"
     )
 
@@ -220,8 +220,8 @@ def _answers(seen: Seen) -> Iterator[str]:
             strangers = [name for name in probe.get("backends") or {} if name not in item["names"]]
             if strangers:
                 yield (
-                    f"{target} was answered by {', '.join(strangers)}, not by {', '.join(item['names'])} (if they call "
-                    "themselves otherwise, set identify or names in natlb_verify_probes)"
+                    f"{target} was answered by {', '.join(strangers)}, not by {', '.join(item['names'])} (if they use "
+                    "other names, set identify or names in natlb_verify_probes)"
                 )
             # Of the lines of a failed probe, those about failed connections are told below.
             lines = str(probe.get("msg") or "").splitlines()
@@ -287,7 +287,7 @@ def _shares(seen: Seen) -> Iterator[str]:
         if free or not expected:
             strangers = [name for name, count in counts.items() if count and name not in expected]
             if strangers:
-                yield f"{', '.join(strangers)}: got connections, and should get none"
+                yield f"{', '.join(strangers)}: got connections, but should get none"
         elif sum(counts.values()):
             tolerance, significance = chosen.get("tolerance"), chosen.get("significance", DEFAULT_SIGNIFICANCE)
             wrong = judge(
@@ -302,9 +302,11 @@ def _shares(seen: Seen) -> Iterator[str]:
 
 def _hints(service: Item) -> str:
     """Why none may have come."""
-    reasons = ["its address has to lead here from where they were opened (natlb_verify_from names another host)"]
+    reasons = [
+        "the address has to lead here from the host that opens the connections (natlb_verify_from names another host)"
+    ]
     if service.get("interface"):
-        reasons.append(f"only what comes in by {service['interface']} is for it")
+        reasons.append(f"the service takes only what comes in by {service['interface']}")
     if service.get("restricted"):
-        reasons.append("allow_from has to hold who opened them")
+        reasons.append("allow_from has to include the host that opens the connections")
     return f" ({'; '.join(reasons)})"

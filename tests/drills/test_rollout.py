@@ -266,5 +266,5 @@ def test_most_services_do_not_go_without_a_word(rollout: Rollout) -> None:
     done = rollout.deploy("--check", lb2={"natlb_services": []})
     assert done.status == 0
     printed = " ".join(done.printed.split())
-    assert printed.count("lb2: natlb_services: 1 of the 1 services of this host go: web") == 1
+    assert printed.count("lb2: natlb_services: 1 of the 1 services of this host are removed: web") == 1
     assert "(declare them again to keep them)" in printed

@@ -58,7 +58,7 @@ def test_a_nearly_full_set_gives_a_warning(balancer: Balancer, option: str) -> N
     assert known[option] == (most and {"count": 16, "max": most})
     if most == ROOM:
         (warning,) = warnings
-        assert f"service web: {option} knows 16 clients, 80 % of the 20 that there is room for; " in warning
+        assert f"service web: {option} knows 16 clients, 80 % of the possible 20; " in warning
     else:
         assert not warnings, "a run says already that the oldest is forgotten, or there is no bound"
 

@@ -28,7 +28,7 @@ def repaired(balancer: Balancer, good: dict[str, str]) -> str:
     assert balancer.snapshot() == broken
     outcome = balancer.apply(DECLARED)
     assert outcome.changed
-    assert outcome.diff.startswith("the declaration is as it was; the host differs from it\n--- ")
+    assert outcome.diff.startswith("the declaration is unchanged; the host differs from it\n--- ")
     assert outcome.diff == checked.diff
     assert contents(balancer.snapshot()) == contents(good)
     again = balancer.apply(DECLARED)

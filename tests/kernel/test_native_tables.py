@@ -101,8 +101,8 @@ def test_tables_of_iptables_are_known_as_such(balancer: Balancer) -> None:
     put(balancer, native(["udp dport 5353 accept"], head="type filter hook input priority 5;", chain="mine"))
     before = theirs(balancer)
     (first, second) = [text for text in closing(balancer.apply([service()])) if "chain FORWARD of iptables-" in text]
-    assert "firewall: accept lets just them pass" in first
-    assert "firewall: accept lets just them pass" in second
+    assert "firewall: accept lets only them pass" in first
+    assert "firewall: accept lets only them pass" in second
     assert closing(balancer.apply([service()], firewall="accept")) == []
     passes(balancer)
     assert theirs(balancer) == before
@@ -181,7 +181,7 @@ def test_rules_of_a_list_before_our_jump(balancer: Balancer, where: str) -> None
     assert len(warnings) == (where == "first")
     if warnings:
         assert (
-            "connections are let past natlb's rules by table ip nat, chain PREROUTING (tcp dport { 80, 81 } accept)"
+            "connections bypass natlb's rules because of table ip nat, chain PREROUTING (tcp dport { 80, 81 } accept)"
             in (warnings[0])
         )
         assert set(balancer.tally(timeout_s=0.4)) <= {"TimeoutError", "OSError", "ConnectionRefusedError"}

@@ -176,7 +176,7 @@ def test_a_translation_that_comes_first(balancer: Balancer) -> None:
     assert balancer.tally(count=4) == {"web4": 4}
     assert warning == (
         f"service web: connections are translated by table inet other, chain c ({TO_WEB4}), which comes before natlb's "
-        "rules; take that rule away, or choose another frontend"
+        "rules; remove that rule, or choose another frontend"
     )
     take_away(balancer)
     assert told(balancer.apply(web)) == []
@@ -239,7 +239,7 @@ def test_an_accept_before_our_rules(balancer: Balancer) -> None:
     (warning,) = told(balancer.apply([service()]))
     fails(balancer)
     assert warning.startswith(
-        "service web: connections are let past natlb's rules by the chain PREROUTING of the table nat"
+        "service web: connections bypass natlb's rules because of the chain PREROUTING of the table nat"
     )
     balancer.host.run(program, "-t", "nat", "-D", "PREROUTING", "-i", "front", "-j", "ACCEPT")
     assert told(balancer.apply([service()])) == []
@@ -256,7 +256,7 @@ def test_clients_that_somebody_hides_first(balancer: Balancer) -> None:
     (warning,) = told(balancer.apply(web))
     assert peers(balancer) == {"10.0.0.1"}
     assert warning.startswith(
-        'service web: source addresses are not what snat says because of table inet other, chain c (oifname "back" '
+        'service web: source addresses differ from snat because of table inet other, chain c (oifname "back" '
         "masquerade), which comes before natlb's rules; "
     )
     assert told(balancer.apply([service()])) == [], "a masquerade is what this one asks for"

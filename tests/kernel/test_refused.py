@@ -91,7 +91,7 @@ def test_a_step_fails(balancer: Balancer, step: int, rollback_after: int) -> Non
             EGRESS[:1],
             **options(balancer, rollback_after=rollback_after),
         )
-    assert re.search(r"the host was put back to what it was|nothing was changed", str(caught.value))
+    assert re.search(r"the former state of the host was restored|nothing was changed", str(caught.value))
     assert "not in everything" not in str(caught.value)
     assert exact(balancer) == was
     assert not list(root(balancer).glob("run/rollback.*"))
@@ -115,7 +115,7 @@ def settled(balancer: Balancer) -> None:
 def test_what_stays_is_said(balancer: Balancer) -> None:
     """iptables makes a table for whoever asks, and never takes one away."""
     balancer.host.sysctl({"ipv4/ip_forward": 1})
-    with pytest.raises(HostError, match=r"tables that were not there before stay, without rules: .*tables.* filter"):
+    with pytest.raises(HostError, match=r"new tables stay, without rules: .*tables.* filter"):
         balancer.host.call(
             broken.balance_beside,
             str(root(balancer)),
@@ -135,7 +135,7 @@ def test_routes_that_fail(balancer: Balancer) -> None:
     balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply(GOOD)
     was = exact(balancer)
-    with pytest.raises(HostError, match=r"made to fail.*the host was put back to what it was"):
+    with pytest.raises(HostError, match=r"made to fail.*the former state of the host was restored"):
         balancer.host.call(
             broken.balance_beside,
             str(root(balancer)),

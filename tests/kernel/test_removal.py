@@ -60,7 +60,7 @@ def test_a_host_that_cannot_be_read_any_more_says_what_to_install(balancer: Bala
         provide(path, not balancer.nftables)
     program = "nft" if balancer.nftables else "iptables"
     assert run(balancer, path, look=True) == {
-        "error": f"{program} is not installed any more, so the rules that {balancer.engine} has here cannot be read "
+        "error": f"{program} is no longer installed, so the rules of {balancer.engine} cannot be read "
         f"(install the package {balancer.engine}, or run natlb.netfilter.deploy, which installs it)"
     }
     for folder in ("etc", "run"):

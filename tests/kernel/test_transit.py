@@ -174,7 +174,7 @@ def test_forwarding_stays_where_somebody_else_may_need_it(balancer: Balancer, wh
         balancer.host.ip("link add later type bridge")
     (warning,) = balancer.remove().warnings
     assert "net/ipv4/ip_forward stays 1" in warning
-    assert "later came since" in warning or why == "asked for"
+    assert "later were added since" in warning or why == "asked for"
     assert forwards(balancer)
     assert not balancer.remove().changed
 

@@ -178,7 +178,7 @@ def test_what_is_said_of_a_change_is_not_said_again(balancer: Balancer) -> None:
     balancer.apply(DECLARED)
     first = balancer.apply(DECLARED[:1])
     again, _programs = run(balancer, DECLARED[:1])
-    assert [warning for warning in first.warnings if "services of this host go" in warning and "guarded" in warning]
+    assert [warning for warning in first.warnings if "services of this host" in warning and "guarded" in warning]
     assert again.warnings == [warning for warning in first.warnings if "guarded" not in warning]
 
 

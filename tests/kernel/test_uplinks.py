@@ -63,7 +63,7 @@ def test_a_gateway_that_is_this_host_itself(balancer: Balancer) -> None:
     outcome = balancer.apply([], [{"source": INSIDE, "uplinks": [own, GATEWAYS["isp2"]]}])
     (warning,) = [warning for warning in outcome.warnings if "up1" in warning]
     assert warning == (
-        "uplink up1 via 100.64.1.2: 100.64.1.2 is an address of this host itself, so its connections reach nobody; "
+        "uplink up1 via 100.64.1.2: 100.64.1.2 is an address of this host itself, so its connections go nowhere; "
         "write the address of the router behind up1"
     )
     assert [text for text in balancer.apply([], [by_weight(1, 1)]).warnings if "itself" in text] == []

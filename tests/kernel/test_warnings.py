@@ -147,7 +147,7 @@ def test_a_backend_that_is_a_frontend_routed_elsewhere(balancer: Balancer) -> No
     outcome = balancer.apply([service("first", backends=[{"address": ROUTED, "port": 81}]), second])
     fails(balancer)
     (warning,) = told(outcome, "frontend of service second")
-    assert "reach nobody unless another balancer has that address" in warning
+    assert "go nowhere unless another balancer has that address" in warning
 
 
 # -- bridges -------------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_remarks_name_the_variables_of_the_role(site: Site) -> None:
     try:
         _status, printed = site.playbook("status")
         printed = " ".join(printed.split())
-        assert printed.count("; natlb_firewall: accept lets just them pass") == 2, "in the table and as a warning"
+        assert printed.count("; natlb_firewall: accept lets only them pass") == 2, "in the table and as a warning"
         assert "; firewall: accept" not in printed
     finally:
         site.lb1.run("iptables-nft", "-P", "FORWARD", "ACCEPT")

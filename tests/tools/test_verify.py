@@ -111,7 +111,7 @@ def test_servers_that_do_not_say_who_they_are(site: Site) -> None:
     assert status == 0, printed
     # Those of the standby's turn came here as well.
     for name, target in (("web", f"{VIP}:80"), ("db", f"{VIP}:5432")):
-        assert f"lb1: {name}: web1 60, web2 60 (120 of 120 connections to {target} came about)" in printed
+        assert f"lb1: {name}: web1 60, web2 60 (120 of 120 connections to {target} succeeded)" in printed
     for name in ("log", "sticky", "hash"):
         assert f"lb1: {name}: web1 " in printed
     for name in ("web", "db", "log", "sticky", "hash", "slow"):
@@ -129,7 +129,7 @@ def test_a_standby_without_rules_is_found_out(site: Site) -> None:
     status, printed = site.playbook("verify")
     assert status == 2
     assert recap(printed) == {"lb1": False, "lb2": True, "localhost": False}
-    assert "lb2: its rules are not what was declared last" in printed
+    assert "lb2: its rules differ from the last declaration" in printed
     assert "lb2: the kernel does not forward packets" in printed
 
 
@@ -141,7 +141,7 @@ def test_a_host_that_is_no_balancer_answers_the_address(site: Site) -> None:
     site.web1.run("ip", "address", "delete", f"{OTHER}/32", "dev", "lo")
     site.by(site.lb1, f"{OTHER}/32")
     assert status == 2
-    assert f"120 connections to {OTHER}:8080 came about, and lb1 with lb2 counted 0: another host answers" in printed
+    assert f"120 connections to {OTHER}:8080 succeeded, and lb1 with lb2 counted 0: another host answers" in printed
 
 
 def test_a_standby_alone_is_not_taken_for_right(site: Site) -> None:

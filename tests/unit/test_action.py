@@ -73,12 +73,12 @@ def test_a_playbook_speaks_of_the_roles_variables(
     action = balancer_info.ActionModule.__new__(balancer_info.ActionModule)
     action._task = SimpleNamespace(args={}, _role=None, async_val=0)
     action._connection = mock.Mock()
-    told = {"msg": "; firewall: accept", "remarks": ["; firewall: accept lets just them pass"]}
+    told = {"msg": "; firewall: accept", "remarks": ["; firewall: accept lets only them pass"]}
     monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
     result = action.run(task_vars={"inventory_hostname": "lb1", "natlb_read_by_playbook": by_playbook})
     assert result["msg"] == f"; {named}"
-    assert result["warnings"] == [f"lb1: ; {named} lets just them pass"]
+    assert result["warnings"] == [f"lb1: ; {named} lets only them pass"]
 
 
 WARNED = "service web: no backend can serve"

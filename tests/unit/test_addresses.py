@@ -65,7 +65,7 @@ TWICE = [
     ("192.0.2.2:81", {"address": "192.0.2.2", "port": 81}, "end on this host"),
     ("192.0.2.2:81-99", {"address": "192.0.2.2", "port": 90}, "end on this host"),
     ("*:81", {"address": "10.0.0.1", "port": 81}, "end on this host"),
-    ("198.51.100.1:81", {"address": "198.51.100.1", "port": 81}, "reach nobody unless another balancer"),
+    ("198.51.100.1:81", {"address": "198.51.100.1", "port": 81}, "go nowhere unless another balancer"),
     ("192.0.2.2:81", {"address": "192.0.2.2", "port": 82}, ""),
     ("192.0.2.2:81-99", {"address": "192.0.2.2", "port": 100}, ""),
     ("*:81", {"address": "10.0.0.3", "port": 81}, ""),

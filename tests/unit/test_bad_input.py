@@ -234,7 +234,7 @@ EGRESSES = [
     ([{**EGRESS, "uplinks": [{"interface": "wg0"}, {"interface": "wg0"}]}], "egress[0].uplinks", "twice"),
     ([{**EGRESS, "uplinks": [{**UPLINK, "weight": 0}]}], "egress[0].uplinks[0].weight", "not a weight"),
     ([{**EGRESS, "uplinks": [UPLINK, UPLINK]}], "egress[0].uplinks", "twice"),
-    ([{**EGRESS, "uplinks": [UPLINK], "out_interface": "eth0"}], "egress[0].out_interface", "beside uplinks"),
+    ([{**EGRESS, "uplinks": [UPLINK], "out_interface": "eth0"}], "egress[0].out_interface", "combined with uplinks"),
     ([{**EGRESS, "uplinks": [UPLINK], "snat": "192.0.2.1"}], "egress[0].snat", "does not fit every uplink"),
     (
         [{**EGRESS, "uplinks": [{**UPLINK, "gateway": "2001:db8::1"}]}],

@@ -111,9 +111,9 @@ def test_the_variable_that_was_typed_instead_is_named() -> None:
 
 def test_where_variables_are_looked_for_is_named(tmp_path: Path) -> None:
     (message,) = problems({"inventory_dir": str(tmp_path)})
-    assert f"in {tmp_path} there are neither group_vars nor host_vars" in message
+    assert f"{tmp_path} has neither group_vars nor host_vars" in message
     (tmp_path / "group_vars").mkdir()
-    assert f"in {tmp_path} there are group_vars" in problems({"inventory_dir": str(tmp_path)})[0]
+    assert f"{tmp_path} has group_vars" in problems({"inventory_dir": str(tmp_path)})[0]
 
 
 def test_a_template_that_comes_out_empty_is_not_written() -> None:
@@ -145,7 +145,7 @@ def test_the_variables_of_backends_too(name: str) -> None:
     [
         ("state", "presnt", "natlb_state: 'presnt' is not a choice here (choose one of present, absent)"),
         ("engine", "ipfw", "natlb_engine: 'ipfw' is not a choice here (choose one of auto, nftables, iptables)"),
-        ("conntrack", {"maxx": 1}, "natlb_conntrack.maxx: no such key (known are max, buckets, timeouts)"),
+        ("conntrack", {"maxx": 1}, "natlb_conntrack.maxx: no such key (known keys: max, buckets, timeouts)"),
         (
             "conntrack",
             [],

@@ -102,7 +102,7 @@ def test_a_later_file_that_turns_forwarding_off(path: str, text: str, warned: bo
     wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/eth0.100/accept_ra": "2"}
     warnings = boot_settings.overrides({path: text}, wanted)
     assert bool(warnings) == warned
-    assert all(path in warning and "take that line out" in warning for warning in warnings)
+    assert all(path in warning and "remove that line" in warning for warning in warnings)
 
 
 def test_forwarding_follows_the_families_in_use() -> None:

@@ -58,9 +58,9 @@ lb2       drifted, not forwarding  dns          [2001:db8::1]:53   source_hash  
 lb3       ok                       egress only
 lb4       not read
 lb2: the kernel does not forward packets; run natlb.netfilter.deploy
-lb2: differs from what was declared last; run natlb.netfilter.deploy
+lb2: differs from the last declaration; run natlb.netfilter.deploy
 lb3: source NAT for 10.0.0.0/24 by eth0 (masquerade)
-lb3: forwards for everybody, not only what is declared (docs/coexistence.md)
+lb3: forwards all traffic, not only what is declared (docs/coexistence.md)
 lb4: could not be read: no route to host
 """  # noqa: E501
 
@@ -166,11 +166,11 @@ def test_egress_is_told(rule: dict[str, Any], line: str) -> None:
     [
         (
             {"count": 812, "max": 9999, "drop": 0, "early_drop": 4, "insert_failed": 2},
-            ["lb1: connection tracking 8.1 % full (812 of 9999); since boot 0 dropped, 4 thrown out early, 2 clashes"],
+            ["lb1: connection tracking 8.1 % full (812 of 9999); since boot 0 dropped, 4 removed early, 2 clashes"],
         ),
         (
             {"count": 9, "max": 10, "drop": 7, "early_drop": 0, "insert_failed": 0},
-            ["lb1: connection tracking 90.0 % full (9 of 10); since boot 7 dropped, 0 thrown out early, 0 clashes"],
+            ["lb1: connection tracking 90.0 % full (9 of 10); since boot 7 dropped, 0 removed early, 0 clashes"],
         ),
         # The kernel tracks nothing there yet.
         ({"count": 0, "max": 0, "drop": 0, "early_drop": 0, "insert_failed": 0}, []),

@@ -91,7 +91,7 @@ SERIAL = 'is not a number of hosts above 0 (write a number of hosts such as 2, a
         ("verify_probes", [], ": [] is not a mapping (write a mapping of services"),
         ("verify_probes", {"web": "http"}, ".web: 'http' is not a mapping (write a mapping of options"),
         ("verify_probes", {"web": {"tolerence": 0}}, ".web.tolerence: no such option (did you mean tolerance?)"),
-        ("verify_probes", {"web": {"zzzz": 0}}, ".web.zzzz: no such option (known are target, "),
+        ("verify_probes", {"web": {"zzzz": 0}}, ".web.zzzz: no such option (known keys: target, "),
         ("verify_probes", {"web": {5: 0}}, ".web.5: no such option"),
         ("verify_probes", {"web": {"tolerance": None}}, ".web.tolerance: has no value"),
         ("verify_probes", {"web": {"tolerance": "x"}}, ".web.tolerance: 'x' is not a fraction"),

@@ -75,7 +75,7 @@ def test_targets(target: str, result: tuple[str, int]) -> None:
         ({"timeout": 0}, "timeout: 0 is out of range"),
         ({"identify": "("}, "identify: '(' is not a regular expression: missing )"),
         ({"identify": 7}, "identify: 7 is not a text"),
-        ({"protocol": "http", "payload": "x"}, "payload: goes with tcp and udp only (for http set path and host)"),
+        ({"protocol": "http", "payload": "x"}, "payload: is only for tcp and udp (for http set path and host)"),
         ({"protocol": "http", "path": "status"}, "path: 'status' does not begin with / (write /status)"),
         ({"protocol": "http", "path": "/a b"}, "path: '/a b' cannot stand in a request"),
         ({"protocol": "http", "host": "a\r\nX: y"}, "host: 'a\\r\\nX: y' cannot stand in a request"),
@@ -92,9 +92,9 @@ def test_targets(target: str, result: tuple[str, int]) -> None:
         ({"expected": {"a": 1}, "tolerance": -0.1}, "tolerance: -0.1 is not a fraction (0 or more"),
         ({"expected": {"a": 1}, "significance": 1.5}, "significance: 1.5 is not a fraction (0 to 1"),
         ({"max_errors": -1}, "max_errors: -1 is not a number of errors"),
-        ({"connect_only": True, "protocol": "http"}, "connect_only: goes with tcp and udp only (for a service"),
-        ({"connect_only": True, "identify": "x"}, "connect_only: asks nobody who they are, and identify is given"),
-        ({"connect_only": True, "expected": {"a": 1}}, "connect_only: asks nobody who they are, and expected is given"),
+        ({"connect_only": True, "protocol": "http"}, "connect_only: is only for tcp and udp (for an HTTP service"),
+        ({"connect_only": True, "identify": "x"}, "connect_only: asks for no names, but identify is given"),
+        ({"connect_only": True, "expected": {"a": 1}}, "connect_only: asks for no names, but expected is given"),
     ],
 )
 def test_bad_input_is_refused_with_its_place(params: dict, message: str) -> None:

@@ -28,13 +28,13 @@ def services(*names: str, first_port: int = 80) -> list[dict[str, Any]]:
         ("", "", ""),
         ("", "abc", ""),
         ("a", "a", ""),
-        ("a", "", "1 of the 1 services of this host go: a ("),
+        ("a", "", "1 of the 1 services of this host are removed: a ("),
         ("ab", "b", ""),
-        ("ab", "", "2 of the 2 services of this host go: a, b ("),
+        ("ab", "", "2 of the 2 services of this host are removed: a, b ("),
         ("abc", "bc", ""),
-        ("abc", "c", "2 of the 3 services of this host go: a, b ("),
+        ("abc", "c", "2 of the 3 services of this host are removed: a, b ("),
         ("abcd", "cd", ""),
-        ("abcdefgh", "h", "7 of the 8 services of this host go: a, b, c, d, e and 2 more ("),
+        ("abcdefgh", "h", "7 of the 8 services of this host are removed: a, b, c, d, e and 2 more ("),
     ],
 )
 def test_a_removal_of_most_is_told(before: str, after: str, gone: str) -> None:
@@ -62,7 +62,7 @@ def test_egress_that_goes_is_told() -> None:
     ways = [{"source": "10.0.0.0/24"}, {"source": "10.0.1.0/24"}]
     state = dump(parse_config(services("a"), ways))
     (told,) = removal.warnings(state, parse_config(services("a")))
-    assert told.startswith("egress: all of the 2 egress rules of this host go")
+    assert told.startswith("egress: all of the 2 egress rules of this host are removed")
     assert removal.warnings(state, parse_config(services("a"), ways[:1])) == []
 
 

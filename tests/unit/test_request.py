@@ -103,7 +103,7 @@ def test_the_new_name_of_an_option_wins(tmp_path: Path) -> None:
 def test_a_damaged_file_is_read_as_far_as_it_can_be(tmp_path: Path, state: Any, services: list[str]) -> None:
     paths = kept(tmp_path, state)
     found, (warning,) = request.restored(paths)
-    assert "state.json: not all of it can be read; the next run of the module balancer writes it anew" in warning
+    assert "state.json: not all of it can be read; the next run of the module balancer rewrites it" in warning
     assert {service.name for service in found.config.services} >= set(services)
     assert request.previous(paths)[0].services == ()
 

@@ -62,7 +62,7 @@ def test_one_that_cannot_be_started_is_told_before_anything_is_changed(
 ) -> None:
     monkeypatch.setattr(rollback, "_HEAD", f"{fault}\n")
     monkeypatch.setattr(rollback, "START_TIMEOUT_S", 0.2)
-    with pytest.raises(HostError, match=r"cannot be started, so nothing was changed \(see what becomes of `/bin/sh /"):
+    with pytest.raises(HostError, match=r"cannot be started, so nothing was changed \(to see why, run `/bin/sh /"):
         rollback.arm(paths, 300, [], Staging())
     assert list(paths.run.glob("rollback.*")) == []
 
@@ -70,7 +70,7 @@ def test_one_that_cannot_be_started_is_told_before_anything_is_changed(
 def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) -> None:
     rollback.arm(paths, 1, [("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")], Staging())
     _when, *said = undone(paths)
-    assert said[0] == "but not in everything:"
+    assert said[0] == "but not completely:"
     assert "nobody-knows-this" in said[1]
     assert (tmp_path / "second").read_text() == "done"
 

@@ -234,11 +234,11 @@ def test_it_stands_above_the_rules() -> None:
     assert summary.with_summary(rules, before, after).endswith(rules)
     assert (
         summary.with_summary(rules, before, before)
-        == f"the declaration is as it was; the host differs from it\n{rules}"
+        == f"the declaration is unchanged; the host differs from it\n{rules}"
     )
     assert summary.with_summary("", before, after) == ""
     older = before.replace('"format": 3', '"format": 1')
-    assert summary.with_summary(rules, older, before) == f"the declaration says what it said; it is kept anew\n{rules}"
+    assert summary.with_summary(rules, older, before) == f"the declaration is unchanged; it is written again\n{rules}"
 
 
 ANYTHING = st.recursive(

@@ -75,8 +75,8 @@ def test_nobody_is_sent_to_what_a_role_makes_for_itself(name: str) -> None:
             "nft 0.9.8 is too old (1.0.0 is needed); or set natlb_engine: iptables",
         ),
         (
-            "(rollback_after: 0 changes them with no way back)",
-            "(natlb_rollback_after: 0 changes them with no way back)",
+            "(rollback_after: 0 makes changes without a rollback)",
+            "(natlb_rollback_after: 0 makes changes without a rollback)",
         ),
         ("(with rollback_after: 30 a change", "(with natlb_rollback_after: 30 a change"),
         ("or set allow_management_port: true if", "or set natlb_allow_management_port: true if"),

@@ -70,7 +70,7 @@ def judged(*hosts: dict[str, Any], of: str = "lb1") -> tuple[list[str], list[str
 
 
 BEFORE, GOOD = info(service(10, 10)), info(service(160, 160))
-SPREAD = "web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 came about)"
+SPREAD = "web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 succeeded)"
 
 
 def test_counters_tell_who_got_what() -> None:
@@ -98,7 +98,7 @@ def test_a_backend_that_should_get_nothing() -> None:
     before = info(service(0, 0, method="source_hash"))
     after = info(service(300, 0, method="source_hash"))
     after["services"][0]["backends"][0]["expected_share"] = 0.0
-    assert judged(host(before, after))[1] == ["web: web1: got connections, and should get none"]
+    assert judged(host(before, after))[1] == ["web: web1: got connections, but should get none"]
 
 
 @pytest.mark.parametrize("more", [{"method": "source_hash"}, {"affinity": 3600}])
@@ -114,18 +114,18 @@ def test_a_standby_is_told_apart_and_is_no_fault() -> None:
 def test_the_numbers_of_a_line_agree() -> None:
     """Connections are opened in each balancer's turn, and one of them gets those of all turns."""
     active, standby = host(BEFORE, info(service(310, 310))), host(BEFORE, BEFORE)
-    both = "web: web1 300, web2 300 (600 of 600 connections to 192.0.2.10:80 came about)"
+    both = "web: web1 300, web2 300 (600 of 600 connections to 192.0.2.10:80 succeeded)"
     assert judged(active, standby) == ([both], [])
     failed = host(BEFORE, info(service(160, 160)), FAILED)
     lines, (problem,) = judged(failed, host(BEFORE, BEFORE, FAILED))
-    assert lines == ["web: web1 150, web2 150 (300 of 600 connections to 192.0.2.10:80 came about)"]
+    assert lines == ["web: web1 150, web2 150 (300 of 600 connections to 192.0.2.10:80 succeeded)"]
     assert problem == "web: 300 of 600 connections to 192.0.2.10:80 failed: connect: Connection refused (300)"
     # A balancer with an address of its own has nothing to do with it.
     assert judged(host(BEFORE, GOOD), host(info(), info()))[0] == [SPREAD]
 
 
 def test_two_balancers_that_share_an_address_say_so() -> None:
-    line = "web: web1 100, web2 100 (600 of 600 connections to 192.0.2.10:80 came about; lb2 counted others of them)"
+    line = "web: web1 100, web2 100 (600 of 600 connections to 192.0.2.10:80 succeeded; lb2 counted the others)"
     assert judged(host(BEFORE, info(service(110, 110))), host(BEFORE, info(service(210, 210)))) == ([line], [])
 
 
@@ -135,7 +135,7 @@ def test_a_standby_whose_rules_are_gone_is_one() -> None:
     lines, problems = judged(host(BEFORE, info(service(310, 310))), broken, of="lb2")
     assert lines == [f"web: {STANDBY.replace('are as', 'are not as')}"]
     assert problems == [
-        "its rules are not what was declared last: somebody changed them; run natlb.netfilter.deploy",
+        "its rules differ from the last declaration: somebody changed them; run natlb.netfilter.deploy",
         "the kernel does not forward packets; run natlb.netfilter.deploy",
     ]
 
@@ -144,7 +144,7 @@ def test_somebody_else_answers_the_address() -> None:
     lines, (problem,) = judged(host(BEFORE, BEFORE))
     assert lines == []
     assert problem.startswith(
-        "web: 300 connections to 192.0.2.10:80 came about, and lb1 counted 0: another host answers"
+        "web: 300 connections to 192.0.2.10:80 succeeded, and lb1 counted 0: another host answers"
     )
     # Two balancers do not make it better.
     for name, other in (("lb1", "lb2"), ("lb2", "lb1")):
@@ -154,7 +154,7 @@ def test_somebody_else_answers_the_address() -> None:
 
 def test_somebody_else_answers_a_part_of_them() -> None:
     _lines, (problem,) = judged(host(BEFORE, info(service(110, 110))))
-    assert "300 connections to 192.0.2.10:80 came about, and lb1 counted 200" in problem
+    assert "300 connections to 192.0.2.10:80 succeeded, and lb1 counted 200" in problem
 
 
 def test_two_balancers_at_a_time_share_the_connections() -> None:
@@ -174,9 +174,9 @@ def test_datagrams_that_nobody_counted() -> None:
     udp = info(service(0, 0, protocol=["udp"], interface="eth0"))
     _lines, (problem,) = judged(host(udp, udp))
     assert problem.startswith(
-        "web: 300 datagrams and connections went to 192.0.2.10:80, and lb1 counted 0 (its address"
+        "web: 300 datagrams and connections went to 192.0.2.10:80, and lb1 counted 0 (the address"
     )
-    assert "only what comes in by eth0 is for it" in problem
+    assert "the service takes only what comes in by eth0" in problem
 
 
 FAILED = {"errors": 150, "error_messages": [{"message": "connect: Connection refused", "count": 150}]}
@@ -189,7 +189,7 @@ CHECKS = [
 
 def test_a_refused_connection_names_the_backend() -> None:
     lines, problems = judged(host(BEFORE, GOOD, FAILED, CHECKS))
-    assert lines == ["web: web1 150, web2 150 (150 of 300 connections to 192.0.2.10:80 came about)"]
+    assert lines == ["web: web1 150, web2 150 (150 of 300 connections to 192.0.2.10:80 succeeded)"]
     assert problems == [
         "web: 150 of 300 connections to 192.0.2.10:80 failed: connect: Connection refused (150)",
         "web: backend web1 does not answer lb1 (connect: Connection refused at 10.0.0.3:8080)",
@@ -226,9 +226,9 @@ def test_nothing_comes_here_at_all() -> None:
         "web: 10 of 10 connections to 192.0.2.10:80 failed, so the rest of 300 was not tried: connect: timed out (10)"
     )
     assert problems[1].startswith(
-        "web: none of 10 connections to 192.0.2.10:80 came here (its address has to lead here"
+        "web: none of 10 connections to 192.0.2.10:80 came here (the address has to lead here"
     )
-    assert "allow_from has to hold who opened them" in problems[1]
+    assert "allow_from has to include the host that opens the connections" in problems[1]
 
 
 def test_what_cannot_be_probed_hides_nothing_else() -> None:
@@ -250,9 +250,7 @@ ASKED = {"natlb_verify_probes": {"web": {"protocol": "http"}}}
 def test_answers_prove_more_where_they_are_asked_for() -> None:
     assert judged(host(BEFORE, GOOD, {"backends": {"web1": 150, "web2": 150}}, **ASKED)) == ([SPREAD], [])
     _lines, (problem,) = judged(host(BEFORE, GOOD, {"backends": {"web1": 150, "x": 150}, "msg": ""}, **ASKED))
-    assert problem.startswith(
-        "web: 192.0.2.10:80 was answered by x, not by web1, web2 (if they call themselves otherwise"
-    )
+    assert problem.startswith("web: 192.0.2.10:80 was answered by x, not by web1, web2 (if they use other names")
     uneven = {"backends": {"web1": 290, "web2": 10}, "msg": "the spread of 300 answers is not the expected one (p)"}
     assert judged(host(BEFORE, GOOD, uneven, **ASKED))[1] == [
         "web: 192.0.2.10:80: the spread of 300 answers is not the expected one (p)"
@@ -261,9 +259,9 @@ def test_answers_prove_more_where_they_are_asked_for() -> None:
 
 def test_rules_that_were_loaded_meanwhile() -> None:
     assert judged(host(BEFORE, info(service(5, 5))))[1] == [
-        "web: its rules were loaded anew while it was probed; verify it again"
+        "web: its rules were reloaded during the probes; verify it again"
     ]
-    assert judged(host(info(), GOOD))[1] == ["web: its rules were loaded anew while it was probed; verify it again"]
+    assert judged(host(info(), GOOD))[1] == ["web: its rules were reloaded during the probes; verify it again"]
 
 
 @pytest.mark.parametrize(
@@ -282,9 +280,9 @@ def test_what_is_not_probed_is_said(more: dict[str, Any], why: str) -> None:
     ("after", "declared", "lines", "problem"),
     [
         (info(), [], [], "nothing is declared on this host, so nothing was verified"),
-        (info(), [{"name": "web"}], [], "has none of the services that are declared"),
+        (info(), [{"name": "web"}], [], "has none of the declared services"),
         (info(egress=[{}]), [], ["no services, only egress: nothing to probe"], ""),
-        (GOOD, [{"name": "web"}, {"name": "api"}], [SPREAD], "api: declared, and not on this host"),
+        (GOOD, [{"name": "web"}, {"name": "api"}], [SPREAD], "api: declared, but not on this host"),
         (GOOD, [{"name": "web"}, "odd", None], [SPREAD], ""),
         (GOOD, "odd", [SPREAD], ""),
     ],

@@ -156,7 +156,7 @@ def test_a_warning_of_two_hosts_is_shown_for_both(controller: Controller) -> Non
     shown = controller.run("ansible-playbook", "-i", "inventory.json", "ask.json")
     assert warned(shown, none_serves) == ["[WARNING]: lb1:", "[WARNING]: lb2:"]
 
-    goes = "1 of the 1 services of this host go: web"
+    goes = "1 of the 1 services of this host are removed: web"
     removal = controller.play("deploy", "--check", "--extra-vars", json.dumps({"natlb_services": []}))
     assert warned(removal, goes) == ["lb1: natlb_services:", "lb2: natlb_services:"]
     assert warned(removal, "again to keep them") == ["(declare them"] * 2

@@ -176,7 +176,7 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
                 opening.rendered.update(forward_rules.render(config, family))
                 _mark_misplaced(opening.live, chains, tried())
             elif (finding := denial(chains, tried())) is not None:
-                path.warnings.append(f"{finding.text()}; firewall: accept lets just them pass")
+                path.warnings.append(f"{finding.text()}; firewall: accept lets only them pass")
         if opening.live or opening.rendered:
             path.openings.append(opening)
         programs = {family: opening.program.program(family) for family in FAMILIES}
@@ -246,8 +246,8 @@ def _nft_warning(hook: Hook, finding: Finding) -> str:
     family, table, name = hook
     if table == "firewalld":
         remedy = "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"
-        return f"{finding.text()}; natlb changes no table of others: {remedy}"
+        return f"{finding.text()}; natlb changes no foreign table: {remedy}"
     rules = ["ct status dnat accept"] if finding.dnat else []
     rules += [f"ct original {family_of(source)} saddr {source} accept" for source in finding.sources]
     commands = " and ".join(f"`nft insert rule {family} {table} {name} {rule}`" for rule in rules)
-    return f"{finding.text()}; natlb changes no table of others: run {commands}, and keep it in its own file too"
+    return f"{finding.text()}; natlb changes no foreign table: run {commands}, and add the rule to its file too"

@@ -190,18 +190,16 @@ def _text(place: Place, verdict: str, owners: Sequence[str], why: str) -> str:
     named = ", ".join(owners[:_NAMED]) + (", …" if len(owners) > _NAMED else "")
     where = f"{place.chains.place} ({why})"
     if verdict == "deny":
-        return (
-            f"{named}: packets are dropped by {where}; natlb changes no rules of others: let these packets pass there"
-        )
+        return f"{named}: packets are dropped by {where}; natlb changes no foreign rules: let these packets pass there"
     if verdict == "untrack":
         return (
-            f"{named}: packets are not tracked because of {where}, and what is not tracked is not translated; "
-            f"take that rule away, or leave these packets out of it"
+            f"{named}: packets are not tracked because of {where}, and untracked packets are not translated; "
+            f"remove that rule, or exclude these packets from it"
         )
     comes = "comes before natlb's rules"
     if place.before == "maybe":
         comes = "has the same priority as natlb's rules, so it comes first whenever it was loaded last"
     if place.hook == "postrouting":
-        return f"{named}: source addresses are not what snat says because of {where}, which {comes}; narrow that rule"
-    what = "connections are translated by" if verdict == "translate" else "connections are let past natlb's rules by"
-    return f"{named}: {what} {where}, which {comes}; take that rule away, or choose another frontend"
+        return f"{named}: source addresses differ from snat because of {where}, which {comes}; narrow that rule"
+    what = "connections are translated by" if verdict == "translate" else "connections bypass natlb's rules because of"
+    return f"{named}: {what} {where}, which {comes}; remove that rule, or choose another frontend"

@@ -40,7 +40,9 @@ def write(name: str, value: str) -> None:
         with open(path(name), "w", encoding="ascii") as file:
             file.write(value)
     except OSError as error:
-        raise HostError(f"sysctl {name}: {error.strerror} (set it to {value} where this host is configured)") from error
+        raise HostError(
+            f"sysctl {name}: {error.strerror} (set it to {value} in the configuration of this host)"
+        ) from error
     now = get(name)
     if now != value:
         raise HostError(f"sysctl {name}: set to {value}, but the kernel says {now}")

@@ -103,9 +103,8 @@ class IptablesEngine:
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         for family, table in sorted(self._strange & {key[:2] for key in normal}):
             raise HostError(
-                f"{self.program.program(family)} cannot be used here: table {family} {table} was made with nft, and "
-                f"iptables can neither list it nor should it write there; set engine: nftables, or give that table "
-                f"another name"
+                f"{self.program.program(family)} cannot be used here: table {family} {table} was made with nft; "
+                f"iptables cannot list it, and must not change it; set engine: nftables, or rename that table"
             )
         if not compare(live, normal):
             return Transaction("none", {})
@@ -166,7 +165,7 @@ class IptablesEngine:
             for family in FAMILIES
             for table in sorted(restore.tables(self._listing(family, counters=False)) - self._tables[family])
         ]
-        return f"tables that were not there before stay, without rules: {', '.join(new)}" if new else ""
+        return f"new tables stay, without rules: {', '.join(new)}" if new else ""
 
     def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""

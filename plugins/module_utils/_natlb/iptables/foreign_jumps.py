@@ -46,8 +46,8 @@ def _target(rule: str) -> str:
 def warnings(held: Held, wanted: Mapping[Key, Section], programs: Mapping[str, str]) -> Sequence[str]:
     """About chains that stay although they are not wanted; `programs` by family."""
     return [
-        f"{programs[family]}, table {table}: chain {chain} is not needed any more, but the rule `{rule}` of others "
-        f"leads to it, so it stays, empty; delete that rule if it is not needed either"
+        f"{programs[family]}, table {table}: chain {chain} is no longer needed, but the foreign rule `{rule}` leads "
+        f"to it, so it stays, empty; delete that rule if you do not need it"
         for (family, table, kind, chain), rules in sorted(held.items())
         if (family, table, kind, chain) not in wanted
         for rule in rules

@@ -67,7 +67,7 @@ def warnings(found: KnownClients) -> Iterator[str]:
         if known is not None and known.nearly_full:
             yield (
                 f"service {service}: {option} knows {known.count} clients, {100 * known.count // known.most} % of the "
-                f"{known.most} that there is room for; {known.beyond}"
+                f"possible {known.most}; {known.beyond}"
             )
 
 

@@ -137,7 +137,9 @@ def _check_egress(egress: Egress, path: str) -> None:
     if len(families) > 1 and (egress.snat_address or egress.uplinks):
         reading.add(f"{path}.source", "mixes IPv4 and IPv6", "write one egress rule for each family")
     if egress.uplinks and egress.out_interface:
-        reading.add(f"{path}.out_interface", "stands beside uplinks", "the uplinks name the interfaces; drop it")
+        reading.add(
+            f"{path}.out_interface", "cannot be combined with uplinks", "leave it out: the uplinks name the interfaces"
+        )
     if egress.uplinks and egress.snat_address:
         reading.add(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
     for index, uplink in enumerate(egress.uplinks):

@@ -55,7 +55,7 @@ def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, A
     except (ValueError, RecursionError):
         return Parsed(fault="it is damaged: it is not JSON")
     if not isinstance(kept, Mapping):
-        return Parsed(fault="it is damaged: it is no mapping")
+        return Parsed(fault="it is damaged: it is not a mapping")
     theirs = kept.get("host")
     if host and isinstance(theirs, str) and theirs and theirs != host:
         return Parsed(fault="it was written on another host, so it says nothing about this one")
@@ -74,9 +74,11 @@ def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, A
 
 def _fault(version: Any, lost: int) -> str:
     if isinstance(version, int) and version > FORMAT:
-        return f"a later version of natlb wrote it (format {version}, this one reads {FORMAT}); what can be read holds"
+        return (
+            f"a later version of natlb wrote it (format {version}, this one reads {FORMAT}); its readable parts apply"
+        )
     if lost or not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        return "it is damaged; what can be read holds"
+        return "it is damaged; its readable parts apply"
     return ""
 
 

@@ -32,14 +32,15 @@ def lasting_overrides(overrides: Overrides, config: Config, former: Former) -> t
     for place, override in overrides.items():
         redeclared = [own for own, item in meant[place].items() if former and _differs(former.get(own), item)]
         if not meant[place]:
-            said.append(f"the override for {place} goes: no such backend is declared")
+            said.append(f"the override for {place} is removed: no such backend is declared")
         elif len(redeclared) == len(meant[place]):
             said.append(f"the override for {place} is undone: this run declares another state or weight than the last")
         else:
             kept[place] = override
             kept.update({own: Override("active") for own in redeclared if own not in overrides})
             said += [
-                f"the override for {place} is undone in {own.service}, which declares it anew" for own in redeclared
+                f"the override for {place} is undone in {own.service}, whose declaration of it has changed"
+                for own in redeclared
             ]
     excepted = {own for place in kept if place.service is None for own in meant.get(place, ())}
     excepted |= {place for place in kept if place.service is None and place._replace(port=None) in kept and place.port}

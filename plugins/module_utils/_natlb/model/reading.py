@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 NO_VALUE = "has no value"
 _REQUIRED = "it is required"
-_EMPTY_REMEDY = "leave the key out if you mean that, or write a value; a template may have come out empty"
+_EMPTY_REMEDY = "leave the key out, or write a value; a template may have come out empty"
 
 
 class Reading:
@@ -65,7 +65,7 @@ class Reading:
         for key in value:
             if key not in known:
                 at = f"{path}.{values.shown(key).strip(chr(39))}"
-                self.add(at, "no such key", f"known are {', '.join(known)}")
+                self.add(at, "no such key", f"known keys: {', '.join(known)}")
             elif value[key] is None:
                 self.add(f"{path}.{key}", NO_VALUE, _REQUIRED if key in required else _EMPTY_REMEDY)
         for key in required:

@@ -90,7 +90,7 @@ SERVICE_KEYS = (
 
 
 _LIMITS = ("max_connections_per_client", "new_connections_per_second")
-_NOBODY = "leave it out for everybody, or name networks: no list at all would let everybody in, an empty one nobody"
+_NOBODY = "leave it out to allow everybody, or name networks"
 
 
 def _service(value: Any, path: str) -> Service:
@@ -243,7 +243,7 @@ def _check_service(service: Service, path: str) -> None:
     reading = Reading()
     if service.redispatch and "tcp" not in service.protocols:
         problem = f"there is none for {' and '.join(service.protocols)}"
-        reading.add(f"{path}.redispatch", problem, "leave it out: only clients of TCP send what was refused again")
+        reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
     families = service.families()
     for index, backend in enumerate(service.backends):
         at = f"{path}.backends[{index}]"

@@ -55,7 +55,7 @@ def parse_tracking(value: Any) -> Tracking:
     entries = reading.read(_entries, given.get("max"), "conntrack.max", otherwise=None)
     buckets = reading.read(_buckets, given.get("buckets"), "conntrack.buckets", otherwise=None)
     if buckets and entries == 0:
-        reading.add("conntrack.buckets", "stands beside max: auto", "auto sets both; name a max, or drop it")
+        reading.add("conntrack.buckets", "cannot be combined with max: auto", "auto sets both; name a max, or drop it")
     most = reading.mapping(given.get("timeouts", {}), "conntrack.timeouts", tuple(TIMEOUTS))
     timeouts = tuple(
         (name, reading.read(values.whole_seconds, most[key], f"conntrack.timeouts.{key}", 1, 86400 * 30, otherwise=1))
@@ -139,6 +139,6 @@ def fill_warning(count: int, most: int) -> str | None:
     if not most or count < WARN_FROM * most:
         return None
     return (
-        f"the connection tracking table is {100 * count // most} % full ({count} of {most}); a full one drops new "
-        f"connections in silence: raise conntrack.max"
+        f"the connection tracking table is {100 * count // most} % full ({count} of {most}); a full table silently "
+        f"drops new connections: raise conntrack.max"
     )

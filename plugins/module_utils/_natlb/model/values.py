@@ -160,7 +160,7 @@ def address(value: Any, path: str) -> Address:
         mapped = getattr(parsed, "ipv4_mapped", None)
         if mapped is not None:
             raise ConfigError(
-                path, f"{value} is an IPv4 address, which no packet has as an IPv6 one", f"write {mapped}"
+                path, f"{value} is an IPv4 address in IPv6 notation, which no packet has", f"write {mapped}"
             )
         return parsed
     raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
@@ -217,7 +217,7 @@ def _on_the_wire(parsed: Network, path: str) -> Network:
     if isinstance(parsed, ipaddress.IPv6Network) and parsed.subnet_of(_MAPPED):
         first, length = parsed.network_address.ipv4_mapped, parsed.prefixlen - 96
         raise ConfigError(
-            path, f"{parsed} are IPv4 addresses, which no packet has as IPv6 ones", f"write {first}/{length}"
+            path, f"{parsed} are IPv4 addresses in IPv6 notation, which no packet has", f"write {first}/{length}"
         )
     return parsed
 

@@ -219,8 +219,8 @@ def _undo_commands(parts: list[Part]) -> list[Command]:
         return undo_commands(parts)
     except HostError as error:
         raise HostError(
-            f"the former rules could not be put back again, so nothing was changed: {error} "
-            f"(rollback_after: 0 changes them with no way back)"
+            f"no rollback could be prepared, so nothing was changed: {error} "
+            f"(rollback_after: 0 makes changes without a rollback)"
         ) from error
 
 

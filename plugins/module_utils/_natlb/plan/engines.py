@@ -32,17 +32,17 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
         if problem is None:
             if legacy:
                 warnings.append(
-                    "iptables-legacy holds rules on this host as well; both translate, so mind which comes first"
+                    "iptables-legacy holds rules on this host as well, and both translate; check which one comes first"
                 )
             return NftablesEngine(), warnings
         if requested == "nftables" or processes.find("iptables") is None:
             remedy = "; or set engine: iptables"
             if processes.find("iptables") is None:
-                remedy = "" if requested == "nftables" else "; or install iptables 1.8, which engine: auto takes then"
+                remedy = "" if requested == "nftables" else "; or install iptables 1.8, which engine: auto then uses"
             raise HostError(f"the nftables engine cannot run here: {problem}{remedy}")
-        warnings.append(f"the iptables engine was taken: {problem}")
+        warnings.append(f"the iptables engine is used: {problem}")
     elif requested == "auto":
-        warnings.append("the iptables engine was taken, since this host's rules live in iptables-legacy")
+        warnings.append("the iptables engine is used, since the rules of this host are in iptables-legacy")
     return IptablesEngine(_variant(variant, legacy)), warnings
 
 
@@ -51,7 +51,7 @@ def choose_to_read(held_by: str, variant: str | None = None) -> tuple[Engine, li
     program = PROGRAMS.get(held_by)
     if program and processes.find(program) is None:
         raise HostError(
-            f"{program} is not installed any more, so the rules that {held_by} has here cannot be read "
+            f"{program} is no longer installed, so the rules of {held_by} cannot be read "
             f"(install the package {held_by}, or run natlb.netfilter.deploy, which installs it)"
         )
     return choose(held_by, variant)

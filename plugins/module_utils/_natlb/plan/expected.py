@@ -25,8 +25,8 @@ from . import engines
 _FOLDER = "/usr/sbin"
 _VARIANT = "nft"
 _NO_PROGRAMS = (
-    "neither nft nor iptables is installed any more, so rules of natlb that the kernel may still have stay until the "
-    "next reboot; all else is taken away (install what the host had, and run this again, to take them away now)"
+    "neither nft nor iptables is installed any more, so rules of natlb that are still in the kernel stay until the "
+    "next reboot; everything else is removed (to remove them now, install the program that the host had, and run again)"
 )
 
 

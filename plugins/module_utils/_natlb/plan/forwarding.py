@@ -73,9 +73,9 @@ def released(kept: Before, families: Collection[str]) -> tuple[dict[str, str], l
         if not later and not kept.opened:
             settings[name] = "0"
             continue
-        why = f"{', '.join(later[:3])} came since" if later else "others were forwarded as well"
+        why = f"{', '.join(later[:3])} were added since" if later else "other traffic was forwarded as well"
         warnings.append(
-            f"{name} stays 1: natlb turned it on, but {why}; the host forwards for everybody now, until you set it to 0"
+            f"{name} stays 1: natlb turned it on, but {why}; the host forwards all traffic until you set it to 0"
         )
     return settings, warnings
 

@@ -43,7 +43,7 @@ class Options:
         """The same, checked and complete. Raises `ConfigErrors`, and `HostError` for anybody but root."""
         present = self.state == "present"
         if self.services is None and not self.egress and present:
-            remedy = "write services: [] or state: absent to take every service away"
+            remedy = "write services: [] or state: absent to remove every service"
             raise ConfigError("services", "is missing", remedy)
         config = parse_config(self.services, self.egress, self.mark_mask)
         rollback_after_s = declaration.rollback_seconds(self.rollback_after)

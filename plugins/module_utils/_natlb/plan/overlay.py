@@ -123,7 +123,7 @@ def read(request: Request) -> Overlay:
     return Overlay(config, kept, holding, record, entries, repaired, list(_warnings(standing)), [*passing, *ended])
 
 
-_REMEDY = f"a run writes it anew, and keeps a file that is not its own as …{store.DAMAGED_SUFFIX}"
+_REMEDY = f"a run rewrites it, and keeps a file of operators or of health checks as …{store.DAMAGED_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ def _warnings(standing: Iterable[tuple[Service, list[EffectiveBackend]]]) -> Ite
         heavy = [item.declared.name for item in found if item.unweighted]
         if heavy:
             yield (
-                f"service {service.name}: the weight that an override gives {', '.join(heavy[:3])} does not hold: "
-                f"the service would need more than {MAX_SLOTS} slots (give one with a divisor in common with others)"
+                f"service {service.name}: the override of the weight of {', '.join(heavy[:3])} is ignored: the "
+                f"service would need more than {MAX_SLOTS} slots (use one that has a common divisor with the others)"
             )
         if any(item.because == "fail_open" for item in found):
             yield f"service {service.name}: all of its backends are down, and fail_open keeps them in rotation"

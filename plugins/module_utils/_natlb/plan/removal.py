@@ -27,12 +27,14 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
     if _many(gone, before):
         listed = ", ".join(gone[:_SHOWN]) + (f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else "")
         found.append(
-            f"services: {len(gone)} of the {len(before)} services of this host go: {listed} "
+            f"services: {len(gone)} of the {len(before)} services of this host are removed: {listed} "
             f"(declare them again to keep them)"
         )
     ways = _mappings(state.get("egress"))
     if ways and not config.egress:
-        found.append(f"egress: all of the {len(ways)} egress rules of this host go (declare them again to keep them)")
+        found.append(
+            f"egress: all of the {len(ways)} egress rules of this host are removed (declare them again to keep them)"
+        )
     return found
 
 

@@ -28,14 +28,14 @@ from .forwarding import Before, dump_before, parse_before
 FORMAT = 3
 #: What the formats before that one called two of the options.
 _FORMER_NAMES = {"firewall": "forward", "transit": "forward_others"}
-_UNREAD = "{}: not all of it can be read; the next run of the module balancer writes it anew"
+_UNREAD = "{}: not all of it can be read; the next run of the module balancer rewrites it"
 _LATER = (
-    "{}: a later version of natlb wrote it (format {}, this one reads {}); what can be read holds, and the next run of "
-    "the module balancer writes it anew"
+    "{}: a later version of natlb wrote it (format {}, this one reads {}); its readable parts apply, and the next run "
+    "of the module balancer rewrites it"
 )
 _UNCOMPARED = (
-    "{}: damaged, so what the last run declared is not known: this one cannot tell what it takes away, nor which "
-    "overrides it would undo; it writes the file anew"
+    "{}: damaged, so the last declaration is not known: this run cannot say what it removes or which overrides it "
+    "undoes; it rewrites the file"
 )
 
 

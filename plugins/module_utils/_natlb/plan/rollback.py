@@ -63,7 +63,7 @@ exec 8>&2 2>complaints
 _TAIL = """
 date --utc +'%Y-%m-%d %H:%M:%S UTC' > {undone}
 status=0
-[ -s complaints ] && {{ status=1; echo 'but not in everything:'; cat complaints; }} >> {undone}
+[ -s complaints ] && {{ status=1; echo 'but not completely:'; cat complaints; }} >> {undone}
 [ $status -eq 0 ] || cat {undone} >&8
 cd / && rm -rf {directory}
 exit $status
@@ -123,12 +123,12 @@ def _start(directory: Path, after_s: int, unit: str) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        remedy = f"see what becomes of `{shlex.join(argv)}`"
+        remedy = f"to see why, run `{shlex.join(argv)}`"
     give_up = time.monotonic() + START_TIMEOUT_S
     while not (directory / _RUNNING).exists():
         if time.monotonic() > give_up:
             raise HostError(
-                f"what is to put the former rules back cannot be started, so nothing was changed ({remedy})"
+                f"the script that restores the former rules cannot be started, so nothing was changed ({remedy})"
             )
         time.sleep(0.01)
 
@@ -179,7 +179,7 @@ def _is_confirmed(paths: Paths, token: str) -> bool:
 def _too_late(paths: Paths) -> str:
     undone = store.read_text(paths.run / store.UNDONE)
     if undone is None:
-        return "this change is not waiting to be confirmed: another run has replaced it, or the host was rebooted"
+        return "this change is not pending: another run has replaced it, or the host was rebooted"
     when = " ".join(undone.split())
     return f"nobody confirmed the change in time, so the host went back to its former rules ({when})"
 

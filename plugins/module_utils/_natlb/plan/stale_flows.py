@@ -125,7 +125,5 @@ def delete_stale(previous: Config, config: Config) -> list[str]:
             tracked.delete(stale(tracked.listed(family, "udp"), before, after))
     except HostError as error:
         until = "until they pause for 30 s or longer"
-        return [
-            f"UDP clients may stay with a backend that is gone, or though they may not come any more, {until}: {error}"
-        ]
+        return [f"UDP clients may keep a removed backend, or an access that they no longer have, {until}: {error}"]
     return []

@@ -33,9 +33,9 @@ def with_summary(
     declaration before and after (`overlay.py`)."""
     if not diff:
         return ""
-    same = "the declaration is as it was; the host differs from it"
+    same = "the declaration is unchanged; the host differs from it"
     head = lines(before, after, held, holds)
-    head = head or [same if before == after else "the declaration says what it said; it is kept anew"]
+    head = head or [same if before == after else "the declaration is unchanged; it is written again"]
     return "".join(f"{line}\n" for line in head) + diff
 
 

@@ -120,7 +120,7 @@ def _doubt(watch: Watch, expected: Revision | None, now: Revision | None, theirs
         return f"commit {expected.generation} was expected, and {now.generation} is the last"
     for call, told in theirs.replay():
         if told != theirs.seen[call]:
-            return f"{call[0]}{call[1]} tells something else now"
+            return f"{call[0]}{call[1]} has another result now"
     return "" if revision.current() == now else "somebody commits rules at this moment"
 
 

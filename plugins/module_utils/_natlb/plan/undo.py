@@ -34,12 +34,12 @@ def undo_now(parts: Sequence[Part]) -> str:
     left = [key for part in parts for key in _differing(part, complaints)]
     residue = [text for part in parts for text in [_residue(part)] if text]
     if not left and not residue:
-        return "the host was put back to what it was"
+        return "the former state of the host was restored"
     named = [*(" ".join(word for word in key if word) for key in sorted(left)[:_NAMED])]
     if len(left) > _NAMED:
         named.append(f"{len(left) - _NAMED} more")
-    said = ["the host was put back to what it was, but not in everything"]
-    said += [f"these are not what they were: {', '.join(named)}"] if named else []
+    said = ["the former state of the host was restored, but not completely"]
+    said += [f"these differ from it: {', '.join(named)}"] if named else []
     return "; ".join([*said, *residue, *dict.fromkeys(complaints if left else [])])
 
 

@@ -44,7 +44,7 @@ class Tally:
     backends: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
-    #: With `connect_only`: what came about, and was asked nothing.
+    #: With `connect_only`: what succeeded, and was asked nothing.
     connected: int = 0
 
     @property

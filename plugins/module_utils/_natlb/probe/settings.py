@@ -57,10 +57,10 @@ def parse_settings(params: Mapping[str, Any]) -> Settings:
     protocol = values.choice(params["protocol"], "protocol", PROTOCOLS)
     connect_only = bool(params.get("connect_only"))
     if connect_only and protocol == "http":
-        raise ConfigError("connect_only", "goes with tcp and udp only", "for a service that speaks HTTP take tcp")
+        raise ConfigError("connect_only", "is only for tcp and udp", "for an HTTP service use tcp")
     for name in ("identify", "expected"):
         if connect_only and params.get(name):
-            raise ConfigError("connect_only", f"asks nobody who they are, and {name} is given", "drop one of the two")
+            raise ConfigError("connect_only", f"asks for no names, but {name} is given", "leave one of the two out")
     return Settings(
         host=host,
         port=port,
@@ -130,7 +130,7 @@ def _payload(params: Mapping[str, Any], protocol: str, host: str, port: int) -> 
         given = None if payload is None else values.text(payload, "payload").encode()
         return given if given is not None else DEFAULT_DATAGRAM if protocol == "udp" else b""
     if payload is not None:
-        raise ConfigError("payload", "goes with tcp and udp only", "for http set path and host")
+        raise ConfigError("payload", "is only for tcp and udp", "for http set path and host")
     path = _visible(params.get("path") or "/", "path")
     if not path.startswith("/"):
         raise ConfigError("path", f"{values.shown(path)} does not begin with /", f"write /{path}")

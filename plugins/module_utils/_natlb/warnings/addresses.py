@@ -84,7 +84,7 @@ def _without_route(services: Sequence[Service], here: Addressing, told: Collecti
             if address not in here.local and address not in told and not ways.interface(address):
                 yield (
                     f"service {service.name}: no route of this host leads to {address}, so the iptables engine cannot "
-                    f"answer whom it refuses: clients wait, or are told that the network is unreachable; give the "
+                    f"answer refused clients: they wait, or learn that the network is unreachable; give the "
                     f"address to an interface (ip address add {address} dev lo), or use engine: nftables"
                 )
 
@@ -97,7 +97,7 @@ def _twice(config: Config, here: Addressing, around: _Around) -> Iterator[str]:
             is_local = backend.address in here.local
             other = frontends.meeting(service, backend, is_local)
             if other is not None and (is_local or around.network(backend.address) is None):
-                what = "end on this host" if is_local else "reach nobody unless another balancer has that address"
+                what = "end on this host" if is_local else "go nowhere unless another balancer has that address"
                 yield (
                     f"service {service.name}: its backend {backend.key} is a frontend of service {other.name} here; "
                     f"a connection is translated only once, so they {what}; name the backends of {other.name} instead"

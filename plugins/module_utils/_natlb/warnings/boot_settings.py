@@ -27,10 +27,12 @@ def overrides(files: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
         for found, value in re.findall(r"^\s*-?\s*([\w./*-]+)\s*=\s*(\S+)", text, re.MULTILINE):
             name = _slashed(found)
             if wanted.get(name, value) != value:
-                lost = "the default route goes" if name.endswith("/accept_ra") else "connections will not be forwarded"
+                lost = (
+                    "the default route is lost" if name.endswith("/accept_ra") else "connections will not be forwarded"
+                )
                 warnings.append(
                     f"{path} sets {found} = {value} at boot, after {SYSCTL_FILE}: {lost} after a reboot; "
-                    f"take that line out"
+                    f"remove that line"
                 )
     return warnings
 

@@ -67,7 +67,7 @@ def warning(
     names = ", ".join(sorted({_SYSCTLS["ip6" if ":" in address else "ip"].rpartition("/")[2] for address in addresses}))
     return (
         f"{owners}: a backend behind the bridge {bridge} that connects to its own service and is chosen itself gets no "
-        f"answer, since br_netfilter has the bridge translate ({names}) and a bridge sends nothing back where it came "
-        f"from; run `bridge link set dev PORT hairpin on` for the ports of backends ({named}), or set these sysctls of "
+        f"answer: with br_netfilter the bridge translates ({names}), and a bridge does not send a frame back to its "
+        f"port; run `bridge link set dev PORT hairpin on` for the ports of backends ({named}), or set these sysctls of "
         f"net.bridge to 0 if nothing else needs them"
     )

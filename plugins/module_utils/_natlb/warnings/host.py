@@ -55,7 +55,7 @@ def _empty(config: Config, unchecked: Collection[str]) -> Iterator[str]:
         if not all(service.serving(family) for family in service.families()):
             yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
         if service.name in unchecked:
-            yield f"service {service.name}: no health checker runs yet; its backends are taken as healthy"
+            yield f"service {service.name}: health checks are not carried out yet; all of its backends count as healthy"
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:

@@ -85,7 +85,7 @@ def own_gateways(uplinks: Iterable[Uplink], local: Collection[str]) -> list[str]
     """The kernel takes such a route, and then asks the wire who has its own address."""
     return [
         f"uplink {uplink.interface} via {uplink.gateway}: {uplink.gateway} is an address of this host itself, so its "
-        f"connections reach nobody; write the address of the router behind {uplink.interface}"
+        f"connections go nowhere; write the address of the router behind {uplink.interface}"
         for uplink in uplinks
         if uplink.gateway in local
     ]
