@@ -63,7 +63,8 @@ def timed(function):
         finally:
             spent[0] += time.perf_counter() - began
     return call
-processes.run_commands = timed(processes.run_commands)
+runner = "run_commands" if hasattr(processes, "run_commands") else "carry"  # its former name (`before.py`)
+setattr(processes, runner, timed(getattr(processes, runner)))
 paths = store.Paths(Path(request["etc"]), Path(request["run"]))
 outcome = balance(request["services"], engine=request["engine"], iptables_variant=request["variant"], paths=paths)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

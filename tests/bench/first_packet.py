@@ -138,7 +138,7 @@ def wanted(sizes: Sequence[int]) -> list[tuple[Layout, int, Sequence[str]]]:
         for layout in [*layouts.OURS, *layouts.OTHERS]
     ]
     once = [(layout, most, ("middle",)) for layout in [layouts.RANDOM, *layouts.OURS6]]
-    # With 1,000 services there are 250 tables, so many that they are made of rows.
+    # With 1,000 services there are 250 tables, so many that they are made of rows of two.
     once += [(layouts.SOURCE_HASH, count, ("middle",)) for count in sorted({min(most, 100), min(most, 1000)})]
     return [*by_size, *once, *((layout, 1, ("first",)) for layout in SINGLE)]
 

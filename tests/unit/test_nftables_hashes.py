@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -77,35 +78,46 @@ class Walk:
         raise AssertionError(f"slot {slot}: no backend")
 
 
-def others() -> list[dict[str, Any]]:
-    """So many other tables that rows of slots are elements."""
+#: So many other tables that rows of up to two slots are elements, and rows of up to eight.
+SHORT, LONG = 140, 600
+
+
+def others(count: int) -> list[dict[str, Any]]:
     return [
-        {"backends": [{"address": f"10.9.{i}.{k}"} for k in range(1, 3)], "listen": f"198.18.0.{i}:80"}
-        for i in range(140)
+        {
+            "backends": [{"address": f"10.{9 + i // 250}.{i % 250}.{k}"} for k in range(1, 3)],
+            "listen": f"198.18.{i // 250}.{i % 250}:80",
+        }
+        for i in range(count)
     ]
 
 
 @pytest.mark.parametrize("method", ["source_hash", "flow_hash"])
 @pytest.mark.parametrize("state", ["active", "drained"])
-@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(
-    "weights",
-    [[1], [1, 1], [3, 1], [1, 1, 1], [1] * 4, [4, 3, 2, 1], [1, 1, 100], [1] * 5, [1] * 16, [1] * 17, [1] * 40],
+    ("weights", "tables"),
+    [
+        *itertools.product(
+            [[1], [1, 1], [3, 1], [1, 1, 1], [1] * 4, [4, 3, 2, 1], [1, 1, 100], [1] * 5, [1] * 16, [1] * 17, [1] * 40],
+            [0, SHORT],
+        ),
+        *itertools.product([[3, 1], [4, 3, 2, 1], [1] * 16], [LONG]),
+    ],
 )
-def test_the_rules_lead_where_the_slots_say(weights: list[int], rows: bool, state: str, method: str) -> None:
+def test_the_rules_lead_where_the_slots_say(weights: list[int], tables: int, state: str, method: str) -> None:
     if len(weights) == 1 and state == "drained":
         state = "active"
-    declared = config({"backends": backends(weights, state), "method": method}, *(others() if rows else []))
+    declared = config({"backends": backends(weights, state), "method": method}, *others(tables))
     service = declared.services[0]
     expected = [f"{backend.address} . {backend.port}" for backend in slots.slots(service, "ip")]
     ruleset = nftables.render(declared)
     assert Walk(ruleset).backends(service, len(expected)) == expected
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_a_packet_that_meets_the_slots_of_the_next_generation_finds_a_backend(rows: bool) -> None:
+@pytest.mark.parametrize("tables", [0, SHORT, LONG])
+def test_a_packet_that_meets_the_slots_of_the_next_generation_finds_a_backend(tables: int) -> None:
     """Of its own generation it has the rules alone. Slot 0 is there as long as the service is."""
-    declared = config({}, *(others() if rows else []))
+    declared = config({}, *others(tables))
     service = declared.services[0]
     walk = Walk(nftables.render(declared))
     before = set(walk.backends(service, 2048))
@@ -135,10 +147,16 @@ def test_services_with_the_same_backends_share_a_table() -> None:
     assert len(maps(nftables.render(config({}, other, other)))) == 2
 
 
-@pytest.mark.parametrize(("count", "most"), [(2, 256), (3, 512), (4, 512), (16, 1024)])
-def test_many_tables_of_few_backends_are_small(count: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("tables", "count", "most"),
+    [
+        *((SHORT, count, 1024) for count in (2, 3, 4, 16)),
+        *((LONG, count, most) for count, most in ((2, 256), (3, 512), (4, 512), (16, 1024))),
+    ],
+)
+def test_many_tables_of_few_backends_are_small(tables: int, count: int, most: int) -> None:
     """2,048 slots each."""
-    ruleset = nftables.render(config({"backends": backends([1] * count), "method": "flow_hash"}, *others()))
+    ruleset = nftables.render(config({"backends": backends([1] * count), "method": "flow_hash"}, *others(tables)))
     (table,) = (section for key, section in ruleset.items() if key[2] == "map" and "flow_hash_" in key[3])
     assert len(table.body) <= most
 

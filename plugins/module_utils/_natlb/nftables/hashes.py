@@ -33,9 +33,11 @@ from ..model.hash_table import BLOCKS
 from ..model.slots import HASHES, declared_backends, hash_slots, slot_count
 from ..ruleset.names import digest
 
-#: Most slots in a row, where there are more tables than `_PLAIN`: a row costs a packet some 0.25 µs, but 384,000 slots
-#: (250 tables of four backends) take seconds to load.
-_WIDEST, _PLAIN = 8, 128
+#: Most slots in a row, and the most tables that such rows are for. A row costs a packet some 0.15 µs, and a wide one up
+#: to 0.3 µs, since there are many of these, and not in the cache. But a million slots (700 tables of four backends)
+#: take ten seconds to load.
+_WIDEST = ((1, 128), (2, 512))
+_WIDEST_OF_MANY = 8
 #: At most so many different rows there are of one length.
 _ROWS = 256
 
@@ -60,10 +62,10 @@ class HashTable(NamedTuple):
 
     def rows(self) -> dict[int, tuple[int, ...]]:
         """The rows by their place, but for those that are all `common`; one of a single number is that alone."""
-        width = self.width()
-        rows = {place: tuple(self.slots[place * width :][:width]) for place in range(len(self.slots) // width)}
-        short = {row: row[:1] if row.count(row[0]) == width else row for row in set(rows.values())}
-        return {place: short[row] for place, row in rows.items() if short[row] != (self.common,)}
+        rows = list(zip(*[iter(self.slots)] * self.width()))
+        short = {row: row[:1] if len(set(row)) == 1 else row for row in set(rows)}
+        omitted = (self.common,)
+        return {place: short[row] for place, row in enumerate(rows) if short[row] != omitted}
 
 
 def most_frequent(numbers: Sequence[int]) -> int:
@@ -106,9 +108,10 @@ def table_names(services: Sequence[Service], family: str) -> dict[str, str]:
     }
 
 
-def has_rows(tables: Mapping[str, str]) -> bool:
-    """Whether slots that lie side by side are one element."""
-    return len(set(tables.values())) > _PLAIN
+def widest(tables: Mapping[str, str]) -> int:
+    """At most so many slots that lie side by side are one element."""
+    count = len(set(tables.values()))
+    return next((width for width, most in _WIDEST if count <= most), _WIDEST_OF_MANY)
 
 
 def hash_table(service: Service, family: str, tables: Mapping[str, str]) -> HashTable:
@@ -117,5 +120,4 @@ def hash_table(service: Service, family: str, tables: Mapping[str, str]) -> Hash
     common = most_frequent(slots)
     serving = {backend.key for backend in service.serving(family)}
     backends = [backend if backend.key in serving else declared[common] for backend in declared]
-    widest = _WIDEST if has_rows(tables) else 1
-    return HashTable(tables[service.name], backends, slots, common, widest)
+    return HashTable(tables[service.name], backends, slots, common, widest(tables))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..model.entities import FAMILIES, Config, Service
-from .hashes import has_rows, shares_table, slot_elements, table_names
+from .hashes import shares_table, slot_elements, table_names, widest
 
 #: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that
 #: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
@@ -39,11 +39,11 @@ class Layout(NamedTuple):
 
     def is_like(self, other: Layout) -> bool:
         """Whether the rules of most services are the same with both."""
-        return self.shards == other.shards and self._many_tables == other._many_tables
+        return self.shards == other.shards and self._widths == other._widths
 
     @property
-    def _many_tables(self) -> tuple[bool, ...]:
-        return tuple(has_rows(tables) for tables in self.hash_tables.values())
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(widest(tables) for tables in self.hash_tables.values())
 
     def moved(self, other: Layout) -> set[str]:
         """The names of services whose table of hash slots has another name there."""

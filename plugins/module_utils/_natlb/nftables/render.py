@@ -147,7 +147,9 @@ class ServiceTable(Table):
             if ("map", name) not in self.declarations:
                 rows = table.rows()
                 verdicts = {row: self.row_verdict(service, protocol, row, goto, end) for row in set(rows.values())}
-                elements = self.declare("map", name, "typeof numgen random mod 65536 : verdict")
+                # A map of a known size is quicker to load and to look up: its hash table never grows.
+                size = len(table.slots) // table.width()
+                elements = self.declare("map", name, "typeof numgen random mod 65536 : verdict", f"size {size}")
                 elements.update((str(place), verdicts[row]) for place, row in rows.items())
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
         if not has_own_chain(service):
