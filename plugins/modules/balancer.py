@@ -103,39 +103,87 @@ options:
       health:
         description:
           - How to check the backends. V(none) in place of a mapping is no check.
-          - The keys are read and validated, but no health checker carries them out yet.
+          - A key that is of no use to the type of check is an error.
         type: dict
         suboptions:
           type:
-            description: The kind of check.
+            description:
+              - The kind of check.
+              - With V(tcp) a connection is opened. With V(http) and V(https) a page is requested.
+              - With V(command) a program runs on this host, and its exit status tells.
+              - With V(agent) the backend answers for itself, in the protocol of HAProxy's C(agent-check).
+              - With V(udp) and V(dns) a datagram is sent, and answered.
             type: str
-            choices: [none, tcp, http, command]
+            choices: [none, tcp, http, https, command, agent, udp, dns]
             required: true
           port:
             description:
-              - The port to check, with the types V(tcp) and V(http).
-              - By default it is the port of the backend.
+              - The port to check. By default it is that of the backend, or else the one that the service listens on.
+              - It is required with the type V(agent).
             type: int
+          address:
+            description: The address to check. By default it is the address of the backend.
+            type: str
+          source:
+            description: The local address that checks come from, for the backends of its family.
+            type: str
           path:
-            description: The path to request, with the type V(http). The default is V(/).
+            description: The path to request, with the types V(http) and V(https). The default is V(/).
             type: str
           host:
-            description: The C(Host) header to send, with the type V(http).
+            description:
+              - The C(Host) header to send, with the types V(http) and V(https), and the name of the certificate.
+              - By default it is the address and port that is checked.
             type: str
+          method:
+            description: The method of the request, with the types V(http) and V(https). The default is V(GET).
+            type: str
+            choices: [GET, HEAD, OPTIONS]
           status:
-            description: The statuses of a healthy backend, with the type V(http). The default is V(200).
-            type: list
-            elements: int
-          argv:
-            description: The program to run on this host and its arguments, with the type V(command).
+            description:
+              - The statuses of a healthy backend, with the types V(http) and V(https), such as V(200) or V(200-399).
+              - The default is V(200).
             type: list
             elements: str
+          body:
+            description: A text that has to stand in the first 64 KiB of the page, with the types V(http) and V(https).
+            type: str
+          verify:
+            description:
+              - Whether the certificate of the backend has to be valid, with the type V(https).
+              - The default is V(false).
+            type: bool
+          argv:
+            description:
+              - The program to run on this host and its arguments, with the type V(command).
+              - C({address}) and C({port}) in an argument stand for what is checked.
+            type: list
+            elements: str
+          user:
+            description: The user that runs the program, with the type V(command). The default is V(nobody).
+            type: str
+          send:
+            description: What to send, with the type V(udp). C(hex:00ff) stands for bytes.
+            type: str
+          expect:
+            description:
+              - What has to stand in the answer, with the type V(udp). C(hex:00ff) stands for bytes.
+              - By default any answer will do.
+            type: str
+          query:
+            description: The name whose address to ask for, with the type V(dns).
+            type: str
           interval:
             description: The time from one check to the next.
             type: str
             default: 2s
+          fast_interval:
+            description:
+              - The time from one check to the next while the state of the backend is changing.
+              - By default it is O(services[].health.interval).
+            type: str
           timeout:
-            description: How long to wait for the answer. It may not be longer than the interval.
+            description: How long to wait for the whole answer. It may not be longer than the interval.
             type: str
             default: 1s
           fall:
@@ -146,10 +194,23 @@ options:
             description: How many checks in a row have to succeed before a backend is up again.
             type: int
             default: 2
+          jitter:
+            description: By up to how much an interval is shorter, each time by another part of it.
+            type: str
+            default: "0"
+          slow_start:
+            description: How long a backend that came back takes to reach its weight.
+            type: str
+            default: "0"
           fail_open:
             description: Whether the backends of an address family stay in rotation while all of their checks fail.
             type: bool
             default: false
+          on_down:
+            description: What becomes of connections that are established to a backend that is down.
+            type: str
+            choices: [keep, reset]
+            default: keep
       redispatch:
         description:
           - Give an attempt to connect that a backend refuses to another backend.
@@ -435,18 +496,32 @@ BACKEND = {
     "state": {"type": "str", "choices": ["active", "drained", "disabled"], "default": "active"},
     "backup": {"type": "bool", "default": False},
 }
+HEALTH_TYPES = ["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
 HEALTH = {
-    "type": {"type": "str", "choices": ["none", "tcp", "http", "command"], "required": True},
+    "type": {"type": "str", "choices": HEALTH_TYPES, "required": True},
     "port": {"type": "int"},
+    "address": {"type": "str"},
+    "source": {"type": "str"},
     "path": {"type": "str"},
     "host": {"type": "str"},
-    "status": {"type": "list", "elements": "int"},
+    "method": {"type": "str", "choices": ["GET", "HEAD", "OPTIONS"]},
+    "status": {"type": "list", "elements": "str"},
+    "body": {"type": "str"},
+    "verify": {"type": "bool"},
     "argv": {"type": "list", "elements": "str"},
+    "user": {"type": "str"},
+    "send": {"type": "str"},
+    "expect": {"type": "str"},
+    "query": {"type": "str"},
     "interval": {"type": "str", "default": "2s"},
+    "fast_interval": {"type": "str"},
     "timeout": {"type": "str", "default": "1s"},
     "fall": {"type": "int", "default": 3},
     "rise": {"type": "int", "default": 2},
+    "jitter": {"type": "str", "default": "0"},
+    "slow_start": {"type": "str", "default": "0"},
     "fail_open": {"type": "bool", "default": False},
+    "on_down": {"type": "str", "choices": ["keep", "reset"], "default": "keep"},
 }
 METHODS = ["round_robin", "random", "source_hash", "flow_hash"]
 PROTOCOLS = ["tcp", "udp", "sctp"]

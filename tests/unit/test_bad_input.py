@@ -151,6 +151,37 @@ SERVICES = [
     (service(health={"type": "http", "path": "/a b"}), "services[0].health.path", "cannot stand in a request"),
     (service(health={"type": "http", "host": "a\r\nb"}), "services[0].health.host", "cannot stand in a request"),
     (service(health={"type": "command"}), "services[0].health.argv", "is missing"),
+    (service(health={"type": "command", "argv": ["a\0b"]}), "services[0].health.argv[0]", "holds a null byte"),
+    (service(health={"type": "command", "argv": "true", "user": "-x"}), "services[0].health.user", "name of a user"),
+    (service(health={"type": "command", "argv": "true", "source": "::1"}), "services[0].health.source", "no such key"),
+    (service(health={"type": "http", "status": "400-200"}), "services[0].health.status", "ends before it begins"),
+    (service(health={"type": "http", "status": "200-"}), "services[0].health.status", "not an HTTP status"),
+    (service(health={"type": "http", "path": "ready"}), "services[0].health.path", "does not begin with /"),
+    (service(health={"type": "http", "method": "POST"}), "services[0].health.method", "not a choice"),
+    (service(health={"type": "http", "body": ""}), "services[0].health.body", "is empty or too long"),
+    (service(health={"type": "http", "method": "HEAD", "body": "x"}), "services[0].health.body", "which has none"),
+    (service(health={"type": "http", "verify": True}), "services[0].health.verify", "no such key"),
+    (service(health={"type": "agent"}), "services[0].health.port", "is missing"),
+    (service(health={"type": "udp"}), "services[0].health.send", "is missing"),
+    (service(health={"type": "udp", "send": "hex:0"}), "services[0].health.send", "not hexadecimal"),
+    (service(health={"type": "udp", "send": "a", "expect": ""}), "services[0].health.expect", "has 0 bytes"),
+    (service(health={"type": "dns"}), "services[0].health.query", "is missing"),
+    (service(health={"type": "dns", "query": "a..b"}), "services[0].health.query", "not a name of DNS"),
+    (service(health={"type": "tcp", "address": "web1"}), "services[0].health.address", "not an IP address"),
+    (
+        service(health={"type": "tcp", "address": "10.0.0.9", "source": "::1"}),
+        "services[0].health.source",
+        "of another family",
+    ),
+    (service(health={"type": "tcp", "fast_interval": "3s"}), "services[0].health.fast_interval", "longer than the"),
+    (service(health={"type": "tcp", "jitter": "1500ms"}), "services[0].health.jitter", "longer than half"),
+    (service(health={"type": "tcp", "slow_start": "2h"}), "services[0].health.slow_start", "out of range"),
+    (service(health={"type": "tcp", "on_down": "drop"}), "services[0].health.on_down", "not a choice"),
+    (
+        service(listen=["192.0.2.10:80", "192.0.2.10:443"], health={"type": "tcp"}, backends=[{"address": "10.0.0.3"}]),
+        "services[0].health.port",
+        "listens on several ports",
+    ),
     # backends
     (service(backends=ABSENT), "services[0].backends", "is missing"),
     (service(backends="10.0.0.3"), "services[0].backends", "not a list"),
@@ -413,10 +444,16 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+TIMES = {"interval": 2, "fast_interval": 1, "timeout": 1, "jitter": 0.5, "slow_start": 30}
+TARGET = {"port": 80, "address": "10.0.0.9", "source": "10.0.0.1"}
+HTTP = {"path": "/", "host": "www.example.com", "method": "GET", "status": [200, "300-399"], "body": "ready"}
 FULL_HEALTH = [
-    {"type": "tcp", "port": 80, "interval": 2, "timeout": 1, "fall": 3, "rise": 2, "fail_open": True},
-    {"type": "http", "port": 80, "path": "/", "host": "www.example.com", "status": [200]},
-    {"type": "command", "argv": ["true"]},
+    {"type": "tcp", **TIMES, **TARGET, "fall": 3, "rise": 2, "fail_open": True, "on_down": "reset"},
+    {"type": "https", **TARGET, **HTTP, "verify": True},
+    {"type": "command", "argv": ["true"], "user": "nobody", "port": 80, "address": "10.0.0.9"},
+    {"type": "agent", **TARGET},
+    {"type": "udp", **TARGET, "send": "ping", "expect": "hex:00ff"},
+    {"type": "dns", **TARGET, "query": "www.example.com"},
 ]
 FULL_BACKEND = {**BACKEND, "name": "web1", "weight": 1, "state": "active", "backup": False}
 FULL = {

@@ -32,10 +32,20 @@ FULL = {
         {
             "name": kind,
             "listen": f"192.0.2.{number}:80",
-            "health": {"type": kind, **({"argv": ["true"]} if kind == "command" else {})},
+            "health": {"type": kind, **needed},
             "backends": [{"address": "10.0.0.3"}],
         }
-        for number, kind in enumerate(("tcp", "http", "command"), 1)
+        for number, (kind, needed) in enumerate(
+            [
+                ("tcp", {}),
+                ("https", {}),
+                ("command", {"argv": ["true"]}),
+                ("agent", {"port": 8888}),
+                ("udp", {"send": "ping"}),
+                ("dns", {"query": "www.example.com"}),
+            ],
+            1,
+        )
     ],
     "egress": [{"source": "10.0.0.0/24", "uplinks": [{"interface": "eth1", "gateway": "203.0.113.1"}]}],
 }

@@ -144,7 +144,7 @@ def test_what_is_kept_reads_back_as_what_was_declared(mask: Any) -> None:
             "affinity": "3h",
             "snat": ["192.0.2.20", "2001:db8::20"],
             "allow_from": ["198.51.100.0/25", "198.51.100.128/25"],
-            "health": {"type": "http", "path": "/ok", "status": [200, 204], "interval": "500ms", "timeout": 0.4},
+            "health": {"type": "http", "path": "/ok", "status": [200, 204], "port": 80, "interval": 5},
             "backends": [{"address": "10.0.0.3", "backup": "yes"}, {"address": "2001:DB8:2::0003", "weight": "5"}],
         }
     ]

@@ -105,7 +105,7 @@ def test_a_default_of_egress_is_what_the_parser_takes(short: Any, long: Any) -> 
         (("services",), "protocol", entities.PROTOCOLS),
         (("services",), "method", entities.METHODS),
         (("services", "backends"), "state", entities.STATES),
-        (("services", "health"), "type", tuple(entities.HEALTH_KEYS)),
+        (("services", "health"), "type", tuple(health.HEALTH_KEYS)),
         (("egress",), "protocol", entities.PROTOCOLS),
     ],
 )

@@ -139,10 +139,7 @@ def effective_backends(service: Service, overrides: Overrides, findings: Finding
 def places(service: Service, backend: Backend) -> Iterator[Place]:
     """The places that mean a backend, from the most particular to the most general."""
     yield Place(service.name, backend.address, backend.port)
-    port = backend.port
-    if port is None and len({(listen.low, listen.high) for listen in service.listens}) == 1:
-        listen = service.listens[0]
-        port = listen.low if listen.low == listen.high else None
+    port = backend.port or service.listen_port
     if port is not None:
         yield Place(None, backend.address, port)
     yield Place(None, backend.address, None)

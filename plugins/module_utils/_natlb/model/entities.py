@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+from .health import Health, dump_health
+
 PROTOCOLS = ("tcp", "udp", "sctp")
 METHODS = ("round_robin", "random", "source_hash", "flow_hash")
 STATES = ("active", "drained", "disabled")
@@ -111,24 +113,6 @@ class Backend:
 
 
 @dataclass(frozen=True)
-class Health:
-    """How a health checker is to ask. Times in seconds; `argv` only for `command`, the HTTP fields only for `http`."""
-
-    type: str
-    port: int | None = None
-    interval_s: float = 2.0
-    timeout_s: float = 1.0
-    fall: int = 3
-    rise: int = 2
-    path: str = "/"
-    host: str | None = None
-    status: tuple[int, ...] = (200,)
-    argv: tuple[str, ...] = ()
-    #: Whether the backends of a family go on serving where the checks of all of them fail at once.
-    fail_open: bool = False
-
-
-@dataclass(frozen=True)
 class Service:
     """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last."""
 
@@ -173,6 +157,12 @@ class Service:
     def frontends(self) -> tuple[Frontend, ...]:
         """Each family, protocol, address and port that it listens on."""
         return self._frontends
+
+    @cached_property
+    def listen_port(self) -> int | None:
+        """The one port that it listens on; None where there are several."""
+        ports = {port for listen in self.listens for port in (listen.low, listen.high)}
+        return ports.pop() if len(ports) == 1 else None
 
     def serving(self, family: str) -> list[Backend]:
         """The backends of a family that get new connections now; the backups where no other can."""
@@ -285,14 +275,6 @@ def protocol_number(protocol: str) -> int:
     return {"tcp": 6, "udp": 17, "sctp": 132}[protocol]
 
 
-HEALTH_KEYS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "tcp": ("port",),
-    "http": ("port", "path", "host", "status"),
-    "command": ("argv",),
-}
-
-
 def dump(config: Config) -> dict[str, Any]:
     """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
     return {
@@ -316,7 +298,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "new_connections_per_second": service.new_connections_per_second,
         "when_empty": service.when_empty,
         "log": service.log,
-        "health": None if service.health is None else _dump_health(service.health),
+        "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
         "backends": [
             {
@@ -330,20 +312,6 @@ def _dump_service(service: Service) -> dict[str, Any]:
             for backend in service.backends
         ],
     }
-
-
-def _dump_health(health: Health) -> dict[str, Any]:
-    values = {
-        "port": health.port,
-        "path": health.path,
-        "host": health.host,
-        "status": list(health.status),
-        "argv": list(health.argv),
-    }
-    found: dict[str, Any] = {key: values[key] for key in HEALTH_KEYS[health.type]}
-    found.update(type=health.type, interval=health.interval_s, timeout=health.timeout_s)
-    found.update(fall=health.fall, rise=health.rise, fail_open=health.fail_open)
-    return found
 
 
 def _dump_egress(egress: Egress) -> dict[str, Any]:

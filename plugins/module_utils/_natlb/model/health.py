@@ -1,26 +1,91 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a user wants backends to be checked, read into typed values (`entities.py`)."""
+"""How a user wants backends to be checked: read, kept as typed values, and written again. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Callable, TypeVar
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
 
 from ..errors import ConfigError
 from . import values
-from .entities import HEALTH_KEYS, Health
 from .reading import Reading
 
-T = TypeVar("T")
+_TARGET = ("port", "address")
+_SOCKET = (*_TARGET, "source")
+_HTTP = (*_SOCKET, "path", "host", "method", "status", "body")
+#: The keys of each type of check.
+HEALTH_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "tcp": _SOCKET,
+    "http": _HTTP,
+    "https": (*_HTTP, "verify"),
+    "command": ("argv", "user", *_TARGET),
+    "agent": _SOCKET,
+    "udp": (*_SOCKET, "send", "expect"),
+    "dns": (*_SOCKET, "query"),
+}
+_REQUIRED = {
+    "command": {"argv": "name the program and its arguments as a list"},
+    "agent": {"port": "name the port on which the agent of the backend answers"},
+    "udp": {"send": "name what to send, such as ping or hex:00ff"},
+    "dns": {"query": "name what to ask for, such as www.example.com"},
+}
+HTTP_METHODS = ("GET", "HEAD", "OPTIONS")
+ON_DOWN = ("keep", "reset")
 
-#: Of every type of check, and of any.
-_COMMON = ("type", "interval", "timeout", "fall", "rise", "fail_open")
-KEYS = (*_COMMON, *dict.fromkeys(key for keys in HEALTH_KEYS.values() for key in keys))
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+_HEX = "hex:"
+#: A datagram of this size passes every network without being cut into pieces (RFC 8085, section 3.2).
+_LONGEST_DATAGRAM = 1200
+_LONGEST_BODY = 1024
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a backend is checked. Times in seconds; fields of other types of check have their defaults.
+
+    `port` and `address` are None where they are the backend's. `status` holds ranges, both ends included.
+    """
+
+    type: str
+    port: int | None = None
+    address: str | None = None
+    #: Where checks come from, for the backends of its family.
+    source: str | None = None
+    interval_s: float = 2.0
+    #: The interval while a state is changing; None where it is the same.
+    fast_interval_s: float | None = None
+    timeout_s: float = 1.0
+    fall: int = 3
+    rise: int = 2
+    #: By up to so much, each time by another part of it, an interval is shorter.
+    jitter_s: float = 0.0
+    #: How long a backend that came back takes to reach its weight.
+    slow_start_s: float = 0.0
+    #: Whether the backends of a family go on serving where the checks of all of them fail at once.
+    fail_open: bool = False
+    #: What becomes of connections that are established to a backend that is down.
+    on_down: str = "keep"
+    path: str = "/"
+    host: str | None = None
+    method: str = "GET"
+    status: tuple[tuple[int, int], ...] = ((200, 200),)
+    body: str | None = None
+    verify: bool = False
+    argv: tuple[str, ...] = ()
+    user: str = "nobody"
+    send: str = ""
+    expect: str | None = None
+    query: str = ""
 
 
 def health_check(value: Any, path: str) -> Health | None:
+    """Read the `health` of a service; None is no check."""
     if value == "none":
         return None
     kinds = tuple(HEALTH_KEYS)
@@ -31,41 +96,88 @@ def health_check(value: Any, path: str) -> Health | None:
             reading.read(values.choice, given["type"], f"{path}.type", kinds, otherwise="none")
         reading.done()
     kind = value["type"]
-    given = reading.mapping(value, path, _COMMON + HEALTH_KEYS[kind])
-    if kind == "none":
-        reading.done()
-        return None
+    given = reading.mapping(value, path, ("type", *_COMMON, *HEALTH_KEYS[kind]))
+    found = {}
+    for key, item in given.items():
+        if key in _KEYS:
+            field, function, limits = _KEYS[key]
+            # The default of a field of a dataclass is an attribute of the class.
+            otherwise = getattr(Health, field)
+            found[field] = reading.read(function, item, f"{path}.{key}", *limits, otherwise=otherwise)
+    for key, remedy in _REQUIRED.get(kind, {}).items():
+        if key not in value:
+            reading.add(f"{path}.{key}", "is missing", remedy)
+    health = Health(type=kind, **found)
+    _check(health, path, reading)
+    reading.done()
+    return None if kind == "none" else health
 
-    def read(key: str, otherwise: T, function: Callable[..., T], *limits: Any) -> T:
-        if key not in given:
-            return otherwise
-        return reading.read(function, given[key], f"{path}.{key}", *limits, otherwise=otherwise)
 
-    health = Health(
-        type=kind,
-        port=read("port", None, values.port),
-        interval_s=read("interval", 2.0, values.duration, 0.1, 3600),
-        timeout_s=read("timeout", 1.0, values.duration, 0.05, 3600),
-        fall=read("fall", 3, values.integer, 1, 100),
-        rise=read("rise", 2, values.integer, 1, 100),
-        fail_open=read("fail_open", False, values.boolean),
-        path=read("path", "/", _printable),
-        host=read("host", None, _printable),
-        status=tuple(reading.each(_status, values.one_or_more(given.get("status", 200), f"{path}.status"))),
-        argv=tuple(reading.each(values.text, values.one_or_more(given.get("argv", []), f"{path}.argv"))),
-    )
-    if given.get("status") == []:
-        reading.add(f"{path}.status", "is empty", "name at least one HTTP status, or leave it out for 200")
-    if kind == "command" and not health.argv:
-        reading.add(f"{path}.argv", "is missing", "name the program and its arguments as a list")
+def _check(health: Health, path: str, reading: Reading) -> None:
+    """What no key shows on its own."""
     if health.timeout_s > health.interval_s:
         reading.add(f"{path}.timeout", "is longer than the interval", "answers would overlap; make it shorter")
+    if health.fast_interval_s is not None and health.fast_interval_s > health.interval_s:
+        reading.add(f"{path}.fast_interval", "is longer than the interval", "make it shorter, or leave it out")
+    if health.jitter_s > health.interval_s / 2:
+        reading.add(f"{path}.jitter", "is longer than half the interval", "make it shorter")
+    if health.body is not None and health.method != "GET":
+        problem = f"is looked for in an answer to {health.method}, which has none"
+        reading.add(f"{path}.body", problem, "leave out the method or the body")
+    if health.address and health.source and (":" in health.address) != (":" in health.source):
+        problem = f"cannot reach {health.address}, which is of another family"
+        reading.add(f"{path}.source", problem, "name an address of the same family")
+
+
+def dump_health(health: Health) -> dict[str, Any]:
+    """As `health_check` reads it, with every key of its type; those that were left out and have no default are null."""
+    found: dict[str, Any] = {"type": health.type}
+    for key in (*_COMMON, *HEALTH_KEYS[health.type]):
+        found[key] = getattr(health, _KEYS[key].field)
+    if "status" in found:
+        found["status"] = [low if low == high else f"{low}-{high}" for low, high in health.status]
+    if "argv" in found:
+        found["argv"] = list(health.argv)
+    return found
+
+
+def payload(text: str) -> bytes:
+    """The bytes of `send` or `expect`: of the text, or those that stand behind `hex:`. Raises `ValueError`."""
+    return bytes.fromhex(text[len(_HEX) :]) if text.startswith(_HEX) else text.encode()
+
+
+def _statuses(value: Any, path: str) -> tuple[tuple[int, int], ...]:
+    reading = Reading()
+    found = reading.each(_status, values.one_or_more(value, path))
     reading.done()
-    return health
+    if not found:
+        raise ConfigError(path, "is empty", "name at least one HTTP status, or leave it out for 200")
+    return tuple(found)
 
 
-def _status(value: Any, path: str) -> int:
-    return values.integer(value, path, 100, 599, "an HTTP status")
+def _status(value: Any, path: str) -> tuple[int, int]:
+    first, dash, last = value.partition("-") if isinstance(value, str) else (value, "", "")
+    low = values.integer(first, path, 100, 599, "an HTTP status")
+    high = values.integer(last, path, 100, 599, "an HTTP status") if dash else low
+    if low > high:
+        raise ConfigError(path, f"the range {value} ends before it begins", f"write {high}-{low}")
+    return low, high
+
+
+def _argv(value: Any, path: str) -> tuple[str, ...]:
+    reading = Reading()
+    found = reading.each(_argument, values.one_or_more(value, path))
+    reading.done()
+    if not found or not found[0]:
+        raise ConfigError(path, "is missing", _REQUIRED["command"]["argv"])
+    return tuple(found)
+
+
+def _argument(value: Any, path: str) -> str:
+    text = values.text(value, path)
+    if "\0" in text:
+        raise ConfigError(path, f"{values.shown(text)} holds a null byte", "no argument of a program can")
+    return text
 
 
 def _printable(value: Any, path: str) -> str:
@@ -73,3 +185,87 @@ def _printable(value: Any, path: str) -> str:
     if text and text.isascii() and text.isprintable() and " " not in text:
         return text
     raise ConfigError(path, f"{values.shown(text)} cannot stand in a request", "use visible ASCII without spaces")
+
+
+def _request_path(value: Any, path: str) -> str:
+    text = _printable(value, path)
+    if text.startswith("/"):
+        return text
+    raise ConfigError(path, f"{values.shown(text)} does not begin with /", f"write /{text.split('://')[-1]}")
+
+
+def _body(value: Any, path: str) -> str:
+    text = values.text(value, path)
+    if 0 < len(text.encode()) <= _LONGEST_BODY:
+        return text
+    raise ConfigError(path, f"{values.shown(text)} is empty or too long", f"write 1 to {_LONGEST_BODY} bytes of text")
+
+
+def _payload(value: Any, path: str) -> str:
+    text = values.text(value, path)
+    try:
+        size = len(payload(text))
+    except ValueError as error:
+        raise ConfigError(path, f"{values.shown(text)} is not hexadecimal", "write hex:00ff10") from error
+    if 0 < size <= _LONGEST_DATAGRAM:
+        return text
+    raise ConfigError(path, f"has {size} bytes", f"write 1 to {_LONGEST_DATAGRAM}")
+
+
+def _user(value: Any, path: str) -> str:
+    text = values.text(value, path)
+    if _USER.match(text):
+        return text
+    raise ConfigError(path, f"{values.shown(text)} is not the name of a user", "write one such as nobody")
+
+
+def _query(value: Any, path: str) -> str:
+    text = values.text(value, path)
+    bare = text[:-1] if text.endswith(".") else text
+    if text == "." or (len(bare) <= 253 and all(map(_LABEL.match, bare.split(".")))):
+        return text
+    raise ConfigError(path, f"{values.shown(text)} is not a name of DNS", "write one such as www.example.com")
+
+
+def _text_address(value: Any, path: str) -> str:
+    return str(values.address(value, path))
+
+
+class _Key(NamedTuple):
+    """The field of `Health` that a key is kept in, what reads it, and the limits that the reader takes."""
+
+    field: str
+    read: Callable[..., Any]
+    limits: tuple[Any, ...] = ()
+
+
+#: Of every type of check.
+_COMMON = {
+    "interval": _Key("interval_s", values.duration, (0.1, 3600)),
+    "fast_interval": _Key("fast_interval_s", values.duration, (0.1, 3600)),
+    "timeout": _Key("timeout_s", values.duration, (0.05, 3600)),
+    "fall": _Key("fall", values.integer, (1, 100)),
+    "rise": _Key("rise", values.integer, (1, 100)),
+    "jitter": _Key("jitter_s", values.duration, (0, 1800)),
+    "slow_start": _Key("slow_start_s", values.duration, (0, 3600)),
+    "fail_open": _Key("fail_open", values.boolean),
+    "on_down": _Key("on_down", values.choice, (ON_DOWN,)),
+}
+_KEYS = {
+    **_COMMON,
+    "port": _Key("port", values.port),
+    "address": _Key("address", _text_address),
+    "source": _Key("source", _text_address),
+    "path": _Key("path", _request_path),
+    "host": _Key("host", _printable),
+    "method": _Key("method", values.choice, (HTTP_METHODS,)),
+    "status": _Key("status", _statuses),
+    "body": _Key("body", _body),
+    "verify": _Key("verify", values.boolean),
+    "argv": _Key("argv", _argv),
+    "user": _Key("user", _user),
+    "send": _Key("send", _payload),
+    "expect": _Key("expect", _payload),
+    "query": _Key("query", _query),
+}
+KEYS = ("type", *_COMMON, *dict.fromkeys(key for keys in HEALTH_KEYS.values() for key in keys))

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .entities import Backend, Health, Service
+from .entities import Backend, Service
+from .health import Health
 
 #: How long an attempt lives on after its first refusal. Linux sends a SYN again after 1, 2, 3, 4, 5, 7 and 11 s (before
 #: 6.5 after 1, 3, 7 and 15 s, tcp_syn_linear_timeouts), so where every backend refuses, the client knows after 11 or

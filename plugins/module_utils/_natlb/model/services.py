@@ -28,12 +28,11 @@ from .entities import (
     STATES,
     Backend,
     Config,
-    Health,
     Listen,
     Service,
     family_of,
 )
-from .health import health_check
+from .health import Health, health_check
 from .lists import distinct, networks, snat_choice
 from .reading import Reading
 
@@ -254,6 +253,7 @@ def _check_service(service: Service, path: str) -> None:
         for listen in filter(backend.is_at, service.listens):
             problem = f"{backend.address} is the frontend {listen} itself"
             reading.add(at, problem, "choose another port or another address")
+    _check_health(service, path, reading)
     backend_families = {backend.family for backend in service.backends}
     for family in families:
         title = _family_name(family)
@@ -268,6 +268,14 @@ def _check_service(service: Service, path: str) -> None:
             problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
             reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
     reading.done()
+
+
+def _check_health(service: Service, path: str, reading: Reading) -> None:
+    health = service.health
+    unported = service.listen_port is None and any(backend.port is None for backend in service.backends)
+    if health is not None and health.type != "command" and health.port is None and unported:
+        problem = "is missing: the service listens on several ports, and a backend has none of its own"
+        reading.add(f"{path}.health.port", problem, "name the port to check")
 
 
 def _family_name(family: str) -> str:
