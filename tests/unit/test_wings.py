@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "warnings": {*_BASE, "model", *_ENGINES, "firewalls"},
     "plan": _BELOW_PLAN,
     "status": {*_BELOW_PLAN, "plan"},
+    "health": {*_BELOW_PLAN, "plan", "status"},
     "probe": {"errors", "model.values"},
 }
 

@@ -1,0 +1,304 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All checks of a balancer: when each is due, those under way, and what changed because of them.
+
+One thread waits for all sockets, in a selector of its owner; the data of a key is called with what happened to it. Due
+times stand in one heap. An entry of it is stale where its check is due at another time by now, and is passed over.
+"""
+
+from __future__ import annotations
+
+import heapq
+import selectors
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Callable, NamedTuple
+
+from ..model.effective import Finding, Findings, Place
+from ..model.entities import Service
+from . import agent_line, http, state
+from .attempt import Attempt, Done
+from .datagram import Datagram
+from .question import Asker, Question, questions
+from .state import BackendState, Outcome
+from .stream import Connection, Conversation
+
+#: Checks that are due within so long begin together: waking up costs more than a check.
+TOGETHER_S = 0.01
+#: A backend that clients wait for is asked at once, but no more often than this.
+SUSPECT_S = 0.2
+
+
+class Event(NamedTuple):
+    """A backend is otherwise than before. `places` are those of it in all services that ask so.
+
+    `weight` is the share of its weight that it is to get; None is all of it. `name` is that of the backend.
+    """
+
+    places: tuple[Place, ...]
+    finding: Finding
+    weight: float | None
+    name: str
+
+
+class Status(NamedTuple):
+    """A check, for people: what it asks, for whom, what it found last, and how long the last one took."""
+
+    question: Question
+    places: tuple[Place, ...]
+    finding: Finding | None
+    #: How many results in a row speak against the finding.
+    against: int
+    last: str
+    took_s: float | None
+
+
+class _Check:
+    """One question, and where its answer stands."""
+
+    __slots__ = (
+        "askers",
+        "attempt",
+        "back_at",
+        "due",
+        "finding",
+        "identity",
+        "last",
+        "number",
+        "question",
+        "started",
+        "state",
+        "suspect_at",
+        "told",
+        "took_s",
+    )
+
+    def __init__(self, question: Question, kept: Finding | None) -> None:
+        self.question, self.identity = question, question.identity
+        self.askers: list[Asker] = []
+        self.attempt: Attempt | None = None
+        self.finding = kept
+        self.state = BackendState(kept.state if kept is not None else "unknown")  # type: ignore[arg-type]
+        #: When it is to begin, to be looked at, or late.
+        self.due = 0.0
+        self.started = 0.0
+        self.number = 0
+        self.last = ""
+        self.took_s: float | None = None
+        self.suspect_at = float("-inf")
+        #: Since when the backend is back after it was down; None while no service slows its start.
+        self.back_at: float | None = None
+        #: The share of the weight that was told last, by slow start.
+        self.told: dict[float, float | None] = {}
+
+    @property
+    def deadline(self) -> float:
+        return self.started + self.question.health.timeout_s
+
+
+def _utc() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Checker:
+    """Asks the backends of services. Times are of the monotonic clock."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        clock: Callable[[], float] = time.monotonic,
+        date: Callable[[], str] = _utc,
+    ) -> None:
+        self._selector, self._clock, self._date = selector, clock, date
+        self._checks: dict[Question, _Check] = {}
+        self._at: dict[str, list[_Check]] = {}
+        #: When, a number that makes each entry another one, and what.
+        self._heap: list[tuple[float, int, _Check]] = []
+        self._ramps: dict[_Check, float] = {}
+        self._entries = 0
+        self._events: list[Event] = []
+
+    # -- what is asked -----------------------------------------------------------------------------------------------
+
+    def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None:
+        """Ask these services' backends from now on. Checks that are the same go on; `findings` is what is known."""
+        http.context.cache_clear()
+        wanted = {
+            question: askers for question, askers in questions(services).items() if question.health.type != "command"
+        }
+        for question in [question for question in self._checks if question not in wanted]:
+            check = self._checks.pop(question)
+            self._ramps.pop(check, None)
+            check.due = float("inf")
+            if check.attempt is not None:
+                check.attempt.close()
+        self._at = {}
+        for question, askers in wanted.items():
+            check = self._checks.get(question) or self._added(question, askers, findings, now)
+            check.askers = askers
+            for address in dict.fromkeys(asker.address for asker in askers):
+                self._at.setdefault(address, []).append(check)
+            self._tell_those_who_do_not_know(check, findings, now)
+
+    def _added(self, question: Question, askers: list[Asker], findings: Findings, now: float) -> _Check:
+        kept = next((findings[asker.place] for asker in askers if asker.place in findings), None)
+        check = self._checks[question] = _Check(question, kept)
+        self._push(check, state.first_due(check.identity, question.health, now))
+        return check
+
+    def _tell_those_who_do_not_know(self, check: _Check, findings: Findings, now: float) -> None:
+        finding = check.finding
+        if finding is None:
+            return
+        unaware = [asker for asker in check.askers if _state(findings.get(asker.place)) != finding.state]
+        if unaware:
+            self._tell(check, unaware, now)
+
+    def check_now(self, address: str, port: int) -> None:
+        """Clients get no answer from this backend: it is asked at once, and one failure is enough."""
+        now = self._clock()
+        for check in self._at.get(address, ()):
+            if not any(asker.address == address and asker.port in (None, port) for asker in check.askers):
+                continue
+            if check.state.state == "down" or now < check.suspect_at + SUSPECT_S:
+                continue
+            check.state.suspect(check.question.health.fall)
+            check.suspect_at = now
+            if check.attempt is None:
+                self._push(check, now)
+
+    def overview(self) -> Iterator[Status]:
+        """Every check as it stands."""
+        for check in self._checks.values():
+            places = tuple(asker.place for asker in check.askers)
+            yield Status(check.question, places, check.finding, check.state.count, check.last, check.took_s)
+
+    def close(self) -> None:
+        """End all checks."""
+        for check in self._checks.values():
+            if check.attempt is not None:
+                check.attempt.close()
+        self._checks, self._at, self._heap, self._ramps = {}, {}, [], {}
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """When `advance` is to be called next."""
+        heap = self._heap
+        while heap and heap[0][0] != heap[0][2].due:
+            heapq.heappop(heap)
+        due = [*self._ramps.values()]
+        if heap:
+            due.append(heap[0][0])
+        return min(due) if due else None
+
+    def advance(self, now: float) -> None:
+        """Begin what is due, and end what is late."""
+        heap = self._heap
+        while heap and heap[0][0] <= now + TOGETHER_S:
+            due, _number, check = heap[0]
+            # Nothing is late a little early.
+            if due == check.due and due > now and check.attempt is not None:
+                break
+            heapq.heappop(heap)
+            if due != check.due:
+                continue
+            if check.attempt is None:
+                self._start(check, now)
+            elif check.deadline <= now:
+                check.attempt.late()
+            else:
+                check.attempt.look()
+                self._push_attempt(check, now)
+        for check in [check for check, due in self._ramps.items() if due <= now]:
+            self._tell(check, check.askers, now, again=True)
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def _push(self, check: _Check, due: float) -> None:
+        check.due = due
+        self._entries += 1
+        heapq.heappush(self._heap, (due, self._entries, check))
+
+    def _push_attempt(self, check: _Check, now: float) -> None:
+        attempt = check.attempt
+        if attempt is not None:
+            look_s = attempt.look_s
+            self._push(check, min(check.deadline, now + look_s) if look_s else check.deadline)
+
+    # -- one check ---------------------------------------------------------------------------------------------------
+
+    def _start(self, check: _Check, now: float) -> None:
+        check.started = now
+        check.number += 1
+        check.due = float("inf")
+
+        def done(outcome: Outcome) -> None:
+            self._take(check, outcome)
+
+        check.attempt = attempt = _attempt(check.question, self._selector, done)
+        attempt.start()
+        self._push_attempt(check, now)
+
+    def _take(self, check: _Check, outcome: Outcome) -> None:
+        now = self._clock()
+        check.attempt = None
+        check.last, check.took_s = outcome.reason, now - check.started
+        health = check.question.health
+        before = check.state.state
+        changed = check.state.take(outcome, health.fall, health.rise)
+        due = state.next_due(check.identity, health, check.state.count > 0, check.started, check.number)
+        self._push(check, max(due, now))
+        if not changed:
+            return
+        after = check.state.state
+        if check.finding is None or after != before:
+            check.finding = Finding(after, self._date(), check.state.reason)
+            slow = before == "down" and any(asker.slow_start_s for asker in check.askers)
+            check.back_at = now if slow else None
+            check.told = {}
+        self._tell(check, check.askers, now)
+
+    def _tell(self, check: _Check, askers: Sequence[Asker], now: float, again: bool = False) -> None:
+        """Tell how the backend is now, those with one slow start together; `again`: only where the weight changed."""
+        finding = check.finding
+        if finding is None:
+            return
+        ramps: dict[float, list[Asker]] = {}
+        for asker in askers:
+            ramps.setdefault(asker.slow_start_s if check.back_at is not None else 0.0, []).append(asker)
+        following = []
+        for slow_start_s, group in ramps.items():
+            share, next_s = state.ramp(now - (check.back_at or 0.0), slow_start_s)
+            if next_s is not None and check.back_at is not None:
+                following.append(check.back_at + next_s)
+            weight = check.state.weight
+            product = share if weight is None else weight if share is None else share * weight
+            if again and check.told.get(slow_start_s) == product:
+                continue
+            check.told[slow_start_s] = product
+            places = tuple(asker.place for asker in group)
+            self._events.append(Event(places, finding, product, group[0].name))
+        self._ramps.pop(check, None)
+        if following:
+            self._ramps[check] = min(following)
+        else:
+            check.back_at = None
+
+
+def _state(finding: Finding | None) -> str | None:
+    return finding.state if finding is not None else None
+
+
+def _attempt(question: Question, selector: selectors.BaseSelector, done: Done) -> Attempt:
+    kind = question.health.type
+    if kind == "tcp":
+        return Connection(question, selector, done)
+    if kind in ("udp", "dns"):
+        return Datagram(question, selector, done)
+    return Conversation(question, selector, done, (agent_line if kind == "agent" else http).talk(question))

@@ -1,0 +1,122 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What follows from the results of checks: the state of a backend, when it is asked again, its weight as it comes back.
+
+Pure: time comes in, in seconds of a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal, NamedTuple
+
+from ..model.health import Health
+
+State = Literal["unknown", "up", "down", "drain"]
+#: Of these weights one follows the other while a backend comes back.
+RAMP_STEPS = 10
+#: First checks are spread over the interval, but over no more than this.
+LONGEST_SPREAD_S = 10.0
+
+
+class Outcome(NamedTuple):
+    """What one check found. `unasked` is a check that the balancer itself could not make: it says nothing.
+
+    `weight` is the share of its weight that the backend asks for. What is `certain`, the backend said itself, and it
+    holds without being found again.
+    """
+
+    state: Literal["up", "down", "drain", "unasked"]
+    reason: str = ""
+    weight: float | None = None
+    certain: bool = False
+
+
+class BackendState:
+    """The state of what one check asks. Before the first verdict it is the one that was kept, or `unknown`."""
+
+    __slots__ = ("_suspected", "_towards", "count", "reason", "state", "weight")
+
+    def __init__(self, kept: State = "unknown") -> None:
+        self.state: State = kept
+        self.reason = ""
+        self.weight: float | None = None
+        #: How many results in a row spoke for one other state.
+        self.count = 0
+        self._towards: str = kept
+        self._suspected = False
+
+    def take(self, outcome: Outcome, fall: int, rise: int) -> bool:
+        """Take a result; whether state or weight are others now. `reason` says why, for people."""
+        if outcome.state == "unasked":
+            return False
+        if outcome.certain:
+            return self._become(outcome.state, outcome.reason, outcome.weight)
+        if outcome.state == self.state:
+            self._settle()
+            return False
+        if outcome.state != self._towards:
+            self._settle()
+        self._towards = outcome.state
+        self.count += 1
+        # Who has never failed need not rise.
+        needed = fall if outcome.state == "down" else 1 if self.state == "unknown" else rise
+        if self.count < needed:
+            return False
+        return self._become(outcome.state, self._why(outcome, needed), None)
+
+    def _why(self, outcome: Outcome, needed: int) -> str:
+        if outcome.state != "down" and self.state == "unknown":
+            return ""
+        found = "clients get no answer" if self._suspected else f"{self.count} of {needed}"
+        return f"{outcome.reason}, {found}"
+
+    def _become(self, state: State, reason: str, weight: float | None) -> bool:
+        self._settle()
+        if (state, weight) == (self.state, self.weight):
+            return False
+        self.state, self.reason, self.weight = state, reason, weight
+        return True
+
+    def _settle(self) -> None:
+        self.count, self._towards, self._suspected = 0, self.state, False
+
+    def suspect(self, fall: int) -> None:
+        """Clients get no answer: that is worth all failures but one, so that one check decides."""
+        if self.state != "down" and not (self._towards == "down" and self.count >= fall - 1):
+            self._towards, self.count, self._suspected = "down", fall - 1, True
+
+
+def chance(identity: str, number: int = 0) -> float:
+    """From 0 to 1, the same each time for one identity and number."""
+    return zlib.crc32(f"{number} {identity}".encode()) / 2**32
+
+
+def first_due(identity: str, health: Health, now: float) -> float:
+    """When a backend is asked for the first time: all of them never at once."""
+    return now + chance(identity) * min(health.interval_s, LONGEST_SPREAD_S)
+
+
+def next_due(identity: str, health: Health, changing: bool, started: float, number: int) -> float:
+    """When it is asked again, after a check (its `number`) that began at `started`.
+
+    Intervals count from start to start, and jitter only makes them shorter. So a dead backend is down within
+    fall * interval + timeout.
+    """
+    fast = health.fast_interval_s
+    interval = fast if changing and fast is not None else health.interval_s
+    return started + interval - min(health.jitter_s, interval / 2) * chance(identity, number)
+
+
+def ramp(elapsed_s: float, slow_start_s: float) -> tuple[float | None, float | None]:
+    """The share of its weight that a backend gets so long after it came back, and after how long it gets the next one.
+
+    (None, None) where it has all of its weight.
+    """
+    if slow_start_s <= 0:
+        return None, None
+    steps = RAMP_STEPS - 1
+    # A step that is due by a hair is due: its time was added to another by whoever asks.
+    step = int(elapsed_s * steps / slow_start_s + 1e-6)
+    return ((step + 1) / RAMP_STEPS, (step + 1) * slow_start_s / steps) if step < steps else (None, None)

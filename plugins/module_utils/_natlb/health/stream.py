@@ -1,0 +1,133 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks over TCP: a connection alone, or one on which something is asked and an answer judged, with TLS or without."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import ssl
+import struct
+from typing import NamedTuple, Protocol
+
+from .attempt import READ, WRITE, Done, SocketAttempt
+from .question import Question
+from .state import Outcome
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+_CHUNK = 16384
+
+
+class Judge(Protocol):
+    """Reads an answer as it comes in."""
+
+    def feed(self, data: bytes) -> Outcome | None:
+        """More of it; none at its end. What follows, as soon as that is certain; at its end it is."""
+
+
+class Talk(NamedTuple):
+    """What is said on a connection, and by whom the answer is judged. `doing` names it in reasons."""
+
+    request: bytes
+    judge: Judge
+    doing: str
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+
+
+class Connection(SocketAttempt):
+    """A backend that accepts a connection is up."""
+
+    __slots__ = ()
+
+    def _prepare(self, peer: socket.socket) -> None:
+        # Closed with a RST, as HAProxy does: 500 checks a second would otherwise leave 30,000 sockets in TIME_WAIT.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        # Without the last packet of the handshake, whose place the RST takes: so the connection never reaches the
+        # program behind the port, which would log it, and is refused all the same where nobody listens.
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+    def _ready(self, mask: int) -> None:
+        del mask
+        _raise_error(self._socket)
+        self._finish(Outcome("up", "it accepts connections"))
+
+
+class Conversation(SocketAttempt):
+    """A backend is what the judge of its answer says."""
+
+    __slots__ = ("_connected", "_left", "_stream", "_talk")
+
+    def __init__(self, question: Question, selector: selectors.BaseSelector, done: Done, talk: Talk) -> None:
+        super().__init__(question, selector, done)
+        self._talk, self._left = talk, talk.request
+        self._connected = False
+        #: The TLS layer while its handshake goes on.
+        self._stream: ssl.SSLSocket | None = None
+
+    def _prepare(self, peer: socket.socket) -> None:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The answer is complete or of no use when it is closed. The side that closes first has the TIME_WAIT.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+
+    def _ready(self, mask: int) -> None:
+        del mask
+        try:
+            self._go_on()
+        except ssl.SSLWantReadError:
+            self._wait(READ)
+        except ssl.SSLWantWriteError:
+            self._wait(WRITE)
+        except BlockingIOError:
+            self._wait(WRITE if self._left else READ)
+        except ssl.SSLCertVerificationError as error:
+            self._finish(Outcome("down", f"{self._doing} {self._question.target}: {error.verify_message}"))
+        except ssl.SSLError as error:
+            words = (error.reason or str(error)).replace("_", " ").lower()
+            self._finish(Outcome("down", f"{self._doing} {self._question.target}: {words}"))
+
+    def _go_on(self) -> None:
+        if not self._connected:
+            self._begin()
+        if self._stream is not None:
+            self._stream.do_handshake()
+            self._stream = None
+        self._doing = self._talk.doing
+        peer = self._socket
+        while self._left and peer is not None:
+            self._left = self._left[peer.send(self._left) :]
+        self._wait(READ)
+        self._read()
+
+    def _begin(self) -> None:
+        _raise_error(self._socket)
+        self._connected = True
+        tls, peer = self._talk.tls, self._socket
+        if tls is not None and peer is not None:
+            self._doing = "TLS with"
+            self._selector.unregister(peer)
+            self._mask = 0
+            self._socket = self._stream = tls.wrap_socket(
+                peer, do_handshake_on_connect=False, server_hostname=self._talk.server_name
+            )
+            self._wait(WRITE)
+
+    def _read(self) -> None:
+        """What is there. TLS may hold more than the socket tells of."""
+        peer = self._socket
+        while peer is not None:
+            data = peer.recv(_CHUNK)
+            outcome = self._talk.judge.feed(data)
+            if outcome is not None:
+                self._finish(outcome._replace(reason=f"{self._doing} {self._question.target}: {outcome.reason}"))
+                return
+            if not isinstance(peer, ssl.SSLSocket) or not peer.pending():
+                return
+
+
+def _raise_error(peer: socket.socket | None) -> None:
+    status = peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if peer is not None else 0
+    if status:
+        raise OSError(status, os.strerror(status))
