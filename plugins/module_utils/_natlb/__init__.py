@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The core. What is here runs before any of it is imported, and by an older Python than the rest could be read by."""
+"""The core. This file runs before the rest is imported, and on a Python that is too old for the rest."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ class NatlbError(Exception):
 
 
 class ConfigError(NatlbError):
-    """What a user declared cannot be carried out.
+    """The declaration cannot be carried out.
 
-    `path` is where it stands (`services[2].backends[0].port`), `problem` what is wrong there,
-    and `remedy` what to write instead.
+    `path` is the place (`services[2].backends[0].port`), `problem` is what is wrong there, and `remedy` says what to
+    write instead.
     """
 
     def __init__(self, path: str, problem: str, remedy: str) -> None:
@@ -35,11 +35,11 @@ class ConfigErrors(NatlbError):  # noqa: N818
 
 
 class HostError(NatlbError):
-    """The host cannot do what is asked of it: a program is missing, a right is missing, the kernel refused."""
+    """The host cannot do what the run needs: a program or a right is missing, or the kernel refused."""
 
 
 class CommandsError(HostError):
-    """One of several commands failed; `done` is how many before it were carried out, and so its index."""
+    """One of several commands failed. `done` commands succeeded before it, so `done` is also its index."""
 
     def __init__(self, message: str, done: int) -> None:
         super().__init__(message)

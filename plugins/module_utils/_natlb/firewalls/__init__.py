@@ -1,4 +1,4 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Other people's rules: read, walked with connections of ours, and opened for them where that is wanted."""
+"""Foreign rules: read, followed with packets of our connections, and opened for them if the user wants it."""

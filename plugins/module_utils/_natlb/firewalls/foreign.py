@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Chains of others that packets of ours pass before or behind our own, read from this host.
+"""Foreign chains that our packets pass before or after our own chains, as this host has them.
 
-The forward hook has a file of its own, `forward.py`, since there a run may open a way as well.
+The forward hook has its own file, `forward.py`, since a run may also open a path there.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .walk import Chains
 
 
 def places(chains: Sequence[BaseChain], engine: Engine) -> Iterator[Place]:
-    """What there is besides ours; `chains` are all base chains of nf_tables.
+    """All foreign places; `chains` are all base chains of nf_tables.
 
-    Where nobody else has hooked anything in, this reads nothing more.
+    If there is no foreign base chain, this reads nothing more.
     """
     strange = native(chains)
     for variant in _variants():
@@ -87,7 +87,7 @@ def _nft_place(found: Chains, chain: BaseChain, engine: Engine) -> Iterator[Plac
 
 
 def _matters(chain: BaseChain, engine: Engine, strange: Collection[tuple[str, str]]) -> bool:
-    """Whether packets of ours pass there, and what is done to them there could be felt by us."""
+    """Whether our packets pass there, and whether what is done to them there affects us."""
     is_ours = chain[:2] in [(family, text.TABLE) for family in FAMILIES]
     if is_ours or (is_of_iptables(chain) and chain[:2] not in strange):
         return False
@@ -98,8 +98,8 @@ def _matters(chain: BaseChain, engine: Engine, strange: Collection[tuple[str, st
 
 
 def before(chain: BaseChain, engine: Engine) -> str:
-    """Whether a chain of nat comes before ours: yes, no, or maybe. Of two with one priority that comes first which was
-    hooked in last (nf_hook_entries_grow in net/netfilter/core.c), and that changes with every reload."""
+    """Whether a NAT chain comes before ours: yes, no, or maybe. Of two chains with the same priority, the one that was
+    hooked in last comes first (nf_hook_entries_grow in net/netfilter/core.c). This changes with every reload."""
     ours = engine.nat_priorities.get(chain.hook)
     if chain.kind != "nat" or ours is None or chain.priority > ours:
         return "no"
@@ -136,9 +136,9 @@ def _of_iptables(engine: Engine, variant: str | None, family: str, builtin: tupl
 
 
 def _jump_behind(rules: str) -> str:
-    """The chain of ours that a built-in one leads to, where rules of others come before; empty where they do not.
+    """Our chain that a built-in chain jumps to after foreign rules; empty if no foreign rules come before the jump.
 
-    Where it leads to none yet, the jump that a run adds will be the first.
+    If there is no jump yet, the run will add it as the first rule.
     """
     lines = [line.split() for line in rules.splitlines() if line.startswith("-A ")]
     targets = [words[words.index("-j") + 1] if "-j" in words[:-1] else "" for words in lines]

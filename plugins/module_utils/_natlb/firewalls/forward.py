@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The forward path of this host: what closes it to our connections, and the way through that a run makes if it may.
+"""The forward path of this host: what denies our connections there, and the opening that a run makes if it may.
 
-iptables has one FORWARD chain for all. Where it is closed (Docker's and ufw's policy is DROP), a chain of ours that it
-jumps to first lets our connections pass, and no others. In nft every tool has chains of its own, and an accept in one
-of ours would not bind them; those a run never changes, it says what to add there.
+iptables has one FORWARD chain for all tools. If it is closed (Docker and ufw set its policy to DROP), it jumps first to
+a chain of ours, which lets our connections pass, and no others. In nft every tool has its own chains, and an accept in
+ours does not overrule them. A run never changes these. It reports which rule to add.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Opening:
         return {key: Section((_MISPLACED,), s.body) if key in marked else s for key, s in found.items()}
 
     def commands(self, normal: Ruleset) -> list[Command]:
-        """What makes the way through."""
+        """What makes the opening."""
         return self.program.restore(restore.delta(self.live, normal, self.rendered, held=self.held))
 
     def undo(self, now: Ruleset) -> list[Command]:
@@ -134,7 +134,7 @@ FILES = tuple(f"forward.{name}{tail}" for name in ("iptables", "ip6tables") for 
 
 @dataclass
 class ForwardPath:
-    """What a look at the host gave: openings that are there or should be, and warnings."""
+    """The state of the forward path: openings that exist or should exist, and warnings."""
 
     firewall: str
     openings: list[Opening] = field(default_factory=list)
@@ -156,7 +156,7 @@ class ForwardPath:
 
 
 def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
-    """Read the forward path and say what a run has to do there. Touches nothing.
+    """Read the forward path, and find out what a run has to do there. Changes nothing.
 
     `firewall` is one of `CHOICES`; `chains_of_nft` are all base chains.
     """
@@ -189,9 +189,9 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
 
 
 def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
-    """The FORWARD chain as iptables tells it; None where it is a chain of nft, or none.
+    """The FORWARD chain as iptables lists it; None if it is a chain of nft, or if there is none.
 
-    Where a way of ours is in it already, it is taken for what it was then: the way stays, and can be taken away.
+    A chain that already has an opening of ours counts as one of iptables: the opening stays, and can be removed.
     """
     text = opening.look(family)
     chains = parse_save(family, text, "")
@@ -203,7 +203,8 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
 
 
 def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[str | None, list[str]]]:
-    """The variants of iptables, each with the families in which it has a FORWARD chain. Asking would make one."""
+    """The variants of iptables, each with the families in which it has a FORWARD chain. Listing the chain with iptables
+    would create it."""
     found: list[tuple[str | None, list[str]]] = []
     offered: list[str | None] = [*iptables_variants()]
     if not offered and processes.find("iptables"):
@@ -224,7 +225,7 @@ def _owner(chains: Chains) -> str:
 
 
 def _mark_misplaced(live: Ruleset, chains: Chains, tried: Sequence[Packet]) -> None:
-    """Make a jump that stands behind a denial differ from the one that is wanted, so that it is put first again."""
+    """Make a jump that comes after a denial differ from the wanted one, so that it is put first again."""
     key = (chains.family, "filter", "jump", "FORWARD")
     if key in live and may_deny(chains, tried, stop=forward_rules.ROOT):
         live[key] = Section((_MISPLACED,), live[key].body)
@@ -242,7 +243,7 @@ def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
 
 
 def _nft_warning(hook: Hook, finding: Finding) -> str:
-    """What to add, since natlb changes no table of others."""
+    """The rule to add, since natlb changes no foreign table."""
     family, table, name = hook
     if table == "firewalld":
         remedy = "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"

@@ -1,13 +1,13 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the rules of others let forwarded connections of ours through.
+"""Whether foreign rules let our forwarded connections pass.
 
-The chains at the forward hook (`foreign_listing.py`) are walked with the packets of each service. A path is *closed*
-where every end that the walk may have (`walk.py`) is a denial: a run warns of nothing less.
+The chains at the forward hook (`listing.py`) are followed with the packets of each service. A path is *closed* only if
+every possible end (`walk.py`) is a denial. A run warns only then.
 
-A packet passes only if every base chain at the hook lets it; an `accept` in one of them does not bind the others
-(nft(8), "verdict statements").
+A packet passes only if every base chain at the hook accepts it. An `accept` in one base chain does not affect the
+others (nft(8), "verdict statements").
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAMED = 3
 
 
 def packets(config: Config, routes: Routes) -> list[Packet]:
-    """For each way that connections of services take a client's first packet and a backend's answer; for egress too.
+    """A client's first packet and a backend's answer for each way that connections take; for egress too.
 
     A way is a backend with its port and protocol, and the interfaces by which clients come in: those of the frontend's
     network and of the default route. Services that share it share its packets.
@@ -132,7 +132,7 @@ def _way(routes: Routes, address: str) -> set[str]:
 
 
 def elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Network, ...]:
-    """Networks that are reached by other interfaces than these; none where these are not known."""
+    """The networks that are reached by other interfaces than these; none if these are not known."""
     if not interfaces:
         return ()
     return tuple(n for n, way in routes if n.prefixlen and way and way not in interfaces)[:_ELSEWHERE]
@@ -150,7 +150,8 @@ def ways(routes: Routes, family: str, address: str | None) -> set[str]:
 
 @dataclass(frozen=True)
 class Finding:
-    """A base chain that denies packets of ours for certain: whose they are, and the first denial that they meet."""
+    """A base chain that certainly denies our packets: the owners of the packets, and the first denial that they
+    meet."""
 
     place: str
     why: str
@@ -159,13 +160,13 @@ class Finding:
     sources: tuple[str, ...]
 
     def text(self) -> str:
-        """Whose connections, by what, one line."""
+        """The owners of the connections and the denial, on one line."""
         named = ", ".join(self.owners[:_NAMED]) + (", …" if len(self.owners) > _NAMED else "")
         return f"{named}: connections are not forwarded, because of {self.place} ({self.why})"
 
 
 def denial(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding | None:
-    """What in these chains denies packets of ours; None where every one of them may pass."""
+    """What in these chains denies our packets; None if every packet may pass."""
     whys: list[str] = []
     denied: list[Packet] = []
     for packet in tried:
@@ -186,7 +187,7 @@ def denial(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding |
 
 
 def affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[str, ...]:
-    """Whose packets are denied, with the backends where it is not all of them."""
+    """The owners of the denied packets, with the backends if only some are affected."""
     ways: dict[str, dict[str, None]] = {}
     for packet in denied:
         for owner in packet.owners:
@@ -208,6 +209,6 @@ def _backend(packet: Packet) -> str:
 
 
 def may_deny(chains: Chains, tried: Sequence[Packet], stop: str = "") -> bool:
-    """Whether some packet of ours may be denied, be it only by a rule of which that cannot be told."""
+    """Whether some packet of ours may be denied, even if only by a rule whose matches cannot be decided."""
     mine = [packet for packet in tried if packet.family == chains.family]
     return any(end.verdict == "deny" for packet in mine for end in ends(chains, packet, stop))

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables-save and nft print of the chains of others, read for `walk.py`.
+"""Foreign chains as iptables-save and nft print them, read for `walk.py`.
 
-Both are read only as far as is needed to tell whether a packet passes. Whatever else a rule matches is kept as a match
-of which that cannot be told.
+Both are read only as far as necessary to decide whether a packet passes. All other matches of a rule are kept as
+matches that cannot be decided.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _nft_rule(matches: tuple[Match, ...], verdict: str, line: str) -> Rule:
 
 
 def _nft_matches(text: str) -> tuple[Match, ...]:
-    """Matches up to the first that is not known; that one stands for the rest."""
+    """The matches up to the first unknown one, which represents the rest."""
     matches: list[Match] = []
     text = text.strip().replace("ct status & dnat == dnat", "ct status dnat")
     while text := text.lstrip():

@@ -1,11 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the rules of others do to packets of ours elsewhere than at the forward hook: drop, translate or not track them.
+"""What foreign rules do to our packets at other hooks than forward: drop them, translate them, or exclude them from
+tracking.
 
-For each place that such packets pass there is a set of packets to walk with (`walk.py`): before our translation a
-client's packet goes to the frontend, behind it to a backend; an answer comes from a backend. Only what befalls a packet
-on every way through the chains is told.
+Each place has its own set of packets (`walk.py`). Before our translation a client's packet goes to the frontend, after
+it to a backend. An answer comes from a backend. A warning is given only if every path through the chains has the same
+effect on a packet.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ class Place(NamedTuple):
 
 
 class Traffic:
-    """The packets of a configuration, made when they are first asked for."""
+    """The packets of a configuration, computed on first use."""
 
     def __init__(self, config: Config, routes: Routes, local: Collection[str], bridges: Collection[str] = ()) -> None:
         """`local` are the addresses of this host, `bridges` its interfaces that are one."""
         self._config, self._routes, self._local, self._bridges = config, routes, local, bridges
 
     def at(self, place: Place) -> list[tuple[list[Packet], set[str]]]:
-        """The packets that come by there, and the ends that keep them from what we would do with them.
+        """The packets that pass there, and the ends that prevent what we would do with them.
 
-        An `accept` binds only the rules behind it in the same base chain, so it matters where ours are among them.
+        An `accept` affects only the later rules of the same base chain, so the position of our rules matters.
         """
         skipped = {"accept"} if place.stop else set()
         if place.kind != "nat":
@@ -122,7 +123,7 @@ class Traffic:
 
     @cached_property
     def _arriving(self) -> list[Packet]:
-        """All that comes in, before translation. To which address an answer goes is not known then."""
+        """All incoming packets before translation. The destination of an answer is not known there."""
         others = [packet for packet in self._forwarded if packet.state != "new" or not packet.dnat]
         return [
             *self._first,
@@ -146,12 +147,12 @@ class Traffic:
 
 
 def _untold(packet: Packet) -> Packet:
-    """Before connection tracking has looked it up."""
+    """The packet before connection tracking."""
     return replace(packet, state="")
 
 
 def _sent(packet: Packet) -> Packet:
-    """Behind the translation of sources, which puts back those of answers too."""
+    """The packet after the translation of sources, which also restores those of answers."""
     return replace(packet, source=None, not_source=())
 
 
@@ -159,7 +160,7 @@ def _sent(packet: Packet) -> Packet:
 
 
 def warnings(places: Iterable[Place], traffic: Traffic) -> Iterator[str]:
-    """What befalls packets at each place, in one line for each kind of end."""
+    """What happens to packets at each place, in one line for each kind of end."""
     for place in places:
         for tried, bad in traffic.at(place):
             mine = [packet for packet in tried if packet.family == place.chains.family]
@@ -176,7 +177,7 @@ def warnings(places: Iterable[Place], traffic: Traffic) -> Iterator[str]:
 
 
 def _owners(hit: Sequence[Packet], tried: Sequence[Packet]) -> list[str]:
-    """Whose packets these are, with the backends where it is not all of them (which a frontend does not tell)."""
+    """The owners of these packets, with the backends if only some are affected (unknown for a frontend)."""
     whole: list[str] = []
     part: list[str] = []
     for translated in (False, True):

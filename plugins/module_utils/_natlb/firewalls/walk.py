@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules of others, walked with packets of ours: every end that such a packet may have in a base chain.
+"""Foreign rules, followed with our packets: every end that such a packet may have in a base chain.
 
-A match that cannot be told (a mark, a set, a rate) may be met or not, so a walk gives all of them. Whoever warns asks
-whether each is a bad one, since a false alarm teaches people not to read.
+Some matches cannot be decided (a mark, a set, a rate). They may match or not, so the result has all possible ends. A
+warning requires that all of them are bad, since false alarms teach people to ignore warnings.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..host.routes import Network
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet, as far as it is known. Interfaces are those that it may use; empty where nothing is known.
+    """A packet, as far as it is known. `interfaces` are the possible ones; empty if unknown.
 
-    `owners` are the services, or the egress, that have such packets. `state` is that of its connection, empty where
-    nobody has looked it up yet.
+    `owners` are the services, or the egress, that have such packets. `state` is that of its connection; empty before
+    connection tracking.
     """
 
     owners: tuple[str, ...]
@@ -46,7 +46,7 @@ class Packet:
 
 
 class Match(NamedTuple):
-    """`kind` is one that `_TELL` knows, or another, of which nobody can tell whether it is met."""
+    """`kind` is a key of `_TELL`, or another kind, which cannot be decided."""
 
     kind: str
     values: tuple[str, ...]
@@ -75,8 +75,8 @@ class Chains:
 
 
 class End(NamedTuple):
-    """How a walk ends: `verdict` is accept, deny, translate or untrack, fall (past the last rule) or stop (in the chain
-    that was asked for), `why` the rule or the policy."""
+    """The end of a walk: `verdict` is accept, deny, translate or untrack, fall (past the last rule) or stop (in the
+    requested chain). `why` is the rule or the policy."""
 
     verdict: str
     why: str = ""
@@ -117,7 +117,7 @@ def _walk(chains: Chains, name: str, packet: Packet, stop: str, above: tuple[str
 
 
 def _met(rule: Rule, packet: Packet) -> bool | None:
-    """Whether all matches of a rule are met; None where that cannot be told."""
+    """Whether all matches of a rule match; None if this cannot be decided."""
     answers = [_tell(match, packet) for match in rule.matches]
     return False if False in answers else None if None in answers else True
 
@@ -140,9 +140,9 @@ def _is_interface(name: str, pattern: str) -> bool:
 
 
 def _tell_address(values: Sequence[str], address: str | None, elsewhere: Sequence[Network]) -> bool | None:
-    """An address that is a network may lie in another in part; then nobody can tell.
+    """An address that is a network may lie partly in another network; then this cannot be decided.
 
-    Of an address that is not known, it is known only that it does not lie elsewhere.
+    An unknown address is only known to lie in no other network.
     """
     if any(value.startswith(("@", "$")) for value in values):
         return None

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tracked connections of this network namespace: listed by conntrack(8), deleted over netlink.
 
-conntrack(8) reads the whole table for each deletion, and cannot name several in one call; the kernel itself finds an
-entry by its addresses and ports at once.
+conntrack(8) reads the whole table for each deletion, and cannot delete several entries in one call. The kernel itself
+finds an entry directly by its addresses and ports.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def parse(family: str, line: str) -> Flow | None:
 
 
 def delete(flows: Iterable[Flow]) -> None:
-    """Let the kernel forget these; one that has ended meanwhile is as good. Raises `HostError`."""
+    """Delete these entries. One that has ended meanwhile is no error. Raises `HostError`."""
     try:
         with netlink.netfilter() as kernel:
             for flow in flows:
@@ -95,7 +95,7 @@ def delete(flows: Iterable[Flow]) -> None:
 
 
 def _deletion(flow: Flow) -> bytes:
-    """What names the flow."""
+    """The attributes that identify the flow."""
     source, target = ADDRESSES[flow.family]
     addresses = attribute(source, _packed(flow.source)) + attribute(target, _packed(flow.target))
     ports = attribute(_PROTO_NUM, bytes([PROTOCOL[flow.protocol]]))

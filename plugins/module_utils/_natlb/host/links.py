@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The network interfaces of this host, and what a declaration that names them meets.
+"""The network interfaces of this host.
 
-Read by `ip`, not from /sys: that shows the namespace in which it was mounted.
+They are read with `ip`, since /sys shows the namespace in which it was mounted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def is_up(name: str) -> bool:
 
 @observed
 def bridge_ports(bridge: str) -> dict[str, str]:
-    """By which port of a bridge its neighbours were seen last, by address; empty where that cannot be told."""
+    """The port of a bridge by which each neighbour was seen last, by address; empty if this cannot be read."""
     try:
         neighbours = _shown("ip", "-json", "neigh", "show", "dev", bridge)
         entries = _shown("bridge", "-json", "fdb", "show", "br", bridge)

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Netlink, as far as netfilter is asked without a program: messages to subsystems of nfnetlink, and their answers."""
+"""Netlink messages to the subsystems of nfnetlink, and their answers, without another program."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel tells of nf_tables without a program, and without reading what is in chains and maps."""
+"""What the kernel reports about nf_tables over netlink, without the content of chains and maps."""
 
 from __future__ import annotations
 

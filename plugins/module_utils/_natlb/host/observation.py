@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a plan has seen of this host, so that the next run can tell whether it would see anything else.
+"""What a plan has read of this host, so that the next run can find out whether it would read the same.
 
-A plan follows from what it is asked for and from what it reads. Whatever reads the host is marked `observed`: while a
-`Watch` is on, each such call is noted with a digest of what it returned, and `Watch.replay` asks all of them once more.
-Rules of nf_tables are not read again: the kernel numbers their commits (`netlink.generation`).
+A plan follows from its request and from what it reads. Every function that reads the host is marked `observed`. While a
+`Watch` is active, it records each such call with a digest of the result. `Watch.replay` calls all of them again. Rules
+of nf_tables are not read again, since the kernel numbers their commits (`nf_tables.generation`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _watch: Watch | None = None
 
 
 class Watch:
-    """The calls of one plan. `reads_generation`: rules of nf_tables were read as well. `repeatable` is false where a
-    reader failed, and so cannot be asked again."""
+    """The calls of one plan. `reads_generation`: rules of nf_tables were read as well. `repeatable` is false if a
+    reader failed, and so cannot be called again."""
 
     def __init__(self, seen: Mapping[Call, str] | None = None) -> None:
         self.seen: dict[Call, str] = dict(seen or {})
@@ -44,7 +44,7 @@ class Watch:
         self.repeatable = True
 
     def replay(self) -> Iterator[tuple[Call, str]]:
-        """Every call with what it tells now; empty where it cannot be made any more."""
+        """Every call with the digest of its result now; empty if it cannot be made any more."""
         for name, arguments in self.seen:
             try:
                 yield (name, arguments), digest(_reader(name)(*arguments))
@@ -78,21 +78,21 @@ def observed(reader: _Reader) -> _Reader:
 
 
 def _reader(name: str) -> Callable[..., Any]:
-    """The reader of this name, from whichever room it is in. Raises `ImportError` and `KeyError`."""
+    """The reader of this name, from any module of the core. Raises `ImportError` and `KeyError`."""
     if name not in _readers:
         importlib.import_module(f"{_CORE}.{name.rpartition('.')[0]}")
     return _readers[name]
 
 
 def note_generation() -> None:
-    """Say that rules are read whose commits the kernel numbers."""
+    """Record that rules are read whose commits the kernel numbers."""
     if _watch is not None:
         _watch.reads_generation = True
 
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Note what is read of the host, in all threads, until the block ends."""
+    """Record what is read of the host, in all threads, until the block ends."""
     global _watch  # noqa: PLW0603 - one run at a time reads the host
     _watch = watch = Watch()
     try:

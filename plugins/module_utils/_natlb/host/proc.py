@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What /proc and /sys tell of this host."""
+"""What /proc and /sys say about this host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .observation import observed
 
 
 def read_unobserved(path: str) -> str:
-    """The text of a file, empty where it cannot be read; nobody needs to know whether it stays the same."""
+    """The text of a file, or empty if it cannot be read. The read is not recorded."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read()
@@ -29,7 +29,7 @@ def read(path: str) -> str:
 
 @observed
 def memory_bytes() -> int:
-    """All of the host's memory, or 0 where it cannot be told."""
+    """The size of the host's memory, or 0 if it is not known."""
     for line in read("/proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host: the only file that runs programs or reads /proc.
+"""The only file that runs programs.
 
-Programs get argument lists, and rulesets through standard input. A shell runs constant lines and paths of ours; where
-such lines are kept for the next boot (`plan/boot.py`) they hold addresses and names of interfaces as well, which were
-checked letter by letter before (`model/values.py`).
+Programs get argument lists, and rulesets through standard input. A shell runs constant lines and paths of ours. Lines
+that are kept for the next boot (`plan/boot.py`) also hold addresses and names of interfaces. These were checked
+character by character before (`model/values.py`).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def run(argv: Sequence[str], text: str | None = None, ok: Sequence[int] = (0,)) 
 def run_commands(commands: Sequence[Command], past_failures: bool = False) -> None:
     """Run commands in turn, up to the first that fails (or all of them), in a process that does not depend on this one.
 
-    Where this one is killed between two of them, also along with its whole process group, the change is still made as a
-    whole. Until then no other run begins: the process has the lock that this one holds (`store.lock`). Raises
+    If this process is killed between two commands, even with its whole process group, the change is still completed. No
+    other run begins before that, since the new process holds the lock of this one (`store.lock`). Raises
     `CommandsError`.
     """
     if not commands:
@@ -86,7 +86,7 @@ def attempt(argv: Sequence[str], text: str) -> tuple[int, str, str]:
 def _execute(program: str, argv: Sequence[str], text: str, independent: bool) -> tuple[int, str, str]:
     """The exit status of a program, and what it left on its standard output and standard error.
 
-    An independent one leads a session of its own, and has what descriptors of this process are inheritable: by default
+    An independent process leads its own session, and inherits the inheritable descriptors of this process: by default
     none is (PEP 446).
     """
     try:
@@ -111,7 +111,7 @@ def _execute(program: str, argv: Sequence[str], text: str, independent: bool) ->
 def _wait(process: subprocess.Popen[bytes], seconds: float, group: bool) -> int | None:
     """The exit status; None where the process (or the whole group that it leads) had to be killed.
 
-    `Popen.wait` with a time-out only looks now and then, and so sees a program's end up to 50 ms late.
+    `Popen.wait` with a timeout polls, and so notices the end of a program up to 50 ms late.
     """
     late = threading.Event()
 
@@ -140,7 +140,8 @@ def error_text(program: str, status: int, said: str) -> str:
 
 @contextlib.contextmanager
 def _memory_file(text: str = "") -> Iterator[BinaryIO]:
-    """A file without a name. Pipes are filled and read in bits of 512 bytes or a line: seconds for 10,000 services."""
+    """A file without a name. Pipes are filled and read in pieces of 512 bytes or a line, which takes seconds for 10,000
+    services."""
     with os.fdopen(os.memfd_create("natlb"), "w+b") as file:
         file.write(text.encode())
         file.seek(0)
@@ -159,6 +160,6 @@ def identity(path: str) -> str:
 
 
 def version(path: str) -> str:
-    """What a program says of its version. It says the same until its file is another one."""
+    """The version that a program prints. It is the same until its file changes."""
     identity(path)
     return run([path, "--version"])

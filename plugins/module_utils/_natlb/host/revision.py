@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where and when a run looks at the kernel: which boot, which network namespace, and which generation of its rules."""
+"""The state of the rules of nf_tables: the boot, the network namespace, and the generation of the rules."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST = 1 << 32
 
 
 class Revision(NamedTuple):
-    """The same moment: nobody has committed anything to nf_tables in between, and nobody could have.
+    """Two equal revisions: there was no commit to nf_tables in between, and there cannot have been one.
 
-    `namespace` is a number that the kernel gives no second network namespace until it boots again; `generation` is None
-    where it has no nf_tables.
+    `namespace` is a cookie that the kernel gives to no second network namespace until the next boot. `generation` is
+    None if it has no nf_tables.
     """
 
     boot: str
@@ -28,7 +28,7 @@ class Revision(NamedTuple):
     generation: int | None
 
     def after(self, commits: int) -> Revision:
-        """The moment after so many commits. The kernel counts in 32 bits, and leaves 0 out (nf_tables_commit)."""
+        """The revision after so many commits. The kernel counts in 32 bits, and skips 0 (nf_tables_commit)."""
         if self.generation is None:
             return self
         number = self.generation + commits
@@ -36,7 +36,7 @@ class Revision(NamedTuple):
 
 
 def current() -> Revision | None:
-    """None where the kernel cannot tell namespaces apart."""
+    """The current revision; None if the kernel cannot identify network namespaces."""
     boot = proc.read_unobserved("/proc/sys/kernel/random/boot_id").strip()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:

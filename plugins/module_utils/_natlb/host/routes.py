@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where this host sends packets: its main routing tables, read from /proc without another process."""
+"""The routes of this host: its main routing tables, read from /proc without another process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_DEVICE = "*"
 
 
 class Route(NamedTuple):
-    """`interface` is empty where the route refuses or swallows packets (`unreachable`, `prohibit`, `blackhole`).
+    """`interface` is empty if the route refuses or drops packets (`unreachable`, `prohibit`, `blackhole`).
 
     `direct`: the hosts of the network are reached without a gateway. `advertised`: the kernel itself learned it by a
     router advertisement.

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A network namespace of its own, in which the kernel is asked about rules before this host has them."""
+"""A scratch network namespace, in which the kernel validates rules before this host gets them."""
 
 from __future__ import annotations
 

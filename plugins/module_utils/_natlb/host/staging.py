@@ -1,11 +1,12 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a change leaves for the next boot, put in place as a whole: the set of files that boots, and what leads to it.
+"""What a change leaves for the next boot, put in place as a whole: the set of files that boots, and the files and links
+that refer to it.
 
-Before the set is switched comes what does the former set no harm: new units, and links that lead nowhere yet. Behind it
-comes what the former set might still need. So a power cut at any moment leaves a host that boots the old state or the
-new one.
+What does not affect the former set is put in place before the switch: new units, and links without a target yet. What
+the former set may still need is removed after it. So a power cut at any moment leaves a host that boots the old state
+or the new one.
 """
 
 from __future__ import annotations

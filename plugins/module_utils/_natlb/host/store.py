@@ -1,10 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is kept on the host: /etc/natlb for the next boot, /run/natlb until then.
+"""The files that natlb keeps on the host: /etc/natlb for the next boot, /run/natlb until then.
 
-Every write of a file is atomic (a new file beside the old one, synced, then renamed over it), so a crash or a full disk
-leaves the old content. Only root may read or write any of it. Files that belong together: `boot_set.py`, `staging.py`.
+Every write of a file is atomic (a new file next to the old one, synced, then renamed over it). So a crash or a full
+disk leaves the old content. Only root may read or write these files. `boot_set.py` and `staging.py` handle files that
+belong together.
 """
 
 from __future__ import annotations

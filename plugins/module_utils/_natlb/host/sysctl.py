@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of the kernel: names are written with slashes, since that of an interface may hold dots."""
+"""Kernel settings. Their names have slashes, since the name of an interface may contain dots."""
 
 from __future__ import annotations
 

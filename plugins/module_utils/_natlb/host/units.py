@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""systemd: what state units are in, and the orders that a run gives for them.
+"""systemd: the state of units, and the orders that a run gives for them.
 
-Whether a unit comes up at boot is a matter of files (`staging.py`). What is here is for the systemd that runs now.
+Files decide whether a unit starts at boot (`staging.py`). This file is about the running systemd.
 """
 
 from __future__ import annotations
