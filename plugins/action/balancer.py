@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of the module balancer: to come back over a new connection and confirm the change."""
+"""The controller's part of the module balancer: confirms the change over a new connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_ASYNC = (
 
 
 class ActionModule(ActionBase):
-    """Runs the module; where the change waits for its confirmation, opens a new connection and confirms it."""
+    """Runs the module. If the change waits for its confirmation, opens a new connection and confirms it."""
 
     _supports_check_mode = True
     _supports_diff = True
@@ -66,7 +66,7 @@ class ActionModule(ActionBase):
             repeated.update((name, self._task.args[name]) for name in packed.NESTED if name in self._task.args)
 
     def _confirm(self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int) -> None:
-        """Ask until the host answers. A host that answers too late says so itself, with the time it went back.
+        """Ask until the host answers. A host that answers too late reports the time of its rollback.
 
         The host's time began before the module returned, however long that took to start among many others.
         """

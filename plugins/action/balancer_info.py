@@ -1,7 +1,8 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of the module balancer_info: to say whose its warnings are, in the reader's words."""
+"""The controller's part of the module balancer_info: names the host in warnings, and uses the reader's names of
+options."""
 
 from __future__ import annotations
 

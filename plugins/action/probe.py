@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of the module probe: to explain a host on which it cannot start."""
+"""The controller's part of the module probe: explains why it cannot start on a host."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every variable of this collection, and how the messages of the core read to those who set them.
+"""Every variable of this collection, and the names that messages of the core use for them.
 
-Ansible passes over a variable that nobody reads, so a typing error in a name would be a declaration that is not there.
-tests/lint/test_role_variables.py keeps the lists in step with roles and playbooks.
+Ansible ignores a variable that nobody reads, so a typing error in a name would silently remove a declaration.
+tests/lint/test_role_variables.py compares the lists with roles and playbooks.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trees that fit under the kernel's limit of chains in a row, wherever the items lie.
+"""Trees that stay within the kernel's limit of chains in a row, whatever the items are.
 
-iptables-nft takes sixteen jumps in a row (NFT_JUMP_STACK_SIZE in include/net/netfilter/nf_tables.h); one by -g counts
-too. A prefix tree (`dispatch.py`) over addresses at powers of two peels a few of them off at each of forty levels. In
-its place stands a tree that takes equal shares off: each chain cuts the smallest blocks that have gathered a share of
-its items. A block may lie in one that is cut after it, so narrower ones are asked about first, and each has what lies
+iptables-nft accepts sixteen jumps in a row (NFT_JUMP_STACK_SIZE in include/net/netfilter/nf_tables.h); a jump by -g
+counts too. A prefix tree (`dispatch.py`) over addresses at powers of two separates only a few of them at each of forty
+levels. This tree separates equal shares instead: each chain cuts the smallest blocks that hold a share of its items. A
+block may lie within a block that is cut later. So narrower blocks are tested first, and each one has the items that lie
 in it and in no narrower one.
 
-Where one item more or less moves, more chains change than in a prefix tree. So this is for those that are too deep.
+An additional or removed item changes more chains than in a prefix tree. So this is only for trees that are too deep.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def _every(count: int) -> str:
 def by_chance(name: str, targets: Sequence[tuple[Target, int]]) -> Chains:
     """A target for each packet, with a chance as large as its weight.
 
-    A rule is asked only if those before it were not taken, so its chance is its weight in what is left. iptables keeps
-    31 bits of it; fewer than ten digits would be less.
+    A rule is tried only if those before it were not taken, so its chance is its weight relative to the remaining
+    weights. iptables keeps 31 bits of it; fewer than ten digits would be less precise.
     """
     if len(targets) > _FLAT:
         return _by_chance_in_parts(name, targets)

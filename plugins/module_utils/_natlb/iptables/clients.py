@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads from this host how many clients the lists of iptables know: xt_recent and xt_hashlimit show theirs in /proc.
+"""The number of clients in the lists of iptables on this host: xt_recent and xt_hashlimit show theirs in /proc.
 
-xt_connlimit shows nothing, and has room for any number.
+xt_connlimit shows nothing, and has no limit.
 """
 
 from __future__ import annotations

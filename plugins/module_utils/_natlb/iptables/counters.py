@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many connections each backend got, read off the packet counters of the rules that translate.
+"""The number of connections of each backend, from the packet counters of the translating rules.
 
-The nat table sees the first packet of a connection only, so a rule's packets are connections.
+The nat table sees only the first packet of a connection, so a rule's packets are connections.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Trees of chains, so that iptables finds one of ten thousand rules in a few comparisons.
 
-A tree is a prefix tree over ports and, where many items share a port, over addresses. Each level cuts an aligned
-block into eight at most. The blocks lie where they lie whatever is declared, and chains are named after their block,
-so that one service more or less changes the leaf in which it stands and leaves nearly all other chains alone.
+A tree is a prefix tree over ports and, if many items share a port, over addresses. Each level cuts an aligned block
+into at most eight. The blocks do not depend on the declaration, and chains are named after their block. So one service
+more or less changes its own leaf, and leaves nearly all other chains alone.
 
-Such a tree may be deeper than the kernel takes (addresses at powers of two); `balanced.py` sees to that.
+Such a tree may be deeper than the kernel accepts (addresses at powers of two); `balanced.py` handles that.
 """
 
 from __future__ import annotations

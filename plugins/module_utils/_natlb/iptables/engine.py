@@ -127,7 +127,7 @@ class IptablesEngine:
         return sum(map(self.program.commits, transaction.texts.values()))
 
     def fallback(self, _transaction: Transaction, _rendered: Ruleset) -> Transaction | None:
-        """A delta has no other way: a replacement would not know what to take away."""
+        """None: a replacement would not know what to remove."""
         return None
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
@@ -155,7 +155,7 @@ class IptablesEngine:
         return self.program.restore(restore.delta(wanted, live, live, held=self._held))
 
     def undo_in_place(self, live: Ruleset, now: Ruleset) -> list[Command]:
-        """The same, with each jump where it stood among the rules of others."""
+        """The same, with each jump at its former place among the foreign rules."""
         return self.program.restore(restore.delta(now, live, live, self._places, self._held))
 
     def residue(self) -> str:

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules in chains of others that lead into chains of ours.
+"""Rules in foreign chains that lead into our chains.
 
-They are rules of others, so they stay. The kernel deletes no chain that a rule leads to; one that is not needed any
-more is emptied then, so that packets pass through it, and goes with a later run.
+These are foreign rules, so they stay. The kernel deletes no chain that a rule leads to. If such a chain is no longer
+needed, it is emptied, so that packets pass through it. A later run removes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Held = dict[Key, list[str]]
 
 
 def split(found: Ruleset) -> tuple[Ruleset, Held]:
-    """What is ours, without chains that only stay for others, and which chains others lead to."""
+    """Our sections, without chains that stay only for foreign rules, and the chains that foreign rules lead to."""
     held: Held = {}
     for (family, table, kind, chain), section in found.items():
         if kind == "jump" and chain not in _BUILT_IN:

@@ -1,13 +1,13 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Our connections, and no others, past a FORWARD chain of iptables that denies them.
+"""Lets our connections, and no others, through a FORWARD chain of iptables that denies them.
 
     filter  FORWARD → NATLB.forward → tree by original port and address → ACCEPT; then egress
 
-Here every packet of a connection comes by, answers and ICMP errors too. All of them are told by what the connection
-was to begin with: its original destination, once translated, is a frontend of ours; its original source is in a network
-that egress names.
+Every packet of a connection passes here, answers and ICMP errors too. All of them are identified by the origin of the
+connection: its original destination, if translated, is a frontend of ours; its original source is in a network of
+egress.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def render(config: Config, family: str) -> Ruleset:
 
 
 def split(ruleset: Ruleset) -> tuple[Ruleset, Ruleset]:
-    """What the iptables engine has made of all that is ours in iptables, and what is rendered here."""
+    """The sections of the iptables engine among all of ours in iptables, and those that are rendered here."""
     engine: Ruleset = {}
     forward: Ruleset = {}
     for key, section in ruleset.items():
@@ -64,7 +64,7 @@ def _services(tables: Tables, config: Config) -> list[str]:
 
 
 def _egress(tables: Tables, config: Config) -> list[str]:
-    """Connections from the networks behind the balancer to elsewhere, by the way that egress names."""
+    """Connections from the networks behind the balancer to other networks, by the interface of the egress rule."""
     jumps: list[str] = []
     for item in config.egress:
         sources = item.sources_of(tables.family)

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which way a connection came in, for the few whose source NAT depends on it.
+"""The interface by which a connection came in, for the few services whose source NAT depends on it.
 
-In POSTROUTING iptables knows the way out only (`-i` is refused there). Nearly always the original destination and the
-backend tell a service all the same. Where they do not, the first packet is marked on its way in, within the bits that
-are ours already for uplinks; a mark per interface will do, since of one interface no two services overlap.
+In POSTROUTING iptables knows only the outgoing interface (`-i` is refused there). Nearly always the original
+destination and the backend identify the service. If they do not, the first packet is marked when it comes in, within
+the bits that we use for uplinks. One mark for each interface is enough, since no two services of one interface overlap.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Our connections once they are translated, found again by the destination that they had before.
+"""Finds our translated connections by their original destination.
 
-A `-m conntrack` match is dear (50 ns with iptables-nft), and a connection meets several. So frontends to which the same
-is done share a rule where they lie side by side: ports of one address, and addresses with the same ports, in aligned
-blocks that hold nothing else.
+A `-m conntrack` match is expensive (50 ns with iptables-nft), and a connection meets several. So adjacent frontends
+with the same action share a rule: ports of one address, and addresses with the same ports, in aligned blocks that hold
+nothing else.
 """
 
 from __future__ import annotations

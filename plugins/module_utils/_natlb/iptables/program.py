@@ -80,7 +80,7 @@ class Iptables:
         return listing
 
     def test(self, family: str, text: str) -> None:
-        """Whether the program can read it; the kernel is hardly asked."""
+        """Whether the program accepts it; this hardly involves the kernel."""
         run([self.path(family, "restore"), "--noflush", "--test"], text)
 
 
@@ -104,7 +104,7 @@ def default_variant() -> str | None:
 
 
 def legacy_tables(family: str) -> list[str]:
-    """Tables that iptables-legacy holds here. Asking iptables-legacy-save itself would make them."""
+    """The tables of iptables-legacy on this host. iptables-legacy-save itself would create them."""
     name = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}[family]
     return read(f"/proc/thread-self/net/{name}").split()
 

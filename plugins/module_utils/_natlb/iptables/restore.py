@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables-save prints, and what iptables-restore is to be given.
+"""Parses the output of iptables-save, and makes the input of iptables-restore.
 
 Everything goes through `iptables-restore --noflush`, which empties and refills just the chains that its input declares,
 and commits each table in one step; many new chains go in a step before, when nothing leads to them yet. Tables go in an

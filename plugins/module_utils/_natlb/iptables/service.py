@@ -1,13 +1,13 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One service as iptables chains: what a new connection has to pass, and how its backend is chosen.
+"""One service as iptables chains: the conditions for a new connection, and the choice of its backend.
 
     NATLB.web.guard            sources, limits, log: once per service, so limits count all of its protocols together
     NATLB.web.tcp              the guard, affinity, then the method; sub-chains where a list would be long
     NATLB.web.tcp.ADDRESS:PORT a backend, where affinity has to note its client
 
-The guard is a chain of its own so that a drain leaves it alone, and what its limits have counted with it.
+The guard is a separate chain, so that a drain does not change it, nor the counts of its limits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables does on the way out: source NAT for our own connections and for the networks behind the balancer."""
+"""Source NAT of iptables in POSTROUTING: for our own connections and for the networks behind the balancer."""
 
 from __future__ import annotations
 

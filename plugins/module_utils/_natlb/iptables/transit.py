@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What iptables lets others forward where natlb turned forwarding on (`model/transit.py`)."""
+"""The transit traffic that iptables forwards if natlb turned forwarding on (`model/transit.py`)."""
 
 from __future__ import annotations
 

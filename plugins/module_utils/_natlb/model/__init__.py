@@ -1,4 +1,4 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a user declares, as typed values, and what follows from that alone. Pure."""
+"""The declaration as typed values, and what follows from it alone. Pure."""

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where packets of services come from: the addresses and ports of all their backends."""
+"""The addresses and ports of all backends, where packets of services come from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many clients affinity and limits know, of how many that there is room for."""
+"""The number of clients that affinity and limits know, and their maximum."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RATE = "new_connections_per_second"
 
 @dataclass(frozen=True)
 class Known:
-    """Clients in a set or list that packets fill; `beyond` says what becomes of more than `most`, where it is not just
-    that the oldest is forgotten."""
+    """Clients in a set or list that packets fill. `beyond` says what happens to more than `most`, unless the oldest is
+    simply forgotten."""
 
     count: int
     most: int
@@ -38,12 +38,12 @@ KnownClients = dict[tuple[str, str], Optional[Known]]
 
 
 def fullest(found: Iterable[Known]) -> Known | None:
-    """Of the sets of one option (a family's, a backend's): the one that has no room first."""
+    """The fullest set of one option (of a family or a backend)."""
     return max(found, key=lambda known: known.count / (known.most or 1), default=None)
 
 
 def options(service: Service) -> list[str]:
-    """Those of the service's options that keep something for each client."""
+    """The options of the service that store something for each client."""
     return [name for name, value in _values(service).items() if value]
 
 
@@ -62,7 +62,7 @@ def shown(service: Service, found: KnownClients) -> dict[str, dict[str, int] | N
 
 
 def warnings(found: KnownClients) -> Iterator[str]:
-    """What to say of sets that are nearly full."""
+    """Warnings about sets that are nearly full."""
     for (service, option), known in found.items():
         if known is not None and known.nearly_full:
             yield (

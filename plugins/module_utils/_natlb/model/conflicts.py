@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong between services: two of one name, or two that claim the same packets."""
+"""Conflicts between services: two with one name, or two that claim the same packets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_OVERLAPS = 100
 
 
 def between(services: Mapping[int, Service]) -> list[ConfigError]:
-    """What is wrong between services, each under its place in the declaration."""
+    """The conflicts between services, each with its place in the declaration."""
     errors: list[ConfigError] = []
     names: dict[str, int] = {}
     for index, service in services.items():

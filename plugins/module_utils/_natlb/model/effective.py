@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds: the declaration, what an operator said beside it (overrides), and what health checks found.
+"""The effective configuration: the declaration, overrides of operators, and findings of health checks.
 
-The only place that knows who wins. An override stands in for the declared state or weight. Health takes out what is
-still in, and never puts anything back. Pure.
+Only this file decides which of them applies. An override replaces the declared state or weight. Health takes a backend
+out, and never puts one back. Pure.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Because = Literal["declared", "override", "health", "fail_open"]
 
 
 class Place(NamedTuple):
-    """A backend within a service. With no service it is one of every service, and with no port there, at any port.
+    """A backend within a service. Without a service it is a backend of every service, and without a port also at any
+    port.
 
-    In a named service no port means the backend that is declared without one.
+    In a named service, no port means the backend that is declared without one.
     """
 
     service: str | None
@@ -41,7 +42,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Override:
-    """What an operator said of a backend. None and `active` both mean: as declared."""
+    """The override of an operator for a backend. None and `active` both mean: as declared."""
 
     state: str | None = None
     weight: int | None = None
@@ -50,13 +51,13 @@ class Override:
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing, so that all it can do is to except a backend from a more general one."""
+        """Whether it changes nothing. It can then only exempt a backend from a more general override."""
         return self.state in (None, "active") and self.weight is None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What health checks found of a backend; one of `FOUND`."""
+    """The result of health checks for a backend; one of `FOUND`."""
 
     state: str
     since: str = ""
@@ -69,7 +70,7 @@ Findings = Mapping[Place, Finding]
 
 @dataclass(frozen=True)
 class EffectiveBackend:
-    """Where a backend stands, and why. `intended` is the backend as the declaration and the override have it."""
+    """The effective state of a backend, and the reason. `intended` is the backend after declaration and override."""
 
     declared: Backend
     override: Override | None
@@ -109,7 +110,7 @@ def effective(declared: Config, overrides: Overrides, findings: Findings) -> Con
 def deviations(
     declared: Config, overrides: Overrides, findings: Findings
 ) -> Iterator[tuple[Service, list[EffectiveBackend]]]:
-    """The services of which at least one backend stands elsewhere than it is declared, or is kept by `fail_open`."""
+    """The services with a backend that differs from its declaration, or that `fail_open` keeps."""
     if not overrides and not findings:
         return
     concerned = _Concerned(overrides, findings)
@@ -137,7 +138,7 @@ def effective_backends(service: Service, overrides: Overrides, findings: Finding
 
 
 def places(service: Service, backend: Backend) -> Iterator[Place]:
-    """The places that mean a backend, from the most particular to the most general."""
+    """The places that identify a backend, from the most specific to the most general."""
     yield Place(service.name, backend.address, backend.port)
     port = backend.port or service.listen_port
     if port is not None:
@@ -146,7 +147,7 @@ def places(service: Service, backend: Backend) -> Iterator[Place]:
 
 
 class _Concerned:
-    """Which services may stand elsewhere than they are declared; of ten thousand most do not."""
+    """The services that may differ from their declaration; of ten thousand most do not."""
 
     def __init__(self, overrides: Overrides, findings: Findings) -> None:
         self._names: set[str | None] = set()
@@ -183,7 +184,7 @@ def _intended(declared: Backend, override: Override) -> Backend:
 
 
 def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:
-    """Without the weights that overrides give, where the service would need more slots than there are with them."""
+    """Without the weights of overrides, if the service would need too many slots with them."""
     if all(item.intended.weight == item.declared.weight for item in found) or not _fits(service, service.backends):
         return found
     if _fits(service, tuple(item.effective for item in found)):
@@ -204,7 +205,7 @@ def _fits(service: Service, backends: tuple[Backend, ...]) -> bool:
 
 
 def _failed_open(found: list[EffectiveBackend], family: str) -> list[EffectiveBackend]:
-    """With the backends of a family as they are willed, where all of them that could serve are down."""
+    """With the intended backends of a family, if all that could serve are down."""
     able = [
         item
         for item in found

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is kept beside the declaration (overrides, findings of health checks), as the JSON of its files. Pure.
+"""Overrides and findings of health checks, as the JSON of their files. Pure.
 
-A file may be damaged, of another version of natlb, or of another host, so each entry is read on its own. One of a later
-version is read as far as it says what it would say today: to ignore it would put backends back into rotation that
-somebody has taken out. One of another host says nothing about this one.
+A file may be damaged, of another version of natlb, or of another host. So each entry is read on its own. A file of a
+later version is read with the meaning of this version: to ignore it would put backends back into rotation that somebody
+has taken out. A file of another host is ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parsed(Generic[T]):
-    """What a file says, and what is wrong with the file: empty where nothing is."""
+    """The content of a file, and what is wrong with the file; empty if nothing is."""
 
     entries: Mapping[Place, T] = field(default_factory=dict)
     fault: str = ""

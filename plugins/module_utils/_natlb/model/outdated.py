@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Overrides and findings that a declaration ends: of backends that are not declared any more, or declared otherwise.
+"""Overrides and findings that a declaration ends, since their backends are removed or declared differently.
 
 Pure.
 """
@@ -21,8 +21,8 @@ Former = Optional[Mapping[Place, tuple[Any, Any]]]
 def lasting_overrides(overrides: Overrides, config: Config, former: Former) -> tuple[dict[Place, Override], list[str]]:
     """The overrides that outlive this declaration, and a line for each that does not.
 
-    A run that declares `state` or `weight` of a backend differently than the last run did undoes what stands against
-    it. Of an override for several services it undoes the part of that service.
+    A run that declares another `state` or `weight` of a backend than the last run undoes its override. Of an override
+    for several services it undoes the part of that service.
     """
     if not overrides:
         return {}, []
@@ -69,7 +69,7 @@ def _meant(overrides: Overrides, config: Config) -> dict[Place, dict[Place, tupl
 def lasting_findings(findings: Findings, config: Config, former: Former) -> dict[Place, Finding]:
     """The findings that are about backends whose health is to be checked.
 
-    One that the last run did not declare cannot have been checked since: what is found of it is from a former life.
+    A backend that the last run did not declare cannot have been checked since. Its finding is older.
     """
     checked = set(_checked(config)) if findings else set()
     return {

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a declaration to its end: what is wrong is kept, and the next value is read all the same."""
+"""Reads a declaration to its end: an error is recorded, and reading continues with the next value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EMPTY_REMEDY = "leave the key out, or write a value; a template may have come o
 
 
 class Reading:
-    """Everything that is wrong in what is being read, in the order in which it was found."""
+    """All errors of the input, in the order in which they were found."""
 
     def __init__(self) -> None:
         self.errors: list[ConfigError] = []
@@ -33,7 +33,7 @@ class Reading:
             raise ConfigErrors(self.errors)
 
     def read(self, function: Callable[..., T], *arguments: Any, otherwise: T) -> T:
-        """What the function makes of its arguments; where it refuses them, something to go on with."""
+        """The result of the function, or `otherwise` if it raises an error."""
         try:
             return function(*arguments)
         except ConfigError as error:
@@ -43,7 +43,7 @@ class Reading:
         return otherwise
 
     def each(self, function: Callable[..., T], items: Iterable[tuple[str, Any]]) -> list[T]:
-        """What the function makes of each (path, value), without those that it refuses."""
+        """The results of the function for each (path, value), without those that raise an error."""
         found: list[T] = []
         for path, value in items:
             try:
@@ -55,8 +55,8 @@ class Reading:
         return found
 
     def mapping(self, value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
-        """The known keys that are given. A null is an error for each of them: left out, many a key means more than any
-        value of it, and a template that came out empty must not come to mean that."""
+        """The known keys that are given. A null is an error for each of them: for many keys, leaving them out allows
+        more than any value does, and a template that gives null must not have that effect."""
         if not isinstance(value, Mapping):
             self.add(
                 path, f"{values.shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}"

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Redispatch: an attempt to connect that is refused takes another backend.
+"""Redispatch: a refused attempt to connect takes another backend.
 
 The refusal is dropped on its way to the client. At a RST that answers a SYN the kernel forgets the connection by itself
 (nf_conntrack_proto_tcp.c: "If only reply is a RST"). So the SYN that the client sends again is the first packet of a

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a user declares, read into typed values (`entities.py`).
+"""The declaration, read into typed values (`entities.py`).
 
-`parse_config` is the only way in. What it returns is complete (every default filled in), normalised (addresses in
-their canonical spelling, times in seconds) and free of contradictions.
+`parse_config` is the only entry. Its result is complete (every default filled in), normalised (addresses in their
+canonical spelling, times in seconds) and free of contradictions.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Config:
     """Read `natlb_services` and `natlb_egress`.
 
-    Raises `ConfigErrors` with every problem that was found. Whether the parts of a service fit together is asked once
-    each of them is right, and whether services do, of those that are right themselves.
+    Raises `ConfigErrors` with all errors. The parts of a service are checked against each other if each of them is
+    valid, and services against each other if they are valid themselves.
     """
     reading = Reading()
     parsed_services = _each(services, "services", _service, reading)
@@ -195,7 +195,7 @@ BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
 
 
 def _backend(value: Any, path: str) -> Backend:
-    """Services share their backends, so one that was read without a fault is not read again."""
+    """Services share their backends, so a valid one is not read again."""
     try:
         return _read_before(tuple((key, type(item), item) for key, item in value.items()))
     except (AttributeError, TypeError, ConfigError, ConfigErrors):
@@ -204,7 +204,8 @@ def _backend(value: Any, path: str) -> Backend:
 
 @lru_cache(maxsize=65536)
 def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
-    """Of keys and values with their types, for 1 and True are equal and do not mean the same."""
+    """The backend of these keys and values. Their types are part of the key, for 1 and True are equal and do not mean
+    the same."""
     return _read_backend({key: item for key, _type, item in items}, "")
 
 
@@ -238,7 +239,7 @@ def _backend_name(value: Any, path: str) -> str:
 
 
 def _check_service(service: Service, path: str) -> None:
-    """What no key shows on its own: whether the parts of one service fit together."""
+    """Checks whether the parts of one service fit together."""
     reading = Reading()
     if service.redispatch and "tcp" not in service.protocols:
         problem = f"there is none for {' and '.join(service.protocols)}"

@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection tracking table: how large it is to be, how long entries live, and how full it is.
+"""The connection tracking table: its size, the timeouts of its entries, and its fill level.
 
-A full table drops packets in silence, and a NAT load balancer has an entry for every connection.
+A full table silently drops packets, and a NAT load balancer has an entry for every connection.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ TIMEOUTS = {
 
 @dataclass(frozen=True)
 class Tracking:
-    """What is wanted of the table. `entries` None leaves its size alone, 0 takes it from the host's memory."""
+    """The wanted settings of the table. `entries` None leaves its size alone, 0 derives it from the memory of the
+    host."""
 
     entries: int | None = None
     buckets: int | None = None

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packets of others, where it was natlb that turned forwarding on: the host does not become a router for everybody.
+"""Transit traffic, if natlb turned forwarding on: the host does not become a router for all traffic.
 
-Between the interfaces that there were then, nothing was forwarded before, so nothing but what is declared is forwarded
-from then on. An interface that comes later (of Docker, of a VPN, of virtual machines) belongs to somebody who wants
-its packets forwarded and has rules of their own: packets that come or go by it are left alone.
+Nothing was forwarded before between the interfaces that existed then. So only declared traffic is forwarded between
+them from then on. An interface that is added later (of Docker, of a VPN, of virtual machines) has an owner who wants
+its packets forwarded, with rules of their own: its packets are left alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def dump(closed: Mapping[str, Closed]) -> dict[str, Any]:
 
 
 def parse(value: Any) -> dict[str, Closed]:
-    """From a file that may be damaged: what cannot be read counts as not kept."""
+    """From a file that may be damaged: unreadable entries are ignored."""
     found = {}
     for family, item in value.items() if isinstance(value, Mapping) else ():
         if family in MULTICAST and isinstance(item, Mapping) and _names(item.get("interfaces")):

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses that are routed to this host for its services, and that no host has.
+"""Addresses of services that are routed to this host, and that no host has.
 
-What comes for a frontend is translated. What comes for another port of its address meets the routing table, which sends
-it by the default route: to the router that it came from, which sends it here again, until its time to live ends. Such
-packets are refused as if nothing listened. They are told by their way: in and out by one interface of a default route.
+A packet to a frontend is translated. A packet to another port of its address would be routed by the default route: back
+to the router that it came from, which sends it here again, until its time to live ends. Such packets are refused as if
+nothing listened. They are identified by their path: in and out by one interface of a default route.
 """
 
 from __future__ import annotations

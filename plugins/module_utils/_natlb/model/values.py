@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single values as users type them, turned into typed ones.
+"""Converts single values from the user's input.
 
-YAML and Jinja2 hand the same number over as `80` or as `"80"`, and a list of one as a plain value. All of
-that is evened out here, once, so that nothing behind this file has to ask again. Every function takes the
-value and its path, and raises `ConfigError` with that path.
+YAML and Jinja2 may pass a number as `80` or as `"80"`, and a list of one item as the item. This file normalises that
+once, so that no other code has to. Every function takes the value and its path, and raises `ConfigError` with that
+path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run does: the request, the plan, its commit, its way back, and what is kept for the next boot."""
+"""A run: the request, the plan, its commit, its rollback, and what is kept for the next boot."""

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make the host be what is declared: read it, compare, and close the gap.
+"""Makes the host match the declaration: reads it, compares, and carries out the difference.
 
-A plan is a list of parts, each a live and a wanted ruleset and the way from one to the other. `changed`, the diff,
-check mode and the real run all read that one plan.
+A plan is a list of parts. Each part has a live and a wanted ruleset, and the commands that lead from one to the other.
+`changed`, the diff, check mode and the real run all use this one plan.
 """
 
 from __future__ import annotations

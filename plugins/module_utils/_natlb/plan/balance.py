@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One run, from what was typed to what it did.
+"""One run, from the user's input to the outcome.
 
-Most runs change nothing, and say so within milliseconds. So what they do not need is not even imported: Ansible packs
-this code without what Python has compiled of it before.
+Most runs change nothing, and finish within milliseconds. So they do not even import what they do not need: Ansible
+packs this code without compiled files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the next boot finds: the rules, what was declared, units, and kernel settings. One part of a run's plan.
+"""What the next boot finds: the rules, the declaration, units, and kernel settings. One part of a run's plan.
 
 The rules are kept as they were rendered and validated, not as the kernel lists them. `boot` loads them before the
 network is up; `boot-uplinks` adds routes, which need their interfaces, once it is.

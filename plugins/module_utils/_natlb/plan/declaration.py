@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All that a run is asked for, checked with no host at hand: by the controller before it opens a connection."""
+"""Validates the options of a run without a host: the controller does this before it opens a connection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which engine this host gets, and what an earlier run has left here of another one."""
+"""Chooses the engine of this host, and finds the rules that an earlier run left in another one."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine of a host that has not the programs: still to be installed, for check mode, which installs none; or gone,
-where all is to be taken away.
+"""The engine of a host without the programs. Either check mode plans for programs that are not installed yet, or the
+programs are gone and everything is removed.
 
-Nobody could read rules of ours on such a host. Rules are shown in the form in which they would be loaded, and no kernel
-is asked.
+The rules of such a host cannot be read. The rules are shown in the form in which they would be loaded, and no kernel
+validates them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The script that keeps the rules and routes of uplinks in place between runs, at boot and after.
+"""The script that restores the rules and routes of uplinks between runs, at boot and after.
 
-An interface that goes down takes its routes along, and systemd-networkd removes rules that it has not made
-(`ManageForeignRoutingPolicyRules=` in networkd.conf(5)). So the script can stay and listen to the kernel. It is a shell
-script, since that and ip(8) are what a host has; nothing of natlb's Python is left there.
+An interface that goes down loses its routes, and systemd-networkd removes rules of other tools
+(`ManageForeignRoutingPolicyRules=` in networkd.conf(5)). So the script can stay active and listen to the kernel. It is
+a shell script with ip(8), since both exist on every host; no Python of natlb stays there.
 """
 
 from __future__ import annotations

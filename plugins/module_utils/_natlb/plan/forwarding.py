@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel settings without which nothing is forwarded, now and at the next boot."""
+"""The kernel settings that forwarding needs, now and at the next boot."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A service that would take over the port through which this run manages the host locks its operator out."""
+"""Refuses services that would take over the port by which this run manages the host."""
 
 from __future__ import annotations
 

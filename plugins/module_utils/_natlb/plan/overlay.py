@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Overrides and health of this host, laid over what a run declares.
+"""Overrides and health of this host, applied to the declaration of a run.
 
     overrides.json   /etc/natlb, or /run/natlb with `persist: false`     what operators said; a run only ends entries
     health.json      /run/natlb                                          what health checks found since the boot

@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a declaration takes away, told where it is so much that it may be a mistake.
+"""Warns about a declaration that removes so much that it may be a mistake.
 
-A group name misspelt or a file left out makes a declaration that is in order and much too small.
+A misspelt group name or a missing file makes a declaration that is valid but much too small.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run is asked for, and the same as it is kept in state.json for whoever asks again: the next run,
-`balancer_info`, a reload.
+"""The request of a run, and its form in state.json for later readers: the next run, `balancer_info`, a reload.
 
-The file may be of another version of natlb, or damaged. So each field is read on its own, and one that cannot be read
-counts as not given: a run must always be able to write the file anew.
+The file may be of another version of natlb, or damaged. So each field is read on its own, and an unreadable one counts
+as not given: a run must always be able to rewrite the file.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Commit and confirm: a change that nobody confirms undoes itself.
 
-Before the change a script is started on the host that waits, and then puts the former rules back. Who still reaches the
-host confirms, over a new connection; only then are the files for the next boot written. So whatever happens in between
-(no way in any more, a killed run, a reboot) the host ends with the former rules or with confirmed ones.
+Before the change, a script is started on the host. It waits, and then restores the former rules. The controller
+confirms over a new connection. Only then are the files for the next boot written. So whatever happens in between (a
+lockout, a killed run, a reboot), the host ends with the former rules or with confirmed ones.
 
-The script is running before anything is changed, and has said so. A timer that is to start it later could find out only
-then that it cannot (/run is mounted noexec on most hosts), with nobody there any more to be told.
+The script is already running before anything is changed, and has said so. A timer that starts it later could only fail
+later (/run is mounted noexec on most hosts), when the operator may be locked out.
 
 The script and the confirmation race for one file, `pending`: whoever renames it first wins, and rename(2) is atomic.
 """

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Routing for outbound balancing: NAT alone does not choose the way out, a mark, a rule and a table do.
+"""Routing for outbound balancing: NAT alone does not choose the way out; a mark, a rule and a table do.
 
 The engines put the chosen uplink into the connection mark and, for each packet, into the packet's mark. Here stand the
 rules that read it: one for all uplinks that keeps everything but the default route in the main table, and one per

@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a person wants to know of a change: which services, which backends, which shares. Pure.
+"""The summary of a change for people: services, backends, shares. Pure.
 
-It compares what is kept of the last run (`request.state_text`) with what this run will keep. Of 4,096 backends that all
-get another share, and of an allow list of 20,000 networks, it names the first ones and counts the others.
+It compares the kept request of the last run (`request.state_text`) with that of this run. If 4,096 backends get another
+share, or an allow list has 20,000 networks, it names the first ones and counts the others.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a run would find what the last one left, told without listing, rendering or comparing anything.
+"""Decides whether a run would change nothing, without listing, rendering or comparing anything.
 
-A plan follows from the request, from the code that reads it, and from what it sees of the host. All three are kept with
-the outcome of a run, rules by the number of the last commit (`host/revision.py`). Where each of them is the same again,
-so is the outcome: nothing to change. Where one is not, or where it cannot be told, a run reads and compares everything.
+A plan follows from the request, from the code, and from what it reads of the host. All three are kept with the outcome
+of a run; the rules by the number of the last commit (`host/revision.py`). If all of them are the same again, so is the
+outcome: nothing to change. If one differs, or is not known, a run reads and compares everything.
 """
 
 from __future__ import annotations

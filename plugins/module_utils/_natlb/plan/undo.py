@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way back of a change: prepared before it, or made at once after it has failed half way."""
+"""Undoes a change: with commands that are prepared before it, or at once after it has failed half way."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def undo_commands(parts: Sequence[Part]) -> list[Command]:
 
 
 def undo_now(parts: Sequence[Part]) -> str:
-    """Undo at once what a run could not carry through, from what is there now, and say how that went.
+    """Undo at once an incomplete change, from the present state of the host. Returns what was restored and what was
+    not.
 
-    Nothing that fails here keeps the rest from being put back, or hides why the run failed.
+    A failure here neither stops the restoration of the other parts nor hides why the run failed.
     """
     complaints: list[str] = []
     _attempt(parts, complaints, gently=True)

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an answer means: who sent it, or what is wrong with it. Pure."""
+"""Reads an answer: its sender, or the error in it. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_ANSWER = 65536
 
 
 def identity(answer: str, pattern: Pattern[str] | None) -> str | None:
-    """Who answered: group 1 of the pattern, or all that it matches, or without one the first word."""
+    """The name of the sender: group 1 of the pattern, or all that it matches, or without a pattern the first word."""
     if pattern is None:
         words = answer.split(None, 1)
         return words[0] if words else None

@@ -1,10 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens connections to a service, counts who answered, and judges whether the spread is the expected one.
+"""Opens connections to a service, counts the answers of each backend, and judges the spread.
 
-`probe_settings.py` says what is asked for, `probe_answer.py` who answered; `run` opens the connections, `outcome`
-judges.
+`settings.py` has the settings, `answer.py` reads answers; `run` opens the connections, `outcome` judges.
 """
 
 from __future__ import annotations

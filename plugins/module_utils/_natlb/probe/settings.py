@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a probe is asked for: the module's parameters, checked and complete."""
+"""The settings of a probe: the module's parameters, checked and complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TARGET_REMEDY = "write ADDRESS:PORT such as 192.0.2.10:80, [2001:db8::10]:80 or
 
 @dataclass(frozen=True)
 class Settings:
-    """What to probe and what to expect. `expected` is None where any spread is right; then nothing is judged."""
+    """The settings of a probe. `expected` is None if any spread is right; then nothing is judged."""
 
     host: str
     port: int

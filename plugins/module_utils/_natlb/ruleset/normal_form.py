@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the kernel lists what it is given: found out in a scratch namespace, and known from then on.
+"""How the kernel lists a ruleset: found out in a scratch namespace, and then kept.
 
 Each section (a chain, a map) is asked about once, together with the bare names that it leads to. So what a change
 costs goes with the sections that it changes, not with all that is declared; and each section has been accepted by a

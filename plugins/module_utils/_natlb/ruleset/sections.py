@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A ruleset as both engines see it: named sections of lines, which can be compared and shown.
+"""A ruleset of either engine: named sections of lines, which can be compared and shown.
 
-A section is a chain (its rules in order) or a map or set (its elements, in any order). The desired ruleset, what the
-kernel makes of it and what is live are all of this one shape, so `changed`, the diff and the transaction are read off
-the same comparison.
+A section is a chain (its rules in order) or a map or set (its elements, in any order). The wanted ruleset, the kernel's
+form of it and the live ruleset all have this shape. So `changed`, the diff and the transaction come from the same
+comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is: the state of a balancer beside what was declared."""
+"""The state of a balancer, compared with its declaration."""

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel does now, set beside what was declared."""
+"""The current state of the kernel, compared with the declaration."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def info(
 
 
 def _forwards_transit(request: Request) -> bool:
-    """Whether the host is a router for everybody, in a family that it balances."""
+    """Whether the host is a router for all traffic, in a family that it balances."""
     on = [f for f in request.config.families() if sysctl.get(forwarding.NAMES[f]) == "1"]
     return any(request.transit == "accept" or family not in request.before.closed for family in on)
 
@@ -152,7 +152,7 @@ def _service(
 
 
 def _backend(item: EffectiveBackend) -> dict[str, Any]:
-    """What is declared, what an operator said, and what health checks found, side by side."""
+    """The declared values, the override, and the findings of health checks of a backend."""
     backend, override, finding = item.declared, item.override, item.finding
     return {
         "name": backend.name,

@@ -1,4 +1,4 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a declaration meets on this host that no rule of ours can mend."""
+"""Problems of a declaration on this host that our rules cannot solve."""

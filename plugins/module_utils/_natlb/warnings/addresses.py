@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses that are declared, and what this host's own addresses and routes make of them."""
+"""Declared addresses, compared with the addresses and routes of this host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..model.entities import Backend, Config, Service
 
 
 class Addressing(NamedTuple):
-    """What this host says of itself: its addresses, the networks that it is in, and its routes."""
+    """The addresses of this host, its connected networks, and its routes."""
 
     local: Collection[str]
     connected: Sequence[str]
@@ -24,7 +24,7 @@ class Addressing(NamedTuple):
 
 
 def warnings(config: Config, here: Addressing, needs_routes: Collection[str] = ()) -> list[str]:
-    """About addresses that no packet comes to, or that are ours again behind the translation.
+    """Warnings about addresses that no packet reaches, or that are frontends again after the translation.
 
     `needs_routes` are the services whose listening addresses have to have a route.
     """

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files of this host that will undo at the next boot what a run has set."""
+"""Files of this host that undo the settings of a run at the next boot."""
 
 from __future__ import annotations
 

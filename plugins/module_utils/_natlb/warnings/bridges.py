@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backends behind a bridge of this host, where br_netfilter has the bridge pass its frames through our rules.
+"""Backends behind a bridge of this host, if br_netfilter passes its frames through our rules.
 
-The bridge then translates a frame at the port by which it comes in, and sends it on itself: never back by that port,
+The bridge then translates a frame at the port that it came in by, and forwards it itself: never back by that port,
 unless the port is in hairpin mode (br_nf_pre_routing_finish in net/bridge/br_netfilter_hooks.c, should_deliver in
 br_forward.c). So a backend that connects to its own service, and is chosen itself, gets no answer.
 """

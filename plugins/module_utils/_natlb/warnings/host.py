@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run warns of: a declaration that this host cannot live up to, though the rules for it are right.
+"""The warnings of a run: this host cannot carry out the declaration, although the rules are right.
 
-The host is asked here, and only where the answer matters; what is made of it stands in pure functions elsewhere.
+This file reads the host, and only if the result matters. Pure functions in other files make the warnings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a declaration that names interfaces meets on this host."""
+"""Declared interfaces, compared with those of this host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OFFERED = 5
 
 
 def warnings(config: Config, links: Sequence[Link]) -> list[str]:
-    """About interfaces that a declaration names and by which no packet of its will come or go."""
+    """Warnings about declared interfaces that no packet of the declaration uses."""
     known = {link.name: link for link in links}
     found = []
     for owner, name, way in named(config):
@@ -82,7 +82,8 @@ def idle_warnings(idle: Mapping[Uplink, str]) -> list[str]:
 
 
 def own_gateways(uplinks: Iterable[Uplink], local: Collection[str]) -> list[str]:
-    """The kernel takes such a route, and then asks the wire who has its own address."""
+    """Warnings about gateways that are addresses of this host. The kernel accepts such a route, and then sends ARP
+    requests for its own address."""
     return [
         f"uplink {uplink.interface} via {uplink.gateway}: {uplink.gateway} is an address of this host itself, so its "
         f"connections go nowhere; write the address of the router behind {uplink.interface}"

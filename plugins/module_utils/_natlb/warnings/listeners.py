@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What else on this host serves the address and port of a frontend, and is hidden by it.
+"""Listeners of this host that a frontend hides.
 
-A program that listens on an address, or on every one where a service does too, gets no connections from outside any
-more; nor does a virtual service of IPVS, which looks at packets only once they have been delivered locally. A program
-on every address beside a service on one is left unmentioned: other addresses still lead to it.
+A program that listens on the address of a frontend, or on every address if the service does, gets no more connections
+from outside. Neither does a virtual service of IPVS, which sees packets only after local delivery. There is no warning
+about a program on every address if the service has one address: other addresses still reach the program.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def ports(config: Config) -> Ports:
 
 
 def warnings(config: Config, listeners: Iterable[Listener], local: Collection[str]) -> list[str]:
-    """About listeners that no connection from outside comes to, since a service takes it."""
+    """Warnings about listeners that get no connections from outside, since a service takes them."""
     known: Mapping[tuple[str, int], list[Listener]] = _by_port(listeners)
     found = []
     for service in config.services:

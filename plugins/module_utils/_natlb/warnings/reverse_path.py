@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Clients whose packets a strict reverse path filter drops before any rule sees them.
 
-It drops what comes in by another interface than the way back to its source (rp_filter=1, RFC 3704). That can be told of
+It drops packets that come in by another interface than the reply would take (rp_filter=1, RFC 3704). This is known for
 a service that is bound to an interface by which no route leads to any of its clients.
 """
 
@@ -35,7 +35,7 @@ def by_main_table() -> bool:
 def without_return_route(
     config: Config, ways: Sequence[tuple[Network, str]], interfaces: Collection[str]
 ) -> list[Service]:
-    """The services on one of these interfaces that no route by it leads to a client of."""
+    """The services on one of these interfaces without a route by it to any client."""
     return [
         service
         for service in config.services
