@@ -90,7 +90,7 @@ LISTENS = [
     ({"listen": "*:80"}, f"{FRONT}:80"),
     ({"listen": "*:9000-9003", "interface": "front"}, f"{FRONT}:9002"),
     ({"listen": "*:80", "backends": [SIX[0], SIX[3]]}, "[2001:db8:1::2]:80"),
-    ({"allow_from": ["0.0.0.0/1", "128.0.0.0/1"], "log": True, "method": "random"}, f"{VIP}:80"),
+    ({"allow_from": ["0.0.0.0/1", "128.0.0.0/1"], "log": True}, f"{VIP}:80"),
 ]
 NAMED = [
     "other port",
