@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import re
 import selectors
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from _natlb.health.checks import Checker, Event
+from _natlb.host import children
 from _natlb.model.effective import Finding, Place
 from _natlb.model.entities import Service
 from _natlb.model.services import parse_config
@@ -111,6 +117,29 @@ def listen() -> Iterator[Callable[..., int]]:
         yield start
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate by nobody, for 127.0.0.1 and www.example.com."""
+    folder = tmp_path_factory.mktemp("certificate")
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    argv = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "2", "-subj", "/CN=natlb"]
+    names = ["-addext", "subjectAltName=DNS:www.example.com,IP:127.0.0.1"]
+    files = ["-keyout", str(folder / "key"), "-out", str(folder / "certificate")]
+    subprocess.run([*argv, *names, *files], check=True, capture_output=True, timeout=20)
+    return folder
+
+
+def encrypted(folder: Path, serve: Callable[[socket.socket], None]) -> Callable[[socket.socket], None]:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "certificate", folder / "key")
+
+    def serve_encrypted(peer: socket.socket) -> None:
+        with tls.wrap_socket(peer, server_side=True) as wrapped:
+            serve(wrapped)
+
+    return serve_encrypted
+
+
 def unused_port() -> int:
     with socket.create_server((LOCAL, 0)) as server:
         return int(server.getsockname()[1])
@@ -161,8 +190,11 @@ def test_a_port_that_listens_is_up_and_its_program_hears_nothing(
     loop: Callable[..., Loop], listen: Callable[..., int]
 ) -> None:
     heard: list[int] = []
-    event = loop(service(listen(lambda _peer: heard.append(1)), type="tcp")).event()
+    found = loop(service(listen(lambda _peer: heard.append(1)), type="tcp", interval=0.1, timeout=0.1))
+    event = found.event()
     assert (event.finding.state, event.finding.reason) == ("up", "")
+    several = time.monotonic() + 0.5
+    found.until(lambda: time.monotonic() > several)
     assert heard == []
 
 
@@ -217,6 +249,74 @@ def test_answers_of_http(
     assert event.finding.state == state
     assert reason in event.finding.reason
     assert state == "up" or event.finding.reason.startswith(f"GET /ready of {LOCAL}:")
+
+
+@pytest.mark.parametrize(
+    ("parts", "keys", "state", "reason"),
+    [
+        ([OK], {}, "up", ""),
+        ([OK], {"body": "ready"}, "up", ""),
+        ([CHUNKED[:-9], CHUNKED[-9:]], {"body": "ready"}, "up", ""),
+        ([b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 60000, b"ready"], {"body": "ready"}, "up", ""),
+        ([b"HTTP/1.1 500 No\r\n\r\n"], {}, "down", "GET / of ADDRESS: status 500 No, 2 of 2"),
+        ([], {}, "down", "GET / of ADDRESS: it closed the connection without an answer, 2 of 2"),
+        ([OK], {"verify": True}, "down", "TLS with ADDRESS: self-signed certificate, 2 of 2"),
+    ],
+)
+def test_answers_of_https(
+    loop: Callable[..., Loop],
+    listen: Callable[..., int],
+    certificate: Path,
+    parts: list[bytes],
+    keys: dict[str, Any],
+    state: str,
+    reason: str,
+) -> None:
+    port = listen(encrypted(certificate, answering(*parts)))
+    found = loop(service(port, type="https", interval=1, timeout=1, **keys)).event().finding
+    words = found.reason.replace(f"{LOCAL}:{port}", "ADDRESS").replace("self signed", "self-signed")
+    assert (found.state, words) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "reason"),
+    [
+        ("www.example.com:8443", "up", ""),
+        (None, "up", ""),
+        ("other.example.com", "down", "Hostname mismatch, certificate is not valid for 'other.example.com'."),
+    ],
+)
+def test_a_certificate_is_for_the_host_that_is_asked(
+    loop: Callable[..., Loop],
+    listen: Callable[..., int],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str | None,
+    state: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate"))
+    port = listen(encrypted(certificate, answering(OK)))
+    keys = {} if host is None else {"host": host}
+    found = loop(service(port, type="https", verify=True, interval=1, timeout=1, **keys)).event().finding
+    assert found.state == state
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("serve", "reason"),
+    [
+        (hanging(), "TLS with ADDRESS: no answer within 0.15 s"),
+        (answering(b"HTTP/1.1 200 OK\r\n\r\n"), "TLS with ADDRESS: wrong version number"),
+        (answering(), "TLS with ADDRESS: "),
+    ],
+)
+def test_who_does_not_speak_tls_is_down(
+    loop: Callable[..., Loop], listen: Callable[..., int], serve: Callable[[socket.socket], None], reason: str
+) -> None:
+    port = listen(serve)
+    found = loop(service(port, type="https")).event().finding
+    assert found.reason.replace(f"{LOCAL}:{port}", "ADDRESS").startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -342,3 +442,247 @@ def test_a_port_that_refuses_datagrams_is_down(loop: Callable[..., Loop], keys: 
         port = server.getsockname()[1]
     event = loop(service(port, **keys)).event()
     assert event.finding.reason == f"ask {LOCAL}:{port}: Connection refused, 2 of 2"
+
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+def command(line: str, user: str = ME, **keys: Any) -> Service:
+    return service(8080, type="command", argv=["/bin/sh", "-c", line], user=user, interval=1, timeout=0.5, **keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "reason"),
+    [
+        ("true", "up", ""),
+        ("test {address}:{port} = 127.0.0.1:8080", "up", ""),
+        ("test $NATLB_ADDRESS:$NATLB_PORT = 127.0.0.1:8080", "up", ""),
+        ("exit 3", "down", "sh: exit status 3, 2 of 2"),
+        ("echo first; echo '  disk   full' >&2; echo; exit 1", "down", "sh: exit status 1: disk full, 2 of 2"),
+        ("kill -TERM $$", "down", "sh: ended by SIGTERM, 2 of 2"),
+        ("read line", "down", "sh: exit status 1, 2 of 2"),
+        ("exec sleep 100", "down", "sh: not done within 0.5 s, 2 of 2"),
+        ("exec >&- 2>&-; exec sleep 100", "down", "sh: not done within 0.5 s, 2 of 2"),
+        ("trap '' TERM INT HUP; while :; do sleep 100; done", "down", "sh: not done within 0.5 s, 2 of 2"),
+        ("yes", "down", "sh: printed more than 1 MiB, 2 of 2"),
+    ],
+)
+def test_commands(loop: Callable[..., Loop], line: str, state: str, reason: str) -> None:
+    found = loop(command(line)).event().finding
+    assert (found.state, found.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("argv", "user", "reason"),
+    [
+        (["/no/such/program"], ME, "cannot run /no/such/program: No such file or directory, 2 of 2"),
+        (["/etc/passwd"], ME, "cannot run /etc/passwd: Permission denied, 2 of 2"),
+        (["true"], "nobody-knows", "cannot run there is no user nobody-knows, 2 of 2"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_a_failure(
+    loop: Callable[..., Loop], argv: list[str], user: str, reason: str
+) -> None:
+    assert loop(service(80, type="command", argv=argv, user=user)).event().finding.reason == reason
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["pidfd", "old kernel"])
+@pytest.mark.parametrize(("line", "state"), [("", "up"), ("exit 1", "down"), ("sleep 100", "down")])
+def test_what_a_command_leaves_behind_is_ended(
+    loop: Callable[..., Loop],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    watched: bool,
+    line: str,
+    state: str,
+) -> None:
+    if not watched:
+        monkeypatch.setattr(children, "_watch", lambda _pid: None)
+    noted = tmp_path / "pids"
+    found = loop(command(f"sleep 100 & echo $! >> {noted}; sleep 100 >&- 2>&- & echo $! >> {noted}; {line}"))
+    assert found.event().finding.state == state
+    numbers = [int(number) for number in noted.read_text().split()]
+    assert len(numbers) >= 2
+    found.until(lambda: not any(is_running(number) for number in numbers) and children_of_this_process() == [])
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def children_of_this_process() -> list[str]:
+    """The names of those that a command check may have left, gone or not."""
+    text = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+    found = []
+    for pid in text.split():
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/comm").read_text().strip())
+    return [name for name in found if name in ("sh", "sleep")]
+
+
+@pytest.fixture
+def more_groups() -> Iterator[None]:
+    """Groups of root that no other user may come to be in."""
+    groups = os.getgroups()
+    if os.geteuid() == 0:
+        os.setgroups([*groups, 4])
+    yield
+    if os.geteuid() == 0:
+        os.setgroups(groups)
+
+
+@pytest.mark.usefixtures("more_groups")
+def test_a_command_runs_without_rights(loop: Callable[..., Loop], tmp_path: Path) -> None:
+    """As nobody, with no group of root's, and with nothing of what this process has open."""
+    line = 'test "$(id -un) $(id -G)" = "nobody $(id -g nobody)" && test "$(echo /proc/self/fd/*)" = "$FDS"'
+    expected = "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3"
+    with (tmp_path / "secret").open("w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        checked = command(line.replace("$FDS", expected), user="nobody")
+        if os.geteuid():
+            assert loop(checked).event().finding.reason == "cannot run only root can run a program as nobody, 2 of 2"
+        else:
+            assert loop(checked).event().finding.state == "up"
+
+
+def test_one_check_is_shared_by_all_who_ask_the_same(loop: Callable[..., Loop]) -> None:
+    port = unused_port()
+    services = [
+        service(port, "a", type="tcp"),
+        service(port, "b", type="tcp", slow_start=30, on_down="reset", fail_open=True),
+        service(port, "c", type="tcp", fall=1),
+    ]
+    found = loop(*services)
+    assert len(list(found.checker.overview())) == 2
+    found.until(lambda: len(found.events) == 2)
+    by_places = {tuple(place.service for place in event.places): event.finding.reason for event in found.events}
+    reason = f"connect to {LOCAL}:{port}: Connection refused"
+    assert by_places == {("a", "b"): f"{reason}, 2 of 2", ("c",): f"{reason}, 1 of 1"}
+
+
+def test_who_joins_a_check_is_told_what_is_known(loop: Callable[..., Loop]) -> None:
+    port = unused_port()
+    first, second = service(port, "a", type="tcp"), service(port, "b", type="tcp")
+    found = loop(first)
+    event = found.event()
+    (place,) = event.places
+    found.checker.set_checks([first, second], {place: event.finding}, time.monotonic())
+    (told,) = found.checker.take_events()
+    assert ([place.service for place in told.places], told.finding) == (["b"], event.finding)
+    # Who knows it is not told again, and who left is not any more.
+    both = dict.fromkeys((*event.places, *told.places), event.finding)
+    found.checker.set_checks([first, second], both, time.monotonic())
+    assert found.checker.take_events() == []
+    found.checker.set_checks([second], both, time.monotonic())
+    assert [status.places for status in found.checker.overview()] == [told.places]
+
+
+def test_what_was_kept_holds_until_checks_say_otherwise(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    kept = Finding("down", "2026-01-01T00:00:00+00:00", "as it was")
+    found = loop(service(listen(), type="tcp", rise=3), findings={Place("web", "10.0.0.4", None): kept})
+    event = found.event()
+    assert (event.finding.state, event.finding.reason) == ("up", "it accepts connections, 3 of 3")
+
+
+def test_a_backend_that_comes_back_gets_its_weight_by_and_by(
+    loop: Callable[..., Loop], listen: Callable[..., int]
+) -> None:
+    kept = {Place(name, "10.0.0.4", None): Finding("down") for name in "ab"}
+    port = listen()
+    found = loop(service(port, "a", type="tcp", slow_start="500ms"), service(port, "b", type="tcp"), findings=kept)
+    found.until(lambda: any(event.places[0].service == "a" and event.weight is None for event in found.events))
+    shares = {name: [event.weight for event in found.events if event.places[0].service == name] for name in "ab"}
+    assert shares["b"] == [None]
+    # A machine that is busy may pass over steps.
+    first, *later = [share for share in shares["a"][:-1] if share is not None]
+    assert first == 0.1
+    assert later == sorted(later)
+    assert len(later) > 2
+    assert {event.finding.state for event in found.events} == {"up"}
+
+
+def test_a_backend_that_clients_wait_for_is_asked_at_once(loop: Callable[..., Loop]) -> None:
+    """An hour between checks, three failures to be down; and now one check within the time of one."""
+    port = unused_port()
+    slow = parse_config(
+        [
+            {
+                "name": "web",
+                "listen": "192.0.2.10:80",
+                "health": {"type": "tcp", "interval": "1h", "fall": 3, "port": port, "address": LOCAL},
+                "backends": [{"address": "10.0.0.4", "port": 8080}, {"address": "10.0.0.5", "port": 8080}],
+            }
+        ]
+    ).services[0]
+    up = {Place("web", f"10.0.0.{n}", 8080): Finding("up") for n in (4, 5)}
+    found = loop(slow, findings=up)
+    found.checker.check_now("10.0.0.9", 8080)
+    found.checker.check_now("10.0.0.4", 8081)
+    assert found.checker.next_due() is not None
+    began = time.monotonic()
+    found.checker.check_now("10.0.0.4", 8080)
+    event = found.event()
+    assert time.monotonic() - began < 1
+    assert event.finding.reason == f"connect to {LOCAL}:{port}: Connection refused, clients get no answer"
+
+
+def test_an_answer_that_waits_for_a_busy_process_counts(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    """The loop may have been elsewhere for longer than a check may take."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def serve(peer: socket.socket) -> None:
+        peer.recv(4096)
+        asked.set()
+        assert answer.wait(5)
+        peer.sendall(OK)
+
+    found = loop(service(listen(serve), type="http", fall=1, interval=1, timeout=0.5))
+    found.until(asked.is_set)
+    answer.set()
+    end = time.monotonic() + 0.7
+    while time.monotonic() < end:
+        pass
+    assert found.event().finding.state == "up"
+
+
+def test_what_the_balancer_lacks_is_nobodys_fault(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    """A source address that this host does not have (any more)."""
+    found = loop(service(listen(), type="tcp", source="192.0.2.77"))
+    found.until(lambda: all(status.last for status in found.checker.overview()))
+    (status,) = found.checker.overview()
+    assert "Cannot assign requested address" in status.last
+    assert (status.finding, status.against) == (None, 0)
+    assert found.events == []
+
+
+def test_checks_come_from_the_source_that_is_named(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    sources: list[str] = []
+
+    def serve(peer: socket.socket) -> None:
+        sources.append(peer.getpeername()[0])
+        peer.sendall(b"up\n")
+
+    assert loop(service(listen(serve), type="agent", source="127.0.0.9")).event().finding.state == "up"
+    assert sources[0] == "127.0.0.9"
+
+
+def test_a_dead_backend_is_out_in_time(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    """Within fall * interval + timeout, and a little for this machine."""
+    alive = threading.Event()
+    alive.set()
+
+    def serve(peer: socket.socket) -> None:
+        if alive.is_set():
+            answering(OK)(peer)
+        else:
+            hanging()(peer)
+
+    found = loop(service(listen(serve), type="http", interval=0.5, timeout=0.2, fall=2))
+    assert found.event().finding.state == "up"
+    alive.clear()
+    began = time.monotonic()
+    assert found.event().finding.state == "down"
+    assert time.monotonic() - began < 2 * 0.5 + 0.2 + 0.5

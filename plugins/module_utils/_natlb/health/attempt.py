@@ -112,7 +112,9 @@ class SocketAttempt:
             self._mask = mask
 
     def ready(self, mask: int) -> None:
-        """The selector has something to tell."""
+        """The selector has something to tell, maybe of before it was closed."""
+        if self._socket is None:
+            return
         try:
             self._ready(mask)
         except OSError as error:

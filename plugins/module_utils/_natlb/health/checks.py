@@ -10,16 +10,19 @@ times stand in one heap. An entry of it is stale where its check is due at anoth
 from __future__ import annotations
 
 import heapq
+import operator
 import selectors
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Callable, NamedTuple
 
+from ..host.children import Child
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from . import agent_line, http, state
 from .attempt import Attempt, Done
+from .command import Command
 from .datagram import Datagram
 from .question import Asker, Question, questions
 from .state import BackendState, Outcome
@@ -27,6 +30,10 @@ from .stream import Connection, Conversation
 
 #: Checks that are due within so long begin together: waking up costs more than a check.
 TOGETHER_S = 0.01
+#: Who comes this late was busy elsewhere, and may have left an answer unread: it gets one more look before it is late.
+STALLED_S, GRACE_S = 0.02, 0.01
+#: How often programs that were killed are looked after.
+REAP_S = 1.0
 #: A backend that clients wait for is asked at once, but no more often than this.
 SUSPECT_S = 0.2
 
@@ -64,6 +71,7 @@ class _Check:
         "back_at",
         "due",
         "finding",
+        "graced",
         "identity",
         "last",
         "number",
@@ -85,6 +93,8 @@ class _Check:
         self.due = 0.0
         self.started = 0.0
         self.number = 0
+        #: Whether the one that is under way got its one more look.
+        self.graced = False
         self.last = ""
         self.took_s: float | None = None
         self.suspect_at = float("-inf")
@@ -112,6 +122,7 @@ class Checker:
         date: Callable[[], str] = _utc,
     ) -> None:
         self._selector, self._clock, self._date = selector, clock, date
+        self._services: tuple[Service, ...] = ()
         self._checks: dict[Question, _Check] = {}
         self._at: dict[str, list[_Check]] = {}
         #: When, a number that makes each entry another one, and what.
@@ -119,15 +130,21 @@ class Checker:
         self._ramps: dict[_Check, float] = {}
         self._entries = 0
         self._events: list[Event] = []
+        #: Programs that were killed and are not gone yet.
+        self._dying: list[Child] = []
+        self._reap_at = 0.0
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
     def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None:
         """Ask these services' backends from now on. Checks that are the same go on; `findings` is what is known."""
         http.context.cache_clear()
-        wanted = {
-            question: askers for question, askers in questions(services).items() if question.health.type != "command"
-        }
+        if len(services) == len(self._services) and all(map(operator.is_, services, self._services)):
+            for check in self._checks.values():
+                self._tell_those_who_do_not_know(check, findings, now)
+            return
+        self._services = tuple(services)
+        wanted = questions(services)
         for question in [question for question in self._checks if question not in wanted]:
             check = self._checks.pop(question)
             self._ramps.pop(check, None)
@@ -180,7 +197,7 @@ class Checker:
         for check in self._checks.values():
             if check.attempt is not None:
                 check.attempt.close()
-        self._checks, self._at, self._heap, self._ramps = {}, {}, [], {}
+        self._services, self._checks, self._at, self._heap, self._ramps = (), {}, {}, [], {}
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -192,6 +209,8 @@ class Checker:
         due = [*self._ramps.values()]
         if heap:
             due.append(heap[0][0])
+        if self._dying:
+            due.append(self._reap_at)
         return min(due) if due else None
 
     def advance(self, now: float) -> None:
@@ -207,13 +226,20 @@ class Checker:
                 continue
             if check.attempt is None:
                 self._start(check, now)
-            elif check.deadline <= now:
-                check.attempt.late()
-            else:
+            elif check.deadline > now:
                 check.attempt.look()
                 self._push_attempt(check, now)
+            elif now > check.deadline + STALLED_S and not check.graced:
+                check.graced = True
+                self._push(check, now + GRACE_S)
+                check.attempt.look()
+            else:
+                check.attempt.late()
         for check in [check for check, due in self._ramps.items() if due <= now]:
             self._tell(check, check.askers, now, again=True)
+        if self._dying and self._reap_at <= now:
+            self._dying[:] = [child for child in self._dying if child.reap() is None]
+            self._reap_at = now + REAP_S
 
     def take_events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -236,14 +262,25 @@ class Checker:
     def _start(self, check: _Check, now: float) -> None:
         check.started = now
         check.number += 1
+        check.graced = False
         check.due = float("inf")
 
         def done(outcome: Outcome) -> None:
             self._take(check, outcome)
 
-        check.attempt = attempt = _attempt(check.question, self._selector, done)
+        check.attempt = attempt = self._attempt(check.question, done)
         attempt.start()
         self._push_attempt(check, now)
+
+    def _attempt(self, question: Question, done: Done) -> Attempt:
+        kind, selector = question.health.type, self._selector
+        if kind == "tcp":
+            return Connection(question, selector, done)
+        if kind == "command":
+            return Command(question, selector, done, self._dying)
+        if kind in ("udp", "dns"):
+            return Datagram(question, selector, done)
+        return Conversation(question, selector, done, (agent_line if kind == "agent" else http).talk(question))
 
     def _take(self, check: _Check, outcome: Outcome) -> None:
         now = self._clock()
@@ -293,12 +330,3 @@ class Checker:
 
 def _state(finding: Finding | None) -> str | None:
     return finding.state if finding is not None else None
-
-
-def _attempt(question: Question, selector: selectors.BaseSelector, done: Done) -> Attempt:
-    kind = question.health.type
-    if kind == "tcp":
-        return Connection(question, selector, done)
-    if kind in ("udp", "dns"):
-        return Datagram(question, selector, done)
-    return Conversation(question, selector, done, (agent_line if kind == "agent" else http).talk(question))

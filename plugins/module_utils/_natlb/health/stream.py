@@ -17,6 +17,7 @@ from .question import Question
 from .state import Outcome
 
 _AT_ONCE = struct.pack("ii", 1, 0)
+#: A record of TLS is no larger, so nothing of one is left where the selector cannot see it.
 _CHUNK = 16384
 
 
@@ -115,16 +116,12 @@ class Conversation(SocketAttempt):
             self._wait(WRITE)
 
     def _read(self) -> None:
-        """What is there. TLS may hold more than the socket tells of."""
         peer = self._socket
-        while peer is not None:
-            data = peer.recv(_CHUNK)
-            outcome = self._talk.judge.feed(data)
-            if outcome is not None:
-                self._finish(outcome._replace(reason=f"{self._doing} {self._question.target}: {outcome.reason}"))
-                return
-            if not isinstance(peer, ssl.SSLSocket) or not peer.pending():
-                return
+        if peer is None:
+            return
+        outcome = self._talk.judge.feed(peer.recv(_CHUNK))
+        if outcome is not None:
+            self._finish(outcome._replace(reason=f"{self._doing} {self._question.target}: {outcome.reason}"))
 
 
 def _raise_error(peer: socket.socket | None) -> None:

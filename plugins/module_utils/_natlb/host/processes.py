@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the programs of this host.
+"""Runs the programs of this host, and waits for them. Programs that run beside this process are in `children.py`.
 
 Programs get argument lists, and rulesets through standard input. A shell runs constant lines and paths of ours. Lines
 that are kept for the next boot (`plan/boot.py`) also hold addresses and names of interfaces. These were checked
