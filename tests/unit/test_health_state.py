@@ -56,7 +56,7 @@ def test_states(kept: Any, results: str, states: str) -> None:
     found = BackendState(kept)
     shown, news = "", 0
     for letter in results:
-        news += found.take(OUTCOMES[letter], fall=3, rise=2)
+        news += found.take(OUTCOMES[letter], fall=3, rise=2, now=0.0)
         shown += SHOWN[found.state]
     assert shown == states
     assert news == sum(before != after for before, after in zip(SHOWN[kept] + states, states, strict=False))
@@ -74,13 +74,13 @@ def test_states(kept: Any, results: str, states: str) -> None:
 )
 def test_reasons(kept: Any, results: str, reason: str) -> None:
     found = BackendState(kept)
-    assert [found.take(OUTCOMES[letter], 3, 2) for letter in results][-1]
+    assert [found.take(OUTCOMES[letter], 3, 2, 0.0) for letter in results][-1]
     assert found.reason == reason
 
 
 def test_a_weight_is_news() -> None:
     found = BackendState("up")
-    assert [found.take(OUTCOMES[letter], 3, 2) for letter in "UHHUD"] == [False, True, False, True, True]
+    assert [found.take(OUTCOMES[letter], 3, 2, 0.0) for letter in "UHHUD"] == [False, True, False, True, True]
     assert found.weight is None
 
 
@@ -88,7 +88,7 @@ def test_a_weight_is_news() -> None:
 def test_a_suspect_is_judged_by_one_check(result: str, then: str, news: bool) -> None:
     found = BackendState("up")
     found.suspect(fall=3)
-    assert found.take(OUTCOMES[result], 3, 2) is news
+    assert found.take(OUTCOMES[result], 3, 2, 0.0) is news
     assert found.state == then
     assert found.reason == ("no, clients get no answer" if news else "")
     assert found.count == 0
@@ -97,10 +97,30 @@ def test_a_suspect_is_judged_by_one_check(result: str, then: str, news: bool) ->
 def test_a_suspicion_that_was_wrong_is_forgotten() -> None:
     found = BackendState("up")
     found.suspect(fall=3)
-    assert [found.take(OUTCOMES[letter], 3, 2) for letter in "+--"] == [False, False, False]
+    assert [found.take(OUTCOMES[letter], 3, 2, 0.0) for letter in "+--"] == [False, False, False]
     found.suspect(fall=3)
-    assert found.take(OUTCOMES["-"], 3, 2)
+    assert found.take(OUTCOMES["-"], 3, 2, 0.0)
     assert found.reason == "no, 3 of 3"
+
+
+def test_a_backend_that_flaps_needs_ever_more_to_come_back() -> None:
+    """Twice as many successes each time that it goes down within five minutes, up to eight times as many."""
+    found = BackendState("up")
+
+    def successes(now: float) -> int:
+        """How many it takes once it is down."""
+        for _ in range(3):
+            found.take(OUTCOMES["-"], 3, 2, now)
+        assert found.state == "down"
+        count = 0
+        while found.state == "down":
+            count += 1
+            found.take(OUTCOMES["+"], 3, 2, now)
+        assert found.reason == f"yes, {count} of {count}"
+        return count
+
+    assert [successes(now) for now in (0, 10, 300, 301, 302)] == [2, 4, 8, 16, 16]
+    assert [successes(now) for now in (700, 800, 1101)] == [2, 4, 2]
 
 
 def test_first_checks_are_spread_over_one_interval() -> None:

@@ -288,7 +288,7 @@ class Checker:
         check.last, check.took_s = outcome.reason, now - check.started
         health = check.question.health
         before = check.state.state
-        changed = check.state.take(outcome, health.fall, health.rise)
+        changed = check.state.take(outcome, health.fall, health.rise, now)
         due = state.next_due(check.identity, health, check.state.count > 0, check.started, check.number)
         self._push(check, max(due, now))
         if not changed:

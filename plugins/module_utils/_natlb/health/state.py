@@ -16,6 +16,9 @@ from ..model.health import Health
 State = Literal["unknown", "up", "down", "drain"]
 #: Of these weights one follows the other while a backend comes back.
 RAMP_STEPS = 10
+#: A backend that goes down so soon after it came back is flapping. Each time, it takes twice as many successes to come
+#: back; the number is doubled so many times at most.
+FLAPPING_S, MOST_DOUBLINGS = 300.0, 3
 #: First checks are spread over the interval, but over no more than this.
 LONGEST_SPREAD_S = 10.0
 
@@ -36,7 +39,7 @@ class Outcome(NamedTuple):
 class BackendState:
     """The state of what one check asks. Before the first verdict it is the one that was kept, or `unknown`."""
 
-    __slots__ = ("_suspected", "_towards", "count", "reason", "state", "weight")
+    __slots__ = ("_back_at", "_flaps", "_suspected", "_towards", "count", "reason", "state", "weight")
 
     def __init__(self, kept: State = "unknown") -> None:
         self.state: State = kept
@@ -46,13 +49,16 @@ class BackendState:
         self.count = 0
         self._towards: str = kept
         self._suspected = False
+        #: When it last came back from being down, and how often in a row it went down soon after that.
+        self._back_at = float("-inf")
+        self._flaps = 0
 
-    def take(self, outcome: Outcome, fall: int, rise: int) -> bool:
+    def take(self, outcome: Outcome, fall: int, rise: int, now: float) -> bool:
         """Take a result; whether state or weight are others now. `reason` says why, for people."""
         if outcome.state == "unasked":
             return False
         if outcome.certain:
-            return self._become(outcome.state, outcome.reason, outcome.weight)
+            return self._become(outcome.state, outcome.reason, outcome.weight, now)
         if outcome.state == self.state:
             self._settle()
             return False
@@ -61,10 +67,10 @@ class BackendState:
         self._towards = outcome.state
         self.count += 1
         # Who has never failed need not rise.
-        needed = fall if outcome.state == "down" else 1 if self.state == "unknown" else rise
+        needed = fall if outcome.state == "down" else 1 if self.state == "unknown" else rise << self._flaps
         if self.count < needed:
             return False
-        return self._become(outcome.state, self._why(outcome, needed), None)
+        return self._become(outcome.state, self._why(outcome, needed), None, now)
 
     def _why(self, outcome: Outcome, needed: int) -> str:
         if outcome.state != "down" and self.state == "unknown":
@@ -72,11 +78,16 @@ class BackendState:
         found = "clients get no answer" if self._suspected else f"{self.count} of {needed}"
         return f"{outcome.reason}, {found}"
 
-    def _become(self, state: State, reason: str, weight: float | None) -> bool:
+    def _become(self, state: State, reason: str, weight: float | None, now: float) -> bool:
         self._settle()
         if (state, weight) == (self.state, self.weight):
             return False
+        if state == "down":
+            self._flaps = min(self._flaps + 1, MOST_DOUBLINGS) if now < self._back_at + FLAPPING_S else 0
+        elif self.state == "down":
+            self._back_at = now
         self.state, self.reason, self.weight = state, reason, weight
+        self._settle()
         return True
 
     def _settle(self) -> None:
