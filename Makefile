@@ -49,7 +49,7 @@ bench: ## Speed side by side with what one would pick instead, about an hour; wr
 	@MAKE_TARGET=bench tools/setup bench
 	@set -e; for part in $(BENCHMARKS); do $(RUN) python tests/bench/$$part.py --write; done
 
-bench-check: ## Has something become slow? A minute of it, against limits
+bench-check: ## Has something become slow? Some minutes of it, against limits
 	@MAKE_TARGET=bench-check tools/setup bench
 	@$(RUN) python tests/bench/check.py
 

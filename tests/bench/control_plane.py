@@ -206,12 +206,12 @@ def playbook(
         path.write_text(play)
         values.write_text(json.dumps({**variables, "ansible_python_interpreter": sys.executable}))
         env = {"ANSIBLE_COLLECTIONS_PATH": str(collections)} if collections else {}
-        began, before_s = time.perf_counter(), _cpu_s()
+        began, before_s = time.perf_counter(), processors_s()
         namespace.run("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{values}", str(path), env=env)
-        return Spent(time.perf_counter() - began, _cpu_s() - before_s)
+        return Spent(time.perf_counter() - began, processors_s() - before_s)
 
 
-def _cpu_s() -> float:
+def processors_s() -> float:
     """What processes that have ended since, and theirs, have used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
