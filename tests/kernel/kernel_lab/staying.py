@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -24,8 +26,21 @@ def restore(root: str, variant: str | None) -> Any:
     return running.restore()
 
 
+def restored(root: str) -> tuple[Any, list[str]]:
+    """The outcome, and the lines that were run."""
+    with _lines_run() as lines:
+        return _running[root].restore(), lines
+
+
 def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
     """(service, address, state) of backends. Whether the host was read, and the lines that were run."""
+    findings = {Place(name, address, None): Finding(state, "", "a test says so") for name, address, state in found}
+    with _lines_run() as lines:
+        return _running[root].find(findings), lines
+
+
+@contextlib.contextmanager
+def _lines_run() -> Iterator[list[str]]:
     lines: list[str] = []
     real = processes.run_commands
 
@@ -33,11 +48,8 @@ def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
         lines.extend(os.path.basename(line.split()[0]) + "\n" + text for line, text in commands)
         real(commands, *options)
 
-    findings = {
-        Place(service, address, None): Finding(state, "", "a test says so") for service, address, state in found
-    }
     with mock.patch.object(processes, "run_commands", run_commands):
-        return _running[root].find(findings), lines
+        yield lines
 
 
 def wait_for_attempts(family: str, address: str, port: int, count: int, within_s: float = 20.0) -> None:

@@ -72,6 +72,11 @@ def sets(family: str, table: str) -> list[str]:
         return []
 
 
+def chain_names() -> set[str]:
+    """The names of all chains, of every table."""
+    return {_text(found[_CHAIN_NAME]) for _number, found in _listed(_GETCHAIN)}
+
+
 def _listed(kind: int) -> list[tuple[int, dict[int, bytes]]]:
     """Family and attributes; nothing where the kernel has no nf_tables."""
     observation.note_generation()

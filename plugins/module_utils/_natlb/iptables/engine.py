@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from ..errors import HostError
+from ..host import nf_tables
 from ..host.proc import recent_list_size
 from ..host.processes import Command
 from ..model.clients import KnownClients
@@ -17,6 +18,7 @@ from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
+from .dispatch import PREFIX
 from .program import Iptables, legacy_tables
 from .render import SomeServices
 
@@ -121,6 +123,10 @@ class IptablesEngine:
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
         return self.program.restore(transaction.texts)
+
+    def is_gone(self) -> bool:
+        """Whether there is no chain of ours."""
+        return not any(name.startswith(PREFIX) for name in nf_tables.chain_names())
 
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""

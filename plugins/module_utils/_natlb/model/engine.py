@@ -66,6 +66,9 @@ class Engine(Loader, Protocol):
     def is_numbered(self) -> bool:
         """Whether its commits are those of nf_tables, which the kernel numbers."""
 
+    def is_gone(self) -> bool:
+        """Whether the kernel holds nothing at all of ours, told without listing anything. Only where it is numbered."""
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
 

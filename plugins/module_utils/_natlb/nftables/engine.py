@@ -104,6 +104,10 @@ class NftablesEngine:
         """What carries it out."""
         return self.nft.load(transaction.texts.values())
 
+    def is_gone(self) -> bool:
+        """Whether there is no table of ours."""
+        return not any(table == TABLE for _family, table in nf_tables.tables())
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
         return len(transaction.texts)

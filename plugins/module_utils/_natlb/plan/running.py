@@ -11,6 +11,7 @@ be called some time after changes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,15 +23,13 @@ from ..host.store import Paths
 from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
+from ..ruleset.sections import Ruleset
 from . import apply, dead_backends, overlay, rollback, unchanged
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
 from .outcome import Outcome
 from .uncollected import uncollected
-
-#: Inode, size and time of a file: whether it is another one.
-_Stamp = tuple[int, int, int]
 
 
 class Running:
@@ -44,7 +43,9 @@ class Running:
         self._known: KnownServices | None = None
         self._declared: dict[str, Service] = {}
         self._revision: Revision | None = None
-        self._stamp: _Stamp | None = None
+        #: What is live where the kernel does not number commits.
+        self._listed: Ruleset | None = None
+        self._request = _Kept(paths)
 
     @property
     def config(self) -> Config:
@@ -55,11 +56,24 @@ class Running:
     def findings(self) -> Findings:
         return self._findings
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the kernel numbers commits of the rules, and tells of them; else they have to be looked at."""
+        return self._plan is not None and self._plan.engine.is_numbered
+
+    def waits(self) -> bool:
+        """Whether a change waits for its confirmation. Until then the live rules are of a declaration that is not kept
+        yet."""
+        return bool(rollback.pending(self._paths))
+
     def is_current(self) -> bool:
         """Whether the rules and the declaration are those that are known here."""
-        return (
-            self._revision is not None and self._revision == revision.current() and self._stamp == _stamp(self._paths)
-        )
+        return self._request.is_same() and self._are_rules_current()
+
+    def _are_rules_current(self) -> bool:
+        if self._plan is None or not self._plan.engine.is_numbered:
+            return self._plan is not None and self._listed == self._plan.engine.listed()
+        return self._revision is not None and self._revision == revision.current()
 
     @uncollected()
     def restore(self) -> Outcome:
@@ -67,18 +81,29 @@ class Running:
 
         A change that waits for its confirmation is waited for.
         """
-        self._revision = None
-        request, _warnings = requests.restored(self._paths, self._variant)
+        self._revision = self._listed = None
         with rollback.lock_with_nothing_pending(self._paths):
+            self._reload_if_gone()
+            request, _warnings = requests.restored(self._paths, self._variant)
             plan, outcome = apply.carry_out(request, "present", "")
-            self._stamp = _stamp(self._paths)
+            self._request.read()
         self._plan = plan
         self._findings = dict(plan.laid.findings)
         self._declared = {service.name: service for service in plan.request.config.services}
         self._known = KnownServices(plan.engine, plan.laid.config, plan.around, plan.rendered)
-        # Rules of iptables-legacy may change unseen.
-        self._revision = unchanged.last_revision(self._paths) if plan.engine.is_numbered else None
+        if plan.engine.is_numbered:
+            self._revision = unchanged.last_revision(self._paths)
+        else:
+            self._listed = plan.engine.listed()
         return outcome
+
+    def _reload_if_gone(self) -> None:
+        """Where somebody has flushed everything, load what is known at once. To read the host takes longer."""
+        if self._plan is None or self._known is None or not self._request.is_same():
+            return
+        engine, rules = self._plan.engine, self._known.rules
+        if engine.is_numbered and engine.is_gone():
+            processes.run_commands(engine.commands(engine.plan({}, rules, rules)))
 
     @uncollected()
     def find(self, findings: Findings) -> bool:
@@ -92,8 +117,7 @@ class Running:
         text = local_state.dump_findings(self._findings, overlay.identity())
         store.write_text(self._paths.run / store.HEALTH, text)
         with store.lock(self._paths):
-            waits = rollback.pending(self._paths)
-            done = not waits and self.is_current() and self._followed(name for name in concerned if name)
+            done = not self.waits() and self.is_current() and self._followed(name for name in concerned if name)
         if not done:
             self.restore()
         self._end_attempts(place for place, finding in changed.items() if finding.state == "down")
@@ -134,10 +158,35 @@ class Running:
         return self._known.step(effective(some, self._plan.laid.overrides, self._findings).services)
 
 
-def _stamp(paths: Paths) -> _Stamp | None:
-    """What tells the kept request from another one."""
-    path = store.state_path(paths)
-    if path is None:
-        return None
-    status = os.stat(path)
-    return status.st_ino, status.st_size, status.st_mtime_ns
+class _Kept:
+    """The request that a run has kept on the host: whether it is another one by now."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._stamp: tuple[int, int, int] | None = None
+        self._digest = b""
+
+    def read(self) -> None:
+        self._stamp, self._digest = self._look()
+
+    def is_same(self) -> bool:
+        """A file that was written anew may say the same."""
+        if self._stamp is not None and self._status() == self._stamp:
+            return True
+        stamp, digest = self._look()
+        if digest != self._digest:
+            return False
+        self._stamp = stamp
+        return True
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, bytes]:
+        stamp, path = self._status(), store.state_path(self._paths)
+        text = store.read_text(path) if path else None
+        return stamp, hashlib.blake2b((text or "").encode()).digest()
+
+    def _status(self) -> tuple[int, int, int] | None:
+        path = store.state_path(self._paths)
+        if path is None:
+            return None
+        status = os.stat(path)
+        return status.st_ino, status.st_size, status.st_mtime_ns
