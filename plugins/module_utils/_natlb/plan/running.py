@@ -83,7 +83,7 @@ class Running:
         """
         self._revision = self._listed = None
         with rollback.lock_with_nothing_pending(self._paths):
-            self._reload_if_gone()
+            self._load_if_gone()
             request, _warnings = requests.restored(self._paths, self._variant)
             plan, outcome = apply.carry_out(request, "present", "")
             self._request.read()
@@ -97,13 +97,20 @@ class Running:
             self._listed = plan.engine.listed()
         return outcome
 
-    def _reload_if_gone(self) -> None:
-        """Where somebody has flushed everything, load what is known at once. To read the host takes longer."""
+    def load_if_gone(self) -> bool:
+        """Where somebody has flushed everything, load what is known at once, which `restore` is to follow: it reads the
+        host, which takes longer. Returns whether it was done. Raises `HostError`."""
+        with store.lock(self._paths):
+            return not self.waits() and self._load_if_gone()
+
+    def _load_if_gone(self) -> bool:
         if self._plan is None or self._known is None or not self._request.is_same():
-            return
+            return False
         engine, rules = self._plan.engine, self._known.rules
-        if engine.is_numbered and engine.is_gone():
-            processes.run_commands(engine.commands(engine.plan({}, rules, rules)))
+        if not rules or not engine.is_numbered or not engine.is_gone():
+            return False
+        processes.run_commands(engine.commands(engine.plan({}, rules, rules)))
+        return True
 
     @uncollected()
     def find(self, findings: Findings) -> bool:

@@ -1,0 +1,216 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent's loop: checks run, what they find goes into the rules, and rules that somebody took away come back.
+
+One thread waits for sockets. Whatever reads the host as a whole and can wait runs in a child process, so that checks go
+on meanwhile. Nothing that this process knows is needed by another start: findings are in a file, rules in the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Sequence
+from typing import Callable, Protocol
+
+from ..errors import NatlbError
+from ..host import service_manager
+from ..host.commits import Commits
+from ..model.effective import Finding, Findings, Place
+from ..model.entities import Service
+from ..plan.running import Running
+from .pace import Calm, Pace
+
+#: Changes of health that reach the kernel at once, and a second in the long run: a backend that flaps loads nobody.
+BURST, RATE = 20, 4.0
+#: How long after the last change what boots follows.
+SETTLE_S = 2.0
+#: How often the kept request is looked at, and rules where the kernel does not tell of commits.
+LOOK_S = 1.0
+#: How long commits of others are let come in before the rules are looked at: a reload of a firewall makes several.
+QUIET_S = 0.02
+#: After an error.
+RETRY_S = 2.0
+
+
+class Event(Protocol):
+    """A backend is found to be otherwise than before. `places` are those of it in all services that ask so."""
+
+    @property
+    def places(self) -> Sequence[Place]: ...
+
+    @property
+    def finding(self) -> Finding: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class Checker(Protocol):
+    """What asks the backends (`checks.py`). Times are of the monotonic clock."""
+
+    def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None: ...
+
+    def next_due(self) -> float | None: ...
+
+    def advance(self, now: float) -> None: ...
+
+    def take_events(self) -> Sequence[Event]: ...
+
+
+class Agent:
+    """One balancer's agent. `run` returns once `stop` was called."""
+
+    def __init__(
+        self,
+        running: Running,
+        checker: Checker,
+        selector: selectors.BaseSelector,
+        commits: Commits | None,
+        say: Callable[..., None] = service_manager.say,
+    ) -> None:
+        self._running, self._checker, self._selector, self._say = running, checker, selector, say
+        self._commits = commits
+        self._found: dict[Place, Finding] = {}
+        self._pace = Pace(BURST, RATE)
+        self._stopped = False
+        #: When something is to be done next; None where it need not.
+        self._restore_at: float | None = 0.0
+        self._settle_at: float | None = None
+        self._look_at = 0.0
+        self._began = False
+        self._calm = Calm()
+        self._child: int | None = None
+        self._alive_at = 0.0
+        self._watchdog_s = service_manager.watchdog_s()
+        if commits is not None:
+            selector.register(commits, selectors.EVENT_READ, self._read_commits)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def run(self) -> None:
+        while not self._stopped:
+            now = time.monotonic()
+            self._do(now)
+            for key, mask in self._selector.select(max(0.0, self._next(now) - time.monotonic())):
+                key.data(mask)
+        service_manager.notify(STOPPING="1")
+
+    # -- what is done ------------------------------------------------------------------------------------------------
+
+    def _do(self, now: float) -> None:
+        self._tell_alive(now)
+        self._checker.advance(now)
+        for event in self._checker.take_events():
+            self._note(event)
+        try:
+            self._act(now)
+        except NatlbError as error:
+            self._say(f"{error}; trying again", service_manager.WARNING)
+            self._restore_at = now + RETRY_S
+        self._reap()
+
+    def _act(self, now: float) -> None:
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if not self._running.is_current() and self._restore_at is None:
+                self._restore_at = max(now, self._calm.until)
+        due = self._restore_at is not None and now >= self._restore_at
+        # While a change waits, the live rules are of a declaration that is not kept yet.
+        if (due or self._found) and self._running.waits():
+            return
+        if due:
+            self._restore(now)
+        if self._found and self._pace.take(now):
+            found, self._found = self._found, {}
+            try:
+                read = self._running.find(found)
+            except NatlbError:
+                self._found = {**found, **self._found}
+                raise
+            self._settle_at = None if read else now + SETTLE_S
+        if self._settle_at is not None and now >= self._settle_at and self._child is None:
+            self._settle_at = None
+            self._child = self._started(self._running.restore)
+
+    def _restore(self, now: float) -> None:
+        """Read the host and make it right."""
+        self._restore_at = None
+        outcome = self._running.restore()
+        self._calm.read(time.monotonic(), time.monotonic() - now, outcome.transaction != "none")
+        if outcome.transaction != "none" and self._began:
+            self._tell_back(outcome.transaction)
+        self._began = True
+        checked = [service for service in self._running.config.services if service.health is not None]
+        self._checker.set_checks(checked, self._running.findings, now)
+        count = len(self._running.config.services)
+        service_manager.notify(READY="1", STATUS=f"{count} services, {len(checked)} of them checked")
+
+    def _tell_back(self, how: str) -> None:
+        self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
+
+    def _note(self, event: Event) -> None:
+        for place in event.places:
+            self._found[place] = event.finding
+        services = ", ".join(sorted({place.service or "" for place in event.places}))
+        self._say(
+            f"{event.name} of {services} is {event.finding.state}: {event.finding.reason}",
+            service_manager.NOTICE,
+            NATLB_SERVICE=services,
+            NATLB_BACKEND=event.name,
+            NATLB_STATE=event.finding.state,
+        )
+
+    def _read_commits(self, _mask: int) -> None:
+        if self._commits is None or not self._commits.drain() or self._running.is_current():
+            return
+        now = time.monotonic()
+        try:
+            if self._running.load_if_gone():
+                self._tell_back("all of them were gone")
+        except NatlbError as error:
+            self._say(f"{error}; trying again", service_manager.WARNING)
+        self._restore_at = max(now + QUIET_S, self._calm.until)
+
+    # -- children ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _started(work: Callable[[], object]) -> int:
+        """The process that does this. It ends by itself."""
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                work()
+                status = 0
+            except NatlbError as error:
+                service_manager.say(str(error), service_manager.WARNING)
+            finally:
+                os._exit(status)
+        return child
+
+    def _reap(self) -> None:
+        if self._child is not None and os.waitpid(self._child, os.WNOHANG)[0]:
+            self._child = None
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _tell_alive(self, now: float) -> None:
+        if self._watchdog_s is not None and now >= self._alive_at:
+            self._alive_at = now + self._watchdog_s / 3
+            service_manager.notify(WATCHDOG="1")
+
+    def _next(self, now: float) -> float:
+        due = [self._look_at]
+        waits = self._running.waits() if self._found or self._restore_at is not None else False
+        if self._found:
+            due.append(now + (0.1 if waits else self._pace.wait_s(now)))
+        if self._restore_at is not None:
+            due.append(max(self._restore_at, now + 0.1 * waits))
+        if self._settle_at is not None or self._child is not None:
+            due.append(max(now + 0.1, self._settle_at or 0.0))
+        check = self._checker.next_due()
+        return min([*due, *([] if check is None else [check])])
