@@ -324,6 +324,14 @@ options:
     type: str
     choices: [drop, accept]
     default: drop
+  agent:
+    description:
+      - Run the agent on this host also where no service has O(services[].health). It puts rules back that somebody has
+        taken away, within a fraction of a second.
+      - Where a service has O(services[].health), the agent runs in any case. It is C(natlb-agent.service), of the
+        program C(/etc/natlb/current/natlb).
+    type: bool
+    default: false
   persist:
     description:
       - Keep the rules in C(/etc/natlb), with systemd units that load them at boot, and the kernel settings in
@@ -482,6 +490,7 @@ remarks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.cli import single_file
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
@@ -573,6 +582,7 @@ ARGUMENTS = {
     "conntrack": {"type": "dict", "options": CONNTRACK},
     "rollback_after": {"type": "raw", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
+    "agent": {"type": "bool", "default": False},
     "assume_installed": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     # What the action plugin sends. No secret, but nothing for the host's journal to repeat.
@@ -584,7 +594,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        outcome = balance(**packed.unpack(module.params), check=module.check_mode)
+        outcome = balance(**packed.unpack(module.params), check=module.check_mode, program=single_file.text)
     except NatlbError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

@@ -19,6 +19,7 @@ PREFIX = "natlb_"
 #: What the argument specifications of the roles hold.
 ROLES = frozenset(
     {
+        "natlb_agent",
         "natlb_allow_management_port",
         "natlb_return_addresses",
         "natlb_return_direct_networks",
@@ -144,7 +145,7 @@ KNOWN = PUBLIC | INTERNAL
 #: or of what to write (`engine: iptables`). `state` is also a key of backends, and conntrack a program.
 _OPTION = re.compile(
     r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
-    r"|(?:engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
+    r"|(?:agent|engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
     r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
 

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "warnings": {*_BASE, "model", *_ENGINES, "firewalls"},
     "plan": _BELOW_PLAN,
     "status": {*_BELOW_PLAN, "plan"},
-    "health": {*_BELOW_PLAN, "plan", "status"},
+    "health": {*_BASE, "model", "plan", "status"},
+    "cli": {*_BASE, "model", "plan", "status", "health"},
     "probe": {"errors", "model.values"},
 }
 

@@ -15,6 +15,11 @@ import zipfile
 import zipimport
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Ansible packs what a module imports, wherever that stands; the program needs these.
+    from . import main  # noqa: F401
 
 _HERE = Path(__file__)
 #: Sources are found by the names of their modules, without the name of the package that this one is in.

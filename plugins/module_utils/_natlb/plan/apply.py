@@ -292,7 +292,7 @@ def _host_warnings(
 ) -> list[str]:
     """What the declaration meets on this host."""
     boots = forwarding.settings(laid.config, request.before) if request.forwarding and request.persist else {}
-    return host.collect(laid.config, engine, table, chains, boots, laid.unchecked())
+    return host.collect(laid.config, engine, table, chains, boots)
 
 
 def _settings(request: Request, validation: Future[NormalForm]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Callable
 
 from ..host.store import DEFAULT_PATHS, Paths
 from . import rollback, unchanged
@@ -27,14 +27,16 @@ def balance(
     check: bool = False,
     paths: Paths = DEFAULT_PATHS,
     iptables_variant: str | None = None,
+    program: Callable[[], str] | None = None,
     **options: Any,
 ) -> Outcome:
     """Make this network namespace's NAT be exactly what is declared; with `check`, only say what would change.
 
-    `options` are those of `module_options.Options`. With `rollback_after` the host goes back by itself after so many
-    seconds, unless `rollback.confirm` is called with the token of the outcome. Raises `ConfigErrors` for a declaration
-    that cannot be carried out, before anything is touched, and `HostError` where the host cannot do it; the kernel then
-    holds the old rules or the new ones, never a mix.
+    `options` are those of `module_options.Options`; `program` gives the text of the program that the agent is. With
+    `rollback_after` the host goes back by itself after so many seconds, unless `rollback.confirm` is called with the
+    token of the outcome. Raises `ConfigErrors` for a declaration that cannot be carried out, before anything is
+    touched, and `HostError` where the host cannot do it; the kernel then holds the old rules or the new ones, never a
+    mix.
     """
     key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
     if unchanged.is_known(paths, key):
@@ -46,7 +48,7 @@ def balance(
     from . import apply, module_options  # noqa: PLC0415
 
     declared = module_options.Options(services, egress, **options)
-    request = declared.request(paths, iptables_variant, check)
+    request = declared.request(paths, iptables_variant, check, program)
     if check:
         return apply.check(request, declared.state)
     with rollback.lock_with_nothing_pending(paths):

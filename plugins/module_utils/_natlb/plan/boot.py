@@ -24,7 +24,7 @@ from ..host.units import Orders, Status
 from ..model.engine import Engine
 from ..ruleset.sections import Key, Ruleset, Section
 from ..warnings.boot_settings import SYSCTL_FILE
-from . import follower, overlay, unit_files
+from . import agent_files, follower, overlay, unit_files
 from .overlay import Overlay, Record
 from .parts import Part
 from .request import Request, state_text
@@ -164,14 +164,15 @@ def wanted(
     beside = overlay.wanted(request, laid, live.entries)
     if not request.persist:
         return Wanted({}, {**beside, **{request.paths.run / name: text for name, text in records.items()}}, [])
-    files = {**_scripts(engine, path, request, rendered), **records}
+    files = {**_scripts(engine, path, request, rendered), **agent_files.files(request, live.files), **records}
     if request.forwarding or any(name.endswith("/src_valid_mark") for name in settings):
         files[SYSCTL] = (unit_files.sysctl_text(settings), 0o600)
     elif SYSCTL in live.files:
         files[SYSCTL] = live.files[SYSCTL]
     loads_modules = request.firewall == "accept" or engine.name == "iptables"
     etc = request.paths.etc
-    found = unit_files.units(etc, UPLINKS_SCRIPT in files, loads_modules) if live.systemd else []
+    has = (UPLINKS_SCRIPT in files, agent_files.interpreter(files))
+    found = unit_files.units(etc, *has, loads_modules) if live.systemd else []
     entries: dict[Path, Entry] = {**beside, **boot_set.links(etc)}
     if request.paths.system is not None and live.systemd:
         entries.update(_unit_entries(request.paths.system, found))
@@ -183,11 +184,12 @@ def wanted(
 
 def warnings(request: Request, live: Boot) -> list[str]:
     """What the next boot will not do."""
+    agent = agent_files.warnings(request, live.systemd)
     if request.config.empty or not request.persist or request.paths.system is None or live.systemd:
-        return []
+        return agent
     script = request.paths.etc / store.BOOT
     remedy = f"have `sh {script}` run at boot, or set persist: false"
-    return [f"persist: systemd does not run here, so no unit loads the rules at boot ({remedy})"]
+    return [*agent, f"persist: systemd does not run here, so no unit loads the rules at boot ({remedy})"]
 
 
 def _scripts(engine: Engine, path: forward.ForwardPath, request: Request, rendered: Ruleset) -> dict[str, Content]:

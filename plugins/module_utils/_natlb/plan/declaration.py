@@ -20,7 +20,7 @@ CHOICES = {
     "transit": ("drop", "accept"),
     "state": ("present", "absent"),
 }
-FLAGS = ("forwarding", "persist", "allow_management_port")
+FLAGS = ("forwarding", "agent", "persist", "allow_management_port")
 #: Options of the module `balancer`.
 OPTIONS = ("services", "egress", "mark_mask", "conntrack", "rollback_after", *CHOICES, *FLAGS)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 from ..errors import ConfigError, HostError
 from ..firewalls import forward
@@ -38,8 +38,11 @@ class Options:
     rollback_after: Any = 0
     allow_management_port: bool = False
     assume_installed: bool = False
+    agent: bool = False
 
-    def request(self, paths: Paths, variant: str | None, check: bool) -> Request:
+    def request(
+        self, paths: Paths, variant: str | None, check: bool, program: Callable[[], str] | None = None
+    ) -> Request:
         """The same, checked and complete. Raises `ConfigErrors`, and `HostError` for anybody but root."""
         present = self.state == "present"
         if self.services is None and not self.egress and present:
@@ -62,6 +65,8 @@ class Options:
             firewall=values.choice(self.firewall, "firewall", forward.CHOICES),
             transit=values.choice(self.transit, "transit", transit.CHOICES),
             tracking=parse_tracking(self.conntrack) if present else Tracking(),
+            agent=self.agent and present,
+            program=program,
             expected=check and self.assume_installed,
         )
         if os.geteuid() != 0:

@@ -52,11 +52,6 @@ class Overlay:
     warnings: Collection[str] = ()
     passing: Collection[str] = ()
 
-    def unchecked(self) -> list[str]:
-        """The names of services whose health is to be checked, and of none of whose backends it is known."""
-        known = {place.service for place in self.findings}
-        return [item.name for item in self.config.services if item.health is not None and item.name not in known]
-
 
 class Record(NamedTuple):
     """What is kept of a run: the request, and what overrides and health made of it. None where nothing is."""

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ..errors import NatlbError
 from ..host import store
@@ -62,6 +62,10 @@ class Request:
     expected: bool = False
     #: One of `model.closed.CHOICES`.
     transit: str = "drop"
+    #: Whether the agent is to run also where no service asks for checks.
+    agent: bool = False
+    #: Gives the text of the program that the agent is. None leaves the one that is there.
+    program: Callable[[], str] | None = None
     #: Not asked for, but found by the first run and kept with the rest.
     before: Before = field(default_factory=Before)
 
@@ -86,6 +90,7 @@ def _options(request: Request) -> dict[str, Any]:
     return {
         "requested_engine": request.engine,
         "forwarding": request.forwarding,
+        "agent": request.agent,
         "firewall": request.firewall,
         "conntrack": dump_tracking(request.tracking),
         "transit": request.transit,
@@ -111,6 +116,7 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         engine=_one_of(state.get("requested_engine"), ("nftables", "iptables"), "auto"),
         variant=variant,
         forwarding=state.get("forwarding") is not False,
+        agent=state.get("agent") is True,
         persist=(paths.etc / store.STATE).exists(),
         paths=paths,
         firewall=_one_of(_renamed(state, "firewall"), ("warn", "accept"), "warn"),

@@ -18,8 +18,9 @@ from .forwarding import interface_of
 
 MAIN, RESTORE = "natlb.service", "natlb-restore.service"
 FIREWALLD, UPLINKS = "natlb-firewalld.service", "natlb-uplinks.service"
+AGENT = "natlb-agent.service"
 #: Every unit that a run may leave on a host.
-NAMES = (MAIN, RESTORE, FIREWALLD, UPLINKS)
+NAMES = (MAIN, RESTORE, FIREWALLD, UPLINKS, AGENT)
 WRITTEN = "# Written by natlb.netfilter, as its last successful run; changes here are undone."
 MODULES_FILE = "natlb.conf"
 UPLINKS_SCRIPT = "boot-uplinks"
@@ -40,12 +41,15 @@ class Unit:
     loads_modules: bool = False
 
 
-def units(etc: Path, uplinks: bool, loads_modules: bool) -> list[Unit]:
-    """The units of a host that balances. `loads_modules`: what boots runs iptables, which may be iptables-legacy."""
+def units(etc: Path, uplinks: bool, agent: str, loads_modules: bool) -> list[Unit]:
+    """The units of a host that balances. `agent` is the Python that runs it, empty where none is to.
+
+    `loads_modules`: what boots runs iptables, which may be iptables-legacy.
+    """
     sandbox = _sandbox(loads_modules)
 
     def text(template: str, sandbox: str = sandbox) -> str:
-        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox)
+        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox, python=agent)
 
     firewalls = ("nftables.service", "firewalld.service")
     found = [
@@ -57,6 +61,9 @@ def units(etc: Path, uplinks: bool, loads_modules: bool) -> list[Unit]:
     if uplinks:
         sandboxed = text(_UPLINKS, _uplinks_sandbox())
         found.append(Unit(UPLINKS, sandboxed, (_BOOT,), started=True, restarted=True, follows=(UPLINKS_SCRIPT,)))
+    if agent:
+        sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules))
+        found.append(Unit(AGENT, sandboxed, (_BOOT,), started=True, restarted=True, follows=("natlb",)))
     return found
 
 
@@ -157,6 +164,24 @@ RestartSec=5s
 [Install]
 WantedBy=multi-user.target
 """
+_AGENT = """\
+{written}
+[Unit]
+Description=Health checks of backends, and rules that come back (natlb.netfilter)
+ConditionPathExists={etc}/current/natlb
+After=network.target natlb.service nftables.service firewalld.service
+
+[Service]
+Type=notify
+ExecStart={python} -I {etc}/current/natlb agent
+WatchdogSec=60s
+Restart=always
+RestartSec=1s
+# A stop changes no rule: what was found stays in the kernel.
+{sandbox}
+[Install]
+WantedBy=multi-user.target
+"""
 #: What all units of ours are denied. `systemd-analyze security` says what that leaves open.
 _DENIED = """\
 SystemCallErrorNumber=EPERM
@@ -207,6 +232,24 @@ def _sandbox(loads_modules: bool) -> str:
         "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW\n"
     )
     return f"{head}{_CALLS}{_NO_MODULES}{_DENIED}{_LOCK}"
+
+
+def _agent_sandbox(etc: Path, loads_modules: bool) -> str:
+    """It loads rules, asks backends, and writes what it finds; a check may be a program of its own, run as nobody."""
+    raw = " CAP_NET_RAW CAP_SYS_MODULE" if loads_modules else " CAP_NET_RAW"
+    head = _HEAD.format(why="its files are root's alone")
+    head += (
+        "# CAP_SETUID, CAP_SETGID and CAP_KILL are for checks that are programs: they run as another user.\n"
+        f"CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_KILL{raw}\n"
+    )
+    calls = _CALLS + ("SystemCallFilter=@setuid @module\n" if loads_modules else "SystemCallFilter=@setuid\n")
+    kept = [line for line in _DENIED.splitlines(keepends=True) if line not in _NOT_THE_AGENT]
+    modules = "" if loads_modules else _NO_MODULES
+    return f"{head}{calls}{modules}{''.join(kept)}{_LOCK}ReadWritePaths={etc}\n"
+
+
+#: It speaks to backends, whose addresses are anything, and puts forwarding back where somebody turned it off.
+_NOT_THE_AGENT = ("IPAddressDeny=any\n", "ProtectKernelTunables=yes\n")
 
 
 def _uplinks_sandbox() -> str:

@@ -8,7 +8,7 @@ This file reads the host, and only if the result matters. Pure functions in othe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..firewalls import foreign, obstacles
 from ..host import links, proc, sockets, sysctl
@@ -25,15 +25,13 @@ def collect(
     table: Routes,
     chains: Sequence[BaseChain],
     boots: Mapping[str, str],
-    unchecked: Collection[str],
 ) -> list[str]:
     """Every warning, once.
 
-    `chains` are all base chains of nf_tables; `boots` are the sysctls that are to hold after a reboot as well;
-    `unchecked` are the services with checks that nobody makes.
+    `chains` are all base chains of nf_tables; `boots` are the sysctls that are to hold after a reboot as well.
     """
     warnings = [
-        *_empty(config, set(unchecked)),
+        *_empty(config),
         *engine.warnings(config),
         *_links(config, table),
         *_addresses(config, engine, table),
@@ -50,12 +48,10 @@ def collect(
     return list(dict.fromkeys(warnings))
 
 
-def _empty(config: Config, unchecked: Collection[str]) -> Iterator[str]:
+def _empty(config: Config) -> Iterator[str]:
     for service in config.services:
         if not all(service.serving(family) for family in service.families()):
             yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
-        if service.name in unchecked:
-            yield f"service {service.name}: health checks are not carried out yet; all of its backends count as healthy"
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:

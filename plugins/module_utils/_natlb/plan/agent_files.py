@@ -1,0 +1,46 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent needs on a host: the program, among the files that boot, and a unit that runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from ..host.store import Content
+from .request import Request
+
+#: Of the program, among the files that boot.
+PROGRAM = "natlb"
+
+
+def runs(request: Request) -> bool:
+    """Whether the agent is to run on this host."""
+    return not request.config.empty and (request.agent or any(s.health is not None for s in request.config.services))
+
+
+def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
+    """The program. Whoever brings none, such as a look at the host, leaves the one that is there."""
+    if not runs(request):
+        return {}
+    if request.program is not None:
+        return {PROGRAM: (request.program(), 0o700)}
+    return {PROGRAM: live[PROGRAM]} if PROGRAM in live else {}
+
+
+def interpreter(files_: Mapping[str, Content]) -> str:
+    """The Python that runs the program: the one that this run has. Empty where there is no program."""
+    return (sys.executable or "/usr/bin/python3") if PROGRAM in files_ else ""
+
+
+def warnings(request: Request, systemd: bool) -> list[str]:
+    """Why the agent does not run where it is to."""
+    if not runs(request) or request.paths.system is None:
+        return []
+    if not request.persist:
+        return ["agent: it does not run with persist: false; backends are taken as healthy"]
+    if not systemd:
+        program = request.paths.etc / "current" / PROGRAM
+        return [f"agent: systemd does not run here, so no unit runs it (have `python3 {program} agent` run)"]
+    return []
