@@ -10,9 +10,7 @@ from collections.abc import Mapping
 
 from ..host.store import Content
 from .request import Request
-
-#: Of the program, among the files that boot.
-PROGRAM = "natlb"
+from .unit_files import PROGRAM
 
 
 def runs(request: Request) -> bool:

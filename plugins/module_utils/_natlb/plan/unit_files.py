@@ -24,6 +24,8 @@ NAMES = (MAIN, RESTORE, FIREWALLD, UPLINKS, AGENT)
 WRITTEN = "# Written by natlb.netfilter, as its last successful run; changes here are undone."
 MODULES_FILE = "natlb.conf"
 UPLINKS_SCRIPT = "boot-uplinks"
+#: Of the agent's program, among the files that boot.
+PROGRAM = "natlb"
 _BOOT = "multi-user.target"
 
 
@@ -63,7 +65,8 @@ def units(etc: Path, uplinks: bool, agent: str, loads_modules: bool) -> list[Uni
         found.append(Unit(UPLINKS, sandboxed, (_BOOT,), started=True, restarted=True, follows=(UPLINKS_SCRIPT,)))
     if agent:
         sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules))
-        found.append(Unit(AGENT, sandboxed, (_BOOT,), started=True, restarted=True, follows=("natlb",)))
+        kept = {"started": True, "restarted": True, "loads_modules": loads_modules}
+        found.append(Unit(AGENT, sandboxed, (_BOOT,), follows=(PROGRAM,), **kept))
     return found
 
 
@@ -242,7 +245,7 @@ def _agent_sandbox(etc: Path, loads_modules: bool) -> str:
         "# CAP_SETUID, CAP_SETGID and CAP_KILL are for checks that are programs: they run as another user.\n"
         f"CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_KILL{raw}\n"
     )
-    calls = _CALLS + ("SystemCallFilter=@setuid @module\n" if loads_modules else "SystemCallFilter=@setuid\n")
+    calls = _CALLS + "SystemCallFilter=@setuid\n" + ("SystemCallFilter=@module\n" if loads_modules else "")
     kept = [line for line in _DENIED.splitlines(keepends=True) if line not in _NOT_THE_AGENT]
     modules = "" if loads_modules else _NO_MODULES
     return f"{head}{calls}{modules}{''.join(kept)}{_LOCK}ReadWritePaths={etc}\n"
