@@ -21,12 +21,23 @@ from typing import Any
 from ..errors import NatlbError
 from ..host import commits
 from ..host.store import DEFAULT_PATHS, Paths
+from ..model import values
+from ..model.entities import MAX_WEIGHT
 
 _EXAMPLES = """examples:
   natlb status            what is balanced, and how the backends are
   natlb status --json     the same for programs
+  natlb drain web2        give web2 no new connections, whatever runs of Ansible come by
+  natlb restore web2      take that back
   natlb apply             make the rules be what was declared last
 """
+
+_ORDERS = {
+    "drain": "give a backend no new connections; existing ones go on",
+    "disable": "take a backend out of the rotation",
+    "weight": "give a backend another share of the new connections",
+    "restore": "take back what was said of a backend: it is as declared again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,10 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", _status, "show what is balanced, and how the backends are")
     status.add_argument("service", nargs="?", help="this service alone")
     status.add_argument("--json", action="store_true", help="for programs")
+    _orders(commands)
     _command(commands, "apply", _apply, "make the rules be what was declared last, with overrides and health")
     _command(commands, "agent", _agent, "check backends, and keep the rules; a service of systemd runs it")
     _command(commands, "version", _version, "say which code this is")
     return parser
+
+
+def _orders(commands: Any) -> None:
+    """What is said of a backend."""
+    for name, words in _ORDERS.items():
+        parser = _command(commands, name, _order, words)
+        parser.add_argument("backend", help="name or address[:port]")
+        if name == "weight":
+            parser.add_argument("weight", type=int, help="0 to 256; 0 gets no new connections")
+        parser.add_argument("--service", help="of this service alone; otherwise of every service that has it")
+        parser.add_argument("--reason", default="", help="shown by status, and in the diff of later runs")
+        parser.set_defaults(order=name)
 
 
 def _command(commands: Any, name: str, run: Any, words: str) -> argparse.ArgumentParser:
@@ -76,6 +100,20 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
         return
     found["remarks"] = found.pop("warnings")
     print("\n".join(table.lines({socket.gethostname(): found})))
+
+
+def _order(parsed: argparse.Namespace, paths: Paths) -> None:
+    from ..plan import orders  # noqa: PLC0415
+
+    if parsed.order == "weight":
+        order = orders.weighted(values.integer(parsed.weight, "weight", 0, MAX_WEIGHT), parsed.reason)
+    elif parsed.order == "restore":
+        order = orders.as_declared
+    else:
+        order = {"drain": orders.drained, "disable": orders.disabled}[parsed.order](parsed.reason)
+    outcome, found = orders.give(paths, parsed.backend, parsed.service, order, parsed.variant)
+    services = ", ".join(target.service.name for target in found)
+    print(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
