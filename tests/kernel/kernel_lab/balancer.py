@@ -48,6 +48,10 @@ class Balancer:
     def info(self, service: str | None = None) -> Any:
         return self.host.call(drive.info, self._root, service, self.variant or None)
 
+    def backend(self, backend: str, state: str | None = None, **options: Any) -> Mapping:
+        """What the module `backend` does and returns."""
+        return dict(self.host.call(drive.backend, self._root, self.variant or None, backend, state, options))
+
     def serving(self) -> set[tuple[str, str]]:
         return set(self.host.call(drive.serving, self._root, self.variant or None))
 

@@ -19,7 +19,7 @@ from _natlb.iptables import service as iptables_service
 from _natlb.nftables import render
 from _natlb.nftables.engine import NftablesEngine
 from _natlb.plan import balance as runs
-from _natlb.plan import engines, request, rollback
+from _natlb.plan import draining, engines, request, rollback
 from _natlb.status import info as balancer_info
 
 from . import run_once
@@ -70,6 +70,13 @@ def refuse_the_next_delta() -> None:
 
 def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
     return balancer_info.info(paths=_paths(root), service=service, iptables_variant=variant)
+
+
+def backend(root: str, variant: str | None, name: str, state: str | None, options: dict[str, Any]) -> Any:
+    """`draining.backend` with the defaults of the module."""
+    asked = {"service": None, "weight": None, "reason": "", "wait": False, "wait_timeout": 300, "check": False}
+    asked |= {"close_connections": False, "min_active": 1, **options}
+    return draining.backend(backend=name, state=state, paths=_paths(root), variant=variant, **asked)
 
 
 def serving(root: str, variant: str | None) -> set[tuple[str, str]]:

@@ -21,8 +21,6 @@ from typing import Any
 from ..errors import NatlbError
 from ..host import commits
 from ..host.store import DEFAULT_PATHS, Paths
-from ..model import values
-from ..model.entities import MAX_WEIGHT
 
 _EXAMPLES = """examples:
   natlb status            what is balanced, and how the backends are
@@ -105,14 +103,11 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
 def _order(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..plan import orders  # noqa: PLC0415
 
-    if parsed.order == "weight":
-        order = orders.weighted(values.integer(parsed.weight, "weight", 0, MAX_WEIGHT), parsed.reason)
-    elif parsed.order == "restore":
-        order = orders.as_declared
-    else:
-        order = {"drain": orders.drained, "disable": orders.disabled}[parsed.order](parsed.reason)
-    outcome, found = orders.give(paths, parsed.backend, parsed.service, order, parsed.variant)
-    services = ", ".join(target.service.name for target in found)
+    state = {"drain": "drained", "disable": "disabled", "restore": "active"}.get(parsed.order)
+    order = orders.combined(state, getattr(parsed, "weight", None), parsed.reason)
+    given = (paths, parsed.backend, parsed.service, order, parsed.variant)
+    services = ", ".join(target.service.name for target in orders.look(*given).targets)
+    outcome = orders.give(*given)
     print(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
 
 

@@ -12,18 +12,22 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Union
 
 from ..errors import HostError
 from ..host import store
 from ..host.store import Paths
-from ..model import local_state
+from ..model import local_state, values
 from ..model.effective import Override, Place
-from ..model.entities import Backend, Config, Service
+from ..model.entities import MAX_WEIGHT, Backend, Config, Service
 from . import overlay
 from . import request as requests
 from .outcome import Outcome
+from .request import Request
 from .running import Running
+
+#: What becomes of the override of a backend; None is none.
+Order = Callable[[Override], Union[Override, None]]
 
 #: How many names a message lists.
 _NAMED = 8
@@ -68,50 +72,87 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(found[:_NAMED]) + more or "none"
 
 
-def drained(reason: str) -> Callable[[Override], Override | None]:
-    """No new connections; existing ones go on."""
-    return lambda former: replace(former, state="drained", since=_now(), reason=reason)
+def combined(state: str | None, weight: int | None, reason: str = "") -> Order:
+    """The order for a state, a weight or both. `active` takes back whatever was said before.
+
+    Raises `ConfigError` for a weight that is none.
+    """
+    if weight is not None:
+        values.integer(weight, "weight", 0, MAX_WEIGHT)
+
+    def order(former: Override) -> Override | None:
+        if state == "active":
+            former = Override()
+        said = replace(
+            former,
+            state=former.state if state in (None, "active") else state,
+            weight=former.weight if weight is None else weight,
+            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            reason=reason,
+        )
+        return None if said.idle else said
+
+    return order
 
 
-def disabled(reason: str) -> Callable[[Override], Override | None]:
-    """No connections at all of protocols that can be told to end."""
-    return lambda former: replace(former, state="disabled", since=_now(), reason=reason)
+class Change(NamedTuple):
+    """What an order changes of the overrides: nothing where they are the same."""
+
+    targets: list[Target]
+    before: Mapping[Place, Override]
+    after: Mapping[Place, Override]
+
+    @property
+    def diff(self) -> str:
+        """The lines that go and come, for people."""
+        return "".join(
+            f"{sign}{place}: {_words(said)}\n"
+            for place in dict.fromkeys([*self.before, *self.after])
+            if self.before.get(place) != self.after.get(place)
+            for sign, said in (("-", self.before.get(place)), ("+", self.after.get(place)))
+            if said is not None
+        )
 
 
-def weighted(weight: int, reason: str) -> Callable[[Override], Override | None]:
-    """Another share of the new connections."""
-    return lambda former: replace(former, weight=weight, since=_now(), reason=reason)
+def look(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Change:
+    """What the order would change. Raises `HostError` where there is no such backend."""
+    return _change(requests.restored(paths, variant)[0], backend, service, order)
 
 
-def as_declared(_former: Override) -> Override | None:
-    """Nothing is said of it any more."""
-    return None
-
-
-def give(
-    paths: Paths,
-    backend: str,
-    service: str | None,
-    order: Callable[[Override], Override | None],
-    variant: str | None = None,
-) -> tuple[Outcome, list[Target]]:
+def give(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Outcome:
     """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`."""
     with store.lock(paths):
         request, _unread = requests.restored(paths, variant)
-        found = targets(request.config, backend, service)
-        home = paths.etc if request.persist else paths.run
-        host = overlay.identity()
-        kept = dict(local_state.parse_overrides(store.read_text(home / store.OVERRIDES), host).entries)
-        before = dict(kept)
-        for place in (target.place for target in found):
-            said = order(kept.get(place, Override()))
-            if said is None:
-                kept.pop(place, None)
-            elif not _same(said, kept.get(place)):
-                kept[place] = said
-        if kept != before:
-            _write(home, kept, host)
-    return Running(paths, variant).restore(), found
+        change = _change(request, backend, service, order)
+        if change.before != change.after:
+            _write(_home(request), change.after, overlay.identity())
+    return Running(paths, variant).restore()
+
+
+def _change(request: Request, backend: str, service: str | None, order: Order) -> Change:
+    found = targets(request.config, backend, service)
+    path = _home(request) / store.OVERRIDES
+    kept = local_state.parse_overrides(store.read_text(path), overlay.identity())
+    if kept.fault:
+        raise HostError(f"{path}: {kept.fault} (a run of the module balancer, or `natlb apply`, puts it right)")
+    before = kept.entries
+    after = dict(before)
+    for place in (target.place for target in found):
+        said = order(after.get(place, Override()))
+        if said is None:
+            after.pop(place, None)
+        elif not _same(said, after.get(place)):
+            after[place] = said
+    return Change(found, before, after)
+
+
+def _home(request: Request) -> Path:
+    return request.paths.etc if request.persist else request.paths.run
+
+
+def _words(said: Override) -> str:
+    words = [said.state or "", "" if said.weight is None else f"weight {said.weight}"]
+    return ", ".join(filter(None, words)) + (f" ({said.reason})" if said.reason else "")
 
 
 def _same(one: Override, other: Override | None) -> bool:
@@ -124,7 +165,3 @@ def _write(home: Path, kept: Mapping[Place, Override], host: str) -> None:
         store.write_text(path, local_state.dump_overrides(kept, host))
     else:
         store.remove(path)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

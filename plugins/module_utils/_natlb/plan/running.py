@@ -24,7 +24,7 @@ from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
 from ..ruleset.sections import Ruleset
-from . import apply, dead_backends, overlay, rollback, unchanged
+from . import apply, backend_connections, overlay, rollback, unchanged
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
@@ -138,7 +138,7 @@ class Running:
             if service is not None and (service.redispatch or "udp" in service.protocols):
                 dead.setdefault(place.address, []).append(service)
         for address, services in dead.items():
-            dead_backends.end_attempts(services, address)
+            backend_connections.end_attempts(services, address)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""

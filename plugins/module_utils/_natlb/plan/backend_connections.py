@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connections to a backend that is dead: attempts that nobody has answered, and, where that is asked for, all others.
+"""Connections of services to one of their backends: how many there are, and the end of those that are in vain.
 
 A client sends its first packet again for some time. While the kernel remembers the attempt, each of them goes to the
 same backend; without the entry the next one takes another.
@@ -15,6 +15,11 @@ from ..host import proc, tracked
 from ..host.tracked import Tracked
 from ..model.entities import Config, Service
 from .stale_flows import Frontends
+
+
+def active(services: Iterable[Service], address: str) -> int:
+    """How many connections these services have to this address, both of whose ends are there. Raises `HostError`."""
+    return sum(item.active for item in _connections(services, address))
 
 
 def end_attempts(services: Iterable[Service], address: str) -> int:

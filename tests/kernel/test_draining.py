@@ -1,0 +1,119 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backend is drained for some time, as the module `backend` does it: what its connections see, and who may go."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from _natlb.errors import HostError
+from kernel_lab import traffic
+from kernel_lab.balancer import Balancer, service, webs
+from kernel_lab.topology import NAMES, VIP, WEB
+
+OTHER = service("other", listen=f"{VIP}:8080")
+SERVICES = [service(), OTHER]
+WITHOUT = {name: 2 for name in NAMES if name != "web2"}
+
+
+def test_it_gets_no_new_connections_until_it_is_brought_back(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    done = balancer.backend("web2", "drained", reason="kernel update")
+    assert done["changed"]
+    assert (done["services"], done["active_connections"]) == (["web", "other"], 0)
+    assert f"+{WEB['web2']} of web: drained (kernel update)" in done["diff"]["prepared"].splitlines()
+    assert balancer.tally(count=6) == WITHOUT
+    assert balancer.tally(f"{VIP}:8080", count=6) == WITHOUT
+    again = balancer.backend("web2", "drained", reason="once more")
+    assert (again["changed"], again["diff"]["prepared"]) == (False, "")
+    assert not balancer.apply(SERVICES).changed, "a run leaves it"
+    assert not balancer.info()["drift"]
+    assert balancer.backend("web2", "active")["changed"]
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    assert not balancer.backend("web2", "active")["changed"]
+    assert not (balancer.etc / "overrides.json").exists()
+
+
+def test_of_one_service_alone_and_by_address(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    assert balancer.backend(WEB["web2"], "drained", service="other")["services"] == ["other"]
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    assert balancer.tally(f"{VIP}:8080", count=6) == WITHOUT
+
+
+def test_a_check_changes_nothing(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    done = balancer.backend("web2", "drained", check=True, wait=True)
+    assert done["changed"]
+    assert "+" in done["diff"]["prepared"]
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    assert not (balancer.etc / "overrides.json").exists()
+
+
+def test_a_weight_and_a_run_that_declares_another(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    balancer.backend("web2", weight=5)
+    assert balancer.tally(count=8)["web2"] == 5
+    declared = [service(backends=[{**item, "weight": 3} if item["name"] == "web2" else item for item in webs()]), OTHER]
+    balancer.apply(declared)
+    assert balancer.tally(count=6)["web2"] == 3
+    overrides = json.loads((balancer.etc / "overrides.json").read_text())["overrides"]
+    assert [item["service"] for item in overrides] == ["other"]
+
+
+def test_it_waits_until_its_connections_are_gone(balancer: Balancer) -> None:
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    held = balancer.hold(count=2)
+    (handle,) = [handle for handle, answer in held if answer.name == "web2"]
+    waiting = balancer.lab.balancer.begin(_drain, balancer._root, balancer.variant or None, 60)
+    while not (balancer.etc / "overrides.json").exists():
+        time.sleep(0.01)
+    assert balancer.talk(handle).name == "web2", "an existing connection goes on"
+    assert not waiting.done()
+    balancer.client.call(traffic.release)
+    done = waiting.result(timeout=30)
+    assert (done["active_connections"], done["closed"]) == (0, 0)
+    assert done["waited"] < 30
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    held = balancer.hold(count=2)
+    (handle,) = [handle for handle, answer in held if answer.name == "web2"]
+    done = balancer.backend("web2", "drained", wait=True, wait_timeout=1, close_connections=close)
+    assert 1 <= done["waited"] < 5
+    assert (done["active_connections"], done["closed"]) == ((0, 1) if close else (1, 0))
+    answer = balancer.talk(handle)
+    assert (answer.name == "web2") is not close, "its next packet is answered with a reset"
+
+
+def test_the_last_ones_stay(balancer: Balancer) -> None:
+    balancer.apply([service(backends=webs("web1", "web2", "web3"))])
+    balancer.backend("web1", "drained", min_active=2)
+    with pytest.raises(
+        RuntimeError, match=r"service web: 1 of its backends would serve without web2, and min_active is 2"
+    ):
+        balancer.backend("web2", "drained", min_active=2)
+    balancer.backend("web2", "drained")
+    with pytest.raises(HostError, match="service web: 0 of its backends would serve without web3"):
+        balancer.backend("web3", "drained")
+    assert balancer.tally(count=2) == {"web3": 2}
+    assert not balancer.backend("web2", "drained", min_active=2)["changed"], "what is so already is no failure"
+
+
+def test_who_is_not_there_is_named(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    with pytest.raises(HostError, match="backend web9: every service has none of this name or address"):
+        balancer.backend("web9", "drained")
+    with pytest.raises(HostError, match="service wbe: not declared on this host"):
+        balancer.backend("web2", "drained", service="wbe")
+
+
+def _drain(root: str, variant: str | None, timeout_s: int) -> object:
+    from kernel_lab import drive  # noqa: PLC0415
+
+    return drive.backend(root, variant, "web2", "drained", {"wait": True, "wait_timeout": timeout_s})
