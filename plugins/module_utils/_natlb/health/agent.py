@@ -22,6 +22,7 @@ from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from ..plan.running import Running
 from .pace import Calm, Pace
+from .suspects import Suspects
 
 #: Changes of health that reach the kernel at once, and a second in the long run: a backend that flaps loads nobody.
 BURST, RATE = 20, 4.0
@@ -57,6 +58,8 @@ class Checker(Protocol):
 
     def advance(self, now: float) -> None: ...
 
+    def check_now(self, address: str, port: int) -> None: ...
+
     def take_events(self) -> Sequence[Event]: ...
 
 
@@ -82,6 +85,7 @@ class Agent:
         self._look_at = 0.0
         self._began = False
         self._calm = Calm()
+        self._suspects = Suspects()
         self._child: int | None = None
         self._alive_at = 0.0
         self._watchdog_s = service_manager.watchdog_s()
@@ -104,6 +108,7 @@ class Agent:
     def _do(self, now: float) -> None:
         self._tell_alive(now)
         self._checker.advance(now)
+        self._suspect(now)
         for event in self._checker.take_events():
             self._note(event)
         try:
@@ -112,6 +117,17 @@ class Agent:
             self._say(f"{error}; trying again", service_manager.WARNING)
             self._restore_at = now + RETRY_S
         self._reap()
+
+    def _suspect(self, now: float) -> None:
+        """Have backends checked at once that clients wait for in vain."""
+        if now < self._suspects.due or self._checker.next_due() is None:
+            return
+        try:
+            for address, port in self._suspects.look(now):
+                self._checker.check_now(address, port)
+        except NatlbError as error:
+            self._suspects.due = now + RETRY_S
+            self._say(f"{error}; backends are checked at their intervals alone", service_manager.WARNING)
 
     def _act(self, now: float) -> None:
         if now >= self._look_at:
@@ -213,4 +229,6 @@ class Agent:
         if self._settle_at is not None or self._child is not None:
             due.append(max(now + 0.1, self._settle_at or 0.0))
         check = self._checker.next_due()
-        return min([*due, *([] if check is None else [check])])
+        if check is not None:
+            due += [check, self._suspects.due]
+        return min(due)

@@ -22,7 +22,7 @@ from .netlink import NESTED, attribute, attributes
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h of the kernel.
 _GET, _DELETE = 1, 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ZONE, _FILTER = 1, 2, 3, 4, 18, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 4, 18, 25, 26
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _FILTER_ORIG, _FILTER_REPLY = 1, 2
@@ -73,6 +73,29 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
         raise HostError(f"conntrack: {error.strerror}") from error
     tracked = (_tracked(family, protocol, attributes(entry), address, port) for _family, entry in found)
     return [item for item in tracked if item is not None]
+
+
+def unanswered(family: str) -> list[tuple[str, int, bytes]]:
+    """Address and port of the backend, and what tells it from others, of each translated connection that has had no
+    answer yet. Raises `HostError`."""
+    mask = struct.pack("!I", _SEEN_REPLY | _DESTINATION_NAT)
+    wanted = attribute(_STATUS, struct.pack("!I", _DESTINATION_NAT)) + attribute(_STATUS_MASK, mask)
+    source = ADDRESSES[family][0]
+    found = []
+    try:
+        with netlink.netfilter() as kernel:
+            for _family, data in kernel.dump(netlink.CONNTRACK, _GET, wanted, FAMILY[family][0]):
+                entry = attributes(data)
+                status = int.from_bytes(entry.get(_STATUS, b""), "big")
+                reply = attributes(entry.get(_TUPLE_REPLY, b""))
+                port = attributes(reply.get(_TUPLE_PROTO, b"")).get(_PROTO_SRC_PORT)
+                # A kernel before 5.15 tells of all.
+                if port is not None and status & _DESTINATION_NAT and not status & _SEEN_REPLY:
+                    address = ipaddress.ip_address(attributes(reply[_TUPLE_IP])[source])
+                    found.append((str(address), int.from_bytes(port, "big"), entry.get(_TUPLE_ORIG, b"")))
+    except OSError as error:
+        raise HostError(f"conntrack: {error.strerror}") from error
+    return found
 
 
 def delete(connections: Iterable[Tracked]) -> int:
