@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from _natlb.model.effective import EffectiveBackend, Finding, Override, Place, deviations, effective, effective_backends
 from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
-from _natlb.model.slots import slots
+from _natlb.model.slots import dealt_weights, slots
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -247,3 +248,39 @@ def test_the_reason_in_words(overrides: Any, findings: Any, words: str | None) -
 def test_a_service_is_told_by_its_own_name() -> None:
     named: list[Service] = [service for service, _found in deviations(two(), {place(A, "api", None): DRAINED}, {})]
     assert [service.name for service in named] == ["api"]
+
+
+@pytest.mark.parametrize(
+    ("share", "weights", "dealt"),
+    [
+        (1.0, (1, 1), (1, 1)),
+        (0.5, (1, 1), (10, 20)),
+        (0.1, (1, 1), (2, 20)),
+        (0.0, (1, 3), (1, 60)),
+        (0.75, (2, 2), (30, 40)),
+    ],
+)
+def test_a_share_of_the_weight(share: float, weights: tuple[int, int], dealt: tuple[int, int]) -> None:
+    """Of one that has just come back, or that asks for less."""
+    declared = config(backend(A, weight=weights[0]), backend(B, weight=weights[1]))
+    finding = Finding("up", share=share)
+    (service,) = effective(declared, {}, {place(A): finding}).services
+    assert tuple(dealt_weights(service.backends)) == dealt
+    counts = Counter(item.address for item in slots(service, "ip"))
+    assert counts[A] * dealt[1] == counts[B] * dealt[0]
+    first = effective_backends(declared.services[0], {}, {place(A): finding})[0]
+    assert first.why() == ("" if share == 1 else f"gets {100 * share:.0f} % of its weight")
+
+
+def test_a_share_that_needs_too_many_slots_is_left_out() -> None:
+    declared = config(
+        backend(A, weight=255), backend(B, weight=256), *(backend(f"10.1.0.{i}", weight=256) for i in range(1, 200))
+    )
+    (service,) = effective(declared, {}, {place(A): Finding("up", share=0.5)}).services
+    assert service == declared.services[0]
+
+
+def test_one_that_starts_slowly_is_not_one_that_is_down() -> None:
+    declared = config(backend(A), health={"type": "tcp", "fail_open": True})
+    found = effective_backends(declared.services[0], {}, {place(A): Finding("up", share=0.5)})
+    assert [item.because for item in found] == ["health"]

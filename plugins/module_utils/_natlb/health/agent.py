@@ -13,6 +13,7 @@ import os
 import selectors
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Callable, Protocol
 
 from ..errors import NatlbError
@@ -44,6 +45,9 @@ class Event(Protocol):
 
     @property
     def finding(self) -> Finding: ...
+
+    @property
+    def weight(self) -> float | None: ...
 
     @property
     def name(self) -> str: ...
@@ -169,15 +173,17 @@ class Agent:
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
 
     def _note(self, event: Event) -> None:
+        finding = event.finding if event.weight is None else replace(event.finding, share=event.weight)
         for place in event.places:
-            self._found[place] = event.finding
+            self._found[place] = finding
         services = ", ".join(sorted({place.service or "" for place in event.places}))
+        part = "" if event.weight is None else f" with {100 * event.weight:.0f} % of its weight"
         self._say(
-            f"{event.name} of {services} is {event.finding.state}: {event.finding.reason}",
+            f"{event.name} of {services} is {finding.state}{part}: {finding.reason}",
             service_manager.NOTICE,
             NATLB_SERVICE=services,
             NATLB_BACKEND=event.name,
-            NATLB_STATE=event.finding.state,
+            NATLB_STATE=finding.state,
         )
 
     def _read_commits(self, _mask: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..model.entities import Backend, Service
-from ..model.slots import slots
+from ..model.slots import dealt_weights, slots
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset, Section
 from . import source_tree
@@ -124,7 +124,7 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
     if service.method == "round_robin":
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
     if service.method == "random":
-        return by_chance(name, [(targets[backend], backend.weight) for backend in targets])
+        return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
     table = [targets[backend] for backend in source_slots(service, family)]
     return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
 
@@ -140,7 +140,7 @@ def source_slots(service: Service, family: str) -> list[Backend]:
     declared = sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda b: b.key)
     table = hash_slots(
         [backend.key for backend in declared],
-        [backend.weight for backend in declared],
+        dealt_weights(declared),
         primary=[index for index, backend in enumerate(declared) if not backend.backup],
         staying=[index for index, backend in enumerate(declared) if backend.key in serving],
     )

@@ -62,6 +62,13 @@ class Finding:
     state: str
     since: str = ""
     reason: str = ""
+    #: The part of its weight that it is to get.
+    share: float = 1.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it changes nothing."""
+        return self.state == "up" and self.share == 1
 
 
 Overrides = Mapping[Place, Override]
@@ -86,7 +93,8 @@ class EffectiveBackend:
         if self.because == "fail_open":
             return "all are down, and fail_open keeps them"
         if self.because == "health" and self.finding is not None:
-            said = {"down": "down", "drain": "asks for no new connections"}[self.finding.state]
+            part = f"gets {100 * self.finding.share:.0f} % of its weight"
+            said = {"down": "down", "drain": "asks for no new connections", "up": part}[self.finding.state]
             return _told(said, self.finding.since, self.finding.reason)
         if self.because == "override" and self.override is not None:
             return _told("override", self.override.since, self.override.reason)
@@ -130,7 +138,7 @@ def effective_backends(service: Service, overrides: Overrides, findings: Finding
         )
         for backend in service.backends
     ]
-    found = _within_slots(service, found)
+    found = _without_shares(service, _within_slots(service, found))
     if service.health is not None and service.health.fail_open:
         for family in service.families():
             found = _failed_open(found, family)
@@ -152,7 +160,7 @@ class _Concerned:
     def __init__(self, overrides: Overrides, findings: Findings) -> None:
         self._names: set[str | None] = set()
         self._addresses: set[str] = set()
-        for place in (*overrides, *(place for place, finding in findings.items() if finding.state != "up")):
+        for place in (*overrides, *(place for place, finding in findings.items() if not finding.is_well)):
             if place.service is None:
                 self._addresses.add(place.address)
             else:
@@ -170,7 +178,10 @@ def _effective_backend(declared: Backend, override: Override | None, finding: Fi
     # Of two that take it out, the one that takes it out further.
     worse = STATES.index(found) > STATES.index(intended.state)
     holds = replace(intended, state=found) if worse else intended
-    because: Because = "health" if worse else "override" if intended != declared else "declared"
+    partly = finding is not None and finding.share < 1 and holds.state == "active"
+    if finding is not None and partly:
+        holds = replace(holds, share=finding.share)
+    because: Because = "health" if worse or partly else "override" if intended != declared else "declared"
     return EffectiveBackend(declared, override, finding, intended, holds, because)
 
 
@@ -199,6 +210,13 @@ def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[Effec
     ]
 
 
+def _without_shares(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:
+    """With whole weights, where parts of them would need more slots than there are."""
+    if all(item.effective.share == 1 for item in found) or _fits(service, tuple(item.effective for item in found)):
+        return found
+    return [replace(item, effective=replace(item.effective, share=1.0)) for item in found]
+
+
 def _fits(service: Service, backends: tuple[Backend, ...]) -> bool:
     attempt = replace(service, backends=backends)
     return all(slot_count(attempt, family) <= MAX_SLOTS for family in attempt.families())
@@ -214,7 +232,7 @@ def _failed_open(found: list[EffectiveBackend], family: str) -> list[EffectiveBa
         and item.intended.weight
         and not (item.finding is not None and item.finding.state == "drain")
     ]
-    kept = {id(item) for item in able if item.because == "health"}
+    kept = {id(item) for item in able if item.effective.state != "active"}
     if not able or len(kept) < len(able):
         return found
     return [replace(item, effective=item.intended, because="fail_open") if id(item) in kept else item for item in found]

@@ -96,6 +96,8 @@ class Backend:
     weight: int
     state: str
     backup: bool
+    #: The part of its weight that it gets for now, by health: it has just come back, or asks for less.
+    share: float = 1.0
 
     @cached_property
     def family(self) -> str:

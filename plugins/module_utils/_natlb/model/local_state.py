@@ -105,7 +105,10 @@ def _override(item: Mapping[str, Any]) -> Override:
 
 
 def _finding(item: Mapping[str, Any]) -> Finding:
-    return Finding(values.choice(item.get("state"), "state", FOUND), *_words(item))
+    share = item.get("share", 1.0)
+    if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise ConfigError("share", "is not a part of a weight", "0 to 1")
+    return Finding(values.choice(item.get("state"), "state", FOUND), *_words(item), float(share))
 
 
 def _words(item: Mapping[str, Any]) -> tuple[str, str]:

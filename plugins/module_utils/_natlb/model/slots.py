@@ -21,6 +21,8 @@ from .entities import Backend, Service
 
 #: More slots than this in one service are refused: 16 bits are what the maps are declared for.
 MAX_SLOTS = hash_table.MAX_SIZE
+#: A share of a weight is a multiple of this part of it.
+SHARE_STEPS = 20
 #: Methods of which a hash of the client picks the slot.
 HASHES = ("source_hash", "flow_hash")
 #: Fewer places are sooner taken out of a list one by one than by a walk over all of it, which for 4,096 backends with
@@ -71,7 +73,7 @@ def slots(service: Service, family: str) -> list[Backend]:
             f"its weights need {count} slots",
             f"at most {MAX_SLOTS}; use smaller weights with a common divisor",
         )
-    return [serving[index] for index in interleave([backend.weight for backend in serving])]
+    return [serving[index] for index in interleave(dealt_weights(serving))]
 
 
 def dealt_slots(service: Service, family: str) -> dict[str, int]:
@@ -82,9 +84,17 @@ def dealt_slots(service: Service, family: str) -> dict[str, int]:
     return dict(Counter(backend.key for backend in slots(service, family)))
 
 
+def dealt_weights(backends: Sequence[Backend]) -> list[int]:
+    """Weights that stand to each other as those that backends get for now. One with a share of its weight keeps a slot
+    at least."""
+    if all(backend.share == 1.0 for backend in backends):
+        return [backend.weight for backend in backends]
+    return [max(1, round(SHARE_STEPS * backend.weight * backend.share)) for backend in backends]
+
+
 def slot_count(service: Service, family: str) -> int:
     """How many slots a service of another method than a hash has in one family, told without filling them."""
-    weights = [backend.weight for backend in service.serving(family)]
+    weights = dealt_weights(service.serving(family))
     return sum(weights) // reduce(gcd, weights) if weights else 0
 
 
@@ -99,7 +109,7 @@ def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[i
     able = {backend.key for backend in service.serving(family)}
     return declared, _dealt(
         tuple(backend.key for backend in declared),
-        tuple(backend.weight for backend in declared),
+        tuple(dealt_weights(declared)),
         tuple(index for index, backend in enumerate(declared) if not backend.backup),
         tuple(index for index, backend in enumerate(declared) if backend.key in able),
     )

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from ..model.entities import Backend, Service
 from ..model.hash_table import BLOCKS
-from ..model.slots import HASHES, declared_backends, hash_slots, slot_count
+from ..model.slots import HASHES, dealt_weights, declared_backends, hash_slots, slot_count
 from ..ruleset.names import digest
 
 #: Most slots in a row, and the most tables that such rows are for. A row costs a packet some 0.15 µs, and a wide one up
@@ -98,7 +98,8 @@ def table_names(services: Sequence[Service], family: str) -> dict[str, str]:
         declared = declared_backends(service, family)
         serving = {backend.key for backend in service.serving(family)}
         if serving:
-            composition = "\n".join(f"{b.key} {b.weight} {b.backup}" for b in declared)
+            weighted = zip(declared, dealt_weights(declared))
+            composition = "\n".join(f"{b.key} {weight} {b.backup}" for b, weight in weighted)
             found[service.name] = composition, "".join("01"[b.key in serving] for b in declared)
     states = sorted(Counter(found.values()).items(), key=lambda entry: (entry[1], entry[0]))
     usual = {composition: state for (composition, state), _count in states}

@@ -19,7 +19,7 @@ from ..iptables.service import source_slots
 from ..model import clients, tracking
 from ..model.effective import EffectiveBackend, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
-from ..model.slots import dealt_slots
+from ..model.slots import dealt_slots, dealt_weights
 from ..plan import apply, forwarding
 from ..plan import request as requests
 from ..plan.apply import Plan
@@ -178,7 +178,7 @@ def expected_shares(service: Service, engine: str) -> dict[str, float]:
         serving = service.serving(family)
         if service.method == "random" and engine == "iptables":
             # It draws by weight and has no slots, so weights that would need too many of them are fine here.
-            dealt = {backend.key: backend.weight for backend in serving}
+            dealt = dict(zip([backend.key for backend in serving], dealt_weights(serving)))
         elif service.method == "source_hash" and engine == "iptables":
             dealt = Counter(backend.key for backend in source_slots(service, family))
         else:
