@@ -55,6 +55,15 @@ def wait_for(root: str, words: str, times: int = 1, within_s: float = 30.0) -> s
     return said(root)
 
 
+def wait_for_file(path: str, words: str, within_s: float = 30.0) -> None:
+    """Until a file holds these words."""
+    give_up = time.monotonic() + within_s
+    while not (os.path.exists(path) and words in Path(path).read_text()):
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"{path} does not say {words!r}")
+        time.sleep(0.05)
+
+
 def cost(root: str) -> dict[str, Any]:
     """Seconds of processor time, and MiB of memory."""
     pid = _agents[root].pid

@@ -81,6 +81,8 @@ class Agent:
         self._running, self._checker, self._selector, self._say = running, checker, selector, say
         self._commits = commits
         self._found: dict[Place, Finding] = {}
+        #: What is to be said once that is in the kernel.
+        self._untold: list[tuple[str, dict[str, str]]] = []
         self._pace = Pace(BURST, RATE)
         self._stopped = False
         #: When something is to be done next; None where it need not.
@@ -88,6 +90,7 @@ class Agent:
         self._settle_at: float | None = None
         self._look_at = 0.0
         self._began = False
+        self._status = ""
         self._calm = Calm()
         self._suspects = Suspects()
         self._child: int | None = None
@@ -100,6 +103,8 @@ class Agent:
         self._stopped = True
 
     def run(self) -> None:
+        # Whoever starts it may hold the lock that the first reading needs, and waits for this.
+        service_manager.notify(READY="1")
         while not self._stopped:
             now = time.monotonic()
             self._do(now)
@@ -152,6 +157,9 @@ class Agent:
                 self._found = {**found, **self._found}
                 raise
             self._settle_at = None if read else now + SETTLE_S
+            for line, fields in self._untold:
+                self._say(line, service_manager.NOTICE, **fields)
+            self._untold.clear()
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
             self._settle_at = None
             self._child = self._started(self._running.restore)
@@ -167,7 +175,11 @@ class Agent:
         checked = [service for service in self._running.config.services if service.health is not None]
         self._checker.set_checks(checked, self._running.findings, now)
         count = len(self._running.config.services)
-        service_manager.notify(READY="1", STATUS=f"{count} services, {len(checked)} of them checked")
+        status = f"{count} services, {len(checked)} of them with health checks"
+        if status != self._status:
+            self._status = status
+            self._say(status)
+            service_manager.notify(STATUS=status)
 
     def _tell_back(self, how: str) -> None:
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
@@ -178,13 +190,9 @@ class Agent:
             self._found[place] = finding
         services = ", ".join(sorted({place.service or "" for place in event.places}))
         part = "" if event.weight is None else f" with {100 * event.weight:.0f} % of its weight"
-        self._say(
-            f"{event.name} of {services} is {finding.state}{part}: {finding.reason}",
-            service_manager.NOTICE,
-            NATLB_SERVICE=services,
-            NATLB_BACKEND=event.name,
-            NATLB_STATE=finding.state,
-        )
+        reason = f": {finding.reason}" if finding.reason else ""
+        fields = {"NATLB_SERVICE": services, "NATLB_BACKEND": event.name, "NATLB_STATE": finding.state}
+        self._untold.append((f"{event.name} of {services} is {finding.state}{part}{reason}", fields))
 
     def _read_commits(self, _mask: int) -> None:
         if self._commits is None or not self._commits.drain() or self._running.is_current():

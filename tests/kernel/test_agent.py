@@ -1,0 +1,195 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent, as the program that a run leaves on the host: what clients see while backends die and come back, and what
+the operator reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from _natlb.cli import single_file
+from kernel_lab import agent, server, traffic
+from kernel_lab.balancer import Balancer, Mapping, service
+from kernel_lab.topology import NAMES, PORTS, VIP, WEB
+from test_running import dark
+
+FAST = {"type": "tcp", "interval": "0.5s", "fast_interval": "0.1s", "timeout": "0.4s", "fall": 2, "rise": 2, "port": 80}
+SLOW = {**FAST, "interval": "10s", "timeout": "1s", "fall": 3}
+#: Attempts a second, as many as are made in all, and how long one may take.
+RATE, COUNT, TIMEOUT_S = 200.0, 800, 20.0
+
+
+class Agent:
+    """The agent on a balancer."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self.balancer = balancer
+        self.variant = balancer.variant or None
+
+    def start(self) -> None:
+        self.balancer.host.call(agent.start, self.balancer._root, self.variant)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        return int(self.balancer.host.call(agent.stop, self.balancer._root, number))
+
+    def wait_for(self, words: str, times: int = 1) -> str:
+        return str(self.balancer.host.call(agent.wait_for, self.balancer._root, words, times))
+
+    def said(self) -> list[str]:
+        return str(self.balancer.host.call(agent.said, self.balancer._root)).splitlines()
+
+    def health(self, name: str = "web2") -> str:
+        (found,) = self.balancer.info("web")["services"]
+        return next(str(item["health"]) for item in found["backends"] if item["name"] == name)
+
+
+@contextlib.contextmanager
+def running(balancer: Balancer, *services: Mapping, **options: Any) -> Iterator[Agent]:
+    balancer.apply(services, program=single_file.text, **options)
+    found = Agent(balancer)
+    found.start()
+    try:
+        found.wait_for("is up", len(services[0]["backends"]))
+        yield found
+    finally:
+        with contextlib.suppress(KeyError):
+            found.stop()
+
+
+@contextlib.contextmanager
+def crashed(balancer: Balancer, *names: str) -> Iterator[None]:
+    """The processes of these backends are gone meanwhile: their hosts refuse connections."""
+    for name in names:
+        balancer.lab.backends[name].call(server.crash)
+    try:
+        yield
+    finally:
+        for name in names:
+            balancer.lab.backends[name].call(server.start, name, PORTS)
+
+
+def attempts(balancer: Balancer, count: int = COUNT, target: str = f"{VIP}:80") -> Any:
+    return balancer.client.begin(traffic.attempts, target, count, RATE, timeout_s=TIMEOUT_S)
+
+
+def told(title: str, found: Sequence[Any]) -> str:
+    failed = sum(1 for item in found if item.answer.error)
+    return f"{title}: {failed} of {len(found)} failed, the longest waited {max(i.waited_s for i in found):.2f} s"
+
+
+def of(pending: Any) -> list[traffic.Attempt]:
+    return [traffic.Attempt(*item) for item in pending.result(timeout=120)]
+
+
+def test_no_attempt_fails_while_a_process_dies(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here:
+        pending = attempts(balancer)
+        with crashed(balancer, "web2"):
+            here.wait_for("web2 of web is down")
+            found = of(pending)
+            print(told(f"{balancer.engine} {balancer.variant}, a process dies", found))
+            assert not [item for item in found if item.answer.error]
+            assert set(balancer.tally(count=6)) == {"web1", "web3", "web4"}
+        here.wait_for("web2 of web is up", 2)
+        assert set(balancer.tally(count=8)) == set(NAMES)
+        (line,) = [line for line in here.said() if "is down" in line]
+        assert line == f"web2 of web is down: connect to {WEB['web2']}:80: Connection refused, 2 of 2"
+
+
+def test_no_attempt_fails_while_a_host_goes_dark(balancer: Balancer) -> None:
+    """It is found by the clients that wait for it, long before its next check."""
+    with running(balancer, service(health=SLOW)) as here:
+        pending = attempts(balancer)
+        with dark(balancer, "web2"):
+            here.wait_for("web2 of web is down")
+            found = of(pending)
+            print(told(f"{balancer.engine} {balancer.variant}, a host goes dark", found))
+            assert not [item for item in found if item.answer.error]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_its_end_and_its_start_change_no_rotation(balancer: Balancer, number: int) -> None:
+    with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        before = set(balancer.tally(count=6))
+        here.stop(number)
+        assert set(balancer.tally(count=6)) == before == {"web1", "web3", "web4"}
+        here.start()
+        here.wait_for("1 services, 1 of them with health checks", 2)
+        assert set(balancer.tally(count=6)) == before
+        assert here.health() == "down"
+        assert len([line for line in here.said() if "web2 of web is down" in line]) <= 2
+
+
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_flushed_rules_are_back_with_what_was_found(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        pending = attempts(balancer, 400)
+        for times in range(1, 4):
+            balancer.host.run("nft", "flush", "ruleset")
+            here.wait_for("they are back", times)
+        found = of(pending)
+        print(told(f"{balancer.engine} {balancer.variant}, rules flushed three times", found))
+        assert Counter(item.answer.who for item in found if not item.answer.error).keys() == {"web1", "web3", "web4"}
+        assert not balancer.info()["drift"]
+
+
+@pytest.mark.engines("iptables-legacy")
+def test_legacy_rules_are_looked_at(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here:
+        balancer.host.run("iptables-legacy", "-t", "nat", "-F", "NATLB.pre")
+        here.wait_for("they are back")
+        assert set(balancer.tally(count=8)) == set(NAMES)
+
+
+def test_what_boots_follows(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        path = balancer.etc / "current" / "effective.json"
+        balancer.host.call(agent.wait_for_file, str(path), WEB["web2"])
+        assert json.loads(path.read_text())["health"][0]["state"] == "down"
+
+
+def test_a_run_and_an_override_are_followed(balancer: Balancer) -> None:
+    web = service(health=FAST)
+    with running(balancer, web) as here:
+        balancer.backend("web1", "drained")
+        with crashed(balancer, "web2"):
+            here.wait_for("web2 of web is down")
+            assert set(balancer.tally(count=6)) == {"web3", "web4"}
+            balancer.apply([{**web, "backends": web["backends"][:3]}], program=single_file.text)
+            assert set(balancer.tally(count=6)) == {"web3"}
+            balancer.backend("web1", "active")
+            assert set(balancer.tally(count=6)) == {"web1", "web3"}
+        here.wait_for("web2 of web is up", 2)
+        assert set(balancer.tally(count=6)) == {"web1", "web2", "web3"}
+
+
+def test_all_down_is_answered_at_once_and_all_come_back(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here:
+        with crashed(balancer, *NAMES):
+            here.wait_for("is down", len(NAMES))
+            (answer,) = balancer.ask()
+            assert answer.error == "ConnectionRefusedError"
+        here.wait_for("is up", 2 * len(NAMES))
+        assert set(balancer.tally(count=8)) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"format": 99, "health": []}', '{"format": 1, "host": "another", "health": []}']
+)
+def test_a_file_of_findings_that_says_nothing_is_set_aside(balancer: Balancer, text: str) -> None:
+    with running(balancer, service(health=FAST)) as here:
+        here.stop()
+        (balancer.etc.parent / "run" / "health.json").write_text(text)
+        here.start()
+        here.wait_for("is up", 2 * len(NAMES))
+        assert set(balancer.tally(count=8)) == set(NAMES)
