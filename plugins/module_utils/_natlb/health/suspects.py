@@ -23,7 +23,8 @@ Unanswered = Iterable[tuple[str, int, bytes]]
 
 def _of_all_families() -> Iterator[tuple[str, int, bytes]]:
     for family in FAMILIES:
-        yield from tracked.unanswered(family)
+        for item in tracked.unanswered(family):
+            yield *item.backend, item.original
 
 
 class Suspects:

@@ -33,16 +33,20 @@ _SEEN_REPLY, _DESTINATION_NAT = 1 << 1, 1 << 5
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 #: nf_conntrack_tcp.h: SYN_SENT, SYN_RECV, and SYN_SENT2 of a simultaneous opening.
 _TCP_OPENING = (1, 2, 9)
+_NUMBERED = {bytes([number]): name for name, number in PROTOCOL.items()}
 _TCP_ENDED = (4, 5, 6, 7, 8)
 
 
 class Tracked(NamedTuple):
-    """One connection. `target` is what the client connected to. `original` and `zone` are as the kernel takes them
-    back, for a deletion."""
+    """One connection. `target` is what the client connected to, and `backend` who is to answer, each with its port.
+    `original` and `zone` are as the kernel takes them back, for a deletion."""
 
     family: str
     protocol: str
     target: tuple[str, int]
+    backend: tuple[str, int]
+    #: Whether its destination is another one than the client's.
+    translated: bool
     answered: bool
     #: Its first packets are still on their way: no data has been exchanged.
     opening: bool
@@ -71,31 +75,32 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
                 found = kernel.dump(netlink.CONNTRACK, _GET, b"", number)
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
-    tracked = (_tracked(family, protocol, attributes(entry), address, port) for _family, entry in found)
-    return [item for item in tracked if item is not None]
+    tracked = (_tracked(family, attributes(entry)) for _family, entry in found)
+    answerer = str(ipaddress.ip_address(address))
+    return [
+        item
+        for item in tracked
+        if item
+        and (item.translated, item.protocol, item.backend[0]) == (True, protocol, answerer)
+        and port in (None, item.backend[1])
+    ]
 
 
-def unanswered(family: str) -> list[tuple[str, int, bytes]]:
-    """Address and port of the backend, and what tells it from others, of each translated connection that has had no
-    answer yet. Raises `HostError`."""
+def unanswered(family: str, translated: bool = True) -> list[Tracked]:
+    """Connections that have had no answer yet, of those that were translated to a backend or of those that were not.
+
+    Raises `HostError`.
+    """
     mask = struct.pack("!I", _SEEN_REPLY | _DESTINATION_NAT)
-    wanted = attribute(_STATUS, struct.pack("!I", _DESTINATION_NAT)) + attribute(_STATUS_MASK, mask)
-    source = ADDRESSES[family][0]
-    found = []
+    wanted = attribute(_STATUS, struct.pack("!I", _DESTINATION_NAT if translated else 0))
     try:
         with netlink.netfilter() as kernel:
-            for _family, data in kernel.dump(netlink.CONNTRACK, _GET, wanted, FAMILY[family][0]):
-                entry = attributes(data)
-                status = int.from_bytes(entry.get(_STATUS, b""), "big")
-                reply = attributes(entry.get(_TUPLE_REPLY, b""))
-                port = attributes(reply.get(_TUPLE_PROTO, b"")).get(_PROTO_SRC_PORT)
-                # A kernel before 5.15 tells of all.
-                if port is not None and status & _DESTINATION_NAT and not status & _SEEN_REPLY:
-                    address = ipaddress.ip_address(attributes(reply[_TUPLE_IP])[source])
-                    found.append((str(address), int.from_bytes(port, "big"), entry.get(_TUPLE_ORIG, b"")))
+            found = kernel.dump(netlink.CONNTRACK, _GET, wanted + attribute(_STATUS_MASK, mask), FAMILY[family][0])
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
-    return found
+    tracked = (_tracked(family, attributes(entry)) for _family, entry in found)
+    # A kernel before 5.15 tells of all.
+    return [item for item in tracked if item and not item.answered and item.translated == translated]
 
 
 def delete(connections: Iterable[Tracked]) -> int:
@@ -125,29 +130,31 @@ def _tuple(kind: int, family: str, protocol: str, address: str, port: int) -> by
     return attribute(kind | NESTED, attribute(_TUPLE_IP | NESTED, ips) + attribute(_TUPLE_PROTO | NESTED, ports))
 
 
-def _tracked(family: str, protocol: str, entry: dict[int, bytes], address: str, port: int | None) -> Tracked | None:
-    """None of another connection, which an older kernel tells of as well."""
+def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
+    """None of a protocol without ports."""
     source, target = ADDRESSES[family]
     reply, original = attributes(entry.get(_TUPLE_REPLY, b"")), attributes(entry.get(_TUPLE_ORIG, b""))
-    ways = attributes(reply.get(_TUPLE_PROTO, b""))
-    answers = attributes(reply.get(_TUPLE_IP, b"")).get(source) == ipaddress.ip_address(address).packed
-    at = ways.get(_PROTO_NUM) == bytes([PROTOCOL[protocol]])
-    at = at and port in (None, int.from_bytes(ways.get(_PROTO_SRC_PORT, b""), "big"))
-    status = int.from_bytes(entry.get(_STATUS, b""), "big")
-    if not answers or not at or not status & _DESTINATION_NAT:
+    ways, to = attributes(reply.get(_TUPLE_PROTO, b"")), attributes(original.get(_TUPLE_PROTO, b""))
+    protocol = _NUMBERED.get(ways.get(_PROTO_NUM, b""))
+    if protocol is None or _PROTO_SRC_PORT not in ways:
         return None
-    to = attributes(original.get(_TUPLE_IP, b"")).get(target, b"")
-    to_port = attributes(original.get(_TUPLE_PROTO, b"")).get(_PROTO_DST_PORT, b"")
+    status = int.from_bytes(entry.get(_STATUS, b""), "big")
     answered = bool(status & _SEEN_REPLY)
     state = attributes(attributes(entry.get(_PROTOINFO, b"")).get(_PROTOINFO_TCP, b"")).get(_TCP_STATE, b"\0")[0]
     opening = state in _TCP_OPENING if protocol == "tcp" else not answered
     return Tracked(
         family=family,
         protocol=protocol,
-        target=(str(ipaddress.ip_address(to)), int.from_bytes(to_port, "big")),
+        target=_peer(attributes(original[_TUPLE_IP])[target], to[_PROTO_DST_PORT]),
+        backend=_peer(attributes(reply[_TUPLE_IP])[source], ways[_PROTO_SRC_PORT]),
+        translated=bool(status & _DESTINATION_NAT),
         answered=answered,
         opening=opening,
         active=answered and not opening and not (protocol == "tcp" and state in _TCP_ENDED),
         original=entry.get(_TUPLE_ORIG, b""),
         zone=entry.get(_ZONE, b""),
     )
+
+
+def _peer(address: bytes, port: bytes) -> tuple[str, int]:
+    return str(ipaddress.ip_address(address)), int.from_bytes(port, "big")

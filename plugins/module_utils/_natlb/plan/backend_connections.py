@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from ..host import proc, tracked
 from ..host.tracked import Tracked
-from ..model.entities import Config, Service
+from ..model.entities import PROTOCOLS, Config, Service
 from .stale_flows import Frontends
 
 
@@ -30,6 +30,17 @@ def end_attempts(services: Iterable[Service], address: str) -> int:
 def end_all(services: Iterable[Service], address: str) -> int:
     """The same of established connections as well: the next packet of each is answered with a reset."""
     return tracked.delete(_connections(services, address))
+
+
+def end_untranslated(config: Config) -> int:
+    """Delete attempts to frontends that met no rules: the client's next packet meets them. Returns how many there were.
+
+    Raises `HostError`.
+    """
+    local = proc.local_addresses()
+    frontends = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
+    found = [item for family in config.families() for item in tracked.unanswered(family, translated=False)]
+    return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))
 
 
 def _connections(services: Iterable[Service], address: str) -> Iterator[Tracked]:

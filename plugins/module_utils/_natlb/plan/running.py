@@ -110,6 +110,7 @@ class Running:
         if not rules or not engine.is_numbered or not engine.is_gone():
             return False
         processes.run_commands(engine.commands(engine.plan({}, rules, rules)))
+        backend_connections.end_untranslated(self._plan.laid.config)
         return True
 
     @uncollected()
