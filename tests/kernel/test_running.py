@@ -104,7 +104,7 @@ def test_flushed_rules_are_back_before_the_host_is_read(balancer: Balancer) -> N
     balancer.host.run("nft", "flush", "ruleset")
     outcome, lines = here.restored()
     assert len(lines) == 1, "one load, and the host was right when it was read"
-    assert outcome.transaction == "none"
+    assert outcome.transaction == "replace"
     assert balancer.tally(count=6) == WITHOUT
     assert here.is_current()
 

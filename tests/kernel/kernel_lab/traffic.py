@@ -39,6 +39,8 @@ class Answer(NamedTuple):
     error: str = ""
     #: Packets that the client had to send again before it had this answer (TCP only).
     resent: int = 0
+    #: Whether what ended with an error had been opened before.
+    opened: bool = False
 
     @property
     def who(self) -> str:
@@ -119,7 +121,10 @@ def tally(answers: Iterable[Answer]) -> Counter[str]:
 def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, source_port: int) -> Answer:
     try:
         with connected(target, protocol, source, timeout_s, source_port) as sock:
-            return _exchange(sock, speak=protocol == "udp")
+            try:
+                return _exchange(sock, speak=protocol == "udp")
+            except OSError as error:
+                return Answer(error=type(error).__name__, resent=_resent(sock), opened=True)
     except OSError as error:
         return Answer(error=type(error).__name__, resent=getattr(error, "resent", 0))
 

@@ -152,17 +152,19 @@ class Agent:
         if self._found and self._pace.take(now):
             found, self._found = self._found, {}
             try:
-                read = self._running.find(found)
+                outcome = self._running.find(found)
             except NatlbError:
                 self._found = {**found, **self._found}
                 raise
-            self._settle_at = None if read else now + SETTLE_S
+            if outcome is not None and outcome.transaction == "replace":
+                self._tell_back(outcome.transaction)
+            self._settle_at = now + SETTLE_S if outcome is None else None
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
             self._untold.clear()
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
             self._settle_at = None
-            self._child = self._started(self._running.restore)
+            self._child = self._started(self._settle)
 
     def _restore(self, now: float) -> None:
         """Read the host and make it right."""
@@ -180,6 +182,12 @@ class Agent:
             self._status = status
             self._say(status)
             service_manager.notify(STATUS=status)
+
+    def _settle(self) -> None:
+        """Let what boots follow."""
+        outcome = self._running.restore()
+        if outcome.transaction != "none":
+            self._tell_back(outcome.transaction)
 
     def _tell_back(self, how: str) -> None:
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)

@@ -83,7 +83,7 @@ class Running:
         """
         self._revision = self._listed = None
         with rollback.lock_with_nothing_pending(self._paths):
-            self._load_if_gone()
+            gone = self._load_if_gone()
             request, _warnings = requests.restored(self._paths, self._variant)
             plan, outcome = apply.carry_out(request, "present", "")
             self._request.read()
@@ -95,6 +95,10 @@ class Running:
             self._revision = unchanged.last_revision(self._paths)
         else:
             self._listed = plan.engine.listed()
+        if gone and outcome.transaction == "none":
+            outcome.transaction = "replace"
+        elif outcome.transaction != "none":
+            backend_connections.end_untranslated(plan.laid.config)
         return outcome
 
     def load_if_gone(self) -> bool:
@@ -114,10 +118,10 @@ class Running:
         return True
 
     @uncollected()
-    def find(self, findings: Findings) -> bool:
+    def find(self, findings: Findings) -> Outcome | None:
         """Take note of what health checks found of some backends, and let the rules follow. Raises `HostError`.
 
-        Returns whether the whole host was read for it.
+        Returns the outcome where the whole host was read for it.
         """
         changed = {place: item for place, item in findings.items() if self._findings.get(place) != item}
         concerned = {place.service for place in changed}
@@ -126,20 +130,27 @@ class Running:
         store.write_text(self._paths.run / store.HEALTH, text)
         with store.lock(self._paths):
             done = not self.waits() and self.is_current() and self._followed(name for name in concerned if name)
-        if not done:
-            self.restore()
-        self._end_attempts(place for place, finding in changed.items() if finding.state == "down")
-        return not done
+        outcome = None if done else self.restore()
+        self._end_connections(place for place, finding in changed.items() if finding.state == "down")
+        return outcome
 
-    def _end_attempts(self, places: Iterable[Place]) -> None:
-        """So that the next packet of a client that still tries takes another backend."""
-        dead: dict[str, list[Service]] = {}
+    def _end_connections(self, places: Iterable[Place]) -> None:
+        """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;
+        where the service asks for it, established connections as well."""
+        attempts: dict[str, list[Service]] = {}
+        resets: dict[str, list[Service]] = {}
         for place in places:
             service = self._declared.get(place.service or "")
-            if service is not None and (service.redispatch or "udp" in service.protocols):
-                dead.setdefault(place.address, []).append(service)
-        for address, services in dead.items():
+            if service is None:
+                continue
+            if service.health is not None and service.health.on_down == "reset":
+                resets.setdefault(place.address, []).append(service)
+            elif service.redispatch or "udp" in service.protocols:
+                attempts.setdefault(place.address, []).append(service)
+        for address, services in attempts.items():
             backend_connections.end_attempts(services, address)
+        for address, services in resets.items():
+            backend_connections.end_all(services, address)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""
