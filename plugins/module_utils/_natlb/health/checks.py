@@ -36,6 +36,8 @@ STALLED_S, GRACE_S = 0.02, 0.01
 REAP_S = 1.0
 #: A backend that clients wait for is asked at once, but no more often than this.
 SUSPECT_S = 0.2
+#: How long an answer may take then. A SYN that is lost is sent again after a second, so a longer wait says no more.
+SUSPECT_TIMEOUT_S = 0.5
 
 
 class Event(NamedTuple):
@@ -105,7 +107,8 @@ class _Check:
 
     @property
     def deadline(self) -> float:
-        return self.started + self.question.health.timeout_s
+        timeout_s = self.question.health.timeout_s
+        return self.started + (min(timeout_s, SUSPECT_TIMEOUT_S) if self.state.is_suspected else timeout_s)
 
 
 def _utc() -> str:
@@ -183,8 +186,7 @@ class Checker:
                 continue
             check.state.suspect(check.question.health.fall)
             check.suspect_at = now
-            if check.attempt is None:
-                self._push(check, now)
+            self._push(check, now if check.attempt is None else check.deadline)
 
     def overview(self) -> Iterator[Status]:
         """Every check as it stands."""

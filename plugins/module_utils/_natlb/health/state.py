@@ -93,6 +93,11 @@ class BackendState:
     def _settle(self) -> None:
         self.count, self._towards, self._suspected = 0, self.state, False
 
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the next failure is enough, since clients get no answer."""
+        return self._suspected
+
     def suspect(self, fall: int) -> None:
         """Clients get no answer: that is worth all failures but one, so that one check decides."""
         if self.state != "down" and not (self._towards == "down" and self.count >= fall - 1):
