@@ -6,18 +6,18 @@
 One backend of one service, and one backend that 1,000 services share, by turns down and up. Each time is from the call
 to its return: the finding is written down, and the kernel has taken the transaction.
 
-    tools/run python tests/bench/in_memory.py [--services 10000] [--sharing 1000] [--rounds 9]
+    tools/run python tests/bench/in_memory.py [--services 10000] [--sharing 1000] [--rounds 9] [--write]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 import tempfile
 
 import control_plane
+import report
 
 #: Runs in the namespace. Each time in milliseconds, and whether the host had to be read for it.
 CHILD = """
@@ -66,23 +66,26 @@ def measured(count: int, sharing: int, rounds: int, engine: str, variant: str | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__, rounds=9)
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--sharing", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
+    rows = []
     for engine, variant in control_plane.ENGINES[:2]:
         found = measured(args.services, args.sharing, args.rounds, engine, variant)
         for kind, times in found.items():
-            what = "one service" if kind == "one" else f"{args.sharing} services that share it"
+            what = "one service" if kind == "one" else f"{args.sharing:,} services that share it"
             for state in ("down", "up"):
                 each = [float(str(time)) for time, _read, now in times if now == state]
-                read = sum(bool(item[1]) for item in times)
-                name = f"{engine} ({variant})" if variant else engine
-                title = f"{name}: a backend of {what} {state}"
-                print(
-                    f"{title:72} {statistics.median(each):7.1f} ms ({min(each):.1f}-{max(each):.1f}), host read {read}"
-                )
+                spread = f"{statistics.median(each):.0f} ({min(each):.0f} to {max(each):.0f})"
+                rows.append([f"{engine} ({variant})" if variant else engine, f"a backend of {what} {state}", spread])
+                if any(read for _time, read, _now in times):
+                    raise SystemExit(f"{rows[-1]}: the host was read, so this is not what was to be measured")
+    head = [f"{report.machine()}: milliseconds, median and (smallest to largest) of {args.rounds} turns.", ""]
+    lines = head + report.table(["engine", "change", "ms"], rows)
+    print("\n".join(lines))
+    if args.write:
+        report.write("health", lines)
 
 
 if __name__ == "__main__":
