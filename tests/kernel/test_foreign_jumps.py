@@ -48,8 +48,8 @@ def test_a_chain_that_somebody_leads_to_is_emptied_and_told(balancer: Balancer, 
     assert nat(balancer, "-S", chain).splitlines() == [f"-N {chain}"]
     (warning,) = [text for text in outcome.warnings if "MINE" in text]
     assert warning == (
-        f"iptables-{balancer.variant}, table nat: chain {chain} is not needed any more, but the rule `{led}` of others "
-        "leads to it, so it stays, empty; delete that rule if it is not needed either"
+        f"iptables-{balancer.variant}, table nat: chain {chain} is no longer needed, but the foreign rule `{led}` "
+        "leads to it, so it stays, empty; delete that rule if you do not need it"
     )
     again = balancer.apply([service()])
     assert (again.changed, warning in again.warnings) == (False, True)
