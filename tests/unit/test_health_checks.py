@@ -604,6 +604,39 @@ def test_a_backend_that_comes_back_gets_its_weight_by_and_by(
     assert {event.finding.state for event in found.events} == {"up"}
 
 
+def test_a_slow_start_goes_on_after_a_restart(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    """Who asks starts anew; the backend does not."""
+    kept = {Place(name, "10.0.0.4", None): Finding("up", share=0.8) for name in "ab"}
+    port = listen()
+    services = service(port, "a", type="tcp", slow_start=1), service(port, "b", type="tcp")
+    found = loop(*services, findings=kept)
+    found.until(lambda: len(found.events) == 3)
+    shares = [(event.places[0].service, event.weight) for event in found.events]
+    # That of b is left over from a slow start that it has no more.
+    assert shares == [("b", None), ("a", 0.9), ("a", None)]
+
+
+def test_the_word_of_an_agent_outlives_a_restart(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    kept = {Place("web", "10.0.0.4", None): Finding("up", share=0.5)}
+    lines = [b"50%\n", b"50%\n", b"up\n"]
+    found = loop(
+        service(listen(lambda peer: peer.sendall(lines.pop(0) if lines else b"up\n")), type="agent"), findings=kept
+    )
+    assert found.event().weight is None
+    assert lines == []
+
+
+def test_who_joins_does_not_end_the_slow_start_of_others(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    port = listen()
+    first, second = service(port, "a", type="tcp", slow_start=1), service(port, "b", type="tcp")
+    place = Place("a", "10.0.0.4", None)
+    found = loop(first, findings={place: Finding("down")})
+    event = found.event()
+    assert event.weight == 0.1
+    found.checker.set_checks([first, second], {place: Finding("up", share=0.1)}, time.monotonic())
+    found.until(lambda: any(event.places == (place,) and event.weight is None for event in found.events))
+
+
 def test_a_backend_that_clients_wait_for_is_asked_at_once(loop: Callable[..., Loop]) -> None:
     """An hour between checks, three failures to be down; and now one check within the time of one."""
     port = unused_port()

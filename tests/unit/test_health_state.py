@@ -165,6 +165,8 @@ def test_a_backend_that_comes_back_reaches_its_weight_in_ten_steps(slow_start_s:
         elapsed = following
     assert shares == ([] if not slow_start_s else [n / 10 for n in range(1, 10)])
     assert elapsed == pytest.approx(slow_start_s)
+    for share in shares:
+        assert ramp(state.elapsed_s(share, slow_start_s), slow_start_s)[0] == share
 
 
 @pytest.mark.parametrize(

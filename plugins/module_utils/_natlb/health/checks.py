@@ -165,14 +165,30 @@ class Checker:
     def _added(self, question: Question, askers: list[Asker], findings: Findings, now: float) -> _Check:
         kept = next((findings[asker.place] for asker in askers if asker.place in findings), None)
         check = self._checks[question] = _Check(question, kept)
+        if kept is not None and kept.share < 1:
+            self._resume(check, kept.share, max(asker.slow_start_s for asker in askers), now)
         self._push(check, state.first_due(check.identity, question.health, now))
         return check
+
+    def _resume(self, check: _Check, share: float, slow_start_s: float, now: float) -> None:
+        """Go on where a part of its weight was left to a backend: by its own word, or because it was coming back."""
+        if check.question.health.type == "agent":
+            check.state.weight = share
+        elif slow_start_s:
+            check.back_at = now - state.elapsed_s(share, slow_start_s)
+            check.told = {slow_start_s: share}
+            self._ramps[check] = now
 
     def _tell_those_who_do_not_know(self, check: _Check, findings: Findings, now: float) -> None:
         finding = check.finding
         if finding is None:
             return
-        unaware = [asker for asker in check.askers if _state(findings.get(asker.place)) != finding.state]
+        unaware = []
+        for asker in check.askers:
+            weight, _next = self._weight(check, asker.slow_start_s, now)
+            known = findings.get(asker.place)
+            if known is None or (known.state, known.share) != (finding.state, 1.0 if weight is None else weight):
+                unaware.append(asker)
         if unaware:
             self._tell(check, unaware, now)
 
@@ -304,31 +320,31 @@ class Checker:
         self._tell(check, check.askers, now)
 
     def _tell(self, check: _Check, askers: Sequence[Asker], now: float, again: bool = False) -> None:
-        """Tell how the backend is now, those with one slow start together; `again`: only where the weight changed."""
+        """Tell how the backend is now, those with one weight together; `again`: only where the weight changed."""
         finding = check.finding
         if finding is None:
             return
-        ramps: dict[float, list[Asker]] = {}
+        told = dict(check.told) if again else {}
+        groups: dict[float | None, list[Asker]] = {}
         for asker in askers:
-            ramps.setdefault(asker.slow_start_s if check.back_at is not None else 0.0, []).append(asker)
-        following = []
-        for slow_start_s, group in ramps.items():
-            share, next_s = state.ramp(now - (check.back_at or 0.0), slow_start_s)
-            if next_s is not None and check.back_at is not None:
-                following.append(check.back_at + next_s)
-            weight = check.state.weight
-            product = share if weight is None else weight if share is None else share * weight
-            if again and check.told.get(slow_start_s) == product:
-                continue
-            check.told[slow_start_s] = product
-            places = tuple(asker.place for asker in group)
-            self._events.append(Event(places, finding, product, group[0].name))
+            weight, _next = self._weight(check, asker.slow_start_s, now)
+            check.told[asker.slow_start_s] = weight
+            if asker.slow_start_s not in told or told[asker.slow_start_s] != weight:
+                groups.setdefault(weight, []).append(asker)
+        for weight, group in groups.items():
+            self._events.append(Event(tuple(asker.place for asker in group), finding, weight, group[0].name))
         self._ramps.pop(check, None)
-        if following:
-            self._ramps[check] = min(following)
-        else:
-            check.back_at = None
+        following = [self._weight(check, slow_start_s, now)[1] for slow_start_s in check.told]
+        due = min((moment for moment in following if moment is not None), default=None)
+        if due is not None:
+            self._ramps[check] = due
 
-
-def _state(finding: Finding | None) -> str | None:
-    return finding.state if finding is not None else None
+    def _weight(self, check: _Check, slow_start_s: float, now: float) -> tuple[float | None, float | None]:
+        """The share of its weight that a backend is to get, None for all of it, and when that is another one."""
+        weight = check.state.weight
+        if check.back_at is None or not slow_start_s:
+            return weight, None
+        share, after_s = state.ramp(now - check.back_at, slow_start_s)
+        if share is None or after_s is None:
+            return weight, None
+        return share if weight is None else weight * share, check.back_at + after_s

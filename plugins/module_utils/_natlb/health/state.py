@@ -136,3 +136,8 @@ def ramp(elapsed_s: float, slow_start_s: float) -> tuple[float | None, float | N
     # A step that is due by a hair is due: its time was added to another by whoever asks.
     step = int(elapsed_s * steps / slow_start_s + 1e-6)
     return ((step + 1) / RAMP_STEPS, (step + 1) * slow_start_s / steps) if step < steps else (None, None)
+
+
+def elapsed_s(share: float, slow_start_s: float) -> float:
+    """How long ago a backend came back that gets this share of its weight."""
+    return max(0.0, share * RAMP_STEPS - 1) * slow_start_s / (RAMP_STEPS - 1)
