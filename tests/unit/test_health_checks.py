@@ -201,7 +201,7 @@ def test_a_port_that_listens_is_up_and_its_program_hears_nothing(
 def test_a_backlog_that_is_full_is_no_answer(loop: Callable[..., Loop]) -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server((LOCAL, 0), backlog=0))
-        for _ in range(3):
+        for _time in range(3):
             peer = stack.enter_context(socket.socket())
             peer.setblocking(False)
             peer.connect_ex(server.getsockname())
@@ -397,7 +397,7 @@ def answer_datagrams() -> Iterator[Callable[..., int]]:
 
 def name_server(code: int = 0, number: int = 0) -> Callable[[bytes], bytes]:
     def answer(query: bytes) -> bytes:
-        asked, flags, *_ = struct.unpack_from("!HH", query)
+        asked, flags = struct.unpack_from("!HH", query)
         assert query[12:] == b"\3www\7example\3com\0\0\1\0\1"
         return struct.pack("!HHHHHH", (asked + number) & 0xFFFF, flags | 0x8000 | code, 1, 0, 0, 0) + query[12:]
 

@@ -109,7 +109,7 @@ def test_a_backend_that_flaps_needs_ever_more_to_come_back() -> None:
 
     def successes(now: float) -> int:
         """How many it takes once it is down."""
-        for _ in range(3):
+        for _time in range(3):
             found.take(OUTCOMES["-"], 3, 2, now)
         assert found.state == "down"
         count = 0
