@@ -28,6 +28,7 @@ _OWN = {
     errno.EPERM,
 }
 Done = Callable[[Outcome], None]
+_CONNECT = "connect to"
 
 
 class Attempt(Protocol):
@@ -36,14 +37,18 @@ class Attempt(Protocol):
     #: How often `look` is to be called in between; 0 where the selector tells of everything.
     look_s: float
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether it still waits for the kernel of the backend, which answers within milliseconds."""
+
     def start(self) -> None:
         """Begin; `done` is called once, at the latest by `late`, and maybe already here."""
 
     def look(self) -> None:
         """See whether it has ended."""
 
-    def late(self) -> None:
-        """It has had its time."""
+    def late(self, within_s: float) -> None:
+        """It has had this time."""
 
     def close(self) -> None:
         """Give up without a result."""
@@ -61,7 +66,7 @@ class SocketAttempt:
         self._socket: socket.socket | None = None
         self._mask = 0
         #: What it is about to do, for the reason of a failure.
-        self._doing = "connect to"
+        self._doing = _CONNECT
 
     def start(self) -> None:
         health, address, port = self._question
@@ -86,11 +91,13 @@ class SocketAttempt:
     def look(self) -> None:
         """Nothing: the selector tells of everything."""
 
-    def late(self) -> None:
-        self._finish(Outcome("down", f"{self._doing} {self._question.target}: {self._waited()}"))
+    @property
+    def is_connecting(self) -> bool:
+        """As `Attempt`, like the others."""
+        return self._doing == _CONNECT
 
-    def _waited(self) -> str:
-        return f"no answer within {self._question.health.timeout_s:g} s"
+    def late(self, within_s: float) -> None:
+        self._finish(Outcome("down", f"{self._doing} {self._question.target}: no answer within {within_s:g} s"))
 
     def close(self) -> None:
         if self._socket is not None:

@@ -36,7 +36,8 @@ STALLED_S, GRACE_S = 0.02, 0.01
 REAP_S = 1.0
 #: A backend that clients wait for is asked at once, but no more often than this.
 SUSPECT_S = 0.2
-#: How long an answer may take then. A SYN that is lost is sent again after a second, so a longer wait says no more.
+#: How long it may take then to connect; what a service does with the connection has all of its time. A SYN that is lost
+#: is sent again after a second, so a longer wait says no more.
 SUSPECT_TIMEOUT_S = 0.5
 
 
@@ -107,8 +108,9 @@ class _Check:
 
     @property
     def deadline(self) -> float:
+        hurried = self.state.is_suspected and self.attempt is not None and self.attempt.is_connecting
         timeout_s = self.question.health.timeout_s
-        return self.started + (min(timeout_s, SUSPECT_TIMEOUT_S) if self.state.is_suspected else timeout_s)
+        return self.started + (min(timeout_s, SUSPECT_TIMEOUT_S) if hurried else timeout_s)
 
 
 def _utc() -> str:
@@ -252,7 +254,7 @@ class Checker:
                 self._push(check, now + GRACE_S)
                 check.attempt.look()
             else:
-                check.attempt.late()
+                check.attempt.late(check.deadline - check.started)
         for check in [check for check, due in self._ramps.items() if due <= now]:
             self._tell(check, check.askers, now, again=True)
         if self._dying and self._reap_at <= now:

@@ -61,9 +61,14 @@ class Command:
         self.close()
         self._done(self._outcome(status or 0))
 
-    def late(self) -> None:
+    @property
+    def is_connecting(self) -> bool:
+        """Nobody knows what a program waits for."""
+        return False
+
+    def late(self, within_s: float) -> None:
         self.close()
-        self._done(Outcome("down", f"{self._name}: not done within {self._question.health.timeout_s:g} s"))
+        self._done(Outcome("down", f"{self._name}: not done within {within_s:g} s"))
 
     def close(self) -> None:
         child, self._child = self._child, None
