@@ -129,10 +129,12 @@ def test_clients_on_the_balancer(balancer: Balancer) -> None:
 
 
 def test_a_connection_that_is_established_ends_with_its_reset(balancer: Balancer) -> None:
+    """At once: the client need not speak for it."""
     balancer.apply([again(backends=TWO)])
     held = balancer.hold(count=2)
     with dead(balancer, "web1", "web4"):
-        assert [balancer.talk(handle).error for handle, _answer in held] == ["ConnectionResetError"] * 2
+        heard = [traffic.Answer(*balancer.client.call(traffic.hear, handle)) for handle, _answer in held]
+        assert [answer.error for answer in heard] == ["ConnectionResetError"] * 2
 
 
 def test_what_is_not_ours_is_refused_at_once(balancer: Balancer) -> None:

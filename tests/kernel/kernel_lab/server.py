@@ -98,11 +98,13 @@ class Server:
         try:
             local = sock.getsockname()
             line = f"{self.name} {_plain(peer[0])} {peer[1]} {_plain(local[0])} {local[1]}\n".encode()
+            # First: a connection that somebody has heard of is among those that `abandon` finds.
+            self._selector.register(sock, selectors.EVENT_READ, lambda _sock: self._message(sock, line))
             sock.sendall(line)
         except OSError:
+            if sock in self._selector.get_map():
+                self._selector.unregister(sock)
             sock.close()
-            return
-        self._selector.register(sock, selectors.EVENT_READ, lambda _sock: self._message(sock, line))
 
     def _message(self, sock: socket.socket, line: bytes) -> None:
         if sock.recv(4096):

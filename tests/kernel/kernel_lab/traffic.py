@@ -217,6 +217,16 @@ def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
         return Answer(error=type(error).__name__)
 
 
+def hear(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
+    """What a held connection brings unasked."""
+    sock = _open[handle]
+    sock.settimeout(timeout_s)
+    try:
+        return _exchange(sock, speak=False)
+    except OSError as error:
+        return Answer(error=type(error).__name__)
+
+
 def release() -> None:
     """Cut every held connection off, so that nothing of it remains.
 
