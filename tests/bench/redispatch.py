@@ -27,11 +27,10 @@ from pathlib import Path
 
 import echo
 import layouts
-import peers_lab  # noqa: F401  (so that kernel_lab is found)
+import peers_lab
 import report
 from kernel_lab import drive
 from layouts import Layout
-from peers_lab import HTTP_PORT, NAMES, Network, Stand
 from wires import Wires
 
 #: Most that a first packet may cost, and fewest requests, with to without.
@@ -89,7 +88,7 @@ def requests(rounds: int) -> dict[bool, Ratios]:
     return found
 
 
-def _ratio(network: Network, pair: Sequence[Stand], kept: bool, cpu: int) -> float:
+def _ratio(network: peers_lab.Network, pair: Sequence[peers_lab.Stand], kept: bool, cpu: int) -> float:
     """The median ratio of batches that were measured one after the other."""
 
     def taken(which: int) -> float:
@@ -104,15 +103,15 @@ def _ratio(network: Network, pair: Sequence[Stand], kept: bool, cpu: int) -> flo
 
 
 @contextlib.contextmanager
-def _network(folder: Path, cpu: int) -> Iterator[tuple[Network, dict[tuple[str, str], Stand]]]:
+def _network(folder: Path, cpu: int) -> Iterator[tuple[peers_lab.Network, dict[tuple[str, str], peers_lab.Stand]]]:
     keys = [(name, which) for name in ENGINES for which in (WITHOUT, WITH)]
-    with contextlib.closing(Network([f"{name} {which}" for name, which in keys])) as network:
+    with contextlib.closing(peers_lab.Network([f"{name} {which}" for name, which in keys])) as network:
         for backend in network.backends:
-            backend.call(echo.serve, HTTP_PORT, cpu)
+            backend.call(echo.serve, peers_lab.HTTP_PORT, cpu)
         stands = dict(zip(keys, network.stands, strict=True))
         for (name, which), stand in stands.items():
             engine, variant = ENGINES[name]
-            webs = [{"name": web, "address": stand.webs[web], "port": HTTP_PORT} for web in NAMES]
+            webs = [{"name": web, "address": stand.webs[web], "port": peers_lab.HTTP_PORT} for web in peers_lab.NAMES]
             web = {"name": "web", "listen": f"{stand.vip}:80", "redispatch": which == WITH, "backends": webs}
             options = {"engine": engine, **({"iptables_variant": variant} if variant else {})}
             stand.host.call(drive.balance, str(folder / str(stand.number)), [web], **options)
