@@ -497,7 +497,7 @@ def test_leftovers_of_iptables_legacy() -> None:
     before = shell(kept)
     returned = module(firewall="accept")
     assert returned["engine"] == "iptables"
-    assert any("this host's rules live in iptables-legacy" in warning for warning in returned["warnings"])
+    assert any("the rules of this host are in iptables-legacy" in warning for warning in returned["warnings"])
     assert answered()
     assert shell(kept) == before
     module(state="absent", services=[])
