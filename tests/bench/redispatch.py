@@ -35,6 +35,8 @@ from wires import Wires
 
 #: Most that a first packet may cost, and fewest requests, with to without.
 MOST, FEWEST = 1.01, 0.99
+#: kernel_lab is found once this one is imported.
+_FOUND = peers_lab
 ENGINES = {
     "nftables": ("nftables", None),
     "iptables (nft)": ("iptables", "nft"),

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import NatlbError
 from ..host import commits
@@ -44,10 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed, paths) or 0)
     except NatlbError as error:
-        print(f"natlb: {error}", file=sys.stderr)
+        _say(f"natlb: {error}", sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    (stream or sys.stdout).write(f"{text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,10 +98,10 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
 
     found = info.info(service=parsed.service, paths=paths, iptables_variant=parsed.variant)
     if parsed.json:
-        print(json.dumps(found, indent=2))
+        _say(json.dumps(found, indent=2))
         return
     found["remarks"] = found.pop("warnings")
-    print("\n".join(table.lines({socket.gethostname(): found})))
+    _say("\n".join(table.lines({socket.gethostname(): found})))
 
 
 def _order(parsed: argparse.Namespace, paths: Paths) -> None:
@@ -108,7 +112,7 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> None:
     given = (paths, parsed.backend, parsed.service, order, parsed.variant)
     services = ", ".join(target.service.name for target in orders.look(*given).targets)
     outcome = orders.give(*given)
-    print(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
+    _say(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
@@ -117,8 +121,8 @@ def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
     outcome = Running(paths, parsed.variant).restore()
     sys.stdout.write(outcome.diff)
     for warning in outcome.warnings:
-        print(f"natlb: {warning}", file=sys.stderr)
-    print("changed" if outcome.changed else "nothing to change")
+        _say(f"natlb: {warning}", sys.stderr)
+    _say("changed" if outcome.changed else "nothing to change")
 
 
 def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
@@ -142,4 +146,4 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
 def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
     from . import single_file  # noqa: PLC0415
 
-    print(single_file.digest())
+    _say(single_file.digest())

@@ -41,30 +41,39 @@ class Event(Protocol):
     """A backend is found to be otherwise than before. `places` are those of it in all services that ask so."""
 
     @property
-    def places(self) -> Sequence[Place]: ...
+    def places(self) -> Sequence[Place]:
+        """Of the backend, in each service."""
 
     @property
-    def finding(self) -> Finding: ...
+    def finding(self) -> Finding:
+        """How it is now."""
 
     @property
-    def weight(self) -> float | None: ...
+    def weight(self) -> float | None:
+        """The part of its weight that it is to get; None is all of it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For people."""
 
 
 class Checker(Protocol):
     """What asks the backends (`checks.py`). Times are of the monotonic clock."""
 
-    def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None: ...
+    def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None:
+        """Ask these services' backends from now on."""
 
-    def next_due(self) -> float | None: ...
+    def next_due(self) -> float | None:
+        """When `advance` is to be called next."""
 
-    def advance(self, now: float) -> None: ...
+    def advance(self, now: float) -> None:
+        """Begin what is due, and end what is late."""
 
-    def check_now(self, address: str, port: int) -> None: ...
+    def check_now(self, address: str, port: int) -> None:
+        """Clients get no answer from this backend."""
 
-    def take_events(self) -> Sequence[Event]: ...
+    def take_events(self) -> Sequence[Event]:
+        """What happened since the last call."""
 
 
 class Agent:
