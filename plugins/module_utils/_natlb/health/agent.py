@@ -203,8 +203,12 @@ class Agent:
 
     def _note(self, event: Event) -> None:
         finding = event.finding if event.weight is None else replace(event.finding, share=event.weight)
+        before = self._running.findings.get(event.places[0])
         for place in event.places:
             self._found[place] = finding
+        if before is not None and before.state == finding.state and before.reason == finding.reason:
+            # The next step of a slow start.
+            return
         services = ", ".join(sorted({place.service or "" for place in event.places}))
         part = "" if event.weight is None else f" with {100 * event.weight:.0f} % of its weight"
         reason = f": {finding.reason}" if finding.reason else ""

@@ -178,6 +178,8 @@ After=network.target natlb.service nftables.service firewalld.service
 Type=notify
 ExecStart={python} -I {etc}/current/natlb agent
 WatchdogSec=60s
+# A socket for each check under way: with a thousand dark backends several hundred.
+LimitNOFILE=65536
 Restart=always
 RestartSec=1s
 # A stop changes no rule: what was found stays in the kernel.
