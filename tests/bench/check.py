@@ -48,16 +48,16 @@ class Limit:
 
 #: First packets: from seven checks (four of them with rules loaded anew) on the machine of docs/performance.md, while
 #: tests ran on it; iptables (nft) from three, when frontends side by side had come to share a rule (1.28 to 1.32).
-#: Runs: from three checks on the same machine, under a load of ten. Each limit has been passed on purpose: where
-#: nothing of the last run is believed (1.4, 1.5 and 1.3 for runs that change little), where the scratch namespace is
-#: asked about each slot (2.8 for a first run), and where balancer_info lists whole tables (1.1).
+#: Runs: from four checks on the same machine, three of them under a load of ten. Each limit has been passed on purpose:
+#: where nothing of the last run is believed (1.4, 1.5 and 1.3 for runs that change little), where the scratch namespace
+#: is asked about each slot (2.8 for a first run), and where balancer_info lists whole tables (1.1).
 #: A CPU on which calls and returns are cheaper (other mitigations) has lower ratios; there a limit is less strict.
 LIMITS = {
     "run without a change": Limit(0.30, 0.02),
-    "one drained": Limit(1.13, 0.04),
+    "one drained": Limit(1.15, 0.04),
     "hash services, first run": Limit(1.0, 0.04),
-    "hash services, one drained": Limit(0.545, 0.015),
-    "hash services, balancer_info": Limit(0.52, 0.015),
+    "hash services, one drained": Limit(0.55, 0.02),
+    "hash services, balancer_info": Limit(0.54, 0.02),
     "first packet, nftables": Limit(1.085, 0.015),
     "first packet, iptables (nft)": Limit(1.3, 0.025),
     "first packet, iptables (legacy)": Limit(1.13, 0.025),
