@@ -19,7 +19,7 @@ ROLLBACK_AFTER_S = 45
 #: On a processor that is emulated, answers take their time.
 HEALTH = {"type": "tcp", "port": 80, "interval": "3s", "timeout": "2s", "fall": 2, "rise": 1}
 PROGRAM = "python3 /etc/natlb/current/natlb"
-WAIT = "for i in $(seq 600); do journalctl -u natlb-agent --no-pager -o cat | grep -q '{}' && exit 0; sleep 0.2; done; exit 1"
+WAIT = "timeout 120 sh -c \"until journalctl -u natlb-agent --no-pager -o cat | grep -q '{}'; do sleep 0.2; done\""
 
 
 @pytest.fixture(params=["nftables", "iptables"])
