@@ -25,9 +25,10 @@ ETC = Path("/etc/natlb")
 NOT_THE_AGENT = ("IPAddressDeny", "ProtectKernelTunables")
 #: Each unit, by whether what boots may be iptables.
 ALL = {
-    f"{unit.name} {'iptables' if modules else 'nft'}": unit
+    f"{unit.name} {'iptables' if modules else 'nft'}{' programs' if programs else ''}": unit
     for modules in (False, True)
-    for unit in unit_files.units(ETC, uplinks=True, agent="/usr/bin/python3", loads_modules=modules)
+    for programs in (False, True)
+    for unit in unit_files.units(ETC, True, unit_files.AgentUnit("/usr/bin/python3", programs), modules)
 }
 
 
@@ -68,7 +69,7 @@ def test_units_may_do_what_they_need_and_no_more(name: str) -> None:
     may = {"CAP_NET_ADMIN"}
     if unit.name != unit_files.UPLINKS:
         may |= {"CAP_NET_RAW", *(["CAP_SYS_MODULE"] if unit.loads_modules else [])}
-    if unit.name == unit_files.AGENT:
+    if unit.name == unit_files.AGENT and "programs" in name:
         # Checks that are programs run as another user.
         may |= {"CAP_SETUID", "CAP_SETGID", "CAP_KILL"}
     (capabilities,) = directives["CapabilityBoundingSet"]

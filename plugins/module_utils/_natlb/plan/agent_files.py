@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ..host.store import Content
 from .request import Request
-from .unit_files import PROGRAM
+from .unit_files import PROGRAM, AgentUnit
 
 
 def runs(request: Request) -> bool:
@@ -27,9 +27,12 @@ def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
     return {PROGRAM: live[PROGRAM]} if PROGRAM in live else {}
 
 
-def interpreter(files_: Mapping[str, Content]) -> str:
-    """The Python that runs the program: the one that this run has. Empty where there is no program."""
-    return (sys.executable or "/usr/bin/python3") if PROGRAM in files_ else ""
+def unit(request: Request, boots: Mapping[str, Content]) -> AgentUnit | None:
+    """What its unit depends on, where the program is among the files that boot. The Python is that of this run."""
+    if PROGRAM not in boots:
+        return None
+    programs = any(s.health is not None and s.health.type == "command" for s in request.config.services)
+    return AgentUnit(sys.executable or "/usr/bin/python3", programs)
 
 
 def warnings(request: Request, systemd: bool) -> list[str]:

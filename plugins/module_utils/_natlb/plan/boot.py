@@ -171,7 +171,7 @@ def wanted(
         files[SYSCTL] = live.files[SYSCTL]
     loads_modules = request.firewall == "accept" or engine.name == "iptables"
     etc = request.paths.etc
-    has = (UPLINKS_SCRIPT in files, agent_files.interpreter(files))
+    has = (UPLINKS_SCRIPT in files, agent_files.unit(request, files))
     found = unit_files.units(etc, *has, loads_modules) if live.systemd else []
     entries: dict[Path, Entry] = {**beside, **boot_set.links(etc)}
     if request.paths.system is not None and live.systemd:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..warnings.boot_settings import SYSCTL_FILE
 from .forwarding import interface_of
@@ -43,15 +44,22 @@ class Unit:
     loads_modules: bool = False
 
 
-def units(etc: Path, uplinks: bool, agent: str, loads_modules: bool) -> list[Unit]:
-    """The units of a host that balances. `agent` is the Python that runs it, empty where none is to.
+class AgentUnit(NamedTuple):
+    """What the agent's unit depends on: the Python that runs it, and whether checks are programs."""
+
+    python: str
+    runs_programs: bool
+
+
+def units(etc: Path, uplinks: bool, agent: AgentUnit | None, loads_modules: bool) -> list[Unit]:
+    """The units of a host that balances.
 
     `loads_modules`: what boots runs iptables, which may be iptables-legacy.
     """
     sandbox = _sandbox(loads_modules)
 
     def text(template: str, sandbox: str = sandbox) -> str:
-        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox, python=agent)
+        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox, python=agent.python if agent else "")
 
     firewalls = ("nftables.service", "firewalld.service")
     found = [
@@ -64,7 +72,7 @@ def units(etc: Path, uplinks: bool, agent: str, loads_modules: bool) -> list[Uni
         sandboxed = text(_UPLINKS, _uplinks_sandbox())
         found.append(Unit(UPLINKS, sandboxed, (_BOOT,), started=True, restarted=True, follows=(UPLINKS_SCRIPT,)))
     if agent:
-        sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules))
+        sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules, agent.runs_programs))
         kept = {"started": True, "restarted": True, "loads_modules": loads_modules}
         found.append(Unit(AGENT, sandboxed, (_BOOT,), follows=(PROGRAM,), **kept))
     return found
@@ -239,15 +247,16 @@ def _sandbox(loads_modules: bool) -> str:
     return f"{head}{_CALLS}{_NO_MODULES}{_DENIED}{_LOCK}"
 
 
-def _agent_sandbox(etc: Path, loads_modules: bool) -> str:
+def _agent_sandbox(etc: Path, loads_modules: bool, runs_programs: bool) -> str:
     """It loads rules, asks backends, and writes what it finds; a check may be a program of its own, run as nobody."""
+    users = " CAP_SETUID CAP_SETGID CAP_KILL" if runs_programs else ""
     raw = " CAP_NET_RAW CAP_SYS_MODULE" if loads_modules else " CAP_NET_RAW"
     head = _HEAD.format(why="its files are root's alone")
-    head += (
-        "# CAP_SETUID, CAP_SETGID and CAP_KILL are for checks that are programs: they run as another user.\n"
-        f"CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_KILL{raw}\n"
-    )
-    calls = _CALLS + "SystemCallFilter=@setuid\n" + ("SystemCallFilter=@module\n" if loads_modules else "")
+    if runs_programs:
+        head += "# CAP_SETUID, CAP_SETGID and CAP_KILL are for checks that are programs: they run as another user.\n"
+    head += f"CapabilityBoundingSet=CAP_NET_ADMIN{users}{raw}\n"
+    calls = _CALLS + ("SystemCallFilter=@setuid\n" if runs_programs else "")
+    calls += "SystemCallFilter=@module\n" if loads_modules else ""
     kept = [line for line in _DENIED.splitlines(keepends=True) if line not in _NOT_THE_AGENT]
     modules = "" if loads_modules else _NO_MODULES
     return f"{head}{calls}{modules}{''.join(kept)}{_LOCK}ReadWritePaths={etc}\n"
