@@ -79,6 +79,20 @@ def test_it_waits_until_its_connections_are_gone(balancer: Balancer) -> None:
     assert done["waited"] < 30
 
 
+def test_ten_rounds_of_each_cost_no_attempt(balancer: Balancer) -> None:
+    balancer.apply([service()])
+    pending = balancer.client.begin(traffic.attempts, f"{VIP}:80", 2000, 200.0, timeout_s=20.0)
+    for _round in range(10):
+        for name in NAMES:
+            assert balancer.backend(name, "drained", wait=True, wait_timeout=20)["active_connections"] == 0
+            assert balancer.backend(name, "active")["changed"]
+    found = [traffic.Attempt(*item) for item in pending.result(timeout=120)]
+    failed = [item for item in found if item.answer.error]
+    longest = max(item.waited_s for item in found)
+    print(f"{balancer.engine} {balancer.variant}: {len(failed)} of {len(found)} failed, longest {longest:.2f} s")
+    assert not failed
+
+
 @pytest.mark.parametrize("close", [False, True])
 def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
     balancer.apply([service(backends=webs("web1", "web2"))])
