@@ -109,16 +109,15 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> None:
 
     state = {"drain": "drained", "disable": "disabled", "restore": "active"}.get(parsed.order)
     order = orders.combined(state, getattr(parsed, "weight", None), parsed.reason)
-    given = (paths, parsed.backend, parsed.service, order, parsed.variant)
-    services = ", ".join(target.service.name for target in orders.look(*given).targets)
-    outcome = orders.give(*given)
+    change, outcome = orders.give(paths, parsed.backend, parsed.service, order, parsed.variant)
+    services = ", ".join(target.service.name for target in change.targets)
     _say(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..plan.running import Running  # noqa: PLC0415
+    from ..plan import running  # noqa: PLC0415
 
-    outcome = Running(paths, parsed.variant).restore()
+    outcome = running.restore(paths, parsed.variant)
     sys.stdout.write(outcome.diff)
     for warning in outcome.warnings:
         _say(f"natlb: {warning}", sys.stderr)

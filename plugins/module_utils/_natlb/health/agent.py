@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Callable, Protocol
@@ -239,6 +240,8 @@ class Agent:
                 status = 0
             except NatlbError as error:
                 service_manager.say(str(error), service_manager.WARNING)
+            except Exception:
+                service_manager.say(traceback.format_exc(), service_manager.WARNING)
             finally:
                 os._exit(status)
         return child

@@ -16,8 +16,8 @@ from ..host.store import DEFAULT_PATHS, Paths
 from ..model.effective import effective
 from ..model.entities import Service
 from . import backend_connections, orders, overlay
-from . import request as requests
 from .orders import Target
+from .request import Request
 
 #: How often it is asked how many connections are left. The kernel picks them out, so that costs next to nothing.
 PAUSE_S = 0.5
@@ -61,18 +61,17 @@ def backend(
     }
     leaves = state in ("drained", "disabled") or weight == 0
     if leaves and told["changed"]:
-        must_leave(paths, change.targets, min_active, variant)
+        must_leave(change.request, change.targets, min_active)
     if check:
         return told
     if told["changed"]:
-        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant).diff
+        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant)[1].diff
     done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait)
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
 
 
-def must_leave(paths: Paths, targets: Sequence[Target], least: int, variant: str | None = None) -> None:
+def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
     """Raise `HostError` where fewer than `least` backends of a service would be left to serve without these."""
-    request, _unread = requests.restored(paths, variant)
     laid = overlay.read(request)
     going = {target.place for target in targets}
     problems = []

@@ -20,11 +20,10 @@ from ..host.store import Paths
 from ..model import local_state, values
 from ..model.effective import Override, Place
 from ..model.entities import MAX_WEIGHT, Backend, Config, Service
-from . import overlay
+from . import overlay, running
 from . import request as requests
 from .outcome import Outcome
 from .request import Request
-from .running import Running
 
 #: What becomes of the override of a backend; None is none.
 Order = Callable[[Override], Union[Override, None]]
@@ -96,8 +95,9 @@ def combined(state: str | None, weight: int | None, reason: str = "") -> Order:
 
 
 class Change(NamedTuple):
-    """What an order changes of the overrides: nothing where they are the same."""
+    """What an order changes of the overrides of a host: nothing where they are the same."""
 
+    request: Request
     targets: list[Target]
     before: Mapping[Place, Override]
     after: Mapping[Place, Override]
@@ -119,14 +119,15 @@ def look(paths: Paths, backend: str, service: str | None, order: Order, variant:
     return _change(requests.restored(paths, variant)[0], backend, service, order)
 
 
-def give(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Outcome:
+def give(
+    paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None
+) -> tuple[Change, Outcome]:
     """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`."""
     with store.lock(paths):
-        request, _unread = requests.restored(paths, variant)
-        change = _change(request, backend, service, order)
+        change = look(paths, backend, service, order, variant)
         if change.before != change.after:
-            _write(_home(request), change.after, overlay.identity())
-    return Running(paths, variant).restore()
+            _write(_home(change.request), change.after, overlay.identity())
+    return change, running.restore(paths, variant)
 
 
 def _change(request: Request, backend: str, service: str | None, order: Order) -> Change:
@@ -143,7 +144,7 @@ def _change(request: Request, backend: str, service: str | None, order: Order) -
             after.pop(place, None)
         elif not _same(said, after.get(place)):
             after[place] = said
-    return Change(found, before, after)
+    return Change(request, found, before, after)
 
 
 def _home(request: Request) -> Path:

@@ -32,6 +32,26 @@ from .outcome import Outcome
 from .uncollected import uncollected
 
 
+@uncollected()
+def restore(paths: Paths, variant: str | None = None) -> Outcome:
+    """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
+
+    A change that waits for its confirmation is waited for.
+    """
+    with rollback.lock_with_nothing_pending(paths):
+        return _carry_out(paths, variant)[1]
+
+
+def _carry_out(paths: Paths, variant: str | None) -> tuple[Plan, Outcome]:
+    """The same. To be called with the lock held.
+
+    Units and other files of the system are left to runs of the module: the sandbox of the agent keeps it from them, and
+    a unit that somebody has changed must not keep the rules from coming back.
+    """
+    request, _warnings = requests.restored(replace(paths, system=None), variant)
+    return apply.carry_out(request, "present", "")
+
+
 class Running:
     """What is declared on this host, what was found of its backends, and the rules that are live."""
 
@@ -56,11 +76,6 @@ class Running:
     def findings(self) -> Findings:
         return self._findings
 
-    @property
-    def is_numbered(self) -> bool:
-        """Whether the kernel numbers commits of the rules, and tells of them; else they have to be looked at."""
-        return self._plan is not None and self._plan.engine.is_numbered
-
     def waits(self) -> bool:
         """Whether a change waits for its confirmation. Until then the live rules are of a declaration that is not kept
         yet."""
@@ -77,15 +92,11 @@ class Running:
 
     @uncollected()
     def restore(self) -> Outcome:
-        """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
-
-        A change that waits for its confirmation is waited for.
-        """
+        """See `restore`; what is live is known afterwards."""
         self._revision = self._listed = None
         with rollback.lock_with_nothing_pending(self._paths):
             gone = self._load_if_gone()
-            request, _warnings = requests.restored(self._paths, self._variant)
-            plan, outcome = apply.carry_out(request, "present", "")
+            plan, outcome = _carry_out(self._paths, self._variant)
             self._request.read()
         self._plan = plan
         self._findings = dict(plan.laid.findings)
