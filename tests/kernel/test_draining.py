@@ -10,7 +10,7 @@ import time
 
 import pytest
 from _natlb.errors import HostError
-from kernel_lab import traffic
+from kernel_lab import drive, traffic
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import NAMES, VIP, WEB
 
@@ -68,7 +68,8 @@ def test_it_waits_until_its_connections_are_gone(balancer: Balancer) -> None:
     balancer.apply([service(backends=webs("web1", "web2"))])
     held = balancer.hold(count=2)
     (handle,) = [handle for handle, answer in held if answer.name == "web2"]
-    waiting = balancer.lab.balancer.begin(_drain, balancer._root, balancer.variant or None, 60)
+    options = {"wait": True, "wait_timeout": 60}
+    waiting = balancer.host.begin(drive.backend, balancer._root, balancer.variant or None, "web2", "drained", options)
     while not (balancer.etc / "overrides.json").exists():
         time.sleep(0.01)
     assert balancer.talk(handle).name == "web2", "an existing connection goes on"
@@ -123,9 +124,3 @@ def test_who_is_not_there_is_named(balancer: Balancer) -> None:
         balancer.backend("web9", "drained")
     with pytest.raises(HostError, match="service wbe: not declared on this host"):
         balancer.backend("web2", "drained", service="wbe")
-
-
-def _drain(root: str, variant: str | None, timeout_s: int) -> object:
-    from kernel_lab import drive  # noqa: PLC0415
-
-    return drive.backend(root, variant, "web2", "drained", {"wait": True, "wait_timeout": timeout_s})

@@ -648,10 +648,9 @@ def test_a_backend_that_clients_wait_for_is_asked_at_once(loop: Callable[..., Lo
     found.checker.check_now("10.0.0.9", 8080)
     found.checker.check_now("10.0.0.4", 8081)
     assert found.checker.next_due() is not None
-    began = time.monotonic()
     found.checker.check_now("10.0.0.4", 8080)
+    # The loop waits for seconds, and the next check of its own is an hour away.
     event = found.event()
-    assert time.monotonic() - began < 1
     assert event.finding.reason == f"connect to {LOCAL}:{port}: Connection refused, clients get no answer"
 
 
@@ -725,20 +724,21 @@ def test_checks_come_from_the_source_that_is_named(loop: Callable[..., Loop], li
     assert sources[0] == "127.0.0.9"
 
 
-def test_a_dead_backend_is_out_in_time(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
-    """Within fall * interval + timeout, and a little for this machine."""
+def test_a_dead_backend_is_out_at_the_check_that_decides(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
+    """So within fall * interval + timeout: when each check is due, and late, is a matter of other tests."""
     alive = threading.Event()
     alive.set()
+    in_vain: list[socket.socket] = []
 
     def serve(peer: socket.socket) -> None:
         if alive.is_set():
             answering(OK)(peer)
         else:
+            in_vain.append(peer)
             hanging()(peer)
 
     found = loop(service(listen(serve), type="http", interval=0.5, timeout=0.2, fall=2))
     assert found.event().finding.state == "up"
     alive.clear()
-    began = time.monotonic()
     assert found.event().finding.state == "down"
-    assert time.monotonic() - began < 2 * 0.5 + 0.2 + 0.5
+    assert len(in_vain) == 2

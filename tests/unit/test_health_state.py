@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from _natlb.health import agent_line, state
-from _natlb.health.state import BackendState, Outcome, ramp
+from _natlb.health.state import BackendState, Outcome, State, ramp
 from _natlb.model.health import Health
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,8 +193,8 @@ def test_a_backend_that_comes_back_reaches_its_weight_in_ten_steps(slow_start_s:
         ("up \x1b[31m", "up", None, "it says 'up ?[31m'"),
     ],
 )
-def test_lines_of_agents(line: str, found: str, weight: float | None, reason: str) -> None:
-    assert agent_line.parse(line) == Outcome(found, reason, weight, certain=True)  # type: ignore[arg-type]
+def test_lines_of_agents(line: str, found: State, weight: float | None, reason: str) -> None:
+    assert agent_line.parse(line) == Outcome(found, reason, weight, certain=True)
 
 
 @pytest.mark.parametrize("line", ["", "#up", "-5%", "75", "maxconn:30", "upp", "HTTP/1.1 200 OK", "%", "99999999%"])

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from _natlb.errors import HostError
 from _natlb.host import staging, units
+from _natlb.host.store import Paths
 from _natlb.host.units import Status
-from _natlb.plan import boot, unit_files
+from _natlb.plan import boot, running, unit_files
 from _natlb.plan.unit_files import NAMES
 from _natlb.ruleset.sections import unified
 from boot_lab import UPLINKS, Host
@@ -104,6 +105,20 @@ def test_units_are_files_that_systemd_can_read(name: str) -> None:
     files = ("/etc/natlb/boot", "/etc/natlb/boot-uplinks", "/etc/natlb/current/natlb")
     assert reader["Unit"]["ConditionPathExists"] in files
     assert "{" not in ALL[name].text
+
+
+def test_the_agent_leaves_units_to_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its sandbox could not write one that somebody has changed, and the rules would never come back."""
+    asked: list[Paths] = []
+
+    def restored(paths: Paths, _variant: str | None) -> tuple[None, list[str]]:
+        asked.append(paths)
+        return None, []
+
+    monkeypatch.setattr(running.requests, "restored", restored)
+    monkeypatch.setattr(running.apply, "carry_out", lambda *_arguments: (None, None))
+    running.restore(Paths(tmp_path / "etc", tmp_path / "run", Path("/")))
+    assert asked == [Paths(tmp_path / "etc", tmp_path / "run", None)]
 
 
 def test_settings_of_interfaces_may_be_missing() -> None:

@@ -209,20 +209,19 @@ def hold(
 
 def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """One more question on a held connection."""
-    sock = _open[handle]
-    sock.settimeout(timeout_s)
-    try:
-        return _exchange(sock, speak=True)
-    except OSError as error:
-        return Answer(error=type(error).__name__)
+    return _on_held(handle, timeout_s, speak=True)
 
 
 def hear(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """What a held connection brings unasked."""
+    return _on_held(handle, timeout_s, speak=False)
+
+
+def _on_held(handle: int, timeout_s: float, speak: bool) -> Answer:
     sock = _open[handle]
     sock.settimeout(timeout_s)
     try:
-        return _exchange(sock, speak=False)
+        return _exchange(sock, speak)
     except OSError as error:
         return Answer(error=type(error).__name__)
 
