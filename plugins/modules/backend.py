@@ -53,7 +53,9 @@ options:
     type: str
     default: ""
   wait:
-    description: With O(state=drained) or O(state=disabled), wait until its connections are gone.
+    description:
+      - With O(state=drained) or O(state=disabled), wait until its connections are gone.
+      - Attempts that it has not answered after a second are ended. The client's next packet goes to another backend.
     type: bool
     default: false
   wait_timeout:
@@ -70,8 +72,15 @@ options:
     description:
       - How many backends of each service have to be left that serve. With fewer the module fails and changes nothing.
         So a roll-out stops in time.
+      - Backends that health checks have taken out do not count. Runs at the same time are judged one after another.
     type: int
     default: 1
+  allow_missing:
+    description:
+      - Where the host has no such backend, or no such service, change nothing and succeed. RV(services) is empty then.
+      - It is for fleets whose balancers have different services. A mistyped name is no failure either.
+    type: bool
+    default: false
 seealso:
   - module: natlb.netfilter.balancer
   - module: natlb.netfilter.balancer_info
@@ -130,6 +139,7 @@ ARGUMENTS = {
     "wait_timeout": {"type": "int", "default": 300},
     "close_connections": {"type": "bool", "default": False},
     "min_active": {"type": "int", "default": 1},
+    "allow_missing": {"type": "bool", "default": False},
 }
 
 

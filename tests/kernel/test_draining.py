@@ -9,10 +9,11 @@ import json
 import time
 
 import pytest
-from _natlb.errors import HostError
+from _natlb.errors import ConfigError, HostError
 from kernel_lab import drive, traffic
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import NAMES, VIP, WEB
+from test_running import dark
 
 OTHER = service("other", listen=f"{VIP}:8080")
 SERVICES = [service(), OTHER]
@@ -106,6 +107,35 @@ def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
     assert (answer.name == "web2") is not close, "its next packet is answered with a reset"
 
 
+def test_attempts_that_it_never_answered_go_elsewhere(balancer: Balancer) -> None:
+    """It may be stopped next. Nor does a dead backend make anybody wait for long."""
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    balancer.tally(count=2)
+    with dark(balancer, "web2"):
+        pending = balancer.client.begin(traffic.attempts, f"{VIP}:80", 20, 400.0, timeout_s=20.0)
+        unanswered = ["conntrack", "-L", "-p", "tcp", "--state", "SYN_SENT", "--reply-src", WEB["web2"]]
+        while not balancer.host.run(*unanswered):
+            time.sleep(0.01)
+        done = balancer.backend("web2", "drained", wait=True, wait_timeout=60)
+        found = [traffic.Attempt(*item) for item in pending.result(timeout=60)]
+    assert (done["active_connections"], done["closed"]) == (0, 0)
+    assert done["waited"] < 10
+    assert {item.answer.who for item in found} == {"web1"}
+    assert not [item for item in found if item.answer.error]
+    longest = max(item.waited_s for item in found)
+    print(f"{balancer.engine} {balancer.variant}: drained in {done['waited']} s, longest wait {longest:.2f} s")
+
+
+def test_of_two_that_leave_at_once_the_last_ones_stay(balancer: Balancer) -> None:
+    """As Ansible drains the hosts of one batch."""
+    balancer.apply([service(backends=webs("web1", "web2", "web3"))])
+    arguments = (balancer._root, balancer.variant or None, ["web1", "web2"])
+    told = balancer.host.call(drive.drain_at_once, *arguments, min_active=2)
+    assert sorted(map(bool, told)) == [False, True]
+    assert "1 of its backends would serve without" in "".join(told)
+    assert len(balancer.tally(count=4)) == 2
+
+
 def test_the_last_ones_stay(balancer: Balancer) -> None:
     balancer.apply([service(backends=webs("web1", "web2", "web3"))])
     balancer.backend("web1", "drained", min_active=2)
@@ -124,3 +154,21 @@ def test_who_is_not_there_is_named(balancer: Balancer) -> None:
         balancer.backend("web9", "drained")
     with pytest.raises(HostError, match="service wbe: not declared on this host"):
         balancer.backend("web2", "drained", service="wbe")
+    done = balancer.backend("web9", "drained", wait=True, allow_missing=True)
+    assert (done["changed"], done["services"], done["active_connections"], done["waited"]) == (False, [], 0, 0)
+    assert balancer.backend("web2", "drained", service="wbe", allow_missing=True)["services"] == []
+
+
+def test_one_that_is_not_declared_any_more_is_gone(balancer: Balancer) -> None:
+    balancer.apply([service()])
+    balancer.backend("web2", "drained")
+    balancer.apply([service(backends=webs("web1", "web3"))])
+    assert not balancer.backend("web2", "drained", wait=True, allow_missing=True)["changed"]
+    assert balancer.tally(count=4) == {"web1": 2, "web3": 2}
+
+
+@pytest.mark.parametrize("options", [{"wait_timeout": -1}, {"min_active": -1}])
+def test_numbers_that_are_none(balancer: Balancer, options: dict[str, int]) -> None:
+    balancer.apply([service()])
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: -1 is not a number of"):
+        balancer.backend("web2", "drained", **options)

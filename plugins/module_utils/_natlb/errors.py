@@ -38,6 +38,10 @@ class HostError(NatlbError):
     """The host cannot do what the run needs: a program or a right is missing, or the kernel refused."""
 
 
+class UnknownBackendError(HostError):
+    """No service of this host has the backend, or the host has no such service."""
+
+
 class CommandsError(HostError):
     """One of several commands failed. `done` commands succeeded before it, so `done` is also its index."""
 

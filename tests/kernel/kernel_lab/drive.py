@@ -10,10 +10,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from _natlb.errors import HostError
 from _natlb.host import store
 from _natlb.iptables import service as iptables_service
 from _natlb.nftables import render
@@ -75,8 +79,34 @@ def info(root: str, service: str | None = None, variant: str | None = None) -> A
 def backend(root: str, variant: str | None, name: str, state: str | None, options: dict[str, Any]) -> Any:
     """`draining.backend` with the defaults of the module."""
     asked = {"service": None, "weight": None, "reason": "", "wait": False, "wait_timeout": 300, "check": False}
-    asked |= {"close_connections": False, "min_active": 1, **options}
+    asked |= {"close_connections": False, "min_active": 1, "allow_missing": False, **options}
     return draining.backend(backend=name, state=state, paths=_paths(root), variant=variant, **asked)
+
+
+def drain_at_once(root: str, variant: str | None, names: Sequence[str], **options: Any) -> list[str]:
+    """Drain these, each in a thread, and no thread takes the lock before all have seen the host as it was before.
+
+    What became of each: its error, or nothing.
+    """
+    barrier, real = threading.Barrier(len(names)), store.lock
+
+    def lock(paths: store.Paths) -> Any:
+        # The lock is taken more than once. They meet the first time.
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            barrier.wait(60)
+        return real(paths)
+
+    def drain(name: str) -> str:
+        try:
+            backend(root, variant, name, "drained", options)
+        except HostError as error:
+            return str(error)
+        return ""
+
+    met: set[int] = set()
+    with mock.patch.object(store, "lock", lock), ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(drain, names))
 
 
 def serving(root: str, variant: str | None) -> set[tuple[str, str]]:

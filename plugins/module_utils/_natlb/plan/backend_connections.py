@@ -10,6 +10,7 @@ same backend; without the entry the next one takes another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..host import proc, tracked
 from ..host.tracked import Tracked
@@ -17,9 +18,20 @@ from ..model.entities import PROTOCOLS, Config, Service
 from .stale_flows import Frontends
 
 
-def active(services: Iterable[Service], address: str) -> int:
-    """How many connections these services have to this address, both of whose ends are there. Raises `HostError`."""
-    return sum(item.active for item in _connections(services, address))
+class Connections(NamedTuple):
+    """How many have both of their ends, and how many are attempts that the backend has yet to answer."""
+
+    active: int
+    opening: int
+
+
+NONE = Connections(0, 0)
+
+
+def count(services: Iterable[Service], address: str) -> Connections:
+    """The connections that these services have to this address. Raises `HostError`."""
+    found = list(_connections(services, address))
+    return Connections(sum(item.active for item in found), sum(item.opening for item in found))
 
 
 def end_attempts(services: Iterable[Service], address: str) -> int:

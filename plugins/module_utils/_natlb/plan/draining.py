@@ -9,18 +9,23 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
-from ..errors import HostError
+from ..errors import HostError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
+from ..model import values
 from ..model.effective import effective
-from ..model.entities import Service
+from ..model.entities import MAX_BACKENDS, Service
 from . import backend_connections, orders, overlay
-from .orders import Target
+from .backend_connections import NONE, Connections
+from .orders import Change, Target
 from .request import Request
 
 #: How often it is asked how many connections are left. The kernel picks them out, so that costs next to nothing.
 PAUSE_S = 0.5
+#: After so long a client sends its first packet again. An attempt without an answer is then better off elsewhere.
+ATTEMPT_S = 1.0
+LONGEST_WAIT_S = 7 * 24 * 3600
 
 
 class Drained(NamedTuple):
@@ -42,6 +47,7 @@ def backend(
     wait_timeout: int,
     close_connections: bool,
     min_active: int,
+    allow_missing: bool,
     check: bool,
     paths: Paths = DEFAULT_PATHS,
     variant: str | None = None,
@@ -49,25 +55,36 @@ def backend(
     """What the module `backend` does and returns. Raises `HostError` and `ConfigError`."""
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
+    values.integer(wait_timeout, "wait_timeout", 0, LONGEST_WAIT_S, "a number of seconds")
+    values.integer(min_active, "min_active", 0, MAX_BACKENDS, "a number of backends")
     order = orders.combined(state, weight, reason)
-    change = orders.look(paths, backend, service, order, variant)
-    told: dict[str, Any] = {
-        "changed": change.before != change.after,
-        "diff": {"prepared": change.diff},
-        "services": [target.service.name for target in change.targets],
-        "active_connections": None,
-        "waited": 0.0,
-        "closed": 0,
-    }
     leaves = state in ("drained", "disabled") or weight == 0
-    if leaves and told["changed"]:
-        must_leave(change.request, change.targets, min_active)
+
+    def permit(change: Change) -> None:
+        if leaves and not change.is_none:
+            must_leave(change.request, change.targets, min_active)
+
+    try:
+        change = orders.look(paths, backend, service, order, variant)
+    except UnknownBackendError:
+        if allow_missing:
+            return _told([], changed=False, diff="")
+        raise
+    permit(change)
+    told = _told([target.service.name for target in change.targets], changed=not change.is_none, diff=change.diff)
     if check:
-        return told
+        return {**told, "active_connections": None}
     if told["changed"]:
-        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant)[1].diff
+        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant, permit)[1].diff
     done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait)
+    told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
+
+
+def _told(services: list[str], *, changed: bool, diff: str) -> dict[str, Any]:
+    """What is returned where no connections are looked at."""
+    told: dict[str, Any] = {"changed": changed, "diff": {"prepared": diff}, "services": services}
+    return {**told, "active_connections": 0, "waited": 0.0, "closed": 0}
 
 
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
@@ -95,25 +112,37 @@ def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> 
 
 
 def await_end(targets: Sequence[Target], timeout_s: float, close: bool) -> Drained:
-    """Wait until the connections to these backends are gone, or for so many seconds. `close` ends what is left then."""
+    """Wait until the connections to these backends are gone, or for so many seconds. `close` ends what is left then.
+
+    Attempts that the backend has not answered are waited for as well: it may be stopped next, and would refuse them.
+    They are few and short, unless it is dead or overloaded. So those that are left after `ATTEMPT_S` are ended, and the
+    client's next packet goes to another backend. Raises `HostError`.
+    """
     began = time.monotonic()
     while True:
-        left = active(targets)
+        left = _left_over(targets)
         waited = time.monotonic() - began
-        if not left or waited >= timeout_s:
+        if left == NONE or waited >= timeout_s:
             break
+        if left.opening and waited >= ATTEMPT_S:
+            _of_each(targets, backend_connections.end_attempts)
         time.sleep(min(PAUSE_S, timeout_s - waited))
     closed = 0
-    if left and close:
-        for address, services in _by_address(targets).items():
-            closed += backend_connections.end_all(services, address)
-        left = active(targets)
-    return Drained(left, round(time.monotonic() - began, 1), closed)
+    if timeout_s and left.opening:
+        _of_each(targets, backend_connections.end_attempts)
+    if left.active and close:
+        closed = _of_each(targets, backend_connections.end_all)
+        left = _left_over(targets)
+    return Drained(left.active, round(time.monotonic() - began, 1), closed)
 
 
-def active(targets: Sequence[Target]) -> int:
-    """How many connections these backends have, counted in connection tracking. Raises `HostError`."""
-    return sum(backend_connections.active(services, address) for address, services in _by_address(targets).items())
+def _left_over(targets: Sequence[Target]) -> Connections:
+    found = [backend_connections.count(services, address) for address, services in _by_address(targets).items()]
+    return Connections(sum(item.active for item in found), sum(item.opening for item in found))
+
+
+def _of_each(targets: Sequence[Target], end: Callable[[list[Service], str], int]) -> int:
+    return sum(end(services, address) for address, services in _by_address(targets).items())
 
 
 def _by_address(targets: Sequence[Target]) -> dict[str, list[Service]]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, NamedTuple, Union
 
-from ..errors import HostError
+from ..errors import HostError, UnknownBackendError
 from ..host import store
 from ..host.store import Paths
 from ..model import local_state, values
@@ -46,17 +46,17 @@ class Target(NamedTuple):
 def targets(config: Config, backend: str, service: str | None = None) -> list[Target]:
     """The backends of this name, or at this `address` or `address:port`: of one service, or of all.
 
-    Raises `HostError` where there is none.
+    Raises `UnknownBackendError` where there is none.
     """
     services = [item for item in config.services if service in (None, item.name)]
     if not services:
         known = _listed(item.name for item in config.services)
-        raise HostError(f"service {service}: not declared on this host (declared: {known})")
+        raise UnknownBackendError(f"service {service}: not declared on this host (declared: {known})")
     found = [Target(item, one) for item in services for one in item.backends if backend in _names(one)]
     if not found:
         where = f"service {service}" if service else "every service"
         known = _listed(one.name for item in services for one in item.backends)
-        raise HostError(f"backend {backend}: {where} has none of this name or address (there are: {known})")
+        raise UnknownBackendError(f"backend {backend}: {where} has none of this name or address (there are: {known})")
     return found
 
 
@@ -103,6 +103,10 @@ class Change(NamedTuple):
     after: Mapping[Place, Override]
 
     @property
+    def is_none(self) -> bool:
+        return self.before == self.after
+
+    @property
     def diff(self) -> str:
         """The lines that go and come, for people."""
         return "".join(
@@ -120,12 +124,22 @@ def look(paths: Paths, backend: str, service: str | None, order: Order, variant:
 
 
 def give(
-    paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None
+    paths: Paths,
+    backend: str,
+    service: str | None,
+    order: Order,
+    variant: str | None = None,
+    permit: Callable[[Change], None] = lambda _change: None,
 ) -> tuple[Change, Outcome]:
-    """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`."""
+    """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`.
+
+    `permit` raises where the change must not be. It is asked with the lock held: of two orders at a time, the second
+    meets what the first has left.
+    """
     with store.lock(paths):
         change = look(paths, backend, service, order, variant)
-        if change.before != change.after:
+        permit(change)
+        if not change.is_none:
             _write(_home(change.request), change.after, overlay.identity())
     return change, running.restore(paths, variant)
 
