@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 Declared = dict[str, Any]
 
-METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
 PROTOCOLS = ("tcp", "udp", "sctp")
 #: Interfaces that a host need not have: rules may name them all the same.
 INTERFACES = ("front", "back", "eth0.100", "wg-1", "br_lan.if7")

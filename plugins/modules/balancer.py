@@ -60,8 +60,10 @@ options:
           - V(random) chooses at random, by weight.
           - V(source_hash) hashes the address of the client, so that a client keeps its backend.
           - V(flow_hash) hashes the address and the port of the client. Only the nftables engine has it.
+          - V(least_connections) prefers the backends with the fewest active connections for their weight. The agent
+            counts them every second, and no backend gets more than twice its fair share of new connections.
         type: str
-        choices: [round_robin, random, source_hash, flow_hash]
+        choices: [round_robin, random, source_hash, flow_hash, least_connections]
         default: round_robin
       affinity:
         description:
@@ -532,7 +534,7 @@ HEALTH = {
     "fail_open": {"type": "bool", "default": False},
     "on_down": {"type": "str", "choices": ["keep", "reset"], "default": "keep"},
 }
-METHODS = ["round_robin", "random", "source_hash", "flow_hash"]
+METHODS = ["round_robin", "random", "source_hash", "flow_hash", "least_connections"]
 PROTOCOLS = ["tcp", "udp", "sctp"]
 SERVICE = {
     "name": {"type": "str", "required": True},

@@ -104,7 +104,7 @@ EVIL: tuple[Any, ...] = (
     object(),
     range(3),
 )
-METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
 NAMES = ("a", "web", "x-1", "w_w", "0")
 LINKS = ("eth0", "front", "wg-1", "br_lan.if7", "eth0.100")
 
@@ -132,7 +132,7 @@ def _service(rng: random.Random, index: int) -> dict[str, Any]:
     }
     more: dict[str, Any] = {
         "protocol": rng.sample(("tcp", "udp", "sctp"), rng.randint(1, 2)),
-        "method": rng.choice(METHODS if rng.random() < 0.1 else METHODS[:2]),
+        "method": rng.choice(METHODS if rng.random() < 0.1 else METHODS[:3]),
         "affinity": "90s",
         "interface": rng.choice(LINKS),
         "snat": rng.choice(("none", "masquerade", "2001:db8::200" if six else "192.0.2.200")),

@@ -52,12 +52,12 @@ class Agent:
 
 
 @contextlib.contextmanager
-def running(balancer: Balancer, *services: Mapping, **options: Any) -> Iterator[Agent]:
+def running(balancer: Balancer, *services: Mapping, ready: str = "", **options: Any) -> Iterator[Agent]:
     balancer.apply(services, program=single_file.text, **options)
     found = Agent(balancer)
     found.start()
     try:
-        found.wait_for("is up", len(services[0]["backends"]))
+        found.wait_for(ready or "is up", 1 if ready else len(services[0]["backends"]))
         yield found
     finally:
         with contextlib.suppress(KeyError):

@@ -35,7 +35,7 @@ bounded = settings(
 def test_any_declaration_is_loaded_read_back_and_final(balancer: Balancer, data: st.DataObject) -> None:
     if "up1" not in balancer.host.run("ip", "link"):
         balancer.lab.uplinks()
-    methods = METHODS if balancer.nftables else METHODS[:3]
+    methods = METHODS if balancer.nftables else METHODS[:4]
     declared = data.draw(services(methods=methods))
     outward = data.draw(egress())
     outcome = balancer.apply(declared, outward)
@@ -57,7 +57,7 @@ def _able(config: Any) -> set[tuple[str, str]]:
 
 
 @bounded
-@given(first=services(most=3, methods=METHODS[:3]), second=services(most=3, methods=METHODS[:3]))
+@given(first=services(most=3, methods=METHODS[:4]), second=services(most=3, methods=METHODS[:4]))
 @pytest.mark.engines("nftables", "iptables-nft")
 def test_check_mode_foretells(balancer: Balancer, first: list[Declared], second: list[Declared]) -> None:
     balancer.apply(first)

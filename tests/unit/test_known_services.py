@@ -23,7 +23,7 @@ from _natlb.ruleset.sections import unified
 from hypothesis import given
 from hypothesis import strategies as st
 
-METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
 
 
 class NoProgram:
@@ -59,7 +59,7 @@ def is_right_after(known: KnownServices, made: Engine, config: Config, services:
 @given(data=st.data())
 def test_any_services_in_any_states(name: str, data: st.DataObject) -> None:
     made = engine(name)
-    methods = METHODS if name == "nftables" else METHODS[:3]
+    methods = METHODS if name == "nftables" else METHODS[:4]
     config = parse_config(data.draw(strategies.services(methods=methods)))
     try:
         known = KnownServices(made, config)

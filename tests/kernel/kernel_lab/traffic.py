@@ -207,6 +207,18 @@ def hold(
     return held
 
 
+def hold_more(target: str, count: int, rate: float, timeout_s: float) -> list[str]:
+    """Open connections that stay open, so many a second. Returns who answered each of them, in order."""
+    began = time.monotonic()
+    names = []
+    for number in range(count):
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        sock = connected(target, timeout_s=timeout_s)
+        _open[next(_handles)] = sock
+        names.append(_exchange(sock, speak=False).who)
+    return names
+
+
 def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """One more question on a held connection."""
     return _on_held(handle, timeout_s, speak=True)

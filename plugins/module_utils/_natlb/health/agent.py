@@ -23,6 +23,7 @@ from ..host.commits import Commits
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from ..plan.running import Running
+from .levels import Levels
 from .pace import Calm, Pace
 from .suspects import Suspects
 
@@ -103,6 +104,7 @@ class Agent:
         self._status = ""
         self._calm = Calm()
         self._suspects = Suspects()
+        self._levels = Levels(selector)
         self._child: int | None = None
         self._alive_at = 0.0
         self._watchdog_s = service_manager.watchdog_s()
@@ -132,10 +134,22 @@ class Agent:
             self._note(event)
         try:
             self._act(now)
+            self._level(now)
         except NatlbError as error:
             self._say(f"{error}; trying again", service_manager.WARNING)
             self._restore_at = now + RETRY_S
         self._reap()
+
+    def _level(self, now: float) -> None:
+        """Have new connections dealt so that active ones are level."""
+        if now >= self._levels.due:
+            self._levels.set_services(self._running.to_level(), self._running.multiples, now)
+            self._levels.begin(now)
+        found = self._levels.take()
+        if found is not None:
+            outcome = self._running.level(found)
+            if outcome is not None and outcome.transaction == "replace":
+                self._tell_back(outcome.transaction)
 
     def _suspect(self, now: float) -> None:
         """Have backends checked at once that clients wait for in vain."""
@@ -186,6 +200,7 @@ class Agent:
         self._began = True
         checked = [service for service in self._running.config.services if service.health is not None]
         self._checker.set_checks(checked, self._running.findings, now)
+        self._levels.set_services(self._running.to_level(), self._running.multiples, now)
         count = len(self._running.config.services)
         status = f"{count} services, {len(checked)} of them with health checks"
         if status != self._status:
@@ -258,7 +273,7 @@ class Agent:
             service_manager.notify(WATCHDOG="1")
 
     def _next(self, now: float) -> float:
-        due = [self._look_at]
+        due = [self._look_at, self._levels.due]
         waits = self._running.waits() if self._found or self._restore_at is not None else False
         if self._found:
             due.append(now + (0.1 if waits else self._pace.wait_s(now)))

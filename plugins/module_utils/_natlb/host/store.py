@@ -33,6 +33,8 @@ SEEN = "seen.json"
 BEFORE = "before.json"
 #: What stands beside the declaration, and what both made of it in the last run (`plan/overlay.py`).
 OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
+#: How new connections are levelled for now (`model/least_connections.py`).
+MULTIPLES = "multiples.json"
 #: Ends the name of a file that could not be read, or not as a whole, and was written anew.
 DAMAGED_SUFFIX = ".damaged"
 BOOT = "boot"
@@ -241,7 +243,7 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, UNDONE, CONFIRMED, RELOAD, "lock"):
+    for name in (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, MULTIPLES, UNDONE, CONFIRMED, RELOAD, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)

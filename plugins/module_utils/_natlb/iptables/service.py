@@ -121,7 +121,7 @@ def _backend_target(tables: Tables, service: Service, protocol: str, backend: Ba
 
 def _choice(name: str, service: Service, family: str, targets: dict[Backend, Target]) -> dict[str, list[str]]:
     """The chains of the service's method."""
-    if service.method == "round_robin":
+    if service.takes_turns:
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
     if service.method == "random":
         return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))

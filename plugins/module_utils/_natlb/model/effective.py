@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .entities import STATES, Backend, Config, Service
-from .slots import MAX_SLOTS, slot_count
+from .slots import fits
 
 #: What a check may find: that the backend serves, that it asks for no new connections, or that it is dead.
 FOUND = ("up", "drain", "down")
@@ -196,9 +196,9 @@ def _intended(declared: Backend, override: Override) -> Backend:
 
 def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:
     """Without the weights of overrides, if the service would need too many slots with them."""
-    if all(item.intended.weight == item.declared.weight for item in found) or not _fits(service, service.backends):
+    if all(item.intended.weight == item.declared.weight for item in found) or not fits(service):
         return found
-    if _fits(service, tuple(item.effective for item in found)):
+    if fits(replace(service, backends=tuple(item.effective for item in found))):
         return found
     return [
         item
@@ -212,14 +212,11 @@ def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[Effec
 
 def _without_shares(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:
     """With whole weights, where parts of them would need more slots than there are."""
-    if all(item.effective.share == 1 for item in found) or _fits(service, tuple(item.effective for item in found)):
+    if all(item.effective.share == 1 for item in found) or fits(
+        replace(service, backends=tuple(item.effective for item in found))
+    ):
         return found
     return [replace(item, effective=replace(item.effective, share=1.0)) for item in found]
-
-
-def _fits(service: Service, backends: tuple[Backend, ...]) -> bool:
-    attempt = replace(service, backends=backends)
-    return all(slot_count(attempt, family) <= MAX_SLOTS for family in attempt.families())
 
 
 def _failed_open(found: list[EffectiveBackend], family: str) -> list[EffectiveBackend]:

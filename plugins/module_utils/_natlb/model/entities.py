@@ -17,7 +17,7 @@ from typing import Any
 from .health import Health, dump_health
 
 PROTOCOLS = ("tcp", "udp", "sctp")
-METHODS = ("round_robin", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "random", "source_hash", "flow_hash", "least_connections")
 STATES = ("active", "drained", "disabled")
 FAMILIES = ("ip", "ip6")
 
@@ -96,7 +96,8 @@ class Backend:
     weight: int
     state: str
     backup: bool
-    #: The part of its weight that it gets for now, by health: it has just come back, or asks for less.
+    #: The part of its weight that it gets for now: by health, where it has just come back or asks for less, and by the
+    #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
 
     @cached_property
@@ -151,6 +152,11 @@ class Service:
             for family in (self._families if listen.address is None else (family_of(listen.address),))
             for protocol in self.protocols
         )
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the kernel goes from slot to slot. Least connections are levelled by who deals the slots."""
+        return self.method in ("round_robin", "least_connections")
 
     def families(self) -> tuple[str, ...]:
         """The families that the service listens in. `*` means those of its backends (both while it has none)."""

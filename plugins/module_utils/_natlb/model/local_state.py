@@ -19,12 +19,13 @@ from ..errors import ConfigError
 from . import values
 from .effective import FOUND, Finding, Findings, Override, Overrides, Place
 from .entities import MAX_WEIGHT, STATES
+from .least_connections import LEAST, MOST, Multiples
 
 #: Of each of the files. It grows where a later reader would understand the same words differently.
 FORMAT = 1
 #: Longer words are cut: they stand in a line of a table.
 LONGEST_WORDS = 300
-OVERRIDES, HEALTH = "overrides", "health"
+OVERRIDES, HEALTH, MULTIPLES = "overrides", "health", "multiples"
 
 T = TypeVar("T")
 
@@ -45,6 +46,11 @@ def parse_overrides(text: str | None, host: str) -> Parsed[Override]:
 def parse_findings(text: str | None, host: str) -> Parsed[Finding]:
     """The same for what health checks found."""
     return _parse(text, HEALTH, host, _finding)
+
+
+def parse_multiples(text: str | None, host: str) -> Parsed[float]:
+    """The same for how new connections are levelled (`least_connections.py`)."""
+    return _parse(text, MULTIPLES, host, _multiple)
 
 
 def _parse(text: str | None, key: str, host: str, read: Callable[[Mapping[str, Any]], T]) -> Parsed[T]:
@@ -111,6 +117,13 @@ def _finding(item: Mapping[str, Any]) -> Finding:
     return Finding(values.choice(item.get("state"), "state", FOUND), *_words(item), float(share))
 
 
+def _multiple(item: Mapping[str, Any]) -> float:
+    multiple = item.get("multiple")
+    if not isinstance(multiple, (int, float)) or not LEAST <= multiple <= MOST:
+        raise ConfigError("multiple", "is not one of a fair share", f"{LEAST} to {MOST}")
+    return float(multiple)
+
+
 def _words(item: Mapping[str, Any]) -> tuple[str, str]:
     """Since when and why, on one line and printable, since both are shown."""
     return tuple(_line(item.get(key)) for key in ("since", "reason"))  # type: ignore[return-value]
@@ -135,6 +148,12 @@ def dump_overrides(overrides: Overrides, host: str) -> str:
 def dump_findings(findings: Findings, host: str) -> str:
     """The same for what health checks found."""
     return dump(host, {HEALTH: finding_items(findings)})
+
+
+def dump_multiples(found: Multiples, host: str) -> str:
+    """The same for how new connections are levelled."""
+    items = [{**place._asdict(), "multiple": multiple} for place, multiple in found.items()]
+    return dump(host, {MULTIPLES: items})
 
 
 def finding_items(findings: Findings) -> list[dict[str, Any]]:

@@ -98,6 +98,11 @@ def slot_count(service: Service, family: str) -> int:
     return sum(weights) // reduce(gcd, weights) if weights else 0
 
 
+def fits(service: Service) -> bool:
+    """Whether the service needs no more slots than there are."""
+    return all(slot_count(service, family) <= MAX_SLOTS for family in service.families())
+
+
 def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[int]]:
     """All declared backends in an order that is the same everywhere, and the slots as indices of it.
 

@@ -76,7 +76,7 @@ def laid_out_anew(
 def has_own_chain(service: Service) -> bool:
     """Whether the service needs rules that no other service can share."""
     return bool(
-        service.method == "round_robin"
+        service.takes_turns
         or service.affinity_s
         or service.allow_from
         or service.max_connections_per_client

@@ -208,7 +208,7 @@ class ServiceTable(Table):
         return self.chain(f"first_{_slot_map(protocol, shard)}", rules)
 
     def pick(self, service: Service, protocol: str, size: int) -> str:
-        if service.method == "round_robin":
+        if service.takes_turns:
             return f"numgen inc mod {size}"
         if service.method == "random":
             return f"numgen random mod {size}"

@@ -9,13 +9,18 @@ import sys
 from collections.abc import Mapping
 
 from ..host.store import Content
+from ..model.entities import Service
 from .request import Request
 from .unit_files import PROGRAM, AgentUnit
 
 
 def runs(request: Request) -> bool:
     """Whether the agent is to run on this host."""
-    return not request.config.empty and (request.agent or any(s.health is not None for s in request.config.services))
+    return (request.agent and not request.config.empty) or any(map(_needs_agent, request.config.services))
+
+
+def _needs_agent(service: Service) -> bool:
+    return service.health is not None or service.method == "least_connections"
 
 
 def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
@@ -40,7 +45,8 @@ def warnings(request: Request, systemd: bool) -> list[str]:
     if not runs(request) or request.paths.system is None:
         return []
     if not request.persist:
-        return ["agent: it does not run with persist: false; backends are taken as healthy"]
+        without = "backends are taken as healthy, and least_connections takes them in turn"
+        return [f"agent: it does not run with persist: false; {without}"]
     if not systemd:
         program = request.paths.etc / "current" / PROGRAM
         return [f"agent: systemd does not run here, so no unit runs it (have `python3 {program} agent` run)"]

@@ -246,14 +246,15 @@ def make_plan(request: Request) -> Plan:
         previous, before = requests.previous(request.paths)
         request, released, passing = _forwarded(request, before, table, no_ip)
         around = _surroundings(request, config, table)
-        rendered = engine.render(config, around)
+        rendered = engine.render(laid.live, around)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
         question = normal_form.question(engine, rendered, known)
         validation = pool.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.read(config, request.firewall, table, chains)
         settings = _settings(request, validation)
-        files = boot.change(engine, path, request, rendered, settings, boot_read.result(), laid)
+        boots = rendered if laid.live is config else engine.render(config, around)
+        files = boot.change(engine, path, request, boots, settings, boot_read.result(), laid)
         warnings += files.warnings
         # Some warnings are read from what ip prints.
         warnings += [] if no_ip else _host_warnings(request, laid, engine, table, chains)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..host import proc, tracked
 from ..host.tracked import Tracked
+from ..model.effective import Place
 from ..model.entities import PROTOCOLS, Config, Service
 from .stale_flows import Frontends
 
@@ -32,6 +33,30 @@ def count(services: Iterable[Service], address: str) -> Connections:
     """The connections that these services have to this address. Raises `HostError`."""
     found = list(_connections(services, address))
     return Connections(sum(item.active for item in found), sum(item.opening for item in found))
+
+
+def active_of(services: Iterable[Service]) -> Iterator[tuple[Place, bytes]]:
+    """The connections of these services both of whose ends are there: the backend that answers, and what tells the
+    connection from others. Raises `HostError`."""
+    services = list(services)
+    local = proc.local_addresses()
+    asked = {
+        (backend.family, protocol, backend.address, backend.port): None
+        for service in services
+        for protocol in service.protocols
+        for backend in service.backends
+    }
+    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _a, _p in asked}
+    for family, protocol, address, port in asked:
+        for item in tracked.of_backend(family, protocol, address, port):
+            owners = frontends[protocol].find(family, *item.target) if item.active else ()
+            place = next((Place(owner.name, address, port) for owner in owners if _has(owner, address, port)), None)
+            if place is not None:
+                yield place, item.original
+
+
+def _has(service: Service, address: str, port: int | None) -> bool:
+    return any((backend.address, backend.port) == (address, port) for backend in service.backends)
 
 
 def end_attempts(services: Iterable[Service], address: str) -> int:

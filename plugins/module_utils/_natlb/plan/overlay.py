@@ -5,6 +5,7 @@
 
     overrides.json   /etc/natlb, or /run/natlb with `persist: false`     what operators said; a run only ends entries
     health.json      /run/natlb                                          what health checks found since the boot
+    multiples.json   /run/natlb                                          how least_connections levels new connections
     effective.json   with state.json, among the files that boot          what both made of the declaration in a run
 
 After a boot there is no health.json yet. The rules that boot are those of the last run, so what that run knew of the
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from ..host.store import Content, Paths
 from ..model import local_state, outdated
 from ..model.effective import EffectiveBackend, Finding, Findings, Overrides, Place, deviations, effective
 from ..model.entities import Config, Service
+from ..model.least_connections import Multiples, levelled
 from ..model.local_state import Parsed
 from ..model.slots import MAX_SLOTS
 from .request import Request
@@ -38,11 +41,14 @@ DEVIATIONS = "effective"
 
 @dataclass(frozen=True)
 class Overlay:
-    """What holds beside the declaration. `config` is the effective configuration, which the rules are made from."""
+    """What holds beside the declaration. `config` is the effective configuration, which the rules that boot are made
+    from."""
 
     config: Config
     overrides: Overrides = field(default_factory=dict)
     findings: Findings = field(default_factory=dict)
+    #: What follows for the live rules alone: what boots has no connections yet.
+    multiples: Multiples = field(default_factory=dict)
     #: What a run keeps of it with the rules, by the name of the file, and the files that others write.
     record: Mapping[str, Content] = field(default_factory=dict)
     entries: Mapping[Path, Content] = field(default_factory=dict)
@@ -51,6 +57,11 @@ class Overlay:
     #: What holds until something changes, and what is said of this run alone.
     warnings: Collection[str] = ()
     passing: Collection[str] = ()
+
+    @cached_property
+    def live(self) -> Config:
+        """The configuration that the live rules are made from."""
+        return levelled(self.config, self.multiples)
 
 
 class Record(NamedTuple):
@@ -93,6 +104,15 @@ def will_be_read(laid: Overlay) -> dict[Call, str]:
 
 def read(request: Request) -> Overlay:
     """Read the files, end what the declaration ends, and lay the rest over it."""
+    laid = _read(request)
+    if not any(service.method == "least_connections" for service in request.config.services):
+        return laid
+    # One that is damaged is written anew by the next look at the connections, and says nothing that counts until then.
+    text = store.read_text(request.paths.run / store.MULTIPLES)
+    return replace(laid, multiples=local_state.parse_multiples(text, identity()).entries)
+
+
+def _read(request: Request) -> Overlay:
     paths = request.paths
     home, other = (paths.etc, paths.run) if request.persist else (paths.run, paths.etc)
     said = _first(home / store.OVERRIDES, other / store.OVERRIDES)
@@ -115,7 +135,8 @@ def read(request: Request) -> Overlay:
     passing = [f"{file.path}: {fault}; {_REMEDY}" for file, fault in told if fault]
     config = effective(request.config, kept, holding)
     record = _record(standing, holding, host)
-    return Overlay(config, kept, holding, record, entries, repaired, list(_warnings(standing)), [*passing, *ended])
+    warnings = list(_warnings(standing))
+    return Overlay(config, kept, holding, {}, record, entries, repaired, warnings, [*passing, *ended])
 
 
 _REMEDY = f"a run rewrites it, and keeps a file of operators or of health checks as …{store.DAMAGED_SUFFIX}"

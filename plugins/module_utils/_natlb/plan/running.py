@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..errors import HostError
@@ -23,6 +23,7 @@ from ..host.store import Paths
 from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
+from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.sections import Ruleset
 from . import apply, backend_connections, overlay, rollback, unchanged
 from . import request as requests
@@ -59,6 +60,7 @@ class Running:
         self._paths = paths
         self._variant = variant
         self._findings: dict[Place, Finding] = {}
+        self._multiples: Multiples = {}
         self._plan: Plan | None = None
         self._known: KnownServices | None = None
         self._declared: dict[str, Service] = {}
@@ -75,6 +77,10 @@ class Running:
     @property
     def findings(self) -> Findings:
         return self._findings
+
+    @property
+    def multiples(self) -> Multiples:
+        return self._multiples
 
     def waits(self) -> bool:
         """Whether a change waits for its confirmation. Until then the live rules are of a declaration that is not kept
@@ -100,8 +106,9 @@ class Running:
             self._request.read()
         self._plan = plan
         self._findings = dict(plan.laid.findings)
+        self._multiples = plan.laid.multiples
         self._declared = {service.name: service for service in plan.request.config.services}
-        self._known = KnownServices(plan.engine, plan.laid.config, plan.around, plan.rendered)
+        self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         if plan.engine.is_numbered:
             self._revision = unchanged.last_revision(self._paths)
         else:
@@ -145,6 +152,23 @@ class Running:
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
 
+    def to_level(self) -> Sequence[Service]:
+        """The services of `least_connections`, with the backends that serve now."""
+        return self._effective(s for s in self.config.services if s.method == "least_connections").services
+
+    @uncollected()
+    def level(self, multiples: Multiples) -> Outcome | None:
+        """Deal new connections so, of the services that these backends are of. As `find`."""
+        changed = {place.service for place, item in multiples.items() if self._multiples.get(place, 1.0) != item}
+        if not changed:
+            return None
+        self._multiples = of_known({**self._multiples, **multiples}, self.config.services)
+        with store.lock(self._paths):
+            text = local_state.dump_multiples(self._multiples, overlay.identity())
+            store.write_text(self._paths.run / store.MULTIPLES, text)
+            done = not self.waits() and self.is_current() and self._followed(name for name in changed if name)
+        return None if done else self.restore()
+
     def _end_connections(self, places: Iterable[Place]) -> None:
         """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;
         where the service asks for it, established connections as well."""
@@ -184,8 +208,11 @@ class Running:
     def _step(self, declared: list[Service]) -> Step | None:
         if self._plan is None or self._known is None:
             return None
-        some = replace(self.config, services=tuple(declared))
-        return self._known.step(effective(some, self._plan.laid.overrides, self._findings).services)
+        return self._known.step(levelled(self._effective(declared), self._multiples).services)
+
+    def _effective(self, declared: Iterable[Service]) -> Config:
+        overrides = self._plan.laid.overrides if self._plan else {}
+        return effective(replace(self.config, services=tuple(declared)), overrides, self._findings)
 
 
 class _Kept:

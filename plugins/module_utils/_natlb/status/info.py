@@ -19,6 +19,7 @@ from ..iptables.service import source_slots
 from ..model import clients, tracking
 from ..model.effective import EffectiveBackend, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
+from ..model.least_connections import levelled_service
 from ..model.slots import dealt_slots, dealt_weights
 from ..plan import apply, forwarding
 from ..plan import request as requests
@@ -51,7 +52,7 @@ def info(
     request = plan.request
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
-    new, clients_known = plan.engine.counters(plan.laid.config)
+    new, clients_known = plan.engine.counters(plan.laid.live)
     warnings += clients.warnings(clients_known)
     active = _active(config, warnings)
     usage = _conntrack(warnings)
@@ -127,7 +128,8 @@ def _service(
     service: Service, plan: Plan, new: Counts, active: Counts | None, known: clients.KnownClients
 ) -> dict[str, Any]:
     standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
-    shares = expected_shares(replace(service, backends=tuple(item.effective for item in standing)), plan.engine.name)
+    effective = replace(service, backends=tuple(item.effective for item in standing))
+    shares = expected_shares(levelled_service(effective, plan.laid.multiples), plan.engine.name)
     return {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
