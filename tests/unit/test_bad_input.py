@@ -85,7 +85,7 @@ SERVICES = [
     (service(protocol="http"), "services[0].protocol", "not a choice"),
     (service(protocol=["tcp", "icmp"]), "services[0].protocol[1]", "not a choice"),
     (service(protocol=[]), "services[0].protocol", "is empty"),
-    (service(method="least_connections"), "services[0].method", "not a choice"),
+    (service(method="leastconn"), "services[0].method", "not a choice"),
     (service(method=["random"]), "services[0].method", "not a choice"),
     (service(redispatch="perhaps"), "services[0].redispatch", "is neither true nor false"),
     (service(redispatch=True, protocol=["udp", "sctp"]), "services[0].redispatch", "there is none for udp and sctp"),
