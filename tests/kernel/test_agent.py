@@ -40,6 +40,9 @@ class Agent:
     def stop(self, number: int = signal.SIGTERM) -> int:
         return int(self.balancer.host.call(agent.stop, self.balancer._root, number))
 
+    def send(self, number: int) -> None:
+        self.balancer.host.call(agent.send, self.balancer._root, number)
+
     def wait_for(self, words: str, times: int = 1) -> str:
         return str(self.balancer.host.call(agent.wait_for, self.balancer._root, words, times))
 

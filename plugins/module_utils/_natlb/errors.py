@@ -48,3 +48,11 @@ class CommandsError(HostError):
     def __init__(self, message: str, done: int) -> None:
         super().__init__(message)
         self.done = done
+
+
+class MinActiveError(HostError):
+    """Refused: too few backends would be left to serve."""
+
+
+class BusyError(HostError):
+    """Another change is under way, or waits for its confirmation."""

@@ -9,20 +9,19 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from . import program
 
 _agents: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def start(root: str, variant: str | None) -> None:
     """Start it. What it says goes to a file."""
-    program = Path(root, "etc", "current", "natlb")
-    words = [*(["--variant", variant] if variant else []), "--root", root, "agent"]
     with log(root).open("ab") as said:
-        _agents[root] = subprocess.Popen([sys.executable, "-I", str(program), *words], stdout=said, stderr=said)
+        _agents[root] = subprocess.Popen([*program.argv(root, variant), "agent"], stdout=said, stderr=said)
 
 
 def stop(root: str, number: int = signal.SIGTERM) -> int:
@@ -35,6 +34,11 @@ def stop(root: str, number: int = signal.SIGTERM) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+
+
+def send(root: str, number: int) -> None:
+    """Send it a signal, such as one that stops it for a while."""
+    _agents[root].send_signal(number)
 
 
 def log(root: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import drive, mounts, traffic
+from . import drive, mounts, program, traffic
 from .topology import VIP, WEB, Lab
 from .traffic import Answer
 
@@ -51,6 +51,11 @@ class Balancer:
     def backend(self, backend: str, state: str | None = None, **options: Any) -> Mapping:
         """What the module `backend` does and returns."""
         return dict(self.host.call(drive.backend, self._root, self.variant or None, backend, state, options))
+
+    def natlb(self, *words: str) -> tuple[int, str, str]:
+        """Exit code and output of the program that a run has left."""
+        status, out, err = self.host.call(program.run, self._root, self.variant or None, list(words))
+        return int(status), str(out), str(err)
 
     def serving(self) -> set[tuple[str, str]]:
         return set(self.host.call(drive.serving, self._root, self.variant or None))

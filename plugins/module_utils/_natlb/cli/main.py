@@ -1,96 +1,54 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`natlb COMMAND`: what is typed on the host, and the status that it ends with.
-
-0: done. 1: it could not be done. 2: it was not understood.
-"""
+"""`natlb COMMAND`: what is typed on the host. `commands.py` has the commands and the exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from ..errors import NatlbError
-from ..host import commits
+from ..errors import BusyError, HostError, MinActiveError, NatlbError
+from ..host import commits, store
 from ..host.store import DEFAULT_PATHS, Paths
+from . import arguments, commands
 
-_EXAMPLES = """examples:
-  natlb status            what is balanced, and how the backends are
-  natlb status --json     the same for programs
-  natlb drain web2        give web2 no new connections, whatever runs of Ansible come by
-  natlb restore web2      take that back
-  natlb apply             make the rules be what was declared last
-"""
-
-_ORDERS = {
-    "drain": "give a backend no new connections; existing ones go on",
-    "disable": "take a backend out of the rotation",
-    "weight": "give a backend another share of the new connections",
-    "restore": "take back what was said of a backend: it is as declared again",
-}
+_STATUSES = {MinActiveError: commands.TOO_FEW, BusyError: commands.BUSY}
+_STATES = {"drain": "drained", "disable": "disabled", "restore": "active"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parsed = _parser().parse_args(arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    """Carry out a command line, and return the exit code."""
+    parsed = arguments.parser().parse_args(words)
     paths = DEFAULT_PATHS if parsed.root is None else Paths(Path(parsed.root, "etc"), Path(parsed.root, "run"))
     try:
-        return int(parsed.run(parsed, paths) or 0)
+        status = RUNS[parsed.command](parsed, paths)
+        sys.stdout.flush()
+        return status or commands.DONE
     except NatlbError as error:
         _say(f"natlb: {error}", sys.stderr)
-        return 1
+        return next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), commands.ERROR)
+    except KeyboardInterrupt:
+        return commands.INTERRUPTED
     except BrokenPipeError:
-        return 1
+        # Whoever reads has had enough. Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return commands.DONE
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
     (stream or sys.stdout).write(f"{text}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="natlb",
-        description="NAT load balancing with the kernel, as natlb.netfilter has declared it on this host.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    # For tests: another place than /etc/natlb and /run/natlb, and one variant of iptables.
-    parser.add_argument("--root", help=argparse.SUPPRESS)
-    parser.add_argument("--variant", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    status = _command(commands, "status", _status, "show what is balanced, and how the backends are")
-    status.add_argument("service", nargs="?", help="this service alone")
-    status.add_argument("--json", action="store_true", help="for programs")
-    _orders(commands)
-    _command(commands, "apply", _apply, "make the rules be what was declared last, with overrides and health")
-    _command(commands, "agent", _agent, "check backends, and keep the rules; a service of systemd runs it")
-    _command(commands, "version", _version, "say which code this is")
-    return parser
-
-
-def _orders(commands: Any) -> None:
-    """What is said of a backend."""
-    for name, words in _ORDERS.items():
-        parser = _command(commands, name, _order, words)
-        parser.add_argument("backend", help="name or address[:port]")
-        if name == "weight":
-            parser.add_argument("weight", type=int, help="0 to 256; 0 gets no new connections")
-        parser.add_argument("--service", help="of this service alone; otherwise of every service that has it")
-        parser.add_argument("--reason", default="", help="shown by status, and in the diff of later runs")
-        parser.set_defaults(order=name)
-
-
-def _command(commands: Any, name: str, run: Any, words: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=f"{words.capitalize()}.")
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _status(parsed: argparse.Namespace, paths: Paths) -> None:
@@ -104,20 +62,69 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
     _say("\n".join(table.lines({socket.gethostname(): found})))
 
 
-def _order(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..plan import orders  # noqa: PLC0415
+def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
+    from ..health import inquiries, overview  # noqa: PLC0415
+    from ..plan import overlay, request  # noqa: PLC0415
+    from ..status import checks_table  # noqa: PLC0415
 
-    state = {"drain": "drained", "disable": "disabled", "restore": "active"}.get(parsed.order)
-    order = orders.combined(state, getattr(parsed, "weight", None), parsed.reason)
-    change, outcome = orders.give(paths, parsed.backend, parsed.service, order, parsed.variant)
-    services = ", ".join(target.service.name for target in change.targets)
-    _say(f"{parsed.backend} of {services}: {'changed' if outcome.changed else 'was so already'}")
+    _root_alone()
+    problem = None
+    try:
+        checks = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS)
+    except HostError as error:
+        kept = request.restored(paths, parsed.variant)[0]
+        checks = overview.of_files(kept.config.services, overlay.read(kept).findings)
+        problem = error if checks else None
+    if parsed.service is not None:
+        checks = [item for item in checks if parsed.service in {backend["service"] for backend in item["backends"]}]
+    if parsed.json:
+        _say(json.dumps({"agent": problem is None and bool(checks), "checks": checks}, indent=2))
+    else:
+        lines = checks_table.lines(checks, datetime.now(timezone.utc))
+        _say("\n".join(lines or ["no health checks are declared"]))
+    if problem is None:
+        return commands.DONE
+    _say(f"natlb: {problem}; this is what was found last", sys.stderr)
+    return commands.NO_AGENT
+
+
+def _root_alone() -> None:
+    if os.geteuid() != 0:
+        raise HostError("only root may read the state of this host (sudo)")
+
+
+def _order(parsed: argparse.Namespace, paths: Paths) -> int:
+    from ..plan import draining  # noqa: PLC0415
+
+    waits = getattr(parsed, "wait", False)
+    told = draining.backend(
+        backend=parsed.backend,
+        service=parsed.service,
+        state=_STATES.get(parsed.command),
+        weight=getattr(parsed, "weight", None),
+        reason=parsed.reason,
+        wait=waits,
+        wait_timeout=getattr(parsed, "timeout", 0),
+        close_connections=getattr(parsed, "close", False),
+        min_active=getattr(parsed, "min_active", 0),
+        allow_missing=False,
+        check=False,
+        paths=paths,
+        variant=parsed.variant,
+        patience_s=0,
+    )
+    left = told["active_connections"]
+    words = ["changed" if told["changed"] else "was so already"]
+    if parsed.command != "restore":
+        words += [f"{told['closed']} connections closed"] * bool(told["closed"]) + [f"{left} connections left"]
+    _say(f"{parsed.backend} of {', '.join(told['services'])}: {', '.join(words)}")
+    return commands.TOO_LATE if waits and left else commands.DONE
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..plan import running  # noqa: PLC0415
 
-    outcome = running.restore(paths, parsed.variant)
+    outcome = running.restore(paths, parsed.variant, patience_s=0)
     sys.stdout.write(outcome.diff)
     for warning in outcome.warnings:
         _say(f"natlb: {warning}", sys.stderr)
@@ -125,24 +132,48 @@ def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
 
 
 def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
+    from ..health import overview  # noqa: PLC0415
     from ..health.agent import Agent  # noqa: PLC0415
     from ..health.checks import Checker  # noqa: PLC0415
+    from ..health.inquiries import Inquiries  # noqa: PLC0415
+    from ..host import service_manager  # noqa: PLC0415
     from ..plan.running import Running  # noqa: PLC0415
 
     with selectors.DefaultSelector() as selector, commits.followed() as news:
-        agent = Agent(Running(paths, parsed.variant), Checker(selector), selector, news)
-        # A signal ends the wait of the loop.
-        woken, wakes = socket.socketpair()
-        for end in (woken, wakes):
-            end.setblocking(False)
-        signal.set_wakeup_fd(wakes.fileno())
-        selector.register(woken, selectors.EVENT_READ, lambda _mask: woken.recv(64))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: agent.stop())
-        agent.run()
+        checker = Checker(selector)
+        store.make_directory(paths.run)
+        path = paths.run / store.AGENT_SOCKET
+        desk = Inquiries(path, selector, lambda: overview.of_agent(checker.overview(), time.monotonic()))
+
+        def say(message: str, priority: int = service_manager.INFO, **fields: str) -> None:
+            service_manager.say(message, priority, **fields)
+            desk.tell(message, **fields)
+
+        with contextlib.closing(desk):
+            agent = Agent(Running(paths, parsed.variant), checker, selector, news, say)
+            # A signal ends the wait of the loop.
+            woken, wakes = socket.socketpair()
+            for end in (woken, wakes):
+                end.setblocking(False)
+            signal.set_wakeup_fd(wakes.fileno())
+            selector.register(woken, selectors.EVENT_READ, lambda _mask: woken.recv(64))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda _number, _frame: agent.stop())
+            agent.run()
 
 
 def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
     from . import single_file  # noqa: PLC0415
 
     _say(single_file.digest())
+
+
+#: What carries out each command.
+RUNS = {
+    "status": _status,
+    "checks": _checks,
+    **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),
+    "apply": _apply,
+    "agent": _agent,
+    "version": _version,
+}

@@ -54,15 +54,28 @@ class Event(NamedTuple):
 
 
 class Status(NamedTuple):
-    """A check, for people: what it asks, for whom, what it found last, and how long the last one took."""
+    """A check, for people and programs. Times are of the monotonic clock."""
 
     question: Question
-    places: tuple[Place, ...]
+    askers: tuple[Asker, ...]
     finding: Finding | None
-    #: How many results in a row speak against the finding.
+    #: How many results in a row speak against the finding, and how many are needed.
     against: int
+    needed: int
+    #: What the last one found: nothing before the first. `last` is the reason, for people.
+    result: str
     last: str
     took_s: float | None
+    #: When the last one began, and when the next one does; that one may be under way.
+    began: float | None
+    due: float | None
+    #: By how much more often than `rise` it has to succeed to be up again, since it was flapping.
+    damping: int
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The backends that it is made for."""
+        return tuple(asker.place for asker in self.askers)
 
 
 class _Check:
@@ -79,6 +92,7 @@ class _Check:
         "last",
         "number",
         "question",
+        "result",
         "started",
         "state",
         "suspect_at",
@@ -98,7 +112,7 @@ class _Check:
         self.number = 0
         #: Whether the one that is under way got its one more look.
         self.graced = False
-        self.last = ""
+        self.result = self.last = ""
         self.took_s: float | None = None
         self.suspect_at = float("-inf")
         #: Since when the backend is back after it was down; None while no service slows its start.
@@ -209,8 +223,20 @@ class Checker:
     def overview(self) -> Iterator[Status]:
         """Every check as it stands."""
         for check in self._checks.values():
-            places = tuple(asker.place for asker in check.askers)
-            yield Status(check.question, places, check.finding, check.state.count, check.last, check.took_s)
+            health, standing = check.question.health, check.state
+            yield Status(
+                question=check.question,
+                askers=tuple(check.askers),
+                finding=check.finding,
+                against=standing.count,
+                needed=standing.needed(health.fall, health.rise),
+                result=check.result,
+                last=check.last,
+                took_s=check.took_s,
+                began=check.started if check.number else None,
+                due=check.due if check.attempt is None else None,
+                damping=standing.damping,
+            )
 
     def close(self) -> None:
         """End all checks."""
@@ -305,7 +331,7 @@ class Checker:
     def _take(self, check: _Check, outcome: Outcome) -> None:
         now = self._clock()
         check.attempt = None
-        check.last, check.took_s = outcome.reason, now - check.started
+        check.result, check.last, check.took_s = outcome.state, outcome.reason, now - check.started
         health = check.question.health
         before = check.state.state
         changed = check.state.take(outcome, health.fall, health.rise, now)

@@ -66,11 +66,21 @@ class BackendState:
             self._settle()
         self._towards = outcome.state
         self.count += 1
-        # Who has never failed need not rise.
-        needed = fall if outcome.state == "down" else 1 if self.state == "unknown" else rise << self._flaps
+        needed = self.needed(fall, rise)
         if self.count < needed:
             return False
         return self._become(outcome.state, self._why(outcome, needed), None, now)
+
+    def needed(self, fall: int, rise: int) -> int:
+        """How many results in a row it takes until the state is another one: that of the last result, if that is."""
+        towards = self._towards if self._towards != self.state else "up" if self.state == "down" else "down"
+        # Who has never failed need not rise.
+        return fall if towards == "down" else 1 if self.state == "unknown" else rise * self.damping
+
+    @property
+    def damping(self) -> int:
+        """By how much more often it has to succeed to come back, since it was flapping."""
+        return 1 << self._flaps
 
     def _why(self, outcome: Outcome, needed: int) -> str:
         if outcome.state != "down" and self.state == "unknown":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import HostError
+from ..errors import BusyError, HostError
 from .observation import observed
 
 STATE = "state.json"
@@ -40,6 +40,8 @@ DAMAGED_SUFFIX = ".damaged"
 BOOT = "boot"
 #: What the last confirmed change was told from others by, and when one was undone (`plan/rollback.py`).
 CONFIRMED, UNDONE = "confirmed", "undone"
+#: Where the agent answers.
+AGENT_SOCKET = "agent.sock"
 #: There where systemd has not read yet what was written for it.
 RELOAD = "daemon-reload"
 #: How the names begin of what is being written.
@@ -243,7 +245,8 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    for name in (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, MULTIPLES, UNDONE, CONFIRMED, RELOAD, "lock"):
+    records = (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, MULTIPLES, UNDONE, CONFIRMED, RELOAD)
+    for name in (*records, AGENT_SOCKET, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)
@@ -265,7 +268,7 @@ def lock(paths: Paths) -> Iterator[None]:
         if descriptor < 0:
             if time.monotonic() > give_up:
                 holder = (read_text(path) or "").strip() or "unknown"
-                raise HostError(
+                raise BusyError(
                     f"{path}: another run (process {holder}) holds it for {LOCK_TIMEOUT_S:g} s; nothing was changed"
                 )
             time.sleep(0.05)

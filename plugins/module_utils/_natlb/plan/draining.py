@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
-from ..errors import HostError, UnknownBackendError
+from ..errors import HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import effective
 from ..model.entities import MAX_BACKENDS, Service
-from . import backend_connections, orders, overlay
+from . import backend_connections, orders, overlay, rollback
 from .backend_connections import NONE, Connections
 from .orders import Change, Target
 from .request import Request
@@ -51,8 +51,12 @@ def backend(
     check: bool,
     paths: Paths = DEFAULT_PATHS,
     variant: str | None = None,
+    patience_s: float = rollback.SETTLE_TIMEOUT_S,
 ) -> dict[str, Any]:
-    """What the module `backend` does and returns. Raises `HostError` and `ConfigError`."""
+    """What the module `backend` and the program do, and what the module returns. Raises `HostError` and `ConfigError`.
+
+    A change that waits for its confirmation is waited for, but no longer than `patience_s`.
+    """
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
     values.integer(wait_timeout, "wait_timeout", 0, LONGEST_WAIT_S, "a number of seconds")
@@ -75,7 +79,8 @@ def backend(
     if check:
         return {**told, "active_connections": None}
     if told["changed"]:
-        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant, permit)[1].diff
+        given = orders.give(paths, backend, service, order, variant, permit, patience_s)
+        told["diff"]["prepared"] += given[1].diff
     done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait)
     told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
@@ -88,7 +93,7 @@ def _told(services: list[str], *, changed: bool, diff: str) -> dict[str, Any]:
 
 
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
-    """Raise `HostError` where fewer than `least` backends of a service would be left to serve without these."""
+    """Raise `MinActiveError` where fewer than `least` backends of a service would be left to serve without these."""
     laid = overlay.read(request)
     going = {target.place for target in targets}
     problems = []
@@ -103,7 +108,7 @@ def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
                     f"(bring another one back first)"
                 )
     if problems:
-        raise HostError("\n".join(problems))
+        raise MinActiveError("\n".join(problems))
 
 
 def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> int:

@@ -20,7 +20,7 @@ from ..host.store import Paths
 from ..model import local_state, values
 from ..model.effective import Override, Place
 from ..model.entities import MAX_WEIGHT, Backend, Config, Service
-from . import overlay, running
+from . import overlay, rollback, running
 from . import request as requests
 from .outcome import Outcome
 from .request import Request
@@ -130,18 +130,20 @@ def give(
     order: Order,
     variant: str | None = None,
     permit: Callable[[Change], None] = lambda _change: None,
+    patience_s: float = rollback.SETTLE_TIMEOUT_S,
 ) -> tuple[Change, Outcome]:
     """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`.
 
     `permit` raises where the change must not be. It is asked with the lock held: of two orders at a time, the second
-    meets what the first has left.
+    meets what the first has left. A change that waits for its confirmation is waited for, but no longer than
+    `patience_s`.
     """
-    with store.lock(paths):
+    with rollback.lock_with_nothing_pending(paths, patience_s):
         change = look(paths, backend, service, order, variant)
         permit(change)
         if not change.is_none:
             _write(_home(change.request), change.after, overlay.identity())
-    return change, running.restore(paths, variant)
+    return change, running.restore(paths, variant, patience_s)
 
 
 def _change(request: Request, backend: str, service: str | None, order: Order) -> Change:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -25,7 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import HostError
+from ..errors import BusyError, HostError
 from ..host import processes, staging, store
 from ..host.processes import Command
 from ..host.staging import Staging
@@ -206,17 +207,25 @@ def pending(paths: Paths) -> list[Path]:
 
 def _overdue(directory: Path) -> bool:
     """Whether the script should have done its work long ago: it was killed, or its run before it could start it."""
+    return _left_s(directory) < -GRACE_S
+
+
+def _left_s(directory: Path) -> float:
+    """How long a change may still wait."""
     text = store.read_text(directory / _PENDING)
     try:
-        return text is not None and time.monotonic() > float(text) + GRACE_S
+        return 0.0 if text is None else float(text) - time.monotonic()
     except ValueError:
-        return True
+        return -math.inf
 
 
 @contextlib.contextmanager
-def lock_with_nothing_pending(paths: Paths) -> Iterator[None]:
-    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
-    give_up = time.monotonic() + SETTLE_TIMEOUT_S
+def lock_with_nothing_pending(paths: Paths, patience_s: float = SETTLE_TIMEOUT_S) -> Iterator[None]:
+    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so.
+
+    Raises `BusyError` where one waits for longer than `patience_s`.
+    """
+    give_up = time.monotonic() + patience_s
     while True:
         with store.lock(paths):
             waiting = pending(paths)
@@ -224,12 +233,13 @@ def lock_with_nothing_pending(paths: Paths) -> Iterator[None]:
                 staging.remove_unfinished(paths)
                 yield
                 return
-        for directory in filter(_overdue, waiting):
+        overdue = list(filter(_overdue, waiting))
+        for directory in overdue:
             # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
             processes.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
-        if time.monotonic() > give_up:
-            raise HostError(
-                f"{paths.run}: a change of another run has been waiting to be confirmed for "
-                f"{SETTLE_TIMEOUT_S:g} s; nothing was changed"
+        if time.monotonic() > give_up and not overdue:
+            raise BusyError(
+                f"{paths.run}: a change of another run waits to be confirmed; nothing was changed (try again once it "
+                f"is confirmed or undone, in {max(map(_left_s, waiting)):.0f} s at the latest)"
             )
         time.sleep(0.1)

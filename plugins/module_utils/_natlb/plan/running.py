@@ -34,12 +34,12 @@ from .uncollected import uncollected
 
 
 @uncollected()
-def restore(paths: Paths, variant: str | None = None) -> Outcome:
+def restore(paths: Paths, variant: str | None = None, patience_s: float = rollback.SETTLE_TIMEOUT_S) -> Outcome:
     """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
 
-    A change that waits for its confirmation is waited for.
+    A change that waits for its confirmation is waited for, but no longer than `patience_s`.
     """
-    with rollback.lock_with_nothing_pending(paths):
+    with rollback.lock_with_nothing_pending(paths, patience_s):
         return _carry_out(paths, variant)[1]
 
 

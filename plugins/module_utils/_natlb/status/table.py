@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .columns import Row, aligned
+
 HEADER = (
     *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD"),
     *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE", "WHY"),
@@ -26,8 +28,6 @@ _ORDINARY = {
     "ACTIVE": "-",
 }
 
-Row = tuple[str, ...]
-
 
 def lines(hosts: Mapping[str, Any]) -> list[str]:
     """Lines for people, of {host: what `info` tells, or the module `balancer_info` returned}."""
@@ -36,7 +36,7 @@ def lines(hosts: Mapping[str, Any]) -> list[str]:
         return ["no balancers"]
     shown = [column for column, name in enumerate(HEADER) if _tells(column, name, rows)]
     table = [tuple(row[column] for column in shown) for row in (HEADER, *_ungrouped(rows))]
-    return [*_aligned(table), *_remarks(hosts)]
+    return [*aligned(table, _NUMBERS), *_remarks(hosts)]
 
 
 def _tells(column: int, name: str, rows: Sequence[Row]) -> bool:
@@ -109,17 +109,6 @@ def _ungrouped(rows: Sequence[Row]) -> Iterator[Row]:
         same = _GROUPS if row[:_GROUPS] == above[:_GROUPS] else _HOST if row[:_HOST] == above[:_HOST] else 0
         yield ("",) * same + row[same:]
         above = row
-
-
-def _aligned(rows: Sequence[Row]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(rows[0], row, widths)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _remarks(hosts: Mapping[str, Any]) -> Iterator[str]:

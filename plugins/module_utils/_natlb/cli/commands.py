@@ -1,0 +1,190 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be typed: every command with its arguments, examples and exit codes. Pure data, from which `--help`, the
+manual page and the completion of shells are made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
+
+from ..model.entities import MAX_WEIGHT
+
+PROGRAM = "natlb"
+DESCRIPTION = "NAT load balancing with the kernel, as the collection natlb.netfilter has declared it on this host."
+
+DONE, ERROR, USAGE, TOO_FEW, TOO_LATE, BUSY, NO_AGENT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+#: What the exit status says, whatever the command.
+EXIT_CODES = {
+    DONE: "Done, or nothing was to be done.",
+    ERROR: "It could not be done. Standard error says why.",
+    USAGE: "The command line was not understood.",
+    TOO_FEW: "Refused: fewer backends would be left than --min-active asks for. Nothing was changed.",
+    TOO_LATE: "The backend is out of the rotation, and still had connections when the time of --timeout was over.",
+    BUSY: "Another change is under way, or waits for its confirmation. Nothing was changed.",
+    NO_AGENT: "The agent does not answer. What is shown is what it found last.",
+    INTERRUPTED: "Ended by Ctrl-C.",
+}
+
+
+class Argument(NamedTuple):
+    """`name` is `--option`, or the name of a positional argument. `kind` reads a value; an option without is a switch.
+
+    `names` is what a shell completes: `service`, `backend`, or words to choose from.
+    """
+
+    name: str
+    help: str
+    kind: Callable[[str], Any] | None = None
+    default: Any = None
+    optional: bool = False
+    names: str | tuple[str, ...] = ""
+    #: How the value is called.
+    value: str = ""
+
+    @property
+    def is_option(self) -> bool:
+        """Whether it is an option."""
+        return self.name.startswith("-")
+
+    @property
+    def shown(self) -> str:
+        """As a synopsis has it."""
+        if not self.is_option:
+            return f"[{self.word}]" if self.optional else self.word
+        return f"[{self.name} {self.word}]" if self.kind else f"[{self.name}]"
+
+    @property
+    def word(self) -> str:
+        """What stands for the value."""
+        return self.value or self.name.lstrip("-").replace("-", "_").upper()
+
+
+class Command(NamedTuple):
+    """`summary` is one line; `description` is what is to be known beside it. Examples are (command line, what it does);
+    `exits` are the exit codes beside those of every command."""
+
+    name: str
+    summary: str
+    description: str
+    examples: Sequence[tuple[str, str]]
+    arguments: Sequence[Argument] = ()
+    exits: Sequence[int] = ()
+
+
+def _number(low: float, high: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+_JSON = Argument("--json", "print JSON, for programs")
+_SERVICE = Argument("service", "this service alone", str, optional=True, names="service")
+_BACKEND = Argument("backend", "its name or address[:port]", str, names="backend")
+_ORDER = (
+    Argument("--service", "of this service alone; otherwise of every service that has it", str, names="service"),
+    Argument("--reason", "shown by status, and in the diff of later runs", str, default="", value="TEXT"),
+)
+_MIN_ACTIVE = Argument(
+    "--min-active",
+    "refuse if fewer backends of a service would be left to serve; default: 1",
+    _number(0, 4096),
+    default=1,
+    value="NUMBER",
+)
+_LEAVES = (
+    *_ORDER,
+    Argument("--wait", "wait until the connections of the backend are gone"),
+    Argument("--timeout", "how long to wait; default: 300", _number(0, 86400), default=300, value="SECONDS"),
+    Argument("--close", "end the connections that are left then"),
+    _MIN_ACTIVE,
+)
+
+COMMANDS = (
+    Command(
+        "status",
+        "show what is balanced, and how the backends are",
+        "A line for each backend: its share of the new connections, how many it got since the rules were loaded, and "
+        "how many it has now. Columns without information are left out.",
+        [("natlb status", "all services"), ("natlb status web --json", "one service, for programs")],
+        [_SERVICE, _JSON],
+    ),
+    Command(
+        "checks",
+        "show what the agent asks the backends, and what they answer",
+        "A line for each check. Services that would ask the same question share one. CHANGES counts the results that "
+        "speak for another state, and how many are needed. Without the agent, the declared checks are shown with what "
+        "was found last.",
+        [("natlb checks", "all checks"), ("natlb checks web --json", "those of one service, for programs")],
+        [_SERVICE, _JSON],
+        [NO_AGENT],
+    ),
+    Command(
+        "drain",
+        "give a backend no new connections; existing ones go on",
+        "This outlives runs of Ansible and reboots, until restore takes it back.",
+        [
+            ("natlb drain web2 --reason 'kernel update'", "in all services"),
+            ("natlb drain web2 --wait --timeout 60 && ssh web2 reboot", "go on once its connections are gone"),
+        ],
+        [_BACKEND, *_LEAVES],
+        [TOO_FEW, TOO_LATE, BUSY],
+    ),
+    Command(
+        "disable",
+        "take a backend out of the rotation",
+        "As drain, and UDP clients, which stay with a drained backend, leave it at once.",
+        [("natlb disable 10.0.0.4:8080 --service web", "the backend of one service")],
+        [_BACKEND, *_LEAVES],
+        [TOO_FEW, TOO_LATE, BUSY],
+    ),
+    Command(
+        "weight",
+        "give a backend another share of the new connections",
+        "This outlives runs of Ansible and reboots, until restore takes it back.",
+        [("natlb weight web1 3", "three times the share of a backend with weight 1")],
+        [
+            _BACKEND,
+            Argument("weight", f"0 to {MAX_WEIGHT}; 0 gets no new connections", _number(0, MAX_WEIGHT)),
+            *_ORDER,
+            _MIN_ACTIVE,
+        ],
+        [TOO_FEW, BUSY],
+    ),
+    Command(
+        "restore",
+        "take back what was said of a backend",
+        "The backend is as declared again. Health checks may still keep it out.",
+        [("natlb restore web2", "undo drain, disable and weight")],
+        [_BACKEND, *_ORDER],
+        [BUSY],
+    ),
+    Command(
+        "apply",
+        "make the rules be what was declared last",
+        "With overrides and health. Prints what was changed.",
+        [("natlb apply", "put back what somebody has flushed")],
+        exits=[BUSY],
+    ),
+    Command(
+        "agent",
+        "check backends, and keep the rules",
+        "The unit natlb-agent.service runs it.",
+        [("systemctl status natlb-agent", "how it is")],
+    ),
+    Command(
+        "version",
+        "print what tells this code from any other",
+        "It is the same on all hosts that were set up by the same version of the collection.",
+        [("natlb version", "compare two hosts")],
+    ),
+)

@@ -1,0 +1,165 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Questions to the agent from other processes of the host, and its answers: `checks`, and `follow`.
+
+A question is a line. `checks` is answered with JSON, and `follow` with a line of JSON for each event until the client
+hangs up. The answer to `checks` is written by a child process, so that a client that does not read holds nothing up.
+A follower that does not read is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+from ..errors import HostError
+from ..host import unix_socket
+
+CHECKS, FOLLOW = "checks", "follow"
+#: How long a question and its answer may take.
+TIMEOUT_S = 5.0
+_LONGEST_QUESTION, _CHUNK = 64, 1 << 16
+#: Clients at a time.
+_MOST = 32
+
+
+class Inquiries:
+    """The agent's end. `overview` makes the answer to `checks`."""
+
+    def __init__(self, path: Path, selector: selectors.BaseSelector, overview: Callable[[], Any]) -> None:
+        self._selector, self._overview = selector, overview
+        self._clients: set[socket.socket] = set()
+        self._followers: set[socket.socket] = set()
+        self._peer = unix_socket.listening(path)
+        selector.register(self._peer, selectors.EVENT_READ, self._accept)
+
+    def tell(self, message: str, **fields: str) -> None:
+        """Tell followers of an event."""
+        if not self._followers:
+            return
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "message": message, **fields})
+        for follower in list(self._followers):
+            try:
+                whole = follower.send(f"{line}\n".encode()) == len(line.encode()) + 1
+            except OSError:
+                whole = False
+            if not whole:
+                self._close(follower)
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in list(self._clients):
+            self._close(client)
+        self._selector.unregister(self._peer)
+        self._peer.close()
+
+    def _accept(self, _mask: int) -> None:
+        try:
+            client, _address = self._peer.accept()
+        except OSError:
+            return
+        client.setblocking(False)
+        if len(self._clients) >= _MOST:
+            client.close()
+            return
+        self._clients.add(client)
+        self._selector.register(client, selectors.EVENT_READ, lambda _mask: self._read(client))
+
+    def _read(self, client: socket.socket) -> None:
+        try:
+            question = client.recv(_LONGEST_QUESTION).decode("ascii", "replace").strip()
+        except BlockingIOError:
+            return
+        except OSError:
+            question = ""
+        if question == FOLLOW:
+            self._followers.add(client)
+            return
+        if question == CHECKS:
+            self._answer(client)
+        self._close(client)
+
+    def _answer(self, client: socket.socket) -> None:
+        """By a grandchild, which nobody has to wait for."""
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.fork() == 0:
+                    client.settimeout(TIMEOUT_S)
+                    client.sendall(json.dumps(self._overview()).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+    def _close(self, client: socket.socket) -> None:
+        self._clients.discard(client)
+        self._followers.discard(client)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(client)
+        client.close()
+
+
+def asked(path: Path, question: str) -> Any:
+    """The agent's answer. Raises `HostError` where there is none."""
+    try:
+        with contextlib.closing(unix_socket.connected(path, TIMEOUT_S)) as peer:
+            peer.sendall(f"{question}\n".encode())
+            answer = b"".join(iter(lambda: peer.recv(_CHUNK), b""))
+        return json.loads(answer)
+    except (OSError, ValueError) as error:
+        raise _unanswered(path, error) from error
+
+
+class Followed:
+    """The events that the agent tells, without waiting for any."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `HostError` where it does not answer."""
+        try:
+            self._peer = unix_socket.connected(path, TIMEOUT_S)
+            self._peer.sendall(f"{FOLLOW}\n".encode())
+        except OSError as error:
+            raise _unanswered(path, error) from error
+        self._peer.setblocking(False)
+        self._rest = b""
+        self.ended = False
+
+    def fileno(self) -> int:
+        return self._peer.fileno()
+
+    def events(self) -> Iterator[Mapping[str, str]]:
+        """What has come since the last call."""
+        while not self.ended:
+            try:
+                data = self._peer.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            self.ended = not data
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._peer.close()
+
+
+def _unanswered(path: Path, error: Exception) -> HostError:
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        why = f"nobody listens at {path}"
+    elif isinstance(error, TimeoutError):
+        why = f"{path}: no answer within {TIMEOUT_S:g} s"
+    else:
+        why = f"{path}: {getattr(error, 'strerror', None) or error}"
+    return HostError(f"the agent does not answer: {why} (`systemctl status natlb-agent` says how it is)")

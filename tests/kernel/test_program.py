@@ -1,0 +1,167 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program `natlb`, as a run leaves it on the host: what an operator types there, sees, and gets as exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from typing import Any
+
+import pytest
+from _natlb.cli import single_file
+from kernel_lab import drive
+from kernel_lab.balancer import Balancer, service
+from kernel_lab.topology import VIP, WEB
+from test_agent import FAST, crashed, running
+
+SHARED = {"name": "api", "listen": [f"{VIP}:81"], "backends": [{"name": "web1", "address": WEB["web1"]}]}
+
+
+def checks(balancer: Balancer, *words: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the checks by address, and what was complained of."""
+    status, out, err = balancer.natlb("checks", "--json", *words)
+    found = json.loads(out)
+    return status, {"agent": found["agent"], **{item["address"]: item for item in found["checks"]}}, err
+
+
+def test_checks_tell_what_the_agent_knows(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST), {**SHARED, "health": FAST}) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        status, found, err = checks(balancer)
+        assert (status, found["agent"], err) == (0, True, "")
+        good, bad = found[WEB["web1"]], found[WEB["web2"]]
+        assert [item["service"] for item in good["backends"]] == ["web", "api"], "one check for both"
+        assert (good["state"], good["last"]["result"], bad["state"], bad["last"]["result"]) == (
+            "up",
+            "up",
+            "down",
+            "down",
+        )
+        assert bad["last"]["reason"] == f"connect to {WEB['web2']}:80: Connection refused"
+        assert bad["reason"] == f"connect to {WEB['web2']}:80: Connection refused, 2 of 2"
+        assert good["last"]["took_s"] < 0.4
+        assert good["next_in_s"] is None or good["next_in_s"] <= 0.5
+        status, out, err = balancer.natlb("checks")
+        header, *rows = out.splitlines()
+        assert (status, err, len(rows)) == (0, "", 4)
+        assert header.split()[:6] == ["BACKEND", "CHECK", "SERVICES", "EVERY", "TIMEOUT", "STATE"]
+        assert rows[0].split()[:8] == ["web1", "tcp", f"{WEB['web1']}:80", "web,", "api", "500ms", "400ms", "up"]
+        assert rows[1].rstrip().endswith("Connection refused")
+        assert set(checks(balancer, "api")[1]) == {"agent", WEB["web1"]}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP], ids=["ended", "killed", "hangs"])
+@pytest.mark.engines("nftables")
+def test_checks_without_the_agent_tell_what_was_found_last(balancer: Balancer, how: int) -> None:
+    with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        if how == signal.SIGSTOP:
+            here.send(how)
+        else:
+            here.stop(how)
+        try:
+            status, found, err = checks(balancer)
+            assert (status, found["agent"]) == (6, False)
+            assert [found[WEB[name]]["state"] for name in ("web1", "web2")] == ["up", "down"]
+            assert found[WEB["web2"]]["reason"].endswith("Connection refused, 2 of 2")
+            assert found[WEB["web1"]]["last"]["took_s"] is None
+            words = "no answer within 5 s" if how == signal.SIGSTOP else "nobody listens"
+            assert err.startswith("natlb: the agent does not answer: ")
+            assert words in err
+            assert err.endswith("this is what was found last\n")
+            if how == signal.SIGKILL:
+                status, out, err = balancer.natlb("checks")
+                assert status == 6
+                assert "NEXT" not in out, "only the agent knows"
+        finally:
+            with contextlib.suppress(KeyError):
+                here.send(signal.SIGCONT)
+
+
+@pytest.mark.engines("nftables")
+def test_no_checks_are_no_problem(balancer: Balancer) -> None:
+    installed(balancer)
+    assert balancer.natlb("checks") == (0, "no health checks are declared\n", "")
+    assert json.loads(balancer.natlb("checks", "--json")[1]) == {"agent": False, "checks": []}
+
+
+# -- exit codes ------------------------------------------------------------------------------------------------------
+
+
+def installed(balancer: Balancer, **keys: Any) -> Balancer:
+    """A service, and the program without its agent."""
+    balancer.apply([service(**keys)], agent=True, program=single_file.text)
+    return balancer
+
+
+def test_done_and_nothing_to_do(balancer: Balancer) -> None:
+    here = installed(balancer)
+    assert here.natlb("drain", "web2", "--reason", "why not")[:2] == (0, "web2 of web: changed, 0 connections left\n")
+    assert here.natlb("drain", "web2")[:2] == (0, "web2 of web: was so already, 0 connections left\n")
+    assert set(here.tally(count=6)) == {"web1", "web3", "web4"}
+    assert "why not" in here.natlb("status", "web")[1]
+    assert here.natlb("restore", "web2")[:2] == (0, "web2 of web: changed\n")
+    assert here.natlb("weight", "web1", "2")[:2] == (0, "web1 of web: changed, 0 connections left\n")
+    assert here.natlb("apply")[:2] == (0, "nothing to change\n")
+    assert here.natlb("version")[0] == 0
+
+
+@pytest.mark.engines("nftables")
+def test_errors_and_misunderstandings(balancer: Balancer) -> None:
+    here = installed(balancer)
+    status, _out, err = here.natlb("drain", "web9")
+    assert (status, err.startswith("natlb: backend web9: every service has none")) == (1, True)
+    for words in (["dran", "web1"], ["weight", "web1", "257"], ["drain"], ["drain", "web1", "--timeout", "soon"], []):
+        status, out, err = here.natlb(*words)
+        assert (status, out) == (2, ""), words
+        assert err.startswith("usage: natlb")
+
+
+def test_refused_by_min_active(balancer: Balancer) -> None:
+    here = installed(balancer)
+    status, out, err = here.natlb("drain", "web2", "--min-active", "4")
+    assert (status, out) == (3, "")
+    assert "3 of its backends would serve without web2, and min_active is 4" in err
+    assert set(here.tally(count=8)) == {"web1", "web2", "web3", "web4"}, "nothing was changed"
+    for name in ("web1", "web2", "web3"):
+        assert here.natlb("disable", name)[0] == 0
+    assert here.natlb("weight", "web4", "0")[0] == 3, "the last one stays unless it is said in so many words"
+    assert here.natlb("weight", "web4", "0", "--min-active", "0")[0] == 0
+
+
+def test_the_deadline_passes(balancer: Balancer) -> None:
+    here = installed(balancer)
+    held = here.hold(count=4)
+    (handle,) = [handle for handle, answer in held if answer.name == "web2"]
+    words = ("drain", "web2", "--wait", "--timeout", "1")
+    assert here.natlb(*words)[:2] == (4, "web2 of web: changed, 1 connections left\n")
+    assert here.talk(handle).name == "web2"
+    assert here.natlb(*words, "--close")[:2] == (
+        0,
+        "web2 of web: changed, 1 connections closed, 0 connections left\n",
+    )
+
+
+def test_another_change_waits(balancer: Balancer) -> None:
+    here = installed(balancer)
+    token = here.apply([service(listen=[f"{VIP}:80", f"{VIP}:82"])], agent=True, rollback_after=60).token
+    for words in (["drain", "web2"], ["apply"]):
+        status, out, err = here.natlb(*words)
+        assert (status, out) == (5, "")
+        assert "a change of another run waits to be confirmed; nothing was changed" in err
+    assert not list(here.etc.glob("overrides.json"))
+    assert here.natlb("drain", "web2", "--min-active", "4")[0] == 3
+    assert here.natlb("status")[0] == 0
+    here.host.call(drive.confirm, here._root, token)
+    assert here.natlb("drain", "web2")[0] == 0
+
+
+@pytest.mark.engines("nftables")
+def test_a_reader_that_has_had_enough(balancer: Balancer) -> None:
+    here = installed(balancer)
+    command = f"{here._root}/etc/current/natlb"
+    script = f"python3 -I {command} --root {here._root} status | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
+    assert here.host.run("bash", "-c", script).split() == ["0"]

@@ -1,0 +1,157 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program `natlb`: tables, and what is made of the list of commands."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from _natlb.cli import arguments, commands, main
+from _natlb.health import overview
+from _natlb.health.checks import Status
+from _natlb.health.question import questions
+from _natlb.model.effective import Finding, Findings
+from _natlb.model.services import parse_config
+from _natlb.status import checks_table
+from _natlb.status.columns import aligned, duration, listed, telling
+
+NOW = datetime(2026, 11, 26, 12, 0, 0, tzinfo=UTC)
+HTTP = {"type": "http", "path": "/ready", "host": "www.example.com", "interval": "2s", "fast_interval": "500ms"}
+CONFIG = parse_config(
+    [
+        {
+            "name": name,
+            "listen": f"192.0.2.{number}:80",
+            "health": {**HTTP, "slow_start": f"{number}s"},
+            "backends": [{"name": "web1", "address": "10.0.0.3", "port": 8080}, {"address": "2001:db8::3"}][:1],
+        }
+        for number, name in enumerate(("web", "api", "old"), 1)
+    ],
+    [],
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0ms"),
+        (0.0004, "0ms"),
+        (0.35, "350ms"),
+        (2, "2s"),
+        (2.51, "2.5s"),
+        (59, "59s"),
+        (60, "1m"),
+        (252, "4m12s"),
+        (3 * 3600 + 59, "3h"),
+        (3 * 3600 + 240, "3h4m"),
+        (12 * 86400 + 3600, "12d1h"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_tables() -> None:
+    rows = [("NAME", "NEW", "NOTE"), ("web1", "5", "-"), ("a", "100", "")]
+    assert aligned(telling(rows), ["NEW"]) == ["NAME  NEW", "web1    5", "a     100"]
+    assert listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert listed(["a"]) == "a"
+
+
+def status(**keys: Any) -> Status:
+    ((question, askers),) = questions(CONFIG.services).items()
+    given: dict[str, Any] = {
+        "question": question,
+        "askers": tuple(askers),
+        "finding": Finding("up", "2026-11-26T08:00:00+00:00"),
+        "against": 0,
+        "needed": 3,
+        "result": "up",
+        "last": "200 OK",
+        "took_s": 0.0012,
+        "began": 99.0,
+        "due": 100.75,
+        "damping": 1,
+    }
+    return Status(**{**given, **keys})
+
+
+DOWN = Finding("down", "2026-11-26T11:55:48+00:00", "connect to 10.0.0.3:8080: Connection refused, 3 of 3")
+
+
+@pytest.mark.parametrize(
+    ("keys", "ends"),
+    [
+        ({}, "2s       1s  up     4h       1.2ms  750ms  200 OK"),
+        ({"due": None}, "2s       1s  up     4h       1.2ms   now  200 OK"),
+        (
+            {"against": 1, "result": "down", "last": "no answer within 1 s", "took_s": 1.0},
+            "500ms       1s  up     4h     1/3        1s  750ms  no answer within 1 s",
+        ),
+        (
+            {"finding": DOWN, "result": "down", "last": "Connection refused", "needed": 8, "damping": 4},
+            "2s       1s  down   4m12s  0/8 flapping  1.2ms  750ms  Connection refused",
+        ),
+        ({"finding": None, "began": None, "result": "", "took_s": None, "last": ""}, "2s       1s  unknown   750ms"),
+        ({"result": "unasked", "last": ""}, "2s       1s  up     4h       1.2ms  750ms  not made"),
+    ],
+    ids=["up", "under way", "changing", "flapping", "new", "unasked"],
+)
+def test_a_check_is_a_line(keys: dict[str, Any], ends: str) -> None:
+    header, line = checks_table.lines(overview.of_agent([status(**keys)], 100.0), NOW)
+    assert header.startswith("BACKEND  CHECK")
+    start = "web1     http 10.0.0.3:8080/ready (www.example.com)  web, api and 1 more  "
+    assert line.startswith(start)
+    assert line[len(start) :].split() == ends.split()
+
+
+@pytest.mark.parametrize(
+    ("found", "ends"), [({}, "2s       1s  unknown"), ({"web": DOWN}, f"2s       1s  down   4m12s  {DOWN.reason}")]
+)
+def test_without_the_agent_what_was_found_last_is_shown(found: dict[str, Finding], ends: str) -> None:
+    ((_question, askers),) = questions(CONFIG.services).items()
+    findings: Findings = {asker.place: found[asker.place.service or ""] for asker in askers if asker.place[0] in found}
+    (_header, line) = checks_table.lines(overview.of_files(CONFIG.services, findings), NOW)
+    assert line.split("1 more")[1].split() == ends.split()
+
+
+def test_both_answers_have_the_same_keys() -> None:
+    (agent,), (files,) = overview.of_agent([status()], 100.0), overview.of_files(CONFIG.services, {})
+    assert agent.keys() == files.keys()
+    assert agent["last"].keys() == files["last"].keys()
+    assert agent["last"]["began_s_ago"] == 1.0
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_carried_out_and_has_an_example() -> None:
+    assert {command.name for command in commands.COMMANDS} == set(main.RUNS)
+    for command in commands.COMMANDS:
+        assert command.examples, command.name
+        for line, _says in command.examples:
+            assert command.name in line
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: str(command.name))
+def test_examples_are_understood(command: commands.Command) -> None:
+    for line, _says in command.examples:
+        words = shlex.split(line.partition(" && ")[0].partition(" > ")[0].partition(" | ")[0])
+        if words[0] == commands.PROGRAM:
+            assert arguments.parser().parse_args(words[1:]).command == command.name
+
+
+@pytest.mark.parametrize("words", [[], *([command.name] for command in commands.COMMANDS)])
+def test_help_has_examples_and_exit_codes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([*words, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:\n" in text
+    command = next((item for item in commands.COMMANDS if words == [item.name]), None)
+    codes = [int(line.split()[0]) for line in text.partition("exit codes:\n")[2].splitlines()]
+    assert codes == (arguments.exits(command) if command else list(commands.EXIT_CODES))
