@@ -79,7 +79,7 @@ class Host:
         self.root = root
         self.paths = store.Paths(root / "etc/natlb", root / "run/natlb", root)
         self.systemd = Systemd()
-        for folder in ("etc/systemd/system", "etc/sysctl.d", "etc/modules-load.d", "run"):
+        for folder in ("etc/systemd/system", "etc/sysctl.d", "etc/modules-load.d", "usr/local/sbin", "run"):
             (root / folder).mkdir(parents=True)
 
     def request(self, name: str = "", **options: Any) -> Request:
@@ -88,7 +88,8 @@ class Host:
         config = parse_config(services, options.get("egress", []) if name else [])
         forwarding, persist = options.get("forwarding", True), options.get("persist", True)
         firewall = options.get("firewall", "warn")
-        return Request(config, "auto", None, forwarding, persist, self.paths, firewall=firewall)
+        program = options.get("program")
+        return Request(config, "auto", None, forwarding, persist, self.paths, firewall=firewall, program=program)
 
     def plan(self, name: str = "", **options: Any) -> tuple[Part, Staging]:
         """See `request`; and `engine` and `settings`."""

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One host of a fleet: the first process of its own network, mount and pid namespaces, which greets who connects.
 
-Run by fleet.py through unshare(1) as `python fleet_host.py PORT`. It has its own /run and /etc, in memory, and ends
-with its standard input.
+Run by fleet.py through unshare(1) as `python fleet_host.py PORT`. It has its own /run, /etc and
+/usr/local/sbin, in memory, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def own_folders() -> None:
         elif path.exists():
             shutil.copy(path, made / path.name)
     subprocess.run(["mount", "--bind", str(made), str(etc)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "fleet", "/usr/local/sbin"], check=True)
 
 
 def greet(listener: socket.socket) -> None:

@@ -138,6 +138,16 @@ def test_all_is_well(rollout: Rollout) -> None:
         assert boots(member)
 
 
+def test_the_program_is_at_hand_and_goes_with_the_rest(rollout: Rollout) -> None:
+    """Also where no agent runs."""
+    assert rollout.deploy().status == 0
+    (first, *_others) = rollout.hosts.members
+    assert "192.0.2.10:80" in first.run("natlb", "status")
+    assert first.run("natlb", "drain", "198.51.100.1", "--min-active", "0").startswith("198.51.100.1 of web: changed")
+    rollout.deploy("--extra-vars=natlb_state=absent")
+    assert first.run("sh", "-c", "ls -A /usr/local/sbin; find /etc /run -name '*natlb*' -not -path '/run/etc*'") == ""
+
+
 def test_a_host_that_fails_leaves_the_others_complete(rollout: Rollout) -> None:
     first, second, third = rollout.hosts.members
     break_nft(second)

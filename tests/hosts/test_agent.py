@@ -18,7 +18,7 @@ from machine import Machine
 ROLLBACK_AFTER_S = 45
 #: On a processor that is emulated, answers take their time.
 HEALTH = {"type": "tcp", "port": 80, "interval": "3s", "timeout": "2s", "fall": 2, "rise": 1}
-PROGRAM = "python3 /etc/natlb/current/natlb"
+PROGRAM = "natlb"
 WAIT = "timeout 120 sh -c \"until journalctl -u natlb-agent --no-pager -o cat | grep -q '{}'; do sleep 0.2; done\""
 
 
@@ -65,7 +65,7 @@ def test_its_life(host: Machine, controller: Controller, lab: Lab) -> None:
     assert host.run("systemctl --failed --no-legend") == ""
     removed = controller.run("remove")
     assert removed.status == 0, removed.said
-    assert host.run("systemctl list-units 'natlb*' --all --plain --no-legend; find /etc /run -path '*natlb*'") == ""
+    assert host.run("systemctl list-units 'natlb*' --all --plain --no-legend; find /etc /run /usr/local -path '*natlb*'") == ""
 
 
 def test_its_sandbox(host: Machine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,55 @@ def test_only_what_is_not_this_process_s_own_has_an_owner(host: Host, monkeypatc
     monkeypatch.setattr(staging.os, "geteuid", lambda: 54321)
     part, _staged = host.plan("web")
     assert "owner" in unified(part.live, part.wanted)
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def echoing() -> str:
+    return "import sys\nprint(sys.argv[1:], sys.flags.isolated)\n"
+
+
+@pytest.mark.parametrize("systemd", [True, False], ids=["systemd", "without systemd"])
+def test_the_program_is_in_the_path_of_root(host: Host, monkeypatch: pytest.MonkeyPatch, systemd: bool) -> None:
+    monkeypatch.setattr(units, "systemd_runs", lambda: systemd)
+    path = host.root / "usr/local/sbin/natlb"
+    assert host.run("web", program=echoing)
+    assert path.stat().st_mode & 0o7777 == 0o755
+    said = subprocess.run([path, "drain", "web 2"], capture_output=True, text=True, check=True).stdout
+    assert said == "['drain', 'web 2'] 1\n"
+    assert not host.run("web", program=echoing)
+    assert not host.run("web"), "who only looks brings no program"
+    assert not [name for name in host.systemd.told if "agent" in name], "nothing is checked"
+    path.chmod(0o644)
+    assert host.run("web", program=echoing)
+    assert host.run("")
+    assert host.files() == {}
+
+
+@pytest.mark.parametrize("others", ["text", "link"])
+def test_a_program_of_others_stays(host: Host, others: str) -> None:
+    path = host.root / "usr/local/sbin/natlb"
+    if others == "text":
+        path.write_text("#!/bin/sh\n# of somebody else\n")
+    else:
+        path.symlink_to("/opt/natlb/bin/natlb")
+    before = host.files()
+    assert host.run("web", program=echoing)
+    assert not host.run("web", program=echoing)
+    assert host.run("")
+    assert host.files() == before
+
+
+def test_no_place_for_the_command_is_no_error(host: Host) -> None:
+    (host.root / "usr/local/sbin").rmdir()
+    assert host.run("web", program=echoing)
+    assert not host.run("web", program=echoing)
+    assert not (host.root / "usr/local/sbin").exists()
+
+
+def test_only_root_may_use_it(host: Host) -> None:
+    host.run("web", program=echoing)
+    text = (host.root / "usr/local/sbin/natlb").read_text().replace("$(id -u)", "1000")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "natlb: only root may do this (sudo natlb)\n")

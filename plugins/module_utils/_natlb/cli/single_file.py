@@ -63,7 +63,7 @@ sys.exit(main())
 def text() -> str:
     """The program, of the code that runs now."""
     packed = _packed()
-    armoured = base64.b64encode(zlib.compress(packed, 9)).decode()
+    armoured = base64.b64encode(zlib.compress(packed, 6)).decode()
     lines = "\n".join(armoured[at : at + 120] for at in range(0, len(armoured), 120))
     return _TEMPLATE.format(digest=_digest(packed), packed=lines)
 

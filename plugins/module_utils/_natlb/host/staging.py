@@ -102,6 +102,12 @@ def owner(path: Path | str) -> tuple[int, int] | None:
 
 
 @observed
+def is_writable(folder: Path | str) -> bool:
+    """Whether there is such a folder, on a file system that can be written to."""
+    return os.access(folder, os.W_OK)
+
+
+@observed
 def wants_folders(folder: Path | str) -> list[str]:
     """The folders of links by which units want others, see systemd.unit(5)."""
     return sorted(map(str, Path(folder).glob("*.wants")))
@@ -258,5 +264,5 @@ def system_folders(paths: Paths) -> list[Path]:
     if paths.system is None:
         return []
     unit_folder = paths.system / "etc/systemd/system"
-    more = [paths.system / "etc/sysctl.d", paths.system / "etc/modules-load.d"]
+    more = [paths.system / name for name in ("etc/sysctl.d", "etc/modules-load.d", "usr/local/sbin")]
     return [unit_folder, *map(Path, wants_folders(unit_folder)), *more]

@@ -1,17 +1,22 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the agent needs on a host: the program, among the files that boot, and a unit that runs it."""
+"""The program on a host: among the files that boot, with a command in the path of root, and a unit that runs it as the
+agent where one is needed."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
+from ..host import boot_set, staging
+from ..host.staging import Entry
 from ..host.store import Content
 from ..model.entities import Service
 from .request import Request
-from .unit_files import PROGRAM, AgentUnit
+from .unit_files import PROGRAM, WRITTEN, AgentUnit
 
 
 def runs(request: Request) -> bool:
@@ -25,8 +30,6 @@ def _needs_agent(service: Service) -> bool:
 
 def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
     """The program. Whoever brings none, such as a look at the host, leaves the one that is there."""
-    if not runs(request):
-        return {}
     if request.program is not None:
         return {PROGRAM: (request.program(), 0o700)}
     return {PROGRAM: live[PROGRAM]} if PROGRAM in live else {}
@@ -34,10 +37,46 @@ def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
 
 def unit(request: Request, boots: Mapping[str, Content]) -> AgentUnit | None:
     """What its unit depends on, where the program is among the files that boot. The Python is that of this run."""
-    if PROGRAM not in boots:
+    if PROGRAM not in boots or not runs(request):
         return None
     programs = any(s.health is not None and s.health.type == "command" for s in request.config.services)
-    return AgentUnit(sys.executable or "/usr/bin/python3", programs)
+    return AgentUnit(_python(), programs)
+
+
+def _python() -> str:
+    return sys.executable or "/usr/bin/python3"
+
+
+def command_path(system: Path) -> Path:
+    """Where an operator finds the program."""
+    return system / "usr/local/sbin" / PROGRAM
+
+
+def command(request: Request, boots: Mapping[str, Content], live: Mapping[Path, Entry]) -> dict[Path, Entry]:
+    """What runs the program with the Python of this run, where there is room for it. A link would not do: what is below
+    /etc cannot be executed on every host."""
+    if request.paths.system is None or PROGRAM not in boots:
+        return {}
+    path = command_path(request.paths.system)
+    if is_of_others(path, live.get(path)) or not staging.is_writable(path.parent):
+        return {}
+    program = request.paths.etc / boot_set.CURRENT / PROGRAM
+    text = _COMMAND.format(written=WRITTEN, python=shlex.quote(_python()), program=shlex.quote(str(program)))
+    return {path: (text, 0o755)}
+
+
+def is_of_others(path: Path, entry: Entry | None) -> bool:
+    """Whether somebody else has a program of this name."""
+    is_command = path.parts[-3:] == ("local", "sbin", PROGRAM)
+    return is_command and entry is not None and (isinstance(entry, str) or WRITTEN not in entry[0])
+
+
+_COMMAND = """\
+#!/bin/sh
+{written}
+[ "$(id -u)" -eq 0 ] || {{ echo 'natlb: only root may do this (sudo natlb)' >&2; exit 1; }}
+exec {python} -I {program} "$@"
+"""
 
 
 def warnings(request: Request, systemd: bool) -> list[str]:

@@ -130,6 +130,7 @@ def _known(paths: Paths) -> Iterable[Path]:
     # Not by a pattern with the name in it: that would pass over links that lead nowhere.
     yield from (Path(wants, name) for wants in staging.wants_folders(folder) for name in unit_files.NAMES)
     yield from _setting_paths(paths.system)
+    yield agent_files.command_path(paths.system)
 
 
 def _unit_folder(system: Path) -> Path:
@@ -173,7 +174,7 @@ def wanted(
     etc = request.paths.etc
     has = (UPLINKS_SCRIPT in files, agent_files.unit(request, files))
     found = unit_files.units(etc, *has, loads_modules) if live.systemd else []
-    entries: dict[Path, Entry] = {**beside, **boot_set.links(etc)}
+    entries: dict[Path, Entry] = {**beside, **boot_set.links(etc), **agent_files.command(request, files, live.entries)}
     if request.paths.system is not None and live.systemd:
         entries.update(_unit_entries(request.paths.system, found))
         if SYSCTL in files:
@@ -275,7 +276,8 @@ def _without_those_of_others(paths: Paths, live: Boot, wants: Wanted) -> Boot:
         one_more = path.parent.suffix == ".wants" and path.name in names
         return path in wants.entries or not (one_more or (without_systemd and paths.system in path.parents))
 
-    return replace(live, entries={path: entry for path, entry in live.entries.items() if is_ours(path)})
+    ours = {p: e for p, e in live.entries.items() if is_ours(p) and not agent_files.is_of_others(p, e)}
+    return replace(live, entries=ours)
 
 
 def _order(
