@@ -108,6 +108,9 @@ services:
     affinity:
       description: How many seconds a client keeps its backend. V(0) if affinity is off.
       type: int
+    redispatch:
+      description: Whether an attempt that a backend refuses, or does not answer, takes another backend.
+      type: bool
     interface:
       description: The interface that its clients have to come in by. Null for all interfaces.
       type: str

@@ -65,7 +65,10 @@ def test_its_life(host: Machine, controller: Controller, lab: Lab) -> None:
     assert host.run("systemctl --failed --no-legend") == ""
     removed = controller.run("remove")
     assert removed.status == 0, removed.said
-    assert host.run("systemctl list-units 'natlb*' --all --plain --no-legend; find /etc /run /usr/local -path '*natlb*'") == ""
+    assert (
+        host.run("systemctl list-units 'natlb*' --all --plain --no-legend; find /etc /run /usr/local -path '*natlb*'")
+        == ""
+    )
 
 
 def test_its_sandbox(host: Machine) -> None:

@@ -30,6 +30,7 @@ def checks(balancer: Balancer, *words: str) -> tuple[int, dict[str, Any], str]:
 def test_checks_tell_what_the_agent_knows(balancer: Balancer) -> None:
     with running(balancer, service(health=FAST), {**SHARED, "health": FAST}) as here, crashed(balancer, "web2"):
         here.wait_for("web2 of web is down")
+        assert [item["redispatch"] for item in balancer.info()["services"]] == [True, False]
         status, found, err = checks(balancer)
         assert (status, found["agent"], err) == (0, True, "")
         good, bad = found[WEB["web1"]], found[WEB["web2"]]

@@ -116,6 +116,13 @@ def test_one_row_is_enough_to_show_a_column(more: dict[str, Any], column: str) -
     assert column in lines[0].split()
 
 
+def test_services_that_redispatch_are_marked() -> None:
+    lines = status_table({"lb1": info(service(redispatch=True), service("dns", redispatch=False))})
+    assert "REDISPATCH" in lines[0]
+    marked = {name: line.split()[1:5] for line in lines for name in ("web", "dns") if name in line.split()[:2]}
+    assert [("yes" in words, "-" in words) for words in marked.values()] == [(True, False), (False, True)]
+
+
 def test_a_backup_is_marked() -> None:
     assert (
         "active (backup)" in status_table({"lb1": info(service(backends=[backend("b", "10.0.0.5", backup=True)]))})[1]

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from _natlb.cli import arguments, commands, main
+from _natlb.cli import arguments, commands, completion, main, manual
 from _natlb.health import overview
 from _natlb.health.checks import Status
 from _natlb.health.question import questions
@@ -130,7 +135,7 @@ def test_both_answers_have_the_same_keys() -> None:
 
 
 def test_every_command_is_carried_out_and_has_an_example() -> None:
-    assert {command.name for command in commands.COMMANDS} == set(main.RUNS)
+    assert {command.name for command in commands.COMMANDS} == set(main.RUNS) - {arguments.COMPLETE}
     for command in commands.COMMANDS:
         assert command.examples, command.name
         for line, _says in command.examples:
@@ -155,3 +160,102 @@ def test_help_has_examples_and_exit_codes(words: list[str], capsys: pytest.Captu
     command = next((item for item in commands.COMMANDS if words == [item.name]), None)
     codes = [int(line.split()[0]) for line in text.partition("exit codes:\n")[2].splitlines()]
     assert codes == (arguments.exits(command) if command else list(commands.EXIT_CODES))
+
+
+# -- completion ------------------------------------------------------------------------------------------------------
+
+STATE: dict[str, Any] = {
+    "services": [
+        {
+            "name": "web",
+            "backends": [
+                {"name": "web1", "address": "10.0.0.3", "port": 8080},
+                {"name": "web2", "address": "10.0.0.4", "port": 8080},
+            ],
+        },
+        {"name": "wide", "backends": [{"name": "2001:db8::3", "address": "2001:db8::3", "port": None}, "damaged"]},
+        {"name": None},
+        "damaged",
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("", [command.name for command in commands.COMMANDS]),
+        ("dr", ["drain"]),
+        ("drain web1", ["web1"]),
+        ("drain 10.0.0.4:", ["10.0.0.4:8080"]),
+        ("drain 2001", ["2001:db8::3"]),
+        ("drain --service web --reason ", []),
+        ("drain --service w", ["web", "wide"]),
+        ("drain --service wide ", ["2001:db8::3"]),
+        ("drain web1 ", []),
+        ("drain --wait web1 --", ["--service", "--reason", "--timeout", "--close", "--min-active", "--help"]),
+        ("drain --timeout ", []),
+        ("weight web1 ", []),
+        ("status wi", ["wide"]),
+        ("status --json w", ["web", "wide"]),
+        ("completion ", ["bash", "zsh", "fish"]),
+        ("dran ", []),
+    ],
+)
+def test_what_a_shell_offers(line: str, offered: list[str]) -> None:
+    found = completion.candidates(line.split(" "), STATE)
+    assert [word for word, _says in found] == offered
+    assert not any(set("\t\n") & set(word + says) for word, says in found)
+
+
+@pytest.mark.parametrize("state", [{}, {"services": 3}, {"services": [{"name": "web", "backends": None}]}])
+def test_a_damaged_state_offers_less(state: dict[str, Any]) -> None:
+    assert [word for word, _says in completion.candidates(["drain", ""], state)] == []
+
+
+#: A shell with a program `natlb` that is this code; what it offers, a line each.
+BASH = """
+natlb() {{ {python} -c 'import sys; sys.path.insert(0, sys.argv[1]); from _natlb.cli.main import main
+sys.exit(main(["--root", sys.argv[2], *sys.argv[3:]]))' {core} {root} "$@"; }}
+source <(natlb completion bash)
+COMP_LINE={line} COMP_POINT=${{#COMP_LINE}} COMP_WORDBREAKS={breaks}
+_natlb
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("natlb dr", ["drain"]),
+        ("natlb drain web", ["web1", "web2"]),
+        ("natlb drain 10.0.0.4:8", ["8080"]),
+        ("natlb drain 2001:db", ["db8::3"]),
+        ("natlb drain web1 --service ", ["web", "wide"]),
+    ],
+)
+def test_bash_completes(tmp_path: Path, line: str, offered: list[str]) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "state.json").write_text(json.dumps(STATE))
+    words = {"python": sys.executable, "core": Path(main.__file__).parents[2], "root": tmp_path, "line": line}
+    script = BASH.format(breaks="$' \\t\\n\"=:'", **{name: shlex.quote(str(word)) for name, word in words.items()})
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == offered, done.stderr
+
+
+# -- manual page -----------------------------------------------------------------------------------------------------
+
+
+def test_the_manual_page_has_all_that_can_be_typed() -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "--local-file", "-"], input=manual.page(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(re.sub(r".\x08", "", done.stdout).replace("\u2010\n", "").split())
+    for command in commands.COMMANDS:
+        for item in command.arguments:
+            assert item.shown in text
+            assert item.help.split(",")[0][1:] in text
+        for line, _says in command.examples:
+            assert line in text
+    for code, words in commands.EXIT_CODES.items():
+        assert f"{code} {words}" in text

@@ -13,6 +13,8 @@ from . import commands
 from .commands import COMMANDS, EXIT_CODES, INTERRUPTED, Command
 
 _WIDTH = 100
+#: The command that completes a command line, see `completion.py`.
+COMPLETE = "complete"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_arguments(one, command)
+    # For shells. Without help it is not in the list.
+    subparsers.add_parser(COMPLETE).add_argument("words", nargs=argparse.REMAINDER)
     return found
 
 

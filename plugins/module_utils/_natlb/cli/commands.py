@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple
 from ..model.entities import MAX_WEIGHT
 
 PROGRAM = "natlb"
+SHELLS = ("bash", "zsh", "fish")
 DESCRIPTION = "NAT load balancing with the kernel, as the collection natlb.netfilter has declared it on this host."
 
 DONE, ERROR, USAGE, TOO_FEW, TOO_LATE, BUSY, NO_AGENT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
@@ -180,6 +181,26 @@ COMMANDS = (
         "check backends, and keep the rules",
         "The unit natlb-agent.service runs it.",
         [("systemctl status natlb-agent", "how it is")],
+    ),
+    Command(
+        "completion",
+        "print what completes command lines in a shell",
+        "It completes commands, options, and the names of services and backends.",
+        [
+            ("natlb completion bash > /etc/bash_completion.d/natlb", "for new shells of everybody"),
+            ("natlb completion zsh > /usr/local/share/zsh/site-functions/_natlb", "the same for zsh"),
+            ("natlb completion fish > /etc/fish/completions/natlb.fish", "the same for fish"),
+        ],
+        [Argument("shell", "bash, zsh or fish", str, names=SHELLS)],
+    ),
+    Command(
+        "manual",
+        "print the manual page",
+        "In the language of man(7).",
+        [
+            ("natlb manual | man -l -", "read it"),
+            ("natlb manual > /usr/local/share/man/man8/natlb.8", "from then on, man natlb shows it"),
+        ],
     ),
     Command(
         "version",

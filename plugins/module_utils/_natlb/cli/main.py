@@ -162,6 +162,25 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             agent.run()
 
 
+def _completion(parsed: argparse.Namespace, _paths: Paths) -> None:
+    from . import completion  # noqa: PLC0415
+
+    sys.stdout.write(completion.SCRIPTS[parsed.shell])
+
+
+def _complete(parsed: argparse.Namespace, paths: Paths) -> None:
+    from . import completion  # noqa: PLC0415
+
+    found = completion.candidates(parsed.words[1:], store.read_state(paths))
+    sys.stdout.writelines(f"{word}\t{says}\n" for word, says in found)
+
+
+def _manual(_parsed: argparse.Namespace, _paths: Paths) -> None:
+    from . import manual  # noqa: PLC0415
+
+    sys.stdout.write(manual.page())
+
+
 def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
     from . import single_file  # noqa: PLC0415
 
@@ -175,5 +194,8 @@ RUNS = {
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),
     "apply": _apply,
     "agent": _agent,
+    "completion": _completion,
+    arguments.COMPLETE: _complete,
+    "manual": _manual,
     "version": _version,
 }

@@ -136,6 +136,7 @@ def _service(
         "protocol": list(service.protocols),
         "method": service.method,
         "affinity": service.affinity_s,
+        "redispatch": service.redispatch,
         "interface": service.interface,
         "restricted": bool(service.allow_from),
         "max_connections_per_client": service.max_connections_per_client,

@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .columns import Row, aligned
+from .columns import Row, aligned, endpoint
 
 HEADER = (
-    *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD"),
+    *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD", "REDISPATCH"),
     *("BACKEND", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SHARE", "NEW", "ACTIVE", "WHY"),
 )
 _NUMBERS = ("WEIGHT", "SHARE", "NEW", "ACTIVE")
 # A cell that would only repeat the one above it is left empty: those of a host, and then those of a service.
 _HOST = 2
-_GROUPS = 5
+_GROUPS = 6
 # What says nothing where every row has it.
 _ORDINARY = {
     "CONDITION": "ok",
     "METHOD": "round_robin",
+    "REDISPATCH": "-",
     "WEIGHT": "1",
     "STATE": "active",
     "HEALTH": "-",
@@ -67,7 +68,8 @@ def _rows(host: str, info: Any) -> Iterator[Row]:
     for service in services or []:
         listen = list(service["listen"])
         where = listen[0] if len(listen) == 1 else f"{listen[0]} (+{len(listen) - 1})" if listen else ""
-        group = (host, condition, str(service["name"]), where, str(service["method"]))
+        redispatch = "yes" if service.get("redispatch") else "-"
+        group = (host, condition, str(service["name"]), where, str(service["method"]), redispatch)
         for backend in service["backends"]:
             yield (*group, *_backend(backend))
         if not service["backends"]:
@@ -75,9 +77,7 @@ def _rows(host: str, info: Any) -> Iterator[Row]:
 
 
 def _backend(backend: Mapping[str, Any]) -> Row:
-    address, port = str(backend["address"]), backend.get("port")
-    if port:
-        address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    address = endpoint(str(backend["address"]), backend.get("port"))
     state = str(backend["state"]) + (" (backup)" if backend.get("backup") else "")
     health = backend.get("health")
     return (
