@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kernel_lab import drive, staying, traffic
+from kernel_lab import staying, traffic
 from kernel_lab.balancer import Balancer, Mapping, service
 from kernel_lab.topology import NAMES, VIP, VIP6, WEB, WEB6
 
@@ -42,6 +41,9 @@ class Staying:
     def find(self, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
         """Whether the host was read, and what was run."""
         return self.balancer.host.call(staying.find, self.balancer._root, *found)
+
+    def find_in_the_sandbox(self, *found: tuple[str, str, str]) -> None:
+        self.balancer.host.call(staying.find_in_the_sandbox, self.balancer._root, *found)
 
     def is_current(self) -> bool:
         return bool(self.balancer.host.call(staying.is_current, self.balancer._root))
@@ -180,16 +182,3 @@ def test_attempts_that_a_dark_host_has_swallowed_take_another(balancer: Balancer
     assert not [item.answer.error for item in found if item.answer.error]
     assert "web2" not in {item.answer.who for item in found}
     print(f"{balancer.engine}: 0 of {len(found)} failed, the longest waited {max(i.waited_s for i in found):.2f} s")
-
-
-@pytest.mark.engines(*NUMBERED)
-def test_a_change_that_waits_is_waited_for(balancer: Balancer) -> None:
-    here = Staying(balancer, CHECKED)
-    outcome = balancer.apply([CHECKED, OTHER], rollback_after=60)
-    finding = threading.Thread(target=here.find, args=(web2("down"),))
-    finding.start()
-    balancer.host.call(drive.confirm, balancer._root, outcome.token)
-    finding.join(timeout=30)
-    assert not finding.is_alive()
-    assert balancer.tally(count=6) == WITHOUT
-    assert balancer.tally(f"{VIP}:8080", 1).total() == 1

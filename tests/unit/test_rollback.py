@@ -48,7 +48,7 @@ def undone(paths: store.Paths) -> list[str]:
 
 
 def test_it_runs_when_the_change_begins(paths: store.Paths) -> None:
-    token = rollback.arm(paths, 300, [], Staging())
+    token = rollback.arm(paths, 300, rollback.WayBack([]), Staging())
     (directory,) = rollback.pending(paths)
     assert (directory / "running").exists()
     assert not (directory / "undo").stat().st_mode & 0o111, "nothing executes it"
@@ -63,12 +63,14 @@ def test_one_that_cannot_be_started_is_told_before_anything_is_changed(
     monkeypatch.setattr(rollback, "_HEAD", f"{fault}\n")
     monkeypatch.setattr(rollback, "START_TIMEOUT_S", 0.2)
     with pytest.raises(HostError, match=r"cannot be started, so nothing was changed \(to see why, run `/bin/sh /"):
-        rollback.arm(paths, 300, [], Staging())
+        rollback.arm(paths, 300, rollback.WayBack([]), Staging())
     assert list(paths.run.glob("rollback.*")) == []
 
 
 def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) -> None:
-    rollback.arm(paths, 1, [("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")], Staging())
+    rollback.arm(
+        paths, 1, rollback.WayBack([("nobody-knows-this", ""), (f"cat > {tmp_path}/second", "done")]), Staging()
+    )
     _when, *said = undone(paths)
     assert said[0] == "but not completely:"
     assert "nobody-knows-this" in said[1]
@@ -76,11 +78,11 @@ def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) 
 
 
 def test_a_confirmation_whose_answer_was_lost_is_made_again(paths: store.Paths) -> None:
-    token = rollback.arm(paths, 300, [], kept(paths, "{}"))
+    token = rollback.arm(paths, 300, rollback.WayBack([]), kept(paths, "{}"))
     for _turn in range(3):
         rollback.confirm(paths, token)
     assert (paths.etc / store.STATE).exists()
-    later = rollback.arm(paths, 300, [], kept(paths, "{ }"))
+    later = rollback.arm(paths, 300, rollback.WayBack([]), kept(paths, "{ }"))
     with pytest.raises(HostError, match="another run has replaced it"):
         rollback.confirm(paths, token)
     rollback.confirm(paths, later)
@@ -88,7 +90,7 @@ def test_a_confirmation_whose_answer_was_lost_is_made_again(paths: store.Paths) 
 
 def test_a_removal_can_be_confirmed_again_though_it_leaves_nothing(paths: store.Paths) -> None:
     put(paths, kept(paths, "{}"))
-    token = rollback.arm(paths, 300, [], gone(paths))
+    token = rollback.arm(paths, 300, rollback.WayBack([]), gone(paths))
     rollback.confirm(paths, token)
     assert not paths.etc.exists()
     assert not paths.run.exists()
@@ -100,7 +102,7 @@ def test_a_removal_can_be_confirmed_again_though_it_leaves_nothing(paths: store.
 
 def test_a_removal_that_was_undone_is_not_confirmed(paths: store.Paths) -> None:
     put(paths, kept(paths, "{}"))
-    token = rollback.arm(paths, 1, [], gone(paths))
+    token = rollback.arm(paths, 1, rollback.WayBack([]), gone(paths))
     undone(paths)
     with pytest.raises(HostError, match="nobody confirmed the change in time"):
         rollback.confirm(paths, token)

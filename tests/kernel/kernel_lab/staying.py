@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from _natlb.host import processes, tracked
+from _natlb.host import processes, scratch, tracked
 from _natlb.model.effective import Finding, Place
 from _natlb.plan.running import Running
 
@@ -37,6 +37,12 @@ def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
     findings = {Place(name, address, None): Finding(state, "", "a test says so") for name, address, state in found}
     with _lines_run() as lines:
         return _running[root].find(findings) is not None, lines
+
+
+def find_in_the_sandbox(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
+    """The same where no namespace is to be had to ask about rules, as in the sandbox of the agent's unit."""
+    with mock.patch.object(scratch, "listed", return_value=None):
+        return find(root, *found)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ EXIT_CODES = {
     USAGE: "The command line was not understood.",
     TOO_FEW: "Refused: fewer backends would be left than --min-active asks for. Nothing was changed.",
     TOO_LATE: "The backend is out of the rotation, and still had connections when the time of --timeout was over.",
-    BUSY: "Another change is under way, or waits for its confirmation. Nothing was changed.",
+    BUSY: "Another change is under way. Nothing was changed.",
     NO_AGENT: "The agent does not answer. What is shown is what it found last.",
     INTERRUPTED: "Ended by Ctrl-C.",
 }

@@ -111,7 +111,6 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> int:
         check=False,
         paths=paths,
         variant=parsed.variant,
-        patience_s=0,
     )
     left = told["active_connections"]
     words = ["changed" if told["changed"] else "was so already"]
@@ -124,7 +123,7 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> int:
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..plan import running  # noqa: PLC0415
 
-    outcome = running.restore(paths, parsed.variant, patience_s=0)
+    outcome = running.restore(paths, parsed.variant)
     sys.stdout.write(outcome.diff)
     for warning in outcome.warnings:
         _say(f"natlb: {warning}", sys.stderr)

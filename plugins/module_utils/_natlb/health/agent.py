@@ -168,9 +168,6 @@ class Agent:
             if not self._running.is_current() and self._restore_at is None:
                 self._restore_at = max(now, self._calm.until)
         due = self._restore_at is not None and now >= self._restore_at
-        # While a change waits, the live rules are of a declaration that is not kept yet.
-        if (due or self._found) and self._running.waits():
-            return
         if due:
             self._restore(now)
         if self._found and self._pace.take(now):
@@ -180,8 +177,10 @@ class Agent:
             except NatlbError:
                 self._found = {**found, **self._found}
                 raise
-            if outcome is not None and outcome.transaction == "replace":
-                self._tell_back(outcome.transaction)
+            if outcome is not None:
+                self._follow_declaration(now)
+                if outcome.transaction == "replace":
+                    self._tell_back(outcome.transaction)
             self._settle_at = now + SETTLE_S if outcome is None else None
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
@@ -198,6 +197,10 @@ class Agent:
         if outcome.transaction != "none" and self._began:
             self._tell_back(outcome.transaction)
         self._began = True
+        self._follow_declaration(now)
+
+    def _follow_declaration(self, now: float) -> None:
+        """Check what is declared now."""
         checked = [service for service in self._running.config.services if service.health is not None]
         self._checker.set_checks(checked, self._running.findings, now)
         self._levels.set_services(self._running.to_level(), self._running.multiples, now)
@@ -274,11 +277,10 @@ class Agent:
 
     def _next(self, now: float) -> float:
         due = [self._look_at, self._levels.due]
-        waits = self._running.waits() if self._found or self._restore_at is not None else False
         if self._found:
-            due.append(now + (0.1 if waits else self._pace.wait_s(now)))
+            due.append(now + self._pace.wait_s(now))
         if self._restore_at is not None:
-            due.append(max(self._restore_at, now + 0.1 * waits))
+            due.append(self._restore_at)
         if self._settle_at is not None or self._child is not None:
             due.append(max(now + 0.1, self._settle_at or 0.0))
         check = self._checker.next_due()

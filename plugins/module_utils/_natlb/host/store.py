@@ -18,8 +18,8 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Paths:
     etc: Path = Path("/etc/natlb")
     run: Path = Path("/run/natlb")
     system: Path | None = None
+    #: Texts that stand for those of files, None for no file: what a change that waits for its confirmation will leave.
+    staged: Mapping[Path, str | None] = field(default_factory=dict, hash=False)
 
 
 DEFAULT_PATHS = Paths(system=Path("/"))
@@ -114,14 +116,28 @@ def _mapping(text: str | None) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
+def kept_text(paths: Paths, path: Path) -> str | None:
+    """The text of a file that a run has kept, or that a change which waits will keep; None where there is none."""
+    return paths.staged[path] if path in paths.staged else read_text(path)
+
+
 def read_state(paths: Paths) -> dict[str, Any]:
     """What the last successful run declared."""
-    return read_json(paths.etc / STATE) or read_json(paths.run / STATE)
+    for path in (paths.etc / STATE, paths.run / STATE):
+        staged = _mapping(paths.staged[path]) if path in paths.staged else read_json(path)
+        if staged:
+            return staged
+    return {}
 
 
 def state_path(paths: Paths) -> Path | None:
     """Where that is kept: in `run` with `persist: false`. None where nothing is declared."""
-    return next((path / STATE for path in (paths.etc, paths.run) if exists(path / STATE)), None)
+    places = (paths.etc / STATE, paths.run / STATE)
+    return next((path for path in places if _is_kept(paths, path)), None)
+
+
+def _is_kept(paths: Paths, path: Path) -> bool:
+    return paths.staged[path] is not None if path in paths.staged else bool(exists(path))
 
 
 @observed

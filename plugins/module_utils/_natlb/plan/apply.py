@@ -9,8 +9,9 @@ A plan is a list of parts. Each part has a live and a wanted ruleset, and the co
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,6 @@ from ..firewalls import forward
 from ..host import links, nf_tables, observation, proc, processes, revision, staging, store, sysctl
 from ..host.nf_tables import BaseChain
 from ..host.observation import Watch, digest
-from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.routes import Routes
 from ..host.staging import Staging
@@ -42,8 +42,9 @@ from .outcome import Outcome
 from .overlay import Overlay, Record
 from .parts import Part, engine_part, other_engine_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
+from .rollback import WayBack
 from .stale_flows import delete_stale
-from .undo import undo_commands, undo_now
+from .undo import undo_now, way_back
 
 
 @dataclass
@@ -57,8 +58,9 @@ class Plan:
     rendered: Ruleset
     transaction: Transaction
     parts: list[Part]
-    #: The one of the parts whose `commands` carry `transaction` out.
+    #: The one of the parts whose `commands` carry `transaction` out, and the one of what boots.
     rules: Part
+    files: Part
     #: What is left for the next boot once the rest stands.
     staged: Staging
     #: What the last run has left about normal forms, and those of this run.
@@ -132,6 +134,23 @@ def carry_out(request: Request, state: str, key: str) -> tuple[Plan, Outcome]:
     return plan, outcome
 
 
+def carry_out_live(request: Request) -> tuple[Plan, Outcome, Revision | None]:
+    """The same of a change that waits for its confirmation, to which what boots is left. The revision is the one that
+    this leaves, where it is certain. To be called with the lock held."""
+    began = revision.current()
+    plan, outcome = _planned(request, "present")
+    parts = [part for part in plan.parts if part.differs and part is not plan.files]
+    with _all_or_nothing(parts):
+        _run_commands(plan, parts)
+    outcome.changed = bool(parts)
+    outcome.diff = "".join(unified(part.live, part.wanted) for part in parts)
+    outcome.transaction = plan.transaction.kind
+    outcome.warnings += delete_stale(plan.previous, plan.laid.config)
+    _keep_normal_form(plan)
+    after = began and began.after(sum(part.commits() for part in parts))
+    return plan, outcome, after if after == revision.current() else None
+
+
 def _remember(plan: Plan, key: str, watch: Watch, began: Revision | None, waits: bool) -> None:
     """So that the next run need not look for what this one has left."""
     settings = sysctls(plan.request)
@@ -181,25 +200,34 @@ def _commit_parts(plan: Plan) -> str:
     waits = bool(parts and request.rollback_after_s)
     # Prepared first: a disk that is full must not be found out about when the rules are new already.
     with staging.prepared(request.paths, Staging() if waits else plan.staged) as put_in_place:
-        token = (
-            rollback.arm(request.paths, request.rollback_after_s, _undo_commands(parts), plan.staged) if waits else ""
-        )
+        token = rollback.arm(request.paths, request.rollback_after_s, _way_back(parts), plan.staged) if waits else ""
         try:
-            for part in parts:
-                part.commit()
-            _run_commands(plan, parts)
-            put_in_place()
-        except Exception as error:
-            said = undo_now(parts)
+            with _all_or_nothing(parts):
+                _run_commands(plan, parts)
+                put_in_place()
+        except Exception:
             rollback.disarm(request.paths)
-            if not isinstance(error, HostError):
-                raise
-            raise HostError(f"{error} ({said})") from error
+            raise
     return token
 
 
+@contextlib.contextmanager
+def _all_or_nothing(parts: Sequence[Part]) -> Iterator[None]:
+    """Undo these parts at once where they cannot all be made."""
+    try:
+        yield
+    except Exception as error:
+        said = undo_now(parts)
+        if not isinstance(error, HostError):
+            raise
+        raise HostError(f"{error} ({said})") from error
+
+
 def _run_commands(plan: Plan, parts: list[Part]) -> None:
-    """Run the commands of all parts. Where the kernel refuses the rules, their engine may know another way."""
+    """Commit all parts, and run their commands. Where the kernel refuses the rules, their engine may know another
+    way."""
+    for part in parts:
+        part.commit()
     of_parts = [(part, part.commands()) for part in parts]
     commands = [(part, command) for part, found in of_parts for command in found]
     try:
@@ -214,9 +242,9 @@ def _run_commands(plan: Plan, parts: list[Part]) -> None:
         processes.run_commands([*part.commands(), *later])
 
 
-def _undo_commands(parts: list[Part]) -> list[Command]:
+def _way_back(parts: list[Part]) -> WayBack:
     try:
-        return undo_commands(parts)
+        return way_back(parts)
     except HostError as error:
         raise HostError(
             f"no rollback could be prepared, so nothing was changed: {error} "
@@ -266,7 +294,7 @@ def make_plan(request: Request) -> Plan:
     rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)
     transaction = engine.plan(live, normal.ruleset, rendered)
     kept = (files.staging, known, [normal], warnings, passing, files.records, laid, around)
-    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, *kept)
+    plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, files.part, *kept)
     plan.parts += [
         sysctl_part({**settings, **released}, request.expected),
         *([] if no_ip else [uplinks_part(config, previous, list(idle))]),

@@ -16,7 +16,7 @@ from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import effective
 from ..model.entities import MAX_BACKENDS, Service
-from . import backend_connections, orders, overlay, rollback
+from . import backend_connections, orders, overlay
 from .backend_connections import NONE, Connections
 from .orders import Change, Target
 from .request import Request
@@ -51,11 +51,10 @@ def backend(
     check: bool,
     paths: Paths = DEFAULT_PATHS,
     variant: str | None = None,
-    patience_s: float = rollback.SETTLE_TIMEOUT_S,
 ) -> dict[str, Any]:
-    """What the module `backend` and the program do, and what the module returns. Raises `HostError` and `ConfigError`.
+    """What the module `backend` and the program do, and what the module returns.
 
-    A change that waits for its confirmation is waited for, but no longer than `patience_s`.
+    Raises `HostError` and `ConfigError`.
     """
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
@@ -79,7 +78,7 @@ def backend(
     if check:
         return {**told, "active_connections": None}
     if told["changed"]:
-        given = orders.give(paths, backend, service, order, variant, permit, patience_s)
+        given = orders.give(paths, backend, service, order, variant, permit)
         told["diff"]["prepared"] += given[1].diff
     done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait)
     told["changed"] |= done.closed > 0

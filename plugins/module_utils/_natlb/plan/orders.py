@@ -8,6 +8,7 @@ It is kept beside the declaration (`model/local_state.py`), and the host is made
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ..host.store import Paths
 from ..model import local_state, values
 from ..model.effective import Override, Place
 from ..model.entities import MAX_WEIGHT, Backend, Config, Service
-from . import overlay, rollback, running
+from . import overlay, rollback, running, waiting
 from . import request as requests
 from .outcome import Outcome
 from .request import Request
@@ -120,7 +121,7 @@ class Change(NamedTuple):
 
 def look(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Change:
     """What the order would change. Raises `HostError` where there is no such backend."""
-    return _change(requests.restored(paths, variant)[0], backend, service, order)
+    return _change(requests.restored(waiting.live(paths), variant)[0], backend, service, order)
 
 
 def give(
@@ -130,26 +131,30 @@ def give(
     order: Order,
     variant: str | None = None,
     permit: Callable[[Change], None] = lambda _change: None,
-    patience_s: float = rollback.SETTLE_TIMEOUT_S,
 ) -> tuple[Change, Outcome]:
     """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`.
 
     `permit` raises where the change must not be. It is asked with the lock held: of two orders at a time, the second
-    meets what the first has left. A change that waits for its confirmation is waited for, but no longer than
-    `patience_s`.
+    meets what the first has left. While a change waits for its confirmation, it is said of the former declaration too.
     """
-    with rollback.lock_with_nothing_pending(paths, patience_s):
+    with rollback.lock_with_none_overdue(paths) as directory:
         change = look(paths, backend, service, order, variant)
         permit(change)
         if not change.is_none:
-            _write(_home(change.request), change.after, overlay.identity())
-    return change, running.restore(paths, variant, patience_s)
+            if directory is None:
+                _write(change)
+            else:
+                with contextlib.suppress(HostError):
+                    # The former declaration may have no such backend.
+                    _write(_change(requests.restored(paths, variant)[0], backend, service, order))
+                waiting.say(directory, _path(change.request), _text(change))
+        return change, running.carry_out(paths, variant, directory)[1]
 
 
 def _change(request: Request, backend: str, service: str | None, order: Order) -> Change:
     found = targets(request.config, backend, service)
-    path = _home(request) / store.OVERRIDES
-    kept = local_state.parse_overrides(store.read_text(path), overlay.identity())
+    path = _path(request)
+    kept = local_state.parse_overrides(store.kept_text(request.paths, path), overlay.identity())
     if kept.fault:
         raise HostError(f"{path}: {kept.fault} (a run of the module balancer, or `natlb apply`, puts it right)")
     before = kept.entries
@@ -163,8 +168,8 @@ def _change(request: Request, backend: str, service: str | None, order: Order) -
     return Change(request, found, before, after)
 
 
-def _home(request: Request) -> Path:
-    return request.paths.etc if request.persist else request.paths.run
+def _path(request: Request) -> Path:
+    return (request.paths.etc if request.persist else request.paths.run) / store.OVERRIDES
 
 
 def _words(said: Override) -> str:
@@ -176,9 +181,13 @@ def _same(one: Override, other: Override | None) -> bool:
     return other is not None and (one.state, one.weight) == (other.state, other.weight)
 
 
-def _write(home: Path, kept: Mapping[Place, Override], host: str) -> None:
-    path = home / store.OVERRIDES
-    if kept:
-        store.write_text(path, local_state.dump_overrides(kept, host))
-    else:
+def _text(change: Change) -> str | None:
+    return local_state.dump_overrides(change.after, overlay.identity()) if change.after else None
+
+
+def _write(change: Change) -> None:
+    path, text = _path(change.request), _text(change)
+    if text is None:
         store.remove(path)
+    else:
+        store.write_text(path, text)

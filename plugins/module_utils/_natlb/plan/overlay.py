@@ -115,9 +115,9 @@ def read(request: Request) -> Overlay:
 def _read(request: Request) -> Overlay:
     paths = request.paths
     home, other = (paths.etc, paths.run) if request.persist else (paths.run, paths.etc)
-    said = _first(home / store.OVERRIDES, other / store.OVERRIDES)
-    last = _first(paths.etc / CURRENT / store.EFFECTIVE, paths.run / store.EFFECTIVE)
-    now = _first(paths.run / store.HEALTH)
+    said = _first(paths, home / store.OVERRIDES, other / store.OVERRIDES)
+    last = _first(paths, paths.etc / CURRENT / store.EFFECTIVE, paths.run / store.EFFECTIVE)
+    now = _first(paths, paths.run / store.HEALTH)
     if request.config.empty or (said.text, last.text, now.text) == (None, None, None):
         return Overlay(request.config)
     host = identity()
@@ -148,10 +148,10 @@ class _File:
     text: str | None
 
 
-def _first(*candidates: Path) -> _File:
+def _first(paths: Paths, *candidates: Path) -> _File:
     """The first of them that is there."""
     for path in candidates:
-        text = store.read_text(path)
+        text = store.kept_text(paths, path)
         if text is not None:
             return _File(path, text)
     return _File(candidates[0], None)

@@ -53,6 +53,8 @@ class Part:
     commits: Callable[[], int] = int
     #: Why this host cannot be brought there; empty where it can.
     obstacle: str = ""
+    #: Whether it is the rules of an engine.
+    of_engine: bool = False
     #: What the undoing of a change leaves behind, as a sentence; empty where it is nothing.
     residue: Callable[[], str] = str
 
@@ -160,6 +162,7 @@ def engine_part(engine: Engine, live: Ruleset, wanted: Ruleset, transaction: Cal
         reread=engine.listed,
         residue=engine.residue,
         commits=lambda: engine.commits(transaction()),
+        of_engine=True,
     )
 
 

@@ -117,7 +117,7 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         variant=variant,
         forwarding=state.get("forwarding") is not False,
         agent=state.get("agent") is True,
-        persist=(paths.etc / store.STATE).exists(),
+        persist=kept == paths.etc / store.STATE,
         paths=paths,
         firewall=_one_of(_renamed(state, "firewall"), ("warn", "accept"), "warn"),
         transit=_one_of(_renamed(state, "transit"), ("drop", "accept"), "drop"),

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shlex
 import shutil
@@ -25,8 +24,9 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from ..errors import BusyError, HostError
+from ..errors import HostError
 from ..host import processes, staging, store
 from ..host.processes import Command
 from ..host.staging import Staging
@@ -46,6 +46,8 @@ _REMOVAL = "gone"
 #: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
 DIRECTORY = "rollback.{token}"
 _PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
+#: The part of the script that puts rules back. It is read when it is due, so it may be renewed until then.
+_RULES = "rules"
 
 #: The lock keeps a run that begins at this very moment from planning with rules that are about to go. The clock of
 #: `sleep` is the monotonic one: setting the time neither hastens nor delays it.
@@ -71,10 +73,17 @@ exit $status
 """
 
 
-def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Staging) -> str:
+class WayBack(NamedTuple):
+    """What undoes a change, in order: `rules` of the engines, and what else it has changed."""
+
+    rules: Sequence[Command]
+    rest: Sequence[Command] = ()
+
+
+def arm(paths: Paths, after_s: int, way_back: WayBack, staged: Staging) -> str:
     """Leave the script on the host, waiting. Returns the token that `confirm` takes.
 
-    `commands` undo the change, in order; `staged` is what the next boot is to find once it is confirmed.
+    `staged` is what the next boot is to find once it is confirmed.
     """
     disarm(paths)
     store.remove(paths.run / store.CONFIRMED)
@@ -84,12 +93,13 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Staging
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
     names.update(undone=paths.run / store.UNDONE, path=processes.PATH)
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
-    lines = [_HEAD.format(**quoted)]
-    for number, (command, text) in enumerate(commands):
+    _write_rules(directory, way_back.rules)
+    lines = [_HEAD.format(**quoted), f". ./{_RULES}\n"]
+    for number, (command, text) in enumerate(way_back.rest):
         store.write_text(directory / f"undo.{number}", text)
         lines.append(f"{command} < undo.{number}\n")
     store.write_text(directory / _SCRIPT, "".join(lines) + _TAIL.format(**quoted))
-    store.write_text(directory / _STAGED, json.dumps(staged.dump()))
+    restage(directory, staged)
     store.write_text(directory / _PENDING, str(time.monotonic() + after_s))
     store.remove(paths.run / store.UNDONE)
     try:
@@ -98,6 +108,37 @@ def arm(paths: Paths, after_s: int, commands: Sequence[Command], staged: Staging
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return token
+
+
+def renew(directory: Path, rules: Sequence[Command], staged: Staging) -> None:
+    """Let a change that waits be undone by these rules, and leave this for the next boot, from now on.
+
+    To be called with the lock held: the script takes it as well.
+    """
+    _write_rules(directory, rules)
+    restage(directory, staged)
+
+
+def restage(directory: Path, staged: Staging) -> None:
+    """Leave this for the next boot once the change is confirmed."""
+    store.write_text(directory / _STAGED, json.dumps(staged.dump()))
+
+
+def _write_rules(directory: Path, rules: Sequence[Command]) -> None:
+    former = list(directory.glob(f"{_RULES}.*"))
+    lines = []
+    for command, text in rules:
+        name = f"{_RULES}.{os.urandom(6).hex()}"
+        store.write_text(directory / name, text)
+        lines.append(f"{command} < {name}\n")
+    store.write_text(directory / _RULES, "".join(lines))
+    for path in former:
+        store.remove(path)
+
+
+def staged(directory: Path) -> Staging:
+    """What a change that waits has staged for the next boot."""
+    return staging.load(store.read_json(directory / _STAGED))
 
 
 def _directory(paths: Paths, token: str) -> Path:
@@ -150,7 +191,7 @@ def confirm(paths: Paths, token: str) -> None:
                 return
             raise HostError(_too_late(paths))
         try:
-            with staging.prepared(paths, staging.load(store.read_json(directory / _STAGED))) as put_in_place:
+            with staging.prepared(paths, staged(directory)) as put_in_place:
                 put_in_place()
         except Exception:
             os.rename(directory / _CONFIRMED, directory / _PENDING)
@@ -207,39 +248,47 @@ def pending(paths: Paths) -> list[Path]:
 
 def _overdue(directory: Path) -> bool:
     """Whether the script should have done its work long ago: it was killed, or its run before it could start it."""
-    return _left_s(directory) < -GRACE_S
-
-
-def _left_s(directory: Path) -> float:
-    """How long a change may still wait."""
     text = store.read_text(directory / _PENDING)
     try:
-        return 0.0 if text is None else float(text) - time.monotonic()
+        return text is not None and time.monotonic() > float(text) + GRACE_S
     except ValueError:
-        return -math.inf
+        return True
+
+
+def waiting(paths: Paths) -> Path | None:
+    """The folder of the change that waits for its confirmation."""
+    return next(iter(pending(paths)), None)
 
 
 @contextlib.contextmanager
-def lock_with_nothing_pending(paths: Paths, patience_s: float = SETTLE_TIMEOUT_S) -> Iterator[None]:
-    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so.
+def lock_with_none_overdue(paths: Paths) -> Iterator[Path | None]:
+    """The lock, and the folder of the change that waits for its confirmation, if there is one.
 
-    Raises `BusyError` where one waits for longer than `patience_s`.
+    A change whose script should have undone it long ago is undone first.
     """
-    give_up = time.monotonic() + patience_s
     while True:
         with store.lock(paths):
-            waiting = pending(paths)
-            if not waiting:
+            directory = waiting(paths)
+            if directory is None or not _overdue(directory):
                 staging.remove_unfinished(paths)
+                yield directory
+                return
+        # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
+        processes.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
+
+
+@contextlib.contextmanager
+def lock_with_nothing_pending(paths: Paths) -> Iterator[None]:
+    """The lock, with no change of an earlier run waiting for its confirmation: what is live is then meant to be so."""
+    give_up = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        with lock_with_none_overdue(paths) as directory:
+            if directory is None:
                 yield
                 return
-        overdue = list(filter(_overdue, waiting))
-        for directory in overdue:
-            # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
-            processes.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
-        if time.monotonic() > give_up and not overdue:
-            raise BusyError(
-                f"{paths.run}: a change of another run waits to be confirmed; nothing was changed (try again once it "
-                f"is confirmed or undone, in {max(map(_left_s, waiting)):.0f} s at the latest)"
+        if time.monotonic() > give_up:
+            raise HostError(
+                f"{paths.run}: a change of another run waits to be confirmed, for more than {SETTLE_TIMEOUT_S:g} s; "
+                f"nothing was changed"
             )
         time.sleep(0.1)

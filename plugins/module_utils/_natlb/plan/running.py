@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import HostError
 from ..host import processes, revision, store
@@ -25,7 +26,7 @@ from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.sections import Ruleset
-from . import apply, backend_connections, overlay, rollback, unchanged
+from . import apply, backend_connections, overlay, rollback, unchanged, waiting
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
@@ -34,23 +35,25 @@ from .uncollected import uncollected
 
 
 @uncollected()
-def restore(paths: Paths, variant: str | None = None, patience_s: float = rollback.SETTLE_TIMEOUT_S) -> Outcome:
+def restore(paths: Paths, variant: str | None = None) -> Outcome:
     """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
 
-    A change that waits for its confirmation is waited for, but no longer than `patience_s`.
+    While a change waits for its confirmation, that is the change: see `waiting`.
     """
-    with rollback.lock_with_nothing_pending(paths, patience_s):
-        return _carry_out(paths, variant)[1]
+    with rollback.lock_with_none_overdue(paths) as directory:
+        return carry_out(paths, variant, directory)[1]
 
 
-def _carry_out(paths: Paths, variant: str | None) -> tuple[Plan, Outcome]:
-    """The same. To be called with the lock held.
+def carry_out(paths: Paths, variant: str | None, directory: Path | None) -> tuple[Plan, Outcome, Revision | None]:
+    """The same, with the revision that it leaves, where that is certain. To be called with the lock held.
 
-    Units and other files of the system are left to runs of the module: the sandbox of the agent keeps it from them, and
-    a unit that somebody has changed must not keep the rules from coming back.
+    A change waits in `directory`. Units and other files of the system are left to runs of the module: the sandbox of
+    the agent keeps it from them, and a unit that somebody has changed must not keep the rules from coming back.
     """
+    if directory is not None:
+        return waiting.follow(paths, directory, variant)
     request, _warnings = requests.restored(replace(paths, system=None), variant)
-    return apply.carry_out(request, "present", "")
+    return (*apply.carry_out(request, "present", ""), unchanged.last_revision(paths))
 
 
 class Running:
@@ -68,6 +71,8 @@ class Running:
         #: What is live where the kernel does not number commits.
         self._listed: Ruleset | None = None
         self._request = _Kept(paths)
+        #: Where the change waits whose declaration this is; None where it is the kept one.
+        self._waiting: Path | None = None
 
     @property
     def config(self) -> Config:
@@ -82,14 +87,13 @@ class Running:
     def multiples(self) -> Multiples:
         return self._multiples
 
-    def waits(self) -> bool:
-        """Whether a change waits for its confirmation. Until then the live rules are of a declaration that is not kept
-        yet."""
-        return bool(rollback.pending(self._paths))
-
     def is_current(self) -> bool:
         """Whether the rules and the declaration are those that are known here."""
-        return self._request.is_same() and self._are_rules_current()
+        return self._is_declared() and self._are_rules_current()
+
+    def _is_declared(self) -> bool:
+        """Whether the declaration that is live is the one known here. One that was not confirmed is not any more."""
+        return rollback.waiting(self._paths) == self._waiting and self._request.is_same()
 
     def _are_rules_current(self) -> bool:
         if self._plan is None or not self._plan.engine.is_numbered:
@@ -99,18 +103,23 @@ class Running:
     @uncollected()
     def restore(self) -> Outcome:
         """See `restore`; what is live is known afterwards."""
+        with rollback.lock_with_none_overdue(self._paths) as directory:
+            return self._restore(directory)
+
+    def _restore(self, directory: Path | None) -> Outcome:
+        """The same. To be called with the lock held."""
         self._revision = self._listed = None
-        with rollback.lock_with_nothing_pending(self._paths):
-            gone = self._load_if_gone()
-            plan, outcome = _carry_out(self._paths, self._variant)
-            self._request.read()
+        gone = self._load_if_gone()
+        plan, outcome, left = carry_out(self._paths, self._variant, directory)
+        self._request.read()
+        self._waiting = directory
         self._plan = plan
         self._findings = dict(plan.laid.findings)
         self._multiples = plan.laid.multiples
         self._declared = {service.name: service for service in plan.request.config.services}
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         if plan.engine.is_numbered:
-            self._revision = unchanged.last_revision(self._paths)
+            self._revision = left
         else:
             self._listed = plan.engine.listed()
         if gone and outcome.transaction == "none":
@@ -123,10 +132,10 @@ class Running:
         """Where somebody has flushed everything, load what is known at once, which `restore` is to follow: it reads the
         host, which takes longer. Returns whether it was done. Raises `HostError`."""
         with store.lock(self._paths):
-            return not self.waits() and self._load_if_gone()
+            return self._load_if_gone()
 
     def _load_if_gone(self) -> bool:
-        if self._plan is None or self._known is None or not self._request.is_same():
+        if self._plan is None or self._known is None or not self._is_declared():
             return False
         engine, rules = self._plan.engine, self._known.rules
         if not rules or not engine.is_numbered or not engine.is_gone():
@@ -146,9 +155,8 @@ class Running:
         self._findings.update(findings)
         text = local_state.dump_findings(self._findings, overlay.identity())
         store.write_text(self._paths.run / store.HEALTH, text)
-        with store.lock(self._paths):
-            done = not self.waits() and self.is_current() and self._followed(name for name in concerned if name)
-        outcome = None if done else self.restore()
+        with rollback.lock_with_none_overdue(self._paths) as directory:
+            outcome = self._follow(concerned, directory)
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
 
@@ -163,11 +171,16 @@ class Running:
         if not changed:
             return None
         self._multiples = of_known({**self._multiples, **multiples}, self.config.services)
-        with store.lock(self._paths):
+        with rollback.lock_with_none_overdue(self._paths) as directory:
             text = local_state.dump_multiples(self._multiples, overlay.identity())
             store.write_text(self._paths.run / store.MULTIPLES, text)
-            done = not self.waits() and self.is_current() and self._followed(name for name in changed if name)
-        return None if done else self.restore()
+            return self._follow(changed, directory)
+
+    def _follow(self, concerned: Iterable[str | None], directory: Path | None) -> Outcome | None:
+        """Let the rules of these services follow, by themselves where they can. To be called with the lock held."""
+        done = self.is_current() and self._followed(name for name in concerned if name)
+        # A change that waits has more to follow than the rules.
+        return self._restore(directory) if directory is not None or not done else None
 
     def _end_connections(self, places: Iterable[Place]) -> None:
         """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;

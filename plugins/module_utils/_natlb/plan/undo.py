@@ -12,14 +12,19 @@ from ..host import processes
 from ..host.processes import Command
 from ..ruleset.sections import Key, Ruleset, compare
 from .parts import Part
+from .rollback import WayBack
 
 #: So many sections are named in a message.
 _NAMED = 5
 
 
-def undo_commands(parts: Sequence[Part]) -> list[Command]:
-    """What undoes the whole change once it is made."""
-    return [command for part in reversed(parts) for command in part.undo(part.wanted)]
+def way_back(parts: Sequence[Part]) -> WayBack:
+    """What undoes the whole change once it is made: its parts in the reverse order, of which rules are the first."""
+    rules: list[Command] = []
+    rest: list[Command] = []
+    for part in reversed(parts):
+        (rules if part.of_engine else rest).extend(part.undo(part.wanted))
+    return WayBack(rules, rest)
 
 
 def undo_now(parts: Sequence[Part]) -> str:

@@ -1,0 +1,119 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change that waits for its confirmation, and what happens to backends meanwhile.
+
+Its declaration is live, and the former one is kept. Nobody knows yet which of them lasts. So what operators say and
+health checks find holds for both: for the live rules, for what a confirmation keeps, for the way back, and for the
+former rules, which a reboot would load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..host import boot_set, staging, store
+from ..host.processes import Command
+from ..host.revision import Revision
+from ..host.staging import Entry, Staging
+from ..host.store import Content, Paths
+from ..model.engine import Engine
+from ..ruleset.sections import Ruleset, compare
+from . import apply, rollback
+from . import request as requests
+from .apply import Plan
+from .boot import SYSCTL
+from .outcome import Outcome
+from .unit_files import PROGRAM, UPLINKS_SCRIPT
+
+#: Files of a set that boots which depend on nothing that is said or found of backends.
+_OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
+
+
+def live(paths: Paths) -> Paths:
+    """Where the declaration is read that is live: the one of a change that waits, or the one that is kept."""
+    directory = rollback.waiting(paths)
+    return paths if directory is None else view(paths, directory)
+
+
+def view(paths: Paths, directory: Path) -> Paths:
+    """The same of the change that waits in `directory`."""
+    staged = rollback.staged(directory)
+    entries = {**staged.before, **staged.after}
+    texts = {path: entry[0] if entry else None for path, entry in entries.items() if not isinstance(entry, str)}
+    if staged.files is not None:
+        for place in (paths.etc, paths.etc / boot_set.CURRENT):
+            for name in (store.STATE, store.EFFECTIVE):
+                texts[place / name] = staged.files[name][0] if name in staged.files else None
+    return replace(paths, staged=texts)
+
+
+def say(directory: Path, path: Path, text: str | None) -> None:
+    """Let a change that waits keep this text in a file, or none."""
+    staged = rollback.staged(directory)
+    before = {place: entry for place, entry in staged.before.items() if place != path}
+    after = {**staged.after, path: None if text is None else (text, 0o600)}
+    rollback.restage(directory, replace(staged, before=before, after=after))
+
+
+def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Outcome, Revision | None]:
+    """Let the change that waits in `directory` follow overrides and health. To be called with the lock held.
+
+    The kernel comes first. Returns the revision that it is left with, where that is certain.
+    """
+    request, _warnings = requests.restored(replace(view(paths, directory), system=None), variant)
+    plan, outcome, revision = apply.carry_out_live(request)
+    former = _former(paths, variant)
+    staged = _restaged(paths, rollback.staged(directory), plan.staged)
+    rollback.renew(directory, _rules_back(former, plan.engine), staged)
+    return plan, outcome, revision
+
+
+def _former(paths: Paths, variant: str | None) -> tuple[Engine, Ruleset] | None:
+    """The rules that an undoing is to lead to. The same are left for the next boot."""
+    request, _warnings = requests.restored(replace(paths, system=None), variant)
+    if request.config.empty:
+        return None
+    plan = apply.make_plan(request)
+    if request.persist and plan.staged.files:
+        kept = boot_set.read(paths.etc)
+        files = _with_rules(kept, plan.staged.files)
+        if files != kept:
+            with staging.prepared(paths, Staging(files=files)) as put_in_place:
+                put_in_place()
+    return plan.engine, plan.rules.wanted
+
+
+def _rules_back(former: tuple[Engine, Ruleset] | None, engine: Engine) -> list[Command]:
+    """From the rules that are live now, which `engine` holds."""
+    now = engine.listed()
+    before, rules = former if former is not None else (engine, {})
+    if before.title == engine.title:
+        return engine.undo(rules, now) if compare(rules, now) else []
+    return [*before.undo(rules, before.listed()), *(engine.undo({}, now) if now else [])]
+
+
+def _restaged(paths: Paths, old: Staging, new: Staging) -> Staging:
+    """What the change has staged, with what is found and said now. Files of the system are the run's own."""
+
+    def merged(entries: Mapping[Path, Entry | None], later: Mapping[Path, Entry | None]) -> dict[Path, Entry | None]:
+        ours = (paths.etc, paths.run)
+        return {**{path: entry for path, entry in entries.items() if path.parent not in ours}, **later}
+
+    boots = boot_set.read(paths.etc)
+    kept = boots if old.files is None else old.files
+    files = _with_rules(kept, boots if new.files is None else new.files) if kept else kept
+    return replace(
+        old,
+        files=None if old.files is None and files == boots else files,
+        before=merged(old.before, new.before),
+        after=merged(old.after, new.after),
+    )
+
+
+def _with_rules(kept: Mapping[str, Content], rules: Mapping[str, Content]) -> dict[str, Content]:
+    """A set that boots, with the rules of another one."""
+    found = {name: content for name, content in rules.items() if name not in _OF_THE_RUN}
+    return {**{name: content for name, content in kept.items() if name in _OF_THE_RUN}, **found}
