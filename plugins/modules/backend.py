@@ -115,7 +115,7 @@ waited:
   returned: success
   type: float
 closed:
-  description: How many connections were ended at the deadline.
+  description: How many connections were ended at the deadline. They make RV(ignore:changed) true.
   returned: success
   type: int
 services:
@@ -123,6 +123,10 @@ services:
   returned: success
   type: list
   elements: str
+missing:
+  description: With O(allow_missing=true), which name the host does not know. Empty where it knows all.
+  returned: success
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entities import MAX_BACKENDS, MAX_WAIT_S
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE, Reading
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.settings import (
     MAX_CONNECTIONS,
@@ -56,6 +57,12 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_max_fail_percentage": _percentage,
         "natlb_gather_facts": values.boolean,
         "natlb_service": _service,
+        "natlb_backend": _backend,
+        "natlb_reason": values.text,
+        "natlb_min_active": _min_active,
+        "natlb_wait": values.boolean,
+        "natlb_wait_timeout": _wait_timeout,
+        "natlb_close_connections": values.boolean,
         "natlb_fail_on_problems": values.boolean,
         "natlb_verify_from": known,
         "natlb_verify_connections": _connections,
@@ -74,6 +81,22 @@ def _service(value: Any, path: str) -> None:
     """A list is natlb_services, mistyped: the check of the declaration says so."""
     if not isinstance(value, (list, tuple)):
         values.name(value, path)
+
+
+def _backend(value: Any, path: str) -> None:
+    if isinstance(value, (list, tuple)):
+        problem = f"{values.shown(value)} is not one backend"
+        raise ConfigError(path, problem, "write one name or address, and run the playbook once for each backend")
+    if not values.text(value, path).strip():
+        raise ConfigError(path, "is empty", "write the name of a backend or its address")
+
+
+def _min_active(value: Any, path: str) -> None:
+    values.integer(value, path, 0, MAX_BACKENDS, "a number of backends")
+
+
+def _wait_timeout(value: Any, path: str) -> None:
+    values.integer(value, path, 0, MAX_WAIT_S, "a number of seconds")
 
 
 def _serial(value: Any, path: str) -> None:

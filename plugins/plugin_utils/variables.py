@@ -50,17 +50,23 @@ OF_RETURN_PATH = frozenset(name for name in ROLES if name.startswith(RETURN_PATH
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
+        "natlb_backend",
         "natlb_backend_hosts",
+        "natlb_close_connections",
         "natlb_fail_on_problems",
         "natlb_gather_facts",
         "natlb_hosts",
         "natlb_max_fail_percentage",
+        "natlb_min_active",
+        "natlb_reason",
         "natlb_serial",
         "natlb_service",
         "natlb_verify_address",
         "natlb_verify_connections",
         "natlb_verify_from",
         "natlb_verify_probes",
+        "natlb_wait",
+        "natlb_wait_timeout",
     }
 )
 #: What the filter `to_backends` reads of a backend's host (natlb_state too).
@@ -117,6 +123,12 @@ INTERNAL = frozenset(
         "natlb_balancer_programs",
         "natlb_balancer_question",
         "natlb_balancer_release",
+        "natlb_order_answer",
+        "natlb_order_answers",
+        "natlb_order_first",
+        "natlb_order_second",
+        "natlb_order_state",
+        "natlb_order_waited",
         "natlb_read",
         "natlb_read_by_playbook",
         "natlb_read_first",

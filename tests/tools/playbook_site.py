@@ -1,9 +1,9 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two balancers, two backends and a controller that is their client, as the playbooks see them: hosts of a fleet.
+"""Two balancers, backends and a controller that is their client, as the playbooks see them: hosts of a fleet.
 
-    controller (10.77.0.1) --- bridge --- lb1 10.77.1.2, lb2 10.77.1.3, web1 10.77.1.4, web2 10.77.1.5
+    controller (10.77.0.1) --- bridge --- lb1 10.77.1.2, lb2 10.77.1.3, web1 10.77.1.4, web2 10.77.1.5, …
 
 The controller reaches the services' addresses through lb1, or through whom a test says. It has no sudo.
 """
@@ -35,10 +35,12 @@ SUDO = '#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n'
 class Site(Fleet):
     """`declared` is what each of the balancers has in the inventory."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(4, folder)
-        self.lb1, self.lb2, self.web1, self.web2 = self.members
-        for member, name in zip(self.members, ("lb1", "lb2", "web1", "web2"), strict=True):
+    def __init__(self, folder: Path, webs: int = 2) -> None:
+        names = ["lb1", "lb2", *(f"web{number}" for number in range(1, webs + 1))]
+        super().__init__(len(names), folder)
+        self.lb1, self.lb2, *self.webs = self.members
+        self.web1, self.web2 = self.webs[:2]
+        for member, name in zip(self.members, names, strict=True):
             member.name = name
             member.run("sh", "-c", "for file in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $file; done")
             member.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
@@ -84,11 +86,15 @@ class Site(Fleet):
         return str(path)
 
     def playbook(self, name: str, *arguments: str, **environment: str) -> tuple[int, str]:
-        """Exit status and all that was printed."""
+        """One of the collection: exit status and all that was printed."""
+        return self.play(f"natlb.netfilter.{name}", *arguments, **environment)
+
+    def play(self, playbook: str, *arguments: str, **environment: str) -> tuple[int, str]:
+        """The same of any playbook, by its name or as a file in the folder."""
         argv = ["nsenter", f"--target={self.hub}", "--net", str(ROOT / "tools" / "run"), "env"]
         argv += [f"ANSIBLE_CONNECTION_PLUGINS={ROOT / 'tests' / 'drills' / 'connection_plugins'}", "ANSIBLE_NOCOLOR=1"]
         argv += [f"{key}={value}" for key, value in environment.items()]
-        argv += ["ansible-playbook", "-i", self.inventory(), f"natlb.netfilter.{name}", *arguments]
+        argv += ["ansible-playbook", "-i", self.inventory(), playbook, *arguments]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SSH_", "ANSIBLE_"))}
         return said(argv, self.folder, kept)
 

@@ -24,6 +24,8 @@ FAMILIES = ("ip", "ip6")
 MAX_SERVICES = 65536
 MAX_BACKENDS = 4096
 MAX_WEIGHT = 256
+#: For the connections of a backend to end.
+MAX_WAIT_S = 7 * 24 * 3600
 MAX_UPLINK_WEIGHT_SUM = 1024
 #: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
 #: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.

@@ -15,7 +15,7 @@ from ..errors import HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import effective
-from ..model.entities import MAX_BACKENDS, Service
+from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service
 from . import backend_connections, orders, overlay
 from .backend_connections import NONE, Connections
 from .orders import Change, Target
@@ -25,7 +25,6 @@ from .request import Request
 PAUSE_S = 0.5
 #: After so long a client sends its first packet again. An attempt without an answer is then better off elsewhere.
 ATTEMPT_S = 1.0
-LONGEST_WAIT_S = 7 * 24 * 3600
 
 
 class Drained(NamedTuple):
@@ -58,7 +57,7 @@ def backend(
     """
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
-    values.integer(wait_timeout, "wait_timeout", 0, LONGEST_WAIT_S, "a number of seconds")
+    values.integer(wait_timeout, "wait_timeout", 0, MAX_WAIT_S, "a number of seconds")
     values.integer(min_active, "min_active", 0, MAX_BACKENDS, "a number of backends")
     order = orders.combined(state, weight, reason)
     leaves = state in ("drained", "disabled") or weight == 0
@@ -69,9 +68,9 @@ def backend(
 
     try:
         change = orders.look(paths, backend, service, order, variant)
-    except UnknownBackendError:
+    except UnknownBackendError as error:
         if allow_missing:
-            return _told([], changed=False, diff="")
+            return {**_told([], changed=False, diff=""), "missing": str(error)}
         raise
     permit(change)
     told = _told([target.service.name for target in change.targets], changed=not change.is_none, diff=change.diff)
@@ -88,7 +87,7 @@ def backend(
 def _told(services: list[str], *, changed: bool, diff: str) -> dict[str, Any]:
     """What is returned where no connections are looked at."""
     told: dict[str, Any] = {"changed": changed, "diff": {"prepared": diff}, "services": services}
-    return {**told, "active_connections": 0, "waited": 0.0, "closed": 0}
+    return {**told, "active_connections": 0, "waited": 0.0, "closed": 0, "missing": ""}
 
 
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
@@ -135,8 +134,10 @@ def await_end(targets: Sequence[Target], timeout_s: float, close: bool) -> Drain
     if timeout_s and left.opening:
         _of_each(targets, backend_connections.end_attempts)
     if left.active and close:
-        closed = _of_each(targets, backend_connections.end_all)
-        left = _left_over(targets)
+        # Also entries of connections that have ended already. They are none of those that are reported.
+        _of_each(targets, backend_connections.end_all)
+        had, left = left.active, _left_over(targets)
+        closed = had - left.active
     return Drained(left.active, round(time.monotonic() - began, 1), closed)
 
 
