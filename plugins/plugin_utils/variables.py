@@ -172,9 +172,11 @@ def _is_known(name: str) -> bool:
 
 
 def nearest(name: str) -> str | None:
-    """The variable that was most likely meant."""
-    found = difflib.get_close_matches(name, sorted(PUBLIC), n=1)
-    return found[0] if found else None
+    """The variable that was most likely meant. All begin alike, so that says nothing."""
+    found = difflib.get_close_matches(
+        name.removeprefix(PREFIX), sorted(item.removeprefix(PREFIX) for item in PUBLIC), n=1
+    )
+    return PREFIX + found[0] if found else None
 
 
 def renamed_options(options: Iterable[str]) -> list[str]:

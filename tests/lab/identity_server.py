@@ -1,7 +1,8 @@
 """A backend that says who it is.
 
 Every answer is one line, `NAME PEER`: this host's name and the address that the connection came from. TCP port 9000
-says it at once and closes, UDP port 9000 answers every datagram with it, and TCP port 8080 speaks HTTP.
+says it at once and closes, UDP port 9000 answers every datagram with it, and TCP port 8080 speaks HTTP. There its
+version, LAB_VERSION of its environment, stands in the header, and at `/version` instead of the line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import socket
 HTTP_PORT = 8080
 RAW_PORT = 9000
 BACKLOG = 4096
-NAME = socket.gethostname()
+NAME = os.environ.get("LAB_NAME") or socket.gethostname()
+VERSION = os.environ.get("LAB_VERSION", "1")
+#: A version that does not start.
+BROKEN = "broken"
 
 
 def identity(peer: str) -> bytes:
@@ -30,12 +34,14 @@ async def answer_raw(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 async def answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer one request of any kind and path, then close."""
     try:
-        await reader.readuntil(b"\r\n\r\n")
+        request = await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
         writer.close()
         return
-    body = identity(writer.get_extra_info("peername")[0])
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    asked_version = request.split(b" ")[1:2] == [b"/version"]
+    body = f"{VERSION}\n".encode() if asked_version else identity(writer.get_extra_info("peername")[0])
+    head = f"HTTP/1.1 200 OK\r\nServer: identity/{VERSION}\r\nContent-Type: text/plain\r\n"
+    head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     await finish(writer)
 
@@ -80,6 +86,8 @@ def tell_systemd(state: str) -> None:
 
 async def main() -> None:
     """Serve until killed."""
+    if VERSION == BROKEN:
+        raise SystemExit(f"version {VERSION} does not start")
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(UdpIdentity, sock=dual_stack(socket.SOCK_DGRAM, RAW_PORT))
     servers = [

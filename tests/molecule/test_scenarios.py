@@ -60,6 +60,8 @@ def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+    with capsys.disabled():
+        print(*re.findall(r"figures: [^\"]*", done.stdout), sep="\n", end="", flush=True)
     # A playbook that molecule does not find is no failure to it.
     assert "Missing playbook" not in done.stdout, done.stdout
     assert re.search(r"\b[1-9]\d* passed\b", done.stdout), f"testinfra checked nothing\n{done.stdout}"
@@ -68,5 +70,5 @@ def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_scenarios_are_here() -> None:
-    required = {"default", "iptables", "weights", "udp", "ipv6", "snat_none", "reboot", "remove"}
+    required = {"default", "iptables", "weights", "udp", "ipv6", "snat_none", "reboot", "remove", "rolling"}
     assert required <= set(SCENARIOS)

@@ -96,6 +96,11 @@ def test_a_recipe_of_the_docs_is_valid() -> None:
             parse_config(declared.get("natlb_services"), declared.get("natlb_egress"))
 
 
+def test_the_rolling_update_is_the_file_that_tests_run() -> None:
+    shown = fenced((DOCS / "rolling-update.md").read_text(), "yaml")[0]
+    assert f"---\n{shown}" == (DOCS / "rolling-update.yml").read_text()
+
+
 def keys(value: Any) -> set[str]:
     """All keys at any depth."""
     if isinstance(value, dict):
