@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "warnings": {*_BASE, "model", *_ENGINES, "firewalls"},
     "plan": _BELOW_PLAN,
     "status": {*_BELOW_PLAN, "plan"},
+    "trace": {*_BELOW_PLAN, "plan"},
     "health": {*_BASE, "model", "plan", "status"},
-    "cli": {*_BASE, "model", "plan", "status", "health"},
+    "cli": {*_BASE, "model", "plan", "status", "trace", "health"},
     "probe": {"errors", "model.values"},
 }
 

@@ -25,6 +25,7 @@ from _natlb.nftables.engine import NftablesEngine
 from _natlb.plan import balance as runs
 from _natlb.plan import draining, engines, request, rollback
 from _natlb.status import info as balancer_info
+from _natlb.trace import question, trace
 
 from . import run_once
 
@@ -74,6 +75,12 @@ def refuse_the_next_delta() -> None:
 
 def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
     return balancer_info.info(paths=_paths(root), service=service, iptables_variant=variant)
+
+
+def traces(root: str, variant: str | None, connections: Sequence[tuple[str, str]]) -> list[Any]:
+    """What `natlb trace` tells of (client, target), without asking backends."""
+    asked = [question.parse(words) for words in connections]
+    return [trace.trace(item, ask=False, paths=_paths(root), iptables_variant=variant).dump() for item in asked]
 
 
 def backend(root: str, variant: str | None, name: str, state: str | None, options: dict[str, Any]) -> Any:

@@ -53,8 +53,11 @@ def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
             )
         else:
             choices = item.names if isinstance(item.names, tuple) else None
-            nargs = "?" if item.optional else None
-            parser.add_argument(item.name, type=item.kind or str, nargs=nargs, choices=choices, help=item.help)
+            nargs = "?" if item.optional else "+" if item.many else None
+            name = item.value or None
+            parser.add_argument(
+                item.name, type=item.kind or str, nargs=nargs, choices=choices, metavar=name, help=item.help
+            )
 
 
 def sentence(words: str) -> str:

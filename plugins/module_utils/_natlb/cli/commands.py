@@ -16,7 +16,7 @@ PROGRAM = "natlb"
 SHELLS = ("bash", "zsh", "fish")
 DESCRIPTION = "NAT load balancing with the kernel, as the collection natlb.netfilter has declared it on this host."
 
-DONE, ERROR, USAGE, TOO_FEW, TOO_LATE, BUSY, NO_AGENT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+DONE, ERROR, USAGE, TOO_FEW, TOO_LATE, BUSY, NO_AGENT, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 130
 #: What the exit status says, whatever the command.
 EXIT_CODES = {
     DONE: "Done, or nothing was to be done.",
@@ -26,6 +26,7 @@ EXIT_CODES = {
     TOO_LATE: "The backend is out of the rotation, and still had connections when the time of --timeout was over.",
     BUSY: "Another change is under way. Nothing was changed.",
     NO_AGENT: "The agent does not answer. What is shown is what it found last.",
+    UNREACHABLE: "Something stops the connection.",
     INTERRUPTED: "Ended by Ctrl-C.",
 }
 
@@ -41,6 +42,8 @@ class Argument(NamedTuple):
     kind: Callable[[str], Any] | None = None
     default: Any = None
     optional: bool = False
+    #: Whether several words may stand for it.
+    many: bool = False
     names: str | tuple[str, ...] = ""
     #: How the value is called.
     value: str = ""
@@ -168,6 +171,25 @@ COMMANDS = (
         [("natlb restore web2", "undo drain, disable and weight")],
         [_BACKEND, *_ORDER],
         [BUSY],
+    ),
+    Command(
+        "trace",
+        "follow a connection that a client would open, and say what stops it",
+        "Each line is a step on the way: rules of others, the service, limits as they stand for this client, the "
+        "backend, the source address, routes, and the backend itself, which is asked whether it answers. x stops the "
+        "connection, ? may stop it. Nothing is changed. The protocol is tcp by default, and the interface where "
+        "answers leave.",
+        [
+            ("natlb trace 198.51.100.7 192.0.2.10:80", "does this client reach the service?"),
+            ("natlb trace 198.51.100.7:4711 192.0.2.10:53/udp --json", "from this port, for programs"),
+        ],
+        [
+            Argument("connection", "client[:port] and address:port[/protocol]", str, many=True, value="CLIENT TARGET"),
+            Argument("--interface", "where the client comes in", str, default="", value="NAME"),
+            Argument("--no-contact", "do not ask the backend whether it answers"),
+            _JSON,
+        ],
+        [UNREACHABLE],
     ),
     Command(
         "apply",

@@ -93,6 +93,15 @@ def _root_alone() -> None:
         raise HostError("only root may read the state of this host (sudo)")
 
 
+def _trace(parsed: argparse.Namespace, paths: Paths) -> int:
+    from ..trace import question, steps, trace  # noqa: PLC0415
+
+    asked = question.parse(parsed.connection)
+    found = trace.trace(asked, parsed.interface, not parsed.no_contact, paths, parsed.variant)
+    _say(json.dumps(found.dump(), indent=2) if parsed.json else "\n".join(steps.lines(found)))
+    return commands.DONE if found.reachable else commands.UNREACHABLE
+
+
 def _order(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..plan import draining  # noqa: PLC0415
 
@@ -191,6 +200,7 @@ RUNS = {
     "status": _status,
     "checks": _checks,
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),
+    "trace": _trace,
     "apply": _apply,
     "agent": _agent,
     "completion": _completion,

@@ -10,7 +10,7 @@ ours does not overrule them. A run never changes these. It reports which rule to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -183,9 +183,29 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
         path.warnings += foreign_jumps.warnings(opening.held, opening.rendered, programs)
     for hook in hooks:
         is_read = is_of_iptables(hook) and hook[0] in read
-        if not is_read and hook[:2] not in [(family, TABLE) for family in FAMILIES]:
+        if not is_read and not _is_own(hook):
             path.warnings += _nft_warnings(hook, tried())
     return path
+
+
+def everyones(chains_of_nft: Sequence[BaseChain]) -> Iterator[Chains]:
+    """Each base chain at the forward hook but those of natlb's own tables. Changes nothing.
+
+    A jump into `forward_rules.ROOT` stands for the opening of natlb in the chain.
+    """
+    hooks = forward_hooks(chains_of_nft)
+    strange = {family for family, table in native(chains_of_nft) if table == "filter"}
+    read: set[str] = set()
+    for variant, families in _iptables_places(hooks):
+        opening = Opening(variant)
+        for family in families:
+            chains = _read(opening, family, strange)
+            if chains is not None:
+                read |= set() if opening.is_legacy else {family}
+                yield chains
+    for hook in hooks:
+        if not (is_of_iptables(hook) and hook[0] in read) and not _is_own(hook):
+            yield from _nft_chains(hook)
 
 
 def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
@@ -231,15 +251,22 @@ def _mark_misplaced(live: Ruleset, chains: Chains, tried: Sequence[Packet]) -> N
         live[key] = Section((_MISPLACED,), live[key].body)
 
 
-def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
+def _is_own(hook: Hook) -> bool:
+    return hook[:2] in [(family, TABLE) for family in FAMILIES]
+
+
+def _nft_chains(hook: Hook) -> list[Chains]:
     family, table, name = hook
     try:
         listing = Nft().terse(family, table)
     except HostError:
         # Gone since, or owned by a program that hides it.
         return []
-    found = [chains for chains in parse_nft(listing) if chains.base == name]
-    return [_nft_warning(hook, finding) for chains in found for finding in [denial(chains, tried)] if finding]
+    return [chains for chains in parse_nft(listing) if chains.base == name]
+
+
+def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
+    return [_nft_warning(hook, found) for chains in _nft_chains(hook) for found in [denial(chains, tried)] if found]
 
 
 def _nft_warning(hook: Hook, finding: Finding) -> str:

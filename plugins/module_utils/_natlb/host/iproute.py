@@ -28,6 +28,20 @@ def query(family: str, *words: str) -> list[dict[str, Any]]:
     return [item for item in parsed if item]
 
 
+@observed
+def route(target: str, source: str = "", interface: str = "") -> tuple[dict[str, Any], str]:
+    """What `ip route get` says of a packet to `target`, and why the kernel would not route it; one of the two is empty.
+
+    With an interface the packet comes in there from `source`, so reverse path filters count as well.
+    """
+    words = ["to", target, *(["from", source] if source else []), *(["iif", interface] if interface else [])]
+    try:
+        found = query("ip6" if ":" in target else "ip", "route", "get", *words)
+    except HostError as error:
+        return {}, str(error).partition("RTNETLINK answers: ")[2].strip() or str(error)
+    return (found[0] if found else {}), "" if found else "no route"
+
+
 def batch(texts: Mapping[str, str]) -> list[Command]:
     """What carries these lines of ip(8) out, by family."""
     return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]

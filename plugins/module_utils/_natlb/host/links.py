@@ -19,7 +19,7 @@ from . import processes
 from .observation import observed
 
 #: linux/sockios.h and linux/if.h.
-_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
+_SIOCGIFFLAGS, _SIOCGIFMTU, _IFF_UP = 0x8913, 0x8921, 1
 
 
 class Link(NamedTuple):
@@ -95,3 +95,14 @@ def bridge_ports(bridge: str) -> dict[str, str]:
 def _shown(program: str, *words: str) -> list[dict[str, str]]:
     text = processes.run([processes.require(program, "iproute2"), *words])
     return [item for item in json.loads(text or "[]") if item]
+
+
+@observed
+def mtu(name: str) -> int:
+    """The largest packet that the interface takes, in bytes; 0 where it is not there. See netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            answer = fcntl.ioctl(asking, _SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0))
+        except OSError:
+            return 0
+    return int(struct.unpack("16si12x", answer)[1])

@@ -38,11 +38,12 @@ _TCP_ENDED = (4, 5, 6, 7, 8)
 
 
 class Tracked(NamedTuple):
-    """One connection. `target` is what the client connected to, and `backend` who is to answer, each with its port.
-    `original` and `zone` are as the kernel takes them back, for a deletion."""
+    """One connection. `client` is where it began, `target` what it connected to, and `backend` who is to answer, the
+    last two with their ports. `original` and `zone` are as the kernel takes them back, for a deletion."""
 
     family: str
     protocol: str
+    client: str
     target: tuple[str, int]
     backend: tuple[str, int]
     #: Whether its destination is another one than the client's.
@@ -61,9 +62,29 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
 
     Raises `HostError`.
     """
-    wanted = _tuple(_TUPLE_REPLY, family, protocol, address, port or 0)
+    found = _dumped(_TUPLE_REPLY, family, protocol, address, port)
+    answerer = str(ipaddress.ip_address(address))
+    return [
+        item
+        for item in found
+        if (item.translated, item.protocol, item.backend[0]) == (True, protocol, answerer)
+        and port in (None, item.backend[1])
+    ]
+
+
+def of_client(family: str, protocol: str, address: str) -> list[Tracked]:
+    """The connections that began at this address. Raises `HostError`."""
+    client = str(ipaddress.ip_address(address))
+    found = _dumped(_TUPLE_ORIG, family, protocol, address, None)
+    return [item for item in found if (item.protocol, item.client) == (protocol, client)]
+
+
+def _dumped(kind: int, family: str, protocol: str, address: str, port: int | None) -> list[Tracked]:
+    """The connections whose packets of one direction come from there; as the kernel can tell, so others as well."""
+    wanted = _tuple(kind, family, protocol, address, port or 0)
     by = _BY_PROTOCOL | (_BY_ADDRESS if family == "ip" else 0) | (0 if port is None else _BY_PORT)
-    flags = attribute(_FILTER_ORIG, bytes(4)) + attribute(_FILTER_REPLY, struct.pack("=I", by))
+    orig, reply = (by, 0) if kind == _TUPLE_ORIG else (0, by)
+    flags = attribute(_FILTER_ORIG, struct.pack("=I", orig)) + attribute(_FILTER_REPLY, struct.pack("=I", reply))
     number = FAMILY[family][0]
     try:
         with netlink.netfilter() as kernel:
@@ -76,14 +97,7 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
     tracked = (_tracked(family, attributes(entry)) for _family, entry in found)
-    answerer = str(ipaddress.ip_address(address))
-    return [
-        item
-        for item in tracked
-        if item
-        and (item.translated, item.protocol, item.backend[0]) == (True, protocol, answerer)
-        and port in (None, item.backend[1])
-    ]
+    return [item for item in tracked if item]
 
 
 def unanswered(family: str, translated: bool = True) -> list[Tracked]:
@@ -145,6 +159,7 @@ def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
     return Tracked(
         family=family,
         protocol=protocol,
+        client=str(ipaddress.ip_address(attributes(original[_TUPLE_IP])[source])),
         target=_peer(attributes(original[_TUPLE_IP])[target], to[_PROTO_DST_PORT]),
         backend=_peer(attributes(reply[_TUPLE_IP])[source], ways[_PROTO_SRC_PORT]),
         translated=bool(status & _DESTINATION_NAT),

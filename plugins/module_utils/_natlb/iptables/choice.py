@@ -9,11 +9,15 @@ that enters it takes one of the targets.
 
 from __future__ import annotations
 
+import ipaddress
+import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..model.hash_table import MAX_SIZE, deal
+from ..model.kernel_hashes import jhash_word, scaled
 from .dispatch import cut
 
 #: Longest list of rules that a packet is led past one by one, where a list can be cut.
@@ -152,6 +156,31 @@ def bpf_match(seed: int, mask: int) -> str:
 _LOAD_NUMBER, _LOAD_WORD, _LOAD_X, _STORE, _TO_X, _RETURN_A = 0x00, 0x20, 0x61, 0x02, 0x07, 0x16
 _MULTIPLY, _SHIFT_RIGHT, _AND, _XOR_X, _SHIFT_LEFT_X = 0x24, 0x74, 0x54, 0xAC, 0x6C
 _IPV6_SOURCE = 8
+
+
+def hashed_slot(address: str, seed: int, count: int) -> int:
+    """The slot of so many that a client's packet comes to by way of `by_hash`."""
+    packed = ipaddress.ip_address(address).packed
+    slot = 0
+    while count > 1:
+        count //= _NODES
+        slot += count * (_cluster_node(packed, seed) if len(packed) == 4 else _bpf_node(packed, seed))
+        seed = _next_seed(seed)
+    return slot
+
+
+def _cluster_node(packed: bytes, seed: int) -> int:
+    """What `cluster_match` looks at. The kernel takes the address as a number of this machine."""
+    return scaled(jhash_word(int.from_bytes(packed, sys.byteorder), seed), _NODES)
+
+
+def _bpf_node(packed: bytes, seed: int) -> int:
+    """What `bpf_match` looks at."""
+    mixed = seed
+    for word in struct.unpack("!IIII", packed):
+        mixed = (mixed ^ word) * 0x85EBCA6B & 0xFFFFFFFF
+        mixed ^= mixed >> 15
+    return (mixed * 0xC2B2AE35 & 0xFFFFFFFF) >> 30
 
 
 def _next_seed(seed: int) -> int:

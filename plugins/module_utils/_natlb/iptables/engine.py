@@ -13,14 +13,16 @@ from ..host import nf_tables
 from ..host.proc import recent_list_size
 from ..host.processes import Command
 from ..model.clients import KnownClients
-from ..model.entities import FAMILIES, Config
+from ..model.entities import FAMILIES, Backend, Config, Service, family_of
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
+from .choice import hashed_slot
 from .dispatch import PREFIX
 from .program import Iptables, legacy_tables
 from .render import SomeServices
+from .service import source_slots
 
 _OVERTAKEN = ("# stands behind rules that let connections pass",)
 
@@ -179,6 +181,11 @@ class IptablesEngine:
         for family in FAMILIES:
             found.update(counters.count(config, family, self._listing(family, counters=True)))
         return found, clients.read(config)
+
+    def picked(self, service: Service, client: str, _client_port: int | None) -> Backend | None:
+        """The backend that the method picks for a client; None where turns or chance do."""
+        table = source_slots(service, family_of(client)) if service.method == "source_hash" else []
+        return table[hashed_slot(client, service.seed(), len(table))] if table else None
 
     def retained(self, wanted: Ruleset) -> list[str]:
         programs = {family: self.program.program(family) for family in FAMILIES}

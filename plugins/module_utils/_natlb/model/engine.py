@@ -13,7 +13,7 @@ from ..ruleset.normal_form import Loader
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
 from .clients import KnownClients
-from .entities import Config, Service
+from .entities import Backend, Config, Service
 from .surroundings import NOWHERE, Surroundings
 
 
@@ -89,6 +89,9 @@ class Engine(Loader, Protocol):
 
     def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+
+    def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
+        """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""
 
     def retained(self, wanted: Ruleset) -> list[str]:
         """What of ours has to stay though it is not wanted, in words. It is known once the live rules are listed."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from ..host import nf_tables, processes
 from ..host.processes import Command
 from ..model.clients import KnownClients
-from ..model.entities import FAMILIES, Config
+from ..model.entities import FAMILIES, Backend, Config, Service
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
@@ -146,6 +146,10 @@ class NftablesEngine:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
         listing = self._counting(config)
         return count(config, listing), of_nftables(config, listing)
+
+    def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
+        """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""
+        return render.picked(service, client, client_port)
 
     def retained(self, _wanted: Ruleset) -> list[str]:
         """Nothing: no rule leads from one table into another."""

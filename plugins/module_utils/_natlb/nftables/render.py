@@ -26,9 +26,11 @@ from ..model.entities import (
     Config,
     Frontend,
     Service,
+    family_of,
 )
 from ..model.hash_table import BLOCKS
-from ..model.slots import HASHES, slots
+from ..model.kernel_hashes import jhash, scaled, source_key
+from ..model.slots import HASHES, hash_slots, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
@@ -274,6 +276,17 @@ class ServiceTable(Table):
         port = f":{backend.port}" if backend.port else ""
         name = f"b.{service.name}.{protocol}.{identifier(backend)}"
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
+
+
+def picked(service: Service, client: str, client_port: int | None) -> Backend | None:
+    """The backend in the slot that the hash of `pick` points to; None where it is no hash, or of an unknown port."""
+    with_port = service.method == "flow_hash"
+    family = family_of(client)
+    if service.method not in HASHES or not service.serving(family) or (with_port and client_port is None):
+        return None
+    declared, table = hash_slots(service, family)
+    key = source_key(client, client_port if with_port else None)
+    return declared[table[scaled(jhash(key, SEED), len(table))]]
 
 
 def _add_base_chains(table: Table, egress: EgressRules) -> None:

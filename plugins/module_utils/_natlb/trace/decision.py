@@ -1,0 +1,140 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the service decides about a new connection: whether it is let in, which backend it goes to, and who the backend
+sees."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from ..host import sysctl, tracked
+from ..model import tracking
+from ..model.effective import EffectiveBackend
+from ..model.engine import Engine
+from ..model.entities import Backend, Service
+from ..model.slots import dealt_slots
+from ..plan.stale_flows import Frontends
+from .question import Question, peer
+from .steps import Step
+
+_NAMED = 5
+_BY = {
+    "round_robin": "by turn",
+    "least_connections": "by turn, more often to those with few connections",
+    "random": "by chance",
+    "flow_hash": "by the client's port, which is not given",
+}
+
+
+def found(
+    question: Question, frontends: Frontends, services: Sequence[Service], arrives: str
+) -> tuple[Service | None, Step]:
+    """The service whose frontend this is."""
+    at = frontends.find(question.family, question.target, question.port)
+    open_here = [item for item in at if item.interface in (None, arrives)]
+    if open_here:
+        return open_here[0], Step("service", "ok", open_here[0].name)
+    target = f"{peer(question.target, question.port)}/{question.protocol}"
+    if at:
+        ways = " or ".join(str(item.interface) for item in at)
+        said = f"{at[0].name} takes connections that come in by {ways}, not by {arrives or 'this host itself'}"
+        return None, Step("service", "stops", said, f"say --interface {at[0].interface}, or declare the other one")
+    near = [item for item in services if any(str(listen.address) == question.target for listen in item.listens)]
+    listens = ", ".join(f"{item.name} on {item.listens[0]}/{item.protocols[0]}" for item in near[:_NAMED])
+    said = f"no service listens on {target}" + (f"; there are {listens}" if near else "")
+    return None, Step("service", "stops", said, "declare it, or choose another target")
+
+
+def admission(question: Question, service: Service, frontends: Frontends) -> Iterator[Step]:
+    """The list of clients and the limits, as they stand for this one."""
+    client = ipaddress.ip_address(question.client)
+    networks = service.allowed(question.family)
+    if networks is not None:
+        within = [item for item in networks if client in ipaddress.ip_network(item)]
+        if not within:
+            said = f"allow_from of {service.name} has no network of {question.client}: it is refused"
+            yield Step("admission", "stops", said, f"add {question.client} to allow_from of {service.name}")
+            return
+        yield Step("admission", "ok", f"allow_from has {within[0]}")
+    most = service.max_connections_per_client
+    if most:
+        count = _connections(question, service, frontends)
+        said = f"{question.client} has {count} of {most} connections (max_connections_per_client)"
+        if count >= most:
+            yield Step("admission", "stops", f"{said}: one more is refused", "close some, or raise the limit")
+        else:
+            yield Step("admission", "ok", said)
+    rate = service.new_connections_per_second
+    if rate:
+        yield Step("admission", "fact", f"at most {rate} new connections a second (new_connections_per_second)")
+
+
+def _connections(question: Question, service: Service, frontends: Frontends) -> int:
+    mine = [
+        item
+        for item in tracked.of_client(question.family, question.protocol, question.client)
+        if item.active and service in frontends.find(item.family, *item.target)
+    ]
+    return len(mine)
+
+
+def room() -> Step:
+    """Whether the kernel can remember one more connection."""
+    count = sysctl.number("net/netfilter/nf_conntrack_count")
+    most = sysctl.number("net/netfilter/nf_conntrack_max")
+    said = f"{count} of {most} connections are tracked"
+    if most and count >= most:
+        return Step("tracking", "stops", f"{said}: the table is full, and new ones are dropped", "raise conntrack.max")
+    warning = tracking.fill_warning(count, most)
+    return Step("tracking", "may", warning) if warning else Step("tracking", "ok", said)
+
+
+def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[Backend], Step]:
+    """The backends that the connection may go to: one, where a hash of the client says which."""
+    serving = service.serving(question.family)
+    if not serving:
+        does = "refused" if service.when_empty == "reject" else "dropped"
+        said = f"no backend of {service.name} can serve: the connection is {does} (when_empty)"
+        return [], Step("backend", "stops", said, "natlb status shows why; bring one back")
+    dealt = dealt_slots(service, question.family)
+    one = engine.picked(service, question.client, question.client_port)
+    unless = ", unless affinity remembers another one" if service.affinity_s else ""
+    if one is not None:
+        said = f"{named(one)}, by the hash of the client ({service.method}){unless}"
+        return [one], Step("backend", "fact", said)
+    whole = sum(dealt.values())
+    shares = [f"{named(item)} {100 * dealt.get(item.key, 0) / whole:.0f} %" for item in serving[:_NAMED]]
+    more = ", …" if len(serving) > _NAMED else ""
+    return serving, Step("backend", "fact", f"{_BY[service.method]}: {', '.join(shares)}{more}{unless}")
+
+
+def named(backend: Backend) -> str:
+    where = peer(backend.address, backend.port)
+    return where if backend.name in (backend.address, where) else f"{backend.name} ({where})"
+
+
+def standing(backends: Sequence[EffectiveBackend]) -> Iterator[Step]:
+    """Who of the service does not serve, and why."""
+    out = [item for item in backends if item.effective.state != "active" or not item.effective.weight]
+    for item in out[:_NAMED]:
+        why = item.why() or f"declared {item.declared.state}"
+        yield Step("backend", "fact", f"{named(item.declared)} gets no new connections: {why}")
+
+
+def seen_as(question: Question, service: Service, own: str, hairpin: bool) -> Step:
+    """The source address that the backend sees."""
+    if service.snat == "masquerade":
+        return Step("source", "fact", f"the backend sees {own or 'this host'} (masquerade)")
+    if service.snat == "address":
+        return Step("source", "fact", f"the backend sees {' or '.join(service.snat_of(question.family))} (snat)")
+    if hairpin:
+        said = f"the backend sees {own or 'this host'}: it is in the client's network, and would answer past this host"
+        return Step("source", "fact", said)
+    said = f"the backend sees {question.client} (snat: none), so its answers have to come back through this host"
+    return Step("source", "may", said, "role natlb.netfilter.return_path on the backend sees to that")
+
+
+def is_within(client: str, networks: Sequence[str]) -> bool:
+    return any(ipaddress.ip_address(client) in ipaddress.ip_network(item) for item in networks)

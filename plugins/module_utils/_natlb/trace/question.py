@@ -1,0 +1,70 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which connection is asked about: `CLIENT[:PORT] ADDRESS:PORT[/PROTOCOL]`, as people type it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..errors import ConfigError
+from ..model import values
+from ..model.entities import PROTOCOLS, family_of
+
+_EXAMPLE = "write it like 198.51.100.7 192.0.2.10:80/tcp"
+
+
+class Question(NamedTuple):
+    """A connection of a client. `client_port` is None where it may be any."""
+
+    client: str
+    client_port: int | None
+    target: str
+    port: int
+    protocol: str
+
+    @property
+    def family(self) -> str:
+        return family_of(self.target)
+
+    def __str__(self) -> str:
+        client = peer(self.client, self.client_port)
+        return f"{client} -> {peer(self.target, self.port)}/{self.protocol}"
+
+
+def peer(address: str, port: int | None) -> str:
+    """Address and port as they are typed."""
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def parse(words: Sequence[str]) -> Question:
+    """Raises `ConfigError`. An arrow may stand between the two, quoted as a shell wants it."""
+    if words and words[-1] == "-":
+        raise ConfigError("", "the shell took the arrow for a redirection, and made a file", "leave the arrow out")
+    parts = [word for word in re.split(r"\s+|->", " ".join(words)) if word]
+    if len(parts) != 2:
+        raise ConfigError("", "names no client and target", _EXAMPLE)
+    target, slash, protocol = parts[1].partition("/")
+    protocol = values.choice(protocol.lower(), "the protocol", PROTOCOLS) if slash else "tcp"
+    client, client_port = _peer(parts[0], "the client")
+    address, port = _peer(target, "the target")
+    if port is None:
+        raise ConfigError("the target", "has no port", _EXAMPLE)
+    if family_of(client) != family_of(address):
+        raise ConfigError("the client", f"cannot reach {address}, which is of another family", _EXAMPLE)
+    return Question(client, client_port, address, port, protocol)
+
+
+def _peer(text: str, path: str) -> tuple[str, int | None]:
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    else:
+        host, port = text, None
+    return str(values.address(host, path)), None if port is None else values.port(port, f"the port of {path[4:]}")

@@ -1,0 +1,226 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`natlb trace`: each kind of obstacle first stops a connection, then is named; and what it says of a healthy service
+is what happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from _natlb.cli import single_file
+from kernel_lab import drive, server
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, PORTS, VIP, VIP6, WEB, WEB6
+
+REACHABLE, STOPPED = 0, 7
+FAILED = {"TimeoutError", "OSError", "ConnectionRefusedError", "ConnectionResetError"}
+WEB_SERVICE = f"{VIP}:80"
+
+
+def apply(balancer: Balancer, services: list[Mapping]) -> None:
+    balancer.apply(services, program=single_file.text, agent=True)
+
+
+def traced(balancer: Balancer, client: str = CLIENT, target: str = WEB_SERVICE, *options: str) -> tuple[int, Any]:
+    status, told, error = balancer.natlb("trace", client, target, "--json", *options)
+    assert not error, error
+    return status, json.loads(told)
+
+
+def picks(balancer: Balancer, target: str, clients: list[str]) -> list[str]:
+    """Which backend it names for each of these clients."""
+    found = balancer.host.call(drive.traces, balancer._root, balancer.variant or None, [(c, target) for c in clients])
+    return [next(step["said"] for step in one["steps"] if "by the hash" in step["said"]) for one in found]
+
+
+def stopped_at(balancer: Balancer, client: str = CLIENT, target: str = WEB_SERVICE, *options: str) -> Mapping:
+    status, found = traced(balancer, client, target, *options)
+    (step,) = [step for step in found["steps"] if step["verdict"] == "stops"]
+    assert status == STOPPED, found
+    assert step["remedy"], step
+    assert found["steps"][-1] == step, "nothing is said of what the connection never comes to"
+    return dict(step)
+
+
+def fails(balancer: Balancer, **options: Any) -> None:
+    assert set(balancer.tally(timeout_s=0.5, **options)) <= FAILED
+
+
+def test_a_healthy_service(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    assert set(balancer.tally(count=4)) == set(NAMES)
+    status, found = traced(balancer)
+    assert status == REACHABLE, found
+    assert not [step for step in found["steps"] if step["verdict"] == "may"], found
+    said = {step["where"]: step["said"] for step in found["steps"]}
+    assert said["service"] == "web"
+    assert said["source"] == "the backend sees 10.0.0.1 (masquerade)"
+    contacts = [step["said"] for step in found["steps"] if "accepts" in step["said"]]
+    assert contacts == [f"{address}:80 accepts a connection of this host" for address in WEB.values()]
+    _status, told, _error = balancer.natlb("trace", f"{CLIENT}->{WEB_SERVICE}")
+    assert told.splitlines()[0] == f"{CLIENT} -> {VIP}:80/tcp"
+    assert told.splitlines()[-1] == "reachable"
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_the_backend_of_a_hash_is_the_one_that_answers(balancer: Balancer, family: str) -> None:
+    backends = webs() if family == "ip" else [{"name": name, "address": WEB6[name]} for name in NAMES]
+    target = WEB_SERVICE if family == "ip" else f"[{VIP6}]:80"
+    apply(balancer, [service(method="source_hash", listen=[target], backends=backends)])
+    sources = [f"198.18.7.{n}" if family == "ip" else f"2001:db8:18::{n:x}" for n in range(1, 25)]
+    answers = balancer.ask(target, len(sources), sources=sources)
+    for source, answer, said in zip(sources, answers, picks(balancer, target, sources), strict=True):
+        assert said.startswith(f"{answer.name} "), (source, answer, said)
+
+
+@pytest.mark.engines("nftables")
+def test_the_backend_of_a_flow_is_the_one_that_answers(balancer: Balancer) -> None:
+    apply(balancer, [service(method="flow_hash")])
+    answers = balancer.ask(count=24, first_source_port=20000)
+    clients = [f"{CLIENT}:{port}" for port in range(20000, 20024)]
+    for client, answer, said in zip(clients, answers, picks(balancer, WEB_SERVICE, clients), strict=True):
+        assert said.startswith(f"{answer.name} "), (client, answer, said)
+    _status, found = traced(balancer)
+    assert any("the client's port, which is not given" in step["said"] for step in found["steps"])
+
+
+# -- obstacles -------------------------------------------------------------------------------------------------------
+
+
+def reverse_path(balancer: Balancer) -> None:
+    balancer.host.ip(f"route del {CLIENTS}\nroute add {CLIENTS} dev back")
+
+
+def without_forwarding(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 0})
+
+
+def forward_drop(balancer: Balancer) -> None:
+    balancer.host.run("iptables-nft", "-P", "FORWARD", "DROP")
+
+
+def nft_forward(balancer: Balancer) -> None:
+    rules = "table inet theirs {\nchain f {\ntype filter hook forward priority 0; policy drop;\n}\n}\n"
+    balancer.host.run("nft", "-f", "-", stdin=rules)
+
+
+def dropped_early(balancer: Balancer) -> None:
+    head = "type filter hook prerouting priority -310;"
+    rules = f"table inet theirs {{\nchain p {{\n{head}\nip saddr {CLIENT} drop\n}}\n}}\n"
+    balancer.host.run("nft", "-f", "-", stdin=rules)
+
+
+def flushed(balancer: Balancer) -> None:
+    balancer.host.run(
+        "sh",
+        "-c",
+        "nft flush ruleset; for t in nat filter mangle; do iptables-legacy -t $t -F; iptables-legacy -t $t -X; done",
+    )
+
+
+def no_listener(balancer: Balancer) -> None:
+    for host in balancer.lab.backends.values():
+        host.call(server.crash)
+
+
+#: What makes it, what it is called, and words of what is said.
+OBSTACLES: dict[str, tuple[Callable[[Balancer], None], str, str]] = {
+    "forwarding": (without_forwarding, "forwarding", "net.ipv4.ip_forward is not 1"),
+    "a policy of FORWARD": (forward_drop, "forward", "the chain FORWARD of iptables-nft (policy DROP)"),
+    "a chain of nft": (nft_forward, "forward", "table inet theirs, chain f (policy drop)"),
+    "before tracking": (dropped_early, "prerouting", f"table inet theirs, chain p (ip saddr {CLIENT} drop)"),
+    "flushed rules": (flushed, "rules", "natlb's rules are gone"),
+    "no listener": (no_listener, "backend", "refuses: nothing listens there"),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_an_obstacle(balancer: Balancer, case: str) -> None:
+    make, where, words = OBSTACLES[case]
+    apply(balancer, [service()])
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+    make(balancer)
+    try:
+        fails(balancer)
+        step = stopped_at(balancer)
+        assert (step["where"], words in step["said"]) == (where, True), step
+    finally:
+        if make is no_listener:
+            for name, host in balancer.lab.backends.items():
+                host.call(server.start, name, PORTS)
+
+
+def test_a_reverse_path_filter(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    source = "198.18.7.7"
+    assert set(balancer.tally(count=4, sources=[source])) == set(NAMES)
+    reverse_path(balancer)
+    fails(balancer, sources=[source])
+    step = stopped_at(balancer, source, WEB_SERVICE, "--interface", "front")
+    assert (step["where"], "reverse path filter of front" in step["said"]) == ("route", True), step
+
+
+def test_no_route_to_a_backend(balancer: Balancer) -> None:
+    apply(balancer, [service(backends=[{"address": "10.9.9.9"}])])
+    fails(balancer)
+    step = stopped_at(balancer)
+    assert (step["where"], "none leads to 10.9.9.9" in step["said"]) == ("route", True), step
+
+
+def test_a_service_that_is_not_declared(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    step = stopped_at(balancer, CLIENT, f"{VIP}:81")
+    assert step["said"] == f"no service listens on {VIP}:81/tcp; there are web on {VIP}:80/tcp"
+
+
+def test_the_list_of_clients(balancer: Balancer) -> None:
+    apply(balancer, [service(allow_from=[CLIENTS])])
+    fails(balancer)
+    assert "allow_from of web has no network of" in stopped_at(balancer)["said"]
+    assert set(balancer.tally(count=4, sources=["198.18.7.7"])) == set(NAMES)
+    assert traced(balancer, "198.18.7.7")[0] == REACHABLE
+
+
+def test_the_limit_of_connections(balancer: Balancer) -> None:
+    apply(balancer, [service(max_connections_per_client=2)])
+    assert traced(balancer)[0] == REACHABLE
+    balancer.hold(count=2)
+    fails(balancer)
+    assert f"{CLIENT} has 2 of 2 connections" in stopped_at(balancer)["said"]
+
+
+def test_nobody_serves(balancer: Balancer) -> None:
+    apply(balancer, [service(backends=webs("web1", "web2", state="drained"))])
+    fails(balancer)
+    assert stopped_at(balancer)["said"] == "no backend of web can serve: the connection is refused (when_empty)"
+
+
+def test_backends_that_see_the_client(balancer: Balancer) -> None:
+    apply(balancer, [service(snat="none")])
+    status, found = traced(balancer)
+    (step,) = [step for step in found["steps"] if step["where"] == "source"]
+    assert (status, step["verdict"]) == (REACHABLE, "may")
+    assert "its answers have to come back through this host" in step["said"]
+    _status, found = traced(balancer, "10.0.0.200")
+    (step,) = [step for step in found["steps"] if step["where"] == "source"]
+    assert "it is in the client's network" in step["said"]
+
+
+def test_a_smaller_link(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    balancer.host.ip("link set back mtu 1400")
+    status, found = traced(balancer)
+    (step,) = [step for step in found["steps"] if step["where"] == "mtu"]
+    assert (status, step["verdict"]) == (REACHABLE, "may")
+    assert "more than 1400 bytes" in step["said"]
+
+
+def test_ipv6(balancer: Balancer) -> None:
+    target = f"[{VIP6}]:80"
+    apply(balancer, [service(listen=[target], backends=[{"address": address} for address in WEB6.values()])])
+    assert len(balancer.tally(target, 4)) == len(NAMES)
+    assert traced(balancer, CLIENT6, target)[0] == REACHABLE

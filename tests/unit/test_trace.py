@@ -1,0 +1,94 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is typed behind `natlb trace`, and how steps are told. What they say is tested on the real kernel."""
+
+from __future__ import annotations
+
+import pytest
+from _natlb.errors import ConfigError
+from _natlb.host import sysctl
+from _natlb.model.kernel_hashes import jhash, source_key
+from _natlb.trace import decision
+from _natlb.trace.question import Question, parse
+from _natlb.trace.steps import Step, Trace, lines
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("198.51.100.7 192.0.2.10:80", Question("198.51.100.7", None, "192.0.2.10", 80, "tcp")),
+        ("198.51.100.7:4711 192.0.2.10:53/UDP", Question("198.51.100.7", 4711, "192.0.2.10", 53, "udp")),
+        ("198.51.100.7 -> 192.0.2.10:80", Question("198.51.100.7", None, "192.0.2.10", 80, "tcp")),
+        ("2001:DB8::7 [2001:db8::10]:80/sctp", Question("2001:db8::7", None, "2001:db8::10", 80, "sctp")),
+        ("[2001:db8::7]:9 [2001:db8::10]:80", Question("2001:db8::7", 9, "2001:db8::10", 80, "tcp")),
+    ],
+)
+def test_what_is_typed(words: str, expected: Question) -> None:
+    assert parse(words.split()) == expected
+    assert parse([words]) == expected, "quoted as a whole"
+    assert parse(str(expected).split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("192.0.2.1 -", "the shell took the arrow for a redirection"),
+        ("192.0.2.1", "names no client and target"),
+        ("192.0.2.1 192.0.2.10 80", "names no client and target"),
+        ("192.0.2.1 192.0.2.10", "the target: has no port"),
+        ("192.0.2.1 192.0.2.10:", "is not a port"),
+        ("192.0.2.1 192.0.2.10:99999", "'99999' is not a port"),
+        ("192.0.2.1 [2001:db8::1]:80", "of another family"),
+        ("nobody 192.0.2.10:80", "nobody"),
+        ("192.0.2.1 192.0.2.10:80/icmp", "icmp"),
+    ],
+)
+def test_what_is_mistyped(words: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(words.split())
+    assert said in str(caught.value)
+
+
+def test_how_it_is_told() -> None:
+    trace = Trace("a -> b")
+    assert trace.take([Step("arrival", "ok", "comes in by eth0"), Step("mtu", "may", "is small", "clamp it")])
+    assert list(lines(trace)) == [
+        "a -> b",
+        "  arrival  comes in by eth0",
+        "? mtu      is small",
+        "           -> clamp it",
+        "reachable, unless the step marked ? stops it",
+    ]
+    assert not trace.take([Step("route", "stops", "none leads there", "add one"), Step("backend", "ok", "never told")])
+    assert list(lines(trace))[-3:] == [
+        "x route    none leads there",
+        "           -> add one",
+        "not reachable: stopped at route",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "verdict", "words"),
+    [(10, "ok", "10 of 100 connections are tracked"), (85, "may", "85 % full"), (100, "stops", "the table is full")],
+)
+def test_the_table_of_connections(monkeypatch: pytest.MonkeyPatch, count: int, verdict: str, words: str) -> None:
+    """No network namespace has a limit of its own that could be reached."""
+    monkeypatch.setattr(sysctl, "number", lambda name: count if name.endswith("_count") else 100)
+    step = decision.room()
+    assert (step.verdict, words in step.said) == (verdict, True), step
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", 0xDEADBEEF + 7),
+        (source_key("198.18.7.1"), None),
+        (source_key("2001:db8::1", 4711), None),
+    ],
+)
+def test_hashes_are_32_bits(data: bytes, expected: int | None) -> None:
+    """That they are the kernel's is tested with the kernel."""
+    found = jhash(data, 7)
+    assert 0 <= found < 1 << 32
+    assert expected in (None, found)
