@@ -7,14 +7,18 @@ is what happens."""
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import drive, server
+from kernel_lab import drive, server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, PORTS, VIP, VIP6, WEB, WEB6
+from test_forward_path import DOCKER, FIREWALLD
 
 REACHABLE, STOPPED = 0, 7
 FAILED = {"TimeoutError", "OSError", "ConnectionRefusedError", "ConnectionResetError"}
@@ -127,11 +131,26 @@ def no_listener(balancer: Balancer) -> None:
         host.call(server.crash)
 
 
+def docker(balancer: Balancer) -> None:
+    balancer.host.run("iptables-nft-restore", "--noflush", stdin=DOCKER)
+
+
+def firewalld(balancer: Balancer) -> None:
+    """With StrictForwardPorts, which firewalld has since 2.2."""
+    balancer.host.run("nft", "-f", "-", stdin=FIREWALLD.replace("ct status dnat accept\n", ""))
+
+
 #: What makes it, what it is called, and words of what is said.
 OBSTACLES: dict[str, tuple[Callable[[Balancer], None], str, str]] = {
     "forwarding": (without_forwarding, "forwarding", "net.ipv4.ip_forward is not 1"),
     "a policy of FORWARD": (forward_drop, "forward", "the chain FORWARD of iptables-nft (policy DROP)"),
     "a chain of nft": (nft_forward, "forward", "table inet theirs, chain f (policy drop)"),
+    "Docker": (docker, "forward", "the chain FORWARD of iptables-nft of Docker (policy DROP)"),
+    "firewalld": (
+        firewalld,
+        "forward",
+        "table inet firewalld, chain filter_FORWARD (reject with icmpx admin-prohibited)",
+    ),
     "before tracking": (dropped_early, "prerouting", f"table inet theirs, chain p (ip saddr {CLIENT} drop)"),
     "flushed rules": (flushed, "rules", "natlb's rules are gone"),
     "no listener": (no_listener, "backend", "refuses: nothing listens there"),
@@ -224,3 +243,72 @@ def test_ipv6(balancer: Balancer) -> None:
     apply(balancer, [service(listen=[target], backends=[{"address": address} for address in WEB6.values()])])
     assert len(balancer.tally(target, 4)) == len(NAMES)
     assert traced(balancer, CLIENT6, target)[0] == REACHABLE
+
+
+# -- a real connection -----------------------------------------------------------------------------------------------
+
+
+def followed(balancer: Balancer, count: int, *words: str) -> tuple[int, list[str]]:
+    """What `--live` says while the client connects now and then, and stops by itself."""
+    pending = balancer.client.begin(traffic.attempts, WEB_SERVICE, count, 4, timeout_s=1)
+    status, told, error = balancer.natlb("trace", CLIENT, WEB_SERVICE, "--live", *words)
+    pending.result(timeout=60)
+    assert not error, error
+    assert "natlb_trace" not in balancer.host.run("nft", "list", "tables"), "nothing is left behind"
+    return status, told.splitlines()
+
+
+def test_a_real_connection(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    status, told = followed(balancer, 24)
+    assert status == REACHABLE, told
+    assert told[-1].startswith("answered by 10.0.0."), told
+    if balancer.nftables:
+        assert any("ip natlb" in line and "dnat" in line for line in told), told
+
+
+def test_a_real_connection_that_is_dropped(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    nft_forward(balancer)
+    status, told = followed(balancer, 12, "--for", "2")
+    assert status == STOPPED, told
+    assert "inet theirs f: policy -> drop" in told
+    assert told[-1] == "it was not answered; its last packet came to inet theirs f: policy -> drop"
+
+
+def test_no_connection_comes(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    status, told, _error = balancer.natlb("trace", CLIENT, WEB_SERVICE, "--live", "--for", "1")
+    assert (status, "no packet of it has come by" in told.splitlines()[-1]) == (STOPPED, True)
+
+
+# -- documentation ---------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "trace.md"
+
+
+def shown(balancer: Balancer, *words: str) -> str:
+    _status, told, _error = balancer.natlb("trace", *words)
+    return f"```console\n# natlb trace {' '.join(words)}\n{told}```\n"
+
+
+def lasting(block: str) -> str:
+    """Without the time, and what depends on the machine."""
+    return re.sub(r"(?<=since )\S+(?=:)|\d+ of \d+(?= connections are tracked)", "…", block)
+
+
+@pytest.mark.engines("nftables")
+def test_the_page_shows_what_it_says(balancer: Balancer) -> None:
+    """Write what differs into the page with NATLB_WRITE_DOCS=1."""
+    apply(balancer, [service(method="source_hash", max_connections_per_client=100)])
+    healthy = shown(balancer, CLIENT, WEB_SERVICE)
+    balancer.backend("web2", "drained", reason="kernel update")
+    docker(balancer)
+    broken = shown(balancer, CLIENT, WEB_SERVICE)
+    page = PAGE.read_text()
+    blocks = re.findall(r"```console\n# natlb trace .*?```\n", page, re.DOTALL)
+    if os.environ.get("NATLB_WRITE_DOCS"):
+        for block, new in zip(blocks, (healthy, broken), strict=False):
+            page = page.replace(block, new)
+        PAGE.write_text(page)
+    assert list(map(lasting, blocks[:2])) == list(map(lasting, (healthy, broken)))

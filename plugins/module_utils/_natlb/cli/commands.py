@@ -182,11 +182,16 @@ COMMANDS = (
         [
             ("natlb trace 198.51.100.7 192.0.2.10:80", "does this client reach the service?"),
             ("natlb trace 198.51.100.7:4711 192.0.2.10:53/udp --json", "from this port, for programs"),
+            ("natlb trace 198.51.100.7 192.0.2.10:80 --live", "what its next connection meets, rule by rule"),
         ],
         [
             Argument("connection", "client[:port] and address:port[/protocol]", str, many=True, value="CLIENT TARGET"),
             Argument("--interface", "where the client comes in", str, default="", value="NAME"),
             Argument("--no-contact", "do not ask the backend whether it answers"),
+            Argument("--live", "follow the next real connection of this client instead"),
+            Argument(
+                "--for", "with --live, how long to wait for it; default: 30", _number(1, 3600), 30, value="SECONDS"
+            ),
             _JSON,
         ],
         [UNREACHABLE],

@@ -22,6 +22,7 @@ from typing import TextIO
 from ..errors import BusyError, HostError, MinActiveError, NatlbError
 from ..host import commits, store
 from ..host.store import DEFAULT_PATHS, Paths
+from ..trace.question import Question
 from . import arguments, commands
 
 _STATUSES = {MinActiveError: commands.TOO_FEW, BusyError: commands.BUSY}
@@ -97,9 +98,21 @@ def _trace(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..trace import question, steps, trace  # noqa: PLC0415
 
     asked = question.parse(parsed.connection)
+    if parsed.live:
+        return _follow(asked, getattr(parsed, "for"), parsed.json)
     found = trace.trace(asked, parsed.interface, not parsed.no_contact, paths, parsed.variant)
     _say(json.dumps(found.dump(), indent=2) if parsed.json else "\n".join(steps.lines(found)))
     return commands.DONE if found.reachable else commands.UNREACHABLE
+
+
+def _follow(asked: Question, seconds: float, as_json: bool) -> int:
+    from ..trace import live  # noqa: PLC0415
+
+    for item in live.follow(asked, seconds):
+        line, reached = (item.line, item.reached) if isinstance(item, live.Outcome) else (item, None)
+        _say(json.dumps({"said": line, "reached": reached}) if as_json else line)
+        sys.stdout.flush()
+    return commands.DONE if reached else commands.UNREACHABLE
 
 
 def _order(parsed: argparse.Namespace, paths: Paths) -> int:

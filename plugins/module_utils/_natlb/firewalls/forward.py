@@ -188,10 +188,10 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
     return path
 
 
-def everyones(chains_of_nft: Sequence[BaseChain]) -> Iterator[Chains]:
-    """Each base chain at the forward hook but those of natlb's own tables. Changes nothing.
+def everyones(chains_of_nft: Sequence[BaseChain]) -> Iterator[tuple[Chains, str]]:
+    """Each base chain at the forward hook but those of natlb's own tables, and what lets connections pass there.
 
-    A jump into `forward_rules.ROOT` stands for the opening of natlb in the chain.
+    Changes nothing. A jump into `forward_rules.ROOT` stands for the opening of natlb in the chain.
     """
     hooks = forward_hooks(chains_of_nft)
     strange = {family for family, table in native(chains_of_nft) if table == "filter"}
@@ -202,10 +202,10 @@ def everyones(chains_of_nft: Sequence[BaseChain]) -> Iterator[Chains]:
             chains = _read(opening, family, strange)
             if chains is not None:
                 read |= set() if opening.is_legacy else {family}
-                yield chains
+                yield chains, "set firewall: accept, which lets natlb's connections pass there"
     for hook in hooks:
         if not (is_of_iptables(hook) and hook[0] in read) and not _is_own(hook):
-            yield from _nft_chains(hook)
+            yield from ((chains, _nft_remedy(hook, ["ct status dnat accept"])) for chains in _nft_chains(hook))
 
 
 def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
@@ -270,12 +270,15 @@ def _nft_warnings(hook: Hook, tried: Sequence[Packet]) -> list[str]:
 
 
 def _nft_warning(hook: Hook, finding: Finding) -> str:
-    """The rule to add, since natlb changes no foreign table."""
-    family, table, name = hook
-    if table == "firewalld":
-        remedy = "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"
-        return f"{finding.text()}; natlb changes no foreign table: {remedy}"
     rules = ["ct status dnat accept"] if finding.dnat else []
     rules += [f"ct original {family_of(source)} saddr {source} accept" for source in finding.sources]
+    return f"{finding.text()}; natlb changes no foreign table: {_nft_remedy(hook, rules)}"
+
+
+def _nft_remedy(hook: Hook, rules: Sequence[str]) -> str:
+    """The rules to add, since natlb changes no foreign table."""
+    family, table, name = hook
+    if table == "firewalld":
+        return "let them pass with a policy (firewall-cmd --permanent --new-policy, firewalld.policies(5))"
     commands = " and ".join(f"`nft insert rule {family} {table} {name} {rule}`" for rule in rules)
-    return f"{finding.text()}; natlb changes no foreign table: run {commands}, and add the rule to its file too"
+    return f"run {commands}, and add the rule to its file too"

@@ -45,10 +45,11 @@ def at(where: str, what: str, places: Iterable[Place], packet: Packet) -> Iterat
     yield from _passed(where, what, passed)
 
 
-def forward(where: str, what: str, chains: Iterable[Chains], packet: Packet, remedy: str) -> Iterator[Step]:
-    """The same of the forward hook. An opening of natlb in a chain lets its connections pass."""
+def forward(where: str, what: str, chains: Iterable[tuple[Chains, str]], packet: Packet) -> Iterator[Step]:
+    """The same of the forward hook, of chains and their remedies. An opening of natlb in a chain lets its connections
+    pass."""
     passed: list[str] = []
-    for item in chains:
+    for item, remedy in chains:
         if item.family != packet.family:
             continue
         found = _judged(where, what, item, packet, {"deny"}, ROOT, remedy)

@@ -190,14 +190,13 @@ class _Tracing:
         )
         behind = [p for p in self._places if p.hook == "prerouting" and p.priority > _TRANSLATED_AT and self._sees(p)]
         chains = list(forward.everyones(self._chains))
-        remedy = "firewall: accept lets natlb's connections pass a FORWARD chain of iptables"
         yield from passage.at("prerouting", "its translated packet", behind, replace(there, outside=frozenset()))
-        yield from passage.forward("forward", "its first packet", chains, there, remedy)
+        yield from passage.forward("forward", "its first packet", chains, there)
         leaving = [place for place in self._places if place.hook == "postrouting"]
         yield from passage.at("postrouting", "its first packet", leaving, there)
         raw = [p for p in self._places if p.hook == "prerouting" and p.priority <= _TRACKED_AT and p.family != "bridge"]
         yield from passage.at("answer", "the answer", raw, replace(answer, state="", outside=frozenset()))
-        yield from passage.forward("answer", "the answer", chains, answer, remedy)
+        yield from passage.forward("answer", "the answer", chains, answer)
 
     def _bridged(self, backend: Backend, route: Way) -> Iterator[Step]:
         if route.interface == self._interface and bridges.filtered():
