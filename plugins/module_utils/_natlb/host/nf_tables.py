@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import netlink, observation
@@ -22,6 +23,10 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
 _SET_TABLE, _SET_NAME = 1, 2
 _GEN_ID = 1
+_GETSETELEM = 13
+_ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_EXPRESSION = 1, 2, 7
+_VALUE, _EXPRESSION_DATA, _COUNTER_PACKETS = 1, 2, 2
 
 
 class BaseChain(NamedTuple):
@@ -70,6 +75,23 @@ def sets(family: str, table: str) -> list[str]:
             return [_text(attributes(item)[_SET_NAME]) for _family, item in found]
     except OSError:
         return []
+
+
+def counting_elements(family: str, table: str, name: str) -> Iterator[tuple[bytes, bytes, int]]:
+    """Key, data and counted packets of each element of a map. One that is gone since has none."""
+    wanted = netlink.attribute(_ELEMENTS_TABLE, table.encode() + b"\0")
+    wanted += netlink.attribute(_ELEMENTS_SET, name.encode() + b"\0")
+    try:
+        with netfilter() as kernel:
+            found = kernel.dump(NF_TABLES, _GETSETELEM, wanted, _NUMBERS[family])
+    except OSError:
+        return
+    for _family, part in found:
+        for _kind, listed in netlink.listed(attributes(part).get(_ELEMENTS, b"")):
+            element = attributes(listed)
+            counter = attributes(attributes(element.get(_ELEMENT_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
+            key, data = (attributes(element.get(kind, b"")).get(_VALUE, b"") for kind in (_ELEMENT_KEY, _ELEMENT_DATA))
+            yield key, data, int.from_bytes(counter.get(_COUNTER_PACKETS, b""), "big")
 
 
 def chain_names() -> set[str]:

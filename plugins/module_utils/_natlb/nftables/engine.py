@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..host import nf_tables, processes
 from ..host.processes import Command
@@ -18,6 +18,7 @@ from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import render
 from .clients import of_nftables
+from .counters import count_slots
 from .delta import delta
 from .layout import lay_out
 from .program import Nft
@@ -27,8 +28,6 @@ from .text import TABLE, count, counts_elsewhere, full, in_parts, is_slots, load
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
 LINUX_MINIMUM = (5, 13)
-#: So many maps are listed one by one sooner than whole tables are.
-_FEW_MAPS = 8
 
 
 class NftablesEngine:
@@ -63,16 +62,12 @@ class NftablesEngine:
         tables = [pair for pair in nf_tables.tables() if pair[1] == TABLE and pair[0] in FAMILIES]
         return "".join(self.nft.list_table(family, table, counters) for family, table in tables)
 
-    def _counting(self, config: Config) -> str:
-        """A listing with all that counts: slots, backends' chains, and the clients that sets know.
-
-        Tables of a hash count nothing and may be a hundred times as large as what does.
-        """
-        tables = [(family, nf_tables.sets(family, TABLE)) for family in FAMILIES]
-        maps = [(family, name) for family, names in tables for name in names if is_slots(name)]
-        if len(maps) > _FEW_MAPS or any(map(counts_elsewhere, config.services)):
-            return self._listing(counters=True)
-        return "".join(self.nft.list_map(family, TABLE, name) for family, name in maps)
+    def _slots(self) -> Iterator[tuple[str, bytes, bytes, int]]:
+        """Protocol, key, data and packets of each slot."""
+        for family in FAMILIES:
+            for name in filter(is_slots, nf_tables.sets(family, TABLE)):
+                for element in nf_tables.counting_elements(family, TABLE, name):
+                    yield (name.split("_")[1], *element)
 
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now."""
@@ -144,7 +139,9 @@ class NftablesEngine:
 
     def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
-        listing = self._counting(config)
+        if not any(map(counts_elsewhere, config.services)):
+            return count_slots(config, self._slots()), of_nftables(config, "")
+        listing = self._listing(counters=True)
         return count(config, listing), of_nftables(config, listing)
 
     def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:

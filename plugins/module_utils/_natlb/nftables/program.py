@@ -30,11 +30,6 @@ class Nft:
         observation.note_generation()
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
 
-    def list_map(self, family: str, table: str, name: str) -> str:
-        """One map with its counters. (A set or a chain alone is not quicker to list than its table: nft 1.0.6 reads all
-        of it first.)"""
-        return run([self.path, "-nn", "list", "map", family, table, name])
-
     def check(self, text: str) -> None:
         run([self.path, "--check", "-f", "-"], text)
 

@@ -1,0 +1,60 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""New connections of each backend, from the counters of slots as the kernel gives them over netlink. Pure.
+
+A program that lists them, and a reader of its text, cost ten times as much: with ten thousand services 1.7 s, and not
+0.2.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+from ..model.entities import Config, Service
+
+#: Bytes of an address and of a port; each part of a key is padded to a multiple of four bytes.
+_ADDRESS = {12: 4, 24: 16}
+_PORT = 2
+
+#: Key of a slot without its number: protocol, address, port.
+_Place = tuple[str, bytes, bytes]
+
+
+def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) -> dict[tuple[str, str], int]:
+    """New connections by (service, backend key), from the protocol, the key, the data and the packets of each slot."""
+    owners: dict[_Place, Service] = {
+        (frontend.protocol, _packed(frontend.address), frontend.low.to_bytes(_PORT, "big")): service
+        for service in config.services
+        for frontend in service.frontends()
+        if frontend.exact and frontend.address
+    }
+    keys: dict[str, dict[tuple[bytes, bytes], str]] = {}
+    found: dict[tuple[str, str], int] = {}
+    for protocol, key, data, packets in slots:
+        size = _ADDRESS.get(len(key), 0)
+        port = key[size : size + _PORT]
+        service = owners.get((protocol, key[:size], port))
+        if service is None:
+            continue
+        backends = keys.get(service.name)
+        if backends is None:
+            backends = keys[service.name] = _backends(service)
+        to = data[:size], data[size : size + _PORT]
+        # One without a port of its own keeps that of the client.
+        backend = backends.get(to) or (backends.get((to[0], b"")) if to[1] == port else None)
+        if backend is not None:
+            found[service.name, backend] = found.get((service.name, backend), 0) + packets
+    return found
+
+
+def _backends(service: Service) -> dict[tuple[bytes, bytes], str]:
+    return {
+        (_packed(item.address), item.port.to_bytes(_PORT, "big") if item.port else b""): item.key
+        for item in service.backends
+    }
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
