@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import drive
+from kernel_lab import drive, program
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.topology import VIP, WEB
 from test_agent import FAST, crashed, running
@@ -165,3 +166,111 @@ def test_a_reader_that_has_had_enough(balancer: Balancer) -> None:
     command = f"{here._root}/etc/current/natlb"
     script = f"python3 -I {command} --root {here._root} status | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
     assert here.host.run("bash", "-c", script).split() == ["0"]
+
+
+# -- watch -----------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A `natlb watch` that goes on."""
+
+    def __init__(self, balancer: Balancer, *words: str, terminal: tuple[int, int] | None = None) -> None:
+        self.balancer, self.root = balancer, balancer._root
+        line = ["watch", "--interval", "0.2", *words]
+        balancer.host.call(program.begin, self.root, balancer.variant or None, line, terminal)
+
+    def wait_for(self, words: str, times: int = 1) -> str:
+        return str(self.balancer.host.call(program.wait_for, self.root, words, times))
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
+        status, said = self.balancer.host.call(program.end, self.root, number)
+        return int(status), str(said)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = map(json.loads, self.balancer.host.call(program.said, self.root).splitlines())
+        return [line for line in lines if line["event"] == kind]
+
+
+def test_what_happens_is_told_as_it_happens(balancer: Balancer) -> None:
+    web = service(health=FAST)
+    with running(balancer, web) as here:
+        seen = Watched(balancer, "--json")
+        seen.wait_for(", agent: all up, 0 overrides")
+        with crashed(balancer, "web2"):
+            seen.wait_for("web2 of web is down")
+            balancer.natlb("drain", "web3", "--reason", "kernel update")
+            seen.wait_for("web3 of web: drained (kernel update)")
+        seen.wait_for("web2 of web is up")
+        held = balancer.hold(count=6)
+        seen.wait_for(", 6 active (")
+        if balancer.variant != "legacy":
+            balancer.host.run("nft", "flush", "ruleset")
+            seen.wait_for(") has changed rules")
+            assert [
+                line for line in seen.events("rules") if re.match(r"nft \(process \d+\) has changed", line["message"])
+            ]
+        else:
+            balancer.host.run("iptables-legacy", "-t", "nat", "-F", "NATLB.pre")
+        seen.wait_for("somebody has changed rules of natlb; they are back")
+        balancer.apply([web, {**SHARED, "health": FAST}], program=single_file.text)
+        seen.wait_for("a run has declared otherwise: added: api")
+        here.stop()
+        seen.wait_for("the agent does not answer")
+        here.start()
+        seen.wait_for("the agent answers")
+        (health,) = (line for line in seen.events("health") if line["state"] == "down")
+        assert (health["service"], health["backend"]) == ("web", "web2")
+        assert "Connection refused" in health["message"]
+        (override,) = seen.events("override")
+        assert (override["service"], override["backend"], override["state"]) == ("web", "web3", "drained")
+        active = {item["name"]: item["active"] for item in seen.events("counters")[0]["backends"]}
+        rates = [item for line in seen.events("counters") for item in line["backends"] if item["new_per_second"] > 0]
+        assert active.keys() == WEB.keys()
+        assert len(held) == 6
+        assert rates
+        status, said = seen.end()
+        assert status == 130
+        assert "Traceback" not in said
+
+
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_without_the_agent_it_is_told_that_rules_are_gone(balancer: Balancer) -> None:
+    here = installed(balancer)
+    seen = Watched(here)
+    seen.wait_for("the agent does not answer")
+    here.host.run("nft", "flush", "ruleset")
+    text = seen.wait_for("the rules of natlb are gone (natlb apply puts them back)")
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d nft \(process \d+\) has changed rules$", text, re.MULTILINE)
+    assert here.natlb("apply")[0] == 0
+    assert seen.end()[0] == 130
+
+
+@pytest.mark.engines("nftables")
+def test_a_terminal_is_drawn_again_and_given_back(balancer: Balancer) -> None:
+    with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
+        here.wait_for("web2 of web is down")
+        seen = Watched(balancer, terminal=(44, 20))
+        balancer.ask(count=4)
+        seen.wait_for("\033[H", 4)
+        balancer.natlb("drain", "web3")
+        seen.wait_for("web3 of web: drained")
+        status, said = seen.end()
+        assert status == 130
+        assert said.startswith("\033[?1049h\033[?25l")
+        assert said.endswith("\033[?25h\033[?1049l")
+        drawn = said.split("\033[H")[-1].partition("\033[J")[0].split("\033[K\r\n")
+        assert max(map(len, drawn)) <= 44, "folded"
+        assert len(drawn) <= 20
+        text = " ".join(" ".join(drawn).split())
+        assert "web2 of web is down: connect to" in text, "as it was when the watch began"
+        assert "nftables, agent: 1 down, 1 overrides" in text
+        assert re.search(r"web web1 10\.0\.0\.3 active up [\d.]+ 0", text)
+        assert "down" in text
+
+
+@pytest.mark.engines("nftables")
+def test_a_watch_may_have_an_end(balancer: Balancer) -> None:
+    here = installed(balancer)
+    assert here.natlb("watch", "--count", "2", "--interval", "0.1")[::2] == (0, "")
+    assert here.natlb("watch", "--for", "0.3", "--interval", "10")[::2] == (0, "")
+    assert here.natlb("watch", "nobody")[0] == 1

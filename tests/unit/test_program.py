@@ -19,6 +19,7 @@ from _natlb.cli import arguments, commands, completion, main, manual
 from _natlb.health import overview
 from _natlb.health.checks import Status
 from _natlb.health.question import questions
+from _natlb.host import store
 from _natlb.model.effective import Finding, Findings
 from _natlb.model.services import parse_config
 from _natlb.status import checks_table
@@ -145,7 +146,7 @@ def test_every_command_is_carried_out_and_has_an_example() -> None:
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: str(command.name))
 def test_examples_are_understood(command: commands.Command) -> None:
     for line, _says in command.examples:
-        words = shlex.split(line.partition(" && ")[0].partition(" > ")[0].partition(" | ")[0])
+        words = shlex.split(line.partition(" && ")[0].partition(" > ")[0].partition(" >> ")[0].partition(" | ")[0])
         if words[0] == commands.PROGRAM:
             assert arguments.parser().parse_args(words[1:]).command == command.name
 
@@ -259,3 +260,24 @@ def test_the_manual_page_has_all_that_can_be_typed() -> None:
             assert line in text
     for code, words in commands.EXIT_CODES.items():
         assert f"{code} {words}" in text
+
+
+# -- exit codes ------------------------------------------------------------------------------------------------------
+
+
+def test_another_change_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.1)
+    with store.lock(store.Paths(tmp_path / "etc", tmp_path / "run")):
+        assert main.main(["--root", str(tmp_path), "apply"]) == commands.BUSY
+    assert "another run (process" in capsys.readouterr().err
+
+
+def test_an_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.RUNS, "version", interrupted)
+    assert main.main(["version"]) == commands.INTERRUPTED
+    assert capsys.readouterr() == ("", "")

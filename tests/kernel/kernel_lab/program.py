@@ -5,9 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import struct
 import subprocess
 import sys
+import termios
+import threading
+import time
 from pathlib import Path
+
+_begun: dict[str, tuple[subprocess.Popen[bytes], list[bytes], threading.Thread]] = {}
 
 
 def run(root: str, variant: str | None, words: list[str], timeout_s: float = 60.0) -> tuple[int, str, str]:
@@ -21,3 +30,55 @@ def argv(root: str, variant: str | None) -> list[str]:
     """How a command line begins."""
     program = Path(root, "etc", "current", "natlb")
     return [sys.executable, "-I", str(program), *(["--variant", variant] if variant else []), "--root", root]
+
+
+def begin(root: str, variant: str | None, words: list[str], terminal: tuple[int, int] | None) -> None:
+    """Start it: at a terminal of so many columns and lines, or with its output in a pipe."""
+    line = [*argv(root, variant), *words]
+    said: list[bytes] = []
+    if terminal is None:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        source = process.stdout.fileno()
+    else:
+        source, inner = os.openpty()
+        columns, lines = terminal
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+        process = subprocess.Popen(line, stdin=inner, stdout=inner, stderr=inner, env=environment)
+        os.close(inner)
+
+    def read() -> None:
+        # The end of a terminal is an error.
+        with contextlib.suppress(OSError):
+            while data := os.read(source, 65536):
+                said.append(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    _begun[root] = process, said, reader
+
+
+def said(root: str) -> str:
+    return b"".join(_begun[root][1]).decode()
+
+
+def wait_for(root: str, words: str, times: int = 1, within_s: float = 30.0) -> str:
+    """Until it has said this so often. Returns all that it said."""
+    give_up = time.monotonic() + within_s
+    while said(root).count(words) < times:
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"it did not say {words!r}:\n{said(root)}")
+        time.sleep(0.01)
+    return said(root)
+
+
+def end(root: str, number: int) -> tuple[int, str]:
+    """Send it a signal; its exit code, and all that it said."""
+    process, _said, reader = _begun[root]
+    process.send_signal(number)
+    status = process.wait(20)
+    reader.join(20)
+    text = said(root)
+    del _begun[root]
+    return status, text

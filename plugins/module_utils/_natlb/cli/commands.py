@@ -133,6 +133,25 @@ COMMANDS = (
         [NO_AGENT],
     ),
     Command(
+        "watch",
+        "show what happens, as it happens",
+        "Changes of health and of overrides, rules that somebody has changed and that came back, other declarations, "
+        "and for each backend the new connections a second and the active ones. A terminal is drawn again and again; "
+        "everything else gets a line for each event. On a large host counters are read less often, so that no more "
+        "than 5 percent of a processor is used. Ctrl-C ends it.",
+        [
+            ("natlb watch", "on a terminal"),
+            ("natlb watch web --json --for 3600 >> web.log", "one service for an hour, a line of JSON for each event"),
+        ],
+        [
+            _SERVICE,
+            _JSON,
+            Argument("--interval", "seconds between two readings; default: 2", _number(0.1, 3600, float), default=2),
+            Argument("--count", "end after so many readings", _number(1, 10**9)),
+            Argument("--for", "end after so many seconds", _number(0, 10**9, float), value="SECONDS"),
+        ],
+    ),
+    Command(
         "drain",
         "give a backend no new connections; existing ones go on",
         "This outlives runs of Ansible and reboots, until restore takes it back.",

@@ -65,7 +65,7 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..health import inquiries, overview  # noqa: PLC0415
-    from ..plan import overlay, request  # noqa: PLC0415
+    from ..plan import overlay, request, waiting  # noqa: PLC0415
     from ..status import checks_table  # noqa: PLC0415
 
     _root_alone()
@@ -73,7 +73,7 @@ def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
     try:
         checks = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS)
     except HostError as error:
-        kept = request.restored(paths, parsed.variant)[0]
+        kept = request.restored(waiting.live(paths), parsed.variant)[0]
         checks = overview.of_files(kept.config.services, overlay.read(kept).findings)
         problem = error if checks else None
     if parsed.service is not None:
@@ -183,6 +183,13 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             agent.run()
 
 
+def _watch(parsed: argparse.Namespace, paths: Paths) -> int:
+    from . import watch  # noqa: PLC0415
+
+    _root_alone()
+    return watch.watch(parsed, paths)
+
+
 def _completion(parsed: argparse.Namespace, _paths: Paths) -> None:
     from . import completion  # noqa: PLC0415
 
@@ -212,6 +219,7 @@ def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
 RUNS = {
     "status": _status,
     "checks": _checks,
+    "watch": _watch,
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),
     "trace": _trace,
     "apply": _apply,

@@ -237,6 +237,8 @@ class Agent:
     def _read_commits(self, _mask: int) -> None:
         if self._commits is None or not self._commits.drain() or self._running.is_current():
             return
+        for who in self._commits.by:
+            self._say(f"{who} has changed rules", service_manager.DEBUG)
         now = time.monotonic()
         try:
             if self._running.load_if_gone():

@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Iterator
 
-from .netlink import NETLINK_NETFILTER
+from . import netlink
+from .netlink import NETLINK_NETFILTER, attributes
 
 # include/uapi/linux/netlink.h and netfilter/nfnetlink.h of the kernel.
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NFTABLES_GROUP = 7
 _LARGEST = 1 << 16
+_NEW_GENERATION = netlink.NF_TABLES << 8 | 15
+_PROCESS, _PROCESS_NAME = 2, 3
 
 
 class Commits:
@@ -24,6 +28,8 @@ class Commits:
 
     def __init__(self, peer: socket.socket) -> None:
         self._peer = peer
+        #: Whose commits `drain` has read last, such as `nft (process 4711)`; more may have been lost.
+        self.by: list[str] = []
 
     def fileno(self) -> int:
         return self._peer.fileno()
@@ -31,15 +37,28 @@ class Commits:
     def drain(self) -> bool:
         """Whether there was any news. All of it is read."""
         found = False
+        self.by = []
         while True:
             try:
-                found |= bool(self._peer.recv(_LARGEST))
+                data = self._peer.recv(_LARGEST)
+                found |= bool(data)
+                self.by += [who for who in committers(data) if who not in self.by]
             except BlockingIOError:
                 return found
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 found = True
+
+
+def committers(data: bytes) -> Iterator[str]:
+    """Who ended a commit with one of these messages; Linux 4.13 and later tell."""
+    for kind, body in netlink.messages(data):
+        if kind == _NEW_GENERATION:
+            said = attributes(body[4:])
+            name = said.get(_PROCESS_NAME, b"").rstrip(b"\0").decode(errors="backslashreplace")
+            if name and _PROCESS in said:
+                yield f"{name} (process {struct.unpack('>I', said[_PROCESS])[0]})"
 
 
 @contextlib.contextmanager

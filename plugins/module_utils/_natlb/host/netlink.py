@@ -43,6 +43,16 @@ def listed(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[(length + 3) & ~3 :]
 
 
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and content of each message that came at once."""
+    while len(data) >= _HEADER.size:
+        length, kind, _flags, _number, _port = _HEADER.unpack_from(data)
+        if length < _HEADER.size:
+            break
+        yield kind, data[_HEADER.size : length]
+        data = data[(length + 3) & ~3 :]
+
+
 class Netfilter:
     """A socket to netfilter in the network namespace of this thread."""
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping
 
 _JOURNAL = "/run/systemd/journal/socket"
-#: syslog(3).
-WARNING, NOTICE, INFO = 4, 5, 6
+#: syslog(3). What is said with DEBUG is for who follows the agent, and not for the journal.
+WARNING, NOTICE, INFO, DEBUG = 4, 5, 6, 7
 
 
 def notify(**values: str) -> None:
@@ -35,6 +35,8 @@ def watchdog_s() -> float | None:
 
 def say(message: str, priority: int = INFO, **fields: str) -> None:
     """A line for people, and fields for programs, whose names are in capitals."""
+    if priority >= DEBUG:
+        return
     if "JOURNAL_STREAM" in os.environ:
         values = {"MESSAGE": message, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "natlb", **fields}
         if _send(_JOURNAL, _lines(values)):

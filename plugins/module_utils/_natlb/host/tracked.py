@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import HostError
@@ -105,16 +105,25 @@ def unanswered(family: str, translated: bool = True) -> list[Tracked]:
 
     Raises `HostError`.
     """
-    mask = struct.pack("!I", _SEEN_REPLY | _DESTINATION_NAT)
-    wanted = attribute(_STATUS, struct.pack("!I", _DESTINATION_NAT if translated else 0))
+    status = _DESTINATION_NAT if translated else 0
+    found = _of_status(family, _SEEN_REPLY | _DESTINATION_NAT, status)
+    # A kernel before 5.15 tells of all.
+    return [item for item in found if not item.answered and item.translated == translated]
+
+
+def translated(family: str) -> Iterator[Tracked]:
+    """All connections that were translated to a backend. Raises `HostError`."""
+    return (item for item in _of_status(family, _DESTINATION_NAT, _DESTINATION_NAT) if item.translated)
+
+
+def _of_status(family: str, mask: int, status: int) -> Iterator[Tracked]:
+    wanted = attribute(_STATUS, struct.pack("!I", status)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
     try:
         with netlink.netfilter() as kernel:
-            found = kernel.dump(netlink.CONNTRACK, _GET, wanted + attribute(_STATUS_MASK, mask), FAMILY[family][0])
+            found = kernel.dump(netlink.CONNTRACK, _GET, wanted, FAMILY[family][0])
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
-    tracked = (_tracked(family, attributes(entry)) for _family, entry in found)
-    # A kernel before 5.15 tells of all.
-    return [item for item in tracked if item and not item.answered and item.translated == translated]
+    return (item for _family, entry in found for item in [_tracked(family, attributes(entry))] if item)
 
 
 def delete(connections: Iterable[Tracked]) -> int:
