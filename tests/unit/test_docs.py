@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from _natlb.cli import commands
 from _natlb.iptables import render as iptables
 from _natlb.iptables import restore
 from _natlb.model.entities import dump
@@ -153,6 +154,16 @@ def test_variables_of_playbooks_are_described() -> None:
     for path in (ROOT / "playbooks").glob("*.yml"):
         head = path.read_text().partition("\n- ")[0]
         assert set(re.findall(r"^#   (natlb_\w+)", head, re.MULTILINE)) <= set(rows), path.name
+
+
+def test_the_page_of_the_program_has_all_that_can_be_typed() -> None:
+    text = (DOCS / "program.md").read_text()
+    for command in commands.COMMANDS:
+        (line,) = re.findall(rf"^\| `(natlb {command.name}\b[^`]*)`", text, re.MULTILINE)
+        shown = " ".join(["natlb", command.name, *(item.shown for item in command.arguments)])
+        assert line in (shown, f"natlb {command.name} BACKEND …"), command.name
+    codes = dict(re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE))
+    assert {int(code): words.replace("`", "") for code, words in codes.items()} == commands.EXIT_CODES
 
 
 def anchor(heading: str) -> str:
