@@ -258,7 +258,7 @@ def test_a_terminal_is_drawn_again_and_given_back(balancer: Balancer) -> None:
         assert status == 130
         assert said.startswith("\033[?1049h\033[?25l")
         assert said.endswith("\033[?25h\033[?1049l")
-        drawn = said.split("\033[H")[-1].partition("\033[J")[0].split("\033[K\r\n")
+        drawn = said.rpartition("\033[H")[2].partition("\033[J")[0].split("\033[K\r\n")
         assert max(map(len, drawn)) <= 44, "folded"
         assert len(drawn) <= 20
         text = " ".join(" ".join(drawn).split())

@@ -242,12 +242,16 @@ def _stamps(paths: Iterable[Any]) -> list[tuple[int, int, int] | None]:
     return found
 
 
+def _end(number: int, _frame: Any) -> None:
+    """What is drawn on a terminal is to be taken back first."""
+    raise SystemExit(128 + number)
+
+
 def watch(parsed: argparse.Namespace, paths: Paths) -> int:
     """Watch until a bound is reached. Ctrl-C ends it as well."""
     bound = vars(parsed)["for"]
     end = None if bound is None else time.monotonic() + bound
-    # What is drawn is to be taken back.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     with contextlib.ExitStack() as stack:
         output: Output = Lines(parsed.json)
         if sys.stdout.isatty() and not parsed.json:

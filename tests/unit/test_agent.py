@@ -1,0 +1,142 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent says of rules, and how it answers questions, without a kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb.errors import HostError
+from _natlb.health.agent import Agent
+from _natlb.health.inquiries import CHECKS, Followed, Inquiries, asked
+from _natlb.host import unix_socket
+from _natlb.plan.outcome import Outcome
+
+
+class Running:
+    """Rules that a whole reading loads again, whoever has changed them."""
+
+    def __init__(self, is_current: bool) -> None:
+        self.is_current = lambda: is_current
+
+    def restore(self) -> Outcome:
+        return Outcome(True, "", "nftables", "delta", 1, {}, [])
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_rules_that_it_loads_again_itself_are_not_told_as_those_of_others(is_current: bool) -> None:
+    said: list[str] = []
+    running: Any = Running(is_current)
+    checker: Any = None
+    agent = Agent(running, checker, selectors.DefaultSelector(), None, lambda message, *_more: said.append(message))
+    agent._settle()
+    assert said == ([] if is_current else ["somebody has changed rules of natlb; they are back (delta)"])
+
+
+# -- inquiries -------------------------------------------------------------------------------------------------------
+
+
+class Desk:
+    """The agent's end, in a folder whose path is longer than that of a socket may be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ("x" * 120) / "agent.sock"
+        self.path.parent.mkdir()
+        self.selector = selectors.DefaultSelector()
+        self.answer: Any = [{"check": "tcp 10.0.0.3:80"}]
+        self.inquiries = Inquiries(self.path, self.selector, self.overview)
+
+    def overview(self) -> Any:
+        return self.answer
+
+    def turn(self, times: int = 1) -> None:
+        for _unused in range(times):
+            for key, mask in self.selector.select(5):
+                key.data(mask)
+
+    def serve(self) -> int:
+        """Answer in a process of its own."""
+        child = os.fork()
+        if child == 0:
+            while True:
+                self.turn()
+        return child
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    with contextlib.closing(made.inquiries):
+        yield made
+
+
+@contextlib.contextmanager
+def served(desk: Desk) -> Iterator[None]:
+    child = desk.serve()
+    try:
+        yield
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_checks_are_answered(desk: Desk) -> None:
+    assert desk.path.stat().st_mode & 0o777 == 0o600
+    with served(desk):
+        assert asked(desk.path, CHECKS) == [{"check": "tcp 10.0.0.3:80"}]
+        with pytest.raises(HostError, match="the agent does not answer"):
+            asked(desk.path, "what?")
+
+
+def test_nobody_waits_for_one_that_does_not_read(desk: Desk) -> None:
+    desk.answer = ["x" * 10_000_000]
+    with contextlib.closing(unix_socket.connected(desk.path, 5)) as client:
+        client.sendall(b"checks\n")
+        began = time.monotonic()
+        desk.turn(2)
+        assert time.monotonic() - began < 2
+
+
+def test_followers_are_told(desk: Desk) -> None:
+    desk.inquiries.tell("nobody listens")
+    with contextlib.closing(Followed(desk.path)) as one:
+        desk.turn(2)
+        desk.inquiries.tell("web1 of web is down", NATLB_STATE="down")
+        desk.inquiries.tell("more")
+        first, second = one.events()
+        assert (first["message"], first["NATLB_STATE"], second["message"]) == ("web1 of web is down", "down", "more")
+        assert json.loads(json.dumps(first))["time"].endswith("Z")
+    desk.turn()
+    desk.inquiries.tell("gone")
+
+
+def test_a_follower_that_does_not_read_is_dropped(desk: Desk) -> None:
+    with contextlib.closing(Followed(desk.path)) as one:
+        desk.turn(2)
+        for _unused in range(100):
+            desk.inquiries.tell("x" * 10_000)
+        assert list(one.events())
+        assert one.ended
+
+
+def test_an_agent_that_ends_is_noticed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with contextlib.closing(Followed(desk.path)) as one:
+        desk.turn(2)
+        desk.inquiries.close()
+        assert list(one.events()) == []
+        assert one.ended
+    for path in (desk.path, tmp_path / "missing" / "agent.sock"):
+        with pytest.raises(HostError, match=r"nobody listens at .*agent\.sock"):
+            asked(path, CHECKS)
+        with pytest.raises(HostError, match="nobody listens"):
+            Followed(path)
