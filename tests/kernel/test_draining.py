@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 
 import pytest
 from _natlb.errors import ConfigError, HostError
-from kernel_lab import drive, traffic
+from kernel_lab import drive, server, traffic
 from kernel_lab.balancer import Balancer, service, webs
-from kernel_lab.topology import NAMES, VIP, WEB
+from kernel_lab.topology import NAMES, PORTS, VIP, WEB
 from test_running import dark
 
 OTHER = service("other", listen=f"{VIP}:8080")
@@ -107,15 +109,50 @@ def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
     assert (answer.name == "web2") is not close, "its next packet is answered with a reset"
 
 
+@pytest.mark.parametrize("ends_first", ["client", "server"])
+def test_a_client_that_has_sent_its_last_still_gets_its_answer(balancer: Balancer, ends_first: str) -> None:
+    """While one to whom the server has sent its last gets nothing more."""
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    held = balancer.hold(count=2)
+    (handle,) = [handle for handle, answer in held if answer.name == "web2"]
+    web2 = balancer.lab.backends["web2"]
+    if ends_first == "server":
+        web2.call(server.stop)
+        await_state(balancer, "CLOSE_WAIT")
+        assert balancer.backend("web2", "drained", wait=True, wait_timeout=60)["waited"] < 1
+        web2.call(server.start, "web2", PORTS)
+        return
+    os.kill(web2.pid, signal.SIGSTOP)
+    # Not before all of its threads have stopped.
+    os.waitid(os.P_PID, web2.pid, os.WSTOPPED)
+    try:
+        balancer.client.call(traffic.finish, handle)
+        await_state(balancer, "CLOSE_WAIT")
+        assert balancer.backend("web2", "drained", wait=True, wait_timeout=1)["active_connections"] == 1
+    finally:
+        os.kill(web2.pid, signal.SIGCONT)
+    assert traffic.Answer(*balancer.client.call(traffic.hear, handle)).name == "web2"
+    done = balancer.backend("web2", "drained", wait=True, wait_timeout=60)
+    assert done["active_connections"] == 0
+    assert done["waited"] < 30
+
+
+def await_state(balancer: Balancer, state: str) -> None:
+    """Until connection tracking has a connection of web2 in this state."""
+    words = ["conntrack", "-L", "-p", "tcp", "--state", state, "--reply-src", WEB["web2"]]
+    deadline = time.monotonic() + 30
+    while not balancer.host.run(*words):
+        assert time.monotonic() < deadline, balancer.host.run("conntrack", "-L")
+        time.sleep(0.01)
+
+
 def test_attempts_that_it_never_answered_go_elsewhere(balancer: Balancer) -> None:
     """It may be stopped next. Nor does a dead backend make anybody wait for long."""
     balancer.apply([service(backends=webs("web1", "web2"))])
     balancer.tally(count=2)
     with dark(balancer, "web2"):
         pending = balancer.client.begin(traffic.attempts, f"{VIP}:80", 20, 400.0, timeout_s=20.0)
-        unanswered = ["conntrack", "-L", "-p", "tcp", "--state", "SYN_SENT", "--reply-src", WEB["web2"]]
-        while not balancer.host.run(*unanswered):
-            time.sleep(0.01)
+        await_state(balancer, "SYN_SENT")
         done = balancer.backend("web2", "drained", wait=True, wait_timeout=60)
         found = [traffic.Attempt(*item) for item in pending.result(timeout=60)]
     assert (done["active_connections"], done["closed"]) == (0, 0)

@@ -79,17 +79,17 @@ def site(made: Site) -> Site:
         start = f"LAB_NAME={web.name} setsid {sys.executable} {ROOT}/tests/lab/identity_server.py"
         web.run("sh", "-c", f"{start} </dev/null >/dev/null 2>&1 & echo $! >/run/server.pid")
         web.run("sh", "-c", "until ss -Hltn sport = :8080 | grep -q .; do sleep 0.05; done")
-    declare(made, [])
     declare(made)
     return made
 
 
-def declare(site: Site, services: list[dict[str, Any]] | None = None) -> None:
+def declare(site: Site) -> None:
     """On iptables: the scenario with containers is on nftables."""
     backends = [{"name": web.name, "address": web.address, "port": 8080} for web in site.webs]
     web = {"name": "web", "listen": [f"{VIP}:80", f"{OTHER}:80"], "backends": backends}
     for member in (site.lb1, site.lb2):
-        member.balance([web] if services is None else services, engine="iptables")
+        member.run("rm", "-f", "/etc/natlb/overrides.json")
+        member.balance([web], engine="iptables")
 
 
 class Load:

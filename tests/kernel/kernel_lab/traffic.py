@@ -224,6 +224,12 @@ def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     return _on_held(handle, timeout_s, speak=True)
 
 
+def finish(handle: int) -> None:
+    """Ask the last question on a held connection, and end this side of it."""
+    _open[handle].send(b"?\n")
+    _open[handle].shutdown(socket.SHUT_WR)
+
+
 def hear(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """What a held connection brings unasked."""
     return _on_held(handle, timeout_s, speak=False)

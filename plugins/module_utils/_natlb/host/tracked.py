@@ -30,11 +30,14 @@ _FILTER_ORIG, _FILTER_REPLY = 1, 2
 #: (ctnetlink_filter_match_tuple in nf_conntrack_netlink.c, Linux 5.8 to 6.18 at least), so there the port has to do.
 _BY_ADDRESS, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 4
 _SEEN_REPLY, _DESTINATION_NAT = 1 << 1, 1 << 5
-_PROTOINFO_TCP, _TCP_STATE = 1, 1
+_PROTOINFO_TCP, _TCP_STATE, _TCP_FLAGS_ORIGINAL = 1, 1, 4
 #: nf_conntrack_tcp.h: SYN_SENT, SYN_RECV, and SYN_SENT2 of a simultaneous opening.
 _TCP_OPENING = (1, 2, 9)
 _NUMBERED = {bytes([number]): name for name, number in PROTOCOL.items()}
-_TCP_ENDED = (4, 5, 6, 7, 8)
+#: FIN_WAIT and CLOSE_WAIT: one end has sent its last, and the other one has not. LAST_ACK, TIME_WAIT and CLOSE.
+_TCP_HALF_CLOSED, _TCP_ENDED = (4, 5), (6, 7, 8)
+#: IP_CT_TCP_FLAG_CLOSE_INIT of nf_conntrack_tcp.h: this end was the first to do so.
+_TCP_CLOSED_FIRST = 0x04
 
 
 class Tracked(NamedTuple):
@@ -51,7 +54,7 @@ class Tracked(NamedTuple):
     answered: bool
     #: Its first packets are still on their way: no data has been exchanged.
     opening: bool
-    #: Both ends are there, as far as the kernel knows.
+    #: Both ends are there, as far as the kernel knows. A client that has sent its last waits for the answer.
     active: bool
     original: bytes
     zone: bytes
@@ -163,7 +166,10 @@ def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
         return None
     status = int.from_bytes(entry.get(_STATUS, b""), "big")
     answered = bool(status & _SEEN_REPLY)
-    state = attributes(attributes(entry.get(_PROTOINFO, b"")).get(_PROTOINFO_TCP, b"")).get(_TCP_STATE, b"\0")[0]
+    tcp = attributes(attributes(entry.get(_PROTOINFO, b"")).get(_PROTOINFO_TCP, b""))
+    state = tcp.get(_TCP_STATE, b"\0")[0]
+    answers = state in _TCP_HALF_CLOSED and bool(tcp.get(_TCP_FLAGS_ORIGINAL, b"\0")[0] & _TCP_CLOSED_FIRST)
+    ended = state in _TCP_ENDED or (state in _TCP_HALF_CLOSED and not answers)
     opening = state in _TCP_OPENING if protocol == "tcp" else not answered
     return Tracked(
         family=family,
@@ -174,7 +180,7 @@ def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
         translated=bool(status & _DESTINATION_NAT),
         answered=answered,
         opening=opening,
-        active=answered and not opening and not (protocol == "tcp" and state in _TCP_ENDED),
+        active=answered and not opening and not (protocol == "tcp" and ended),
         original=entry.get(_TUPLE_ORIG, b""),
         zone=entry.get(_ZONE, b""),
     )
