@@ -84,7 +84,8 @@ class Host:
 
     def request(self, name: str = "", **options: Any) -> Request:
         """`name` is what the rules say; without one nothing is declared."""
-        services = [{**SERVICE, "name": name}] if name else []
+        more = {"health": options["health"]} if "health" in options else {}
+        services = [{**SERVICE, "name": name, **more}] if name else []
         config = parse_config(services, options.get("egress", []) if name else [])
         forwarding, persist = options.get("forwarding", True), options.get("persist", True)
         firewall = options.get("firewall", "warn")

@@ -463,6 +463,48 @@ def test_fail2ban(action: str) -> None:
     host("fail2ban-client", "set", "natlb-test", "unbanip", "203.0.113.66")
 
 
+#: The second backend is dead, and has to stay out whatever others do.
+CHECKED = [
+    {
+        **SERVICES[0],
+        "health": {"type": "tcp", "interval": "2s"},
+        "backends": [*SERVICES[0]["backends"], {"name": "dead", "address": "10.0.0.4", "port": 9}],
+    }
+]
+FOLLOWERS = "natlb-restore.service natlb-firewalld.service"
+
+
+@pytest.mark.usefixtures("_no_docker")
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_the_agent_beside_all_of_them(capsys: pytest.CaptureFixture[str], engine: str) -> None:
+    """Units that follow other firewalls are not there, and nobody needs them."""
+    deploy(natlb_services=CHECKED, natlb_engine=engine, natlb_firewall="accept")
+    told = "journalctl -u natlb-agent -o cat | grep -q 'dead of web is down'"
+    host("timeout", "30", "sh", "-c", f"until {told}; do sleep 0.1; done")
+    assert host("systemctl", "list-unit-files", "--no-legend", *FOLLOWERS.split(), check=False) == ""
+    # It closes the forward path where forwarding was off when it started.
+    shell("sysctl -qw net.ipv4.ip_forward=0; systemctl start docker")
+    for command in (
+        "systemctl restart docker",
+        "systemctl start firewalld",
+        "firewall-cmd --reload",
+        "systemctl restart firewalld",
+        "systemctl restart docker",
+        "systemctl stop firewalld",
+        "systemctl start nftables",
+        "systemctl reload nftables",
+        "systemctl restart nftables",
+        "systemctl stop nftables",
+    ):
+        with gap(f"with the agent and {engine}, {command}", capsys):
+            host(*command.split())
+        # An attempt that meets the dead backend takes a second.
+        assert all(answered(timeout_s=0.7) for _attempt in range(4)), command
+    deploy(natlb_engine=engine, natlb_firewall="accept")
+    assert host("systemctl", "is-enabled", *FOLLOWERS.split()).split() == ["enabled", "enabled"]
+    assert host("systemctl", "is-active", "natlb-agent", check=False).strip() == "inactive"
+
+
 UNITS = ("natlb.service", "natlb-restore.service", "natlb-firewalld.service", "natlb-uplinks.service")
 UPLINK = {"source": "10.0.0.0/24", "uplinks": [{"interface": "eth0", "gateway": "192.0.2.254"}]}
 

@@ -25,12 +25,18 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 ETC = Path("/etc/natlb")
 #: It speaks to backends, and puts forwarding back.
 NOT_THE_AGENT = ("IPAddressDeny", "ProtectKernelTunables")
-#: Each unit, by whether what boots may be iptables.
+#: Who runs beside the rules: nobody, the agent, or the agent with checks that are programs.
+BESIDE = {
+    "alone": None,
+    "agent": unit_files.AgentUnit("/usr/bin/python3", False),
+    "programs": unit_files.AgentUnit("/usr/bin/python3", True),
+}
+#: Each unit, by that and by whether what boots may be iptables.
 ALL = {
-    f"{unit.name} {'iptables' if modules else 'nft'}{' programs' if programs else ''}": unit
+    f"{unit.name} {'iptables' if modules else 'nft'} {beside}": unit
     for modules in (False, True)
-    for programs in (False, True)
-    for unit in unit_files.units(ETC, True, unit_files.AgentUnit("/usr/bin/python3", programs), modules)
+    for beside, agent in BESIDE.items()
+    for unit in unit_files.units(ETC, True, agent, modules)
 }
 
 
@@ -456,3 +462,27 @@ def test_only_root_may_use_it(host: Host) -> None:
     text = (host.root / "usr/local/sbin/natlb").read_text().replace("$(id -u)", "1000")
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "natlb: only root may do this (sudo natlb)\n")
+
+
+def test_the_agent_takes_the_place_of_units_that_follow_firewalls(host: Host) -> None:
+    """It comes: they go, in one plan. It goes: they are back."""
+    followers = {unit_files.RESTORE, unit_files.FIREWALLD}
+    health: Any = {"program": lambda: "a program", "health": {"type": "tcp"}}
+    host.run("web")
+    assert followers <= {path.name for path in host.unit("").iterdir()}
+    host.systemd.active.add(unit_files.FIREWALLD)
+    host.systemd.told.clear()
+    part, _staged = host.plan("web", **health)
+    shown = unified(part.live, part.wanted)
+    assert all(str(host.unit(name)) in shown for name in followers)
+    assert host.run("web", **health)
+    assert not followers & {path.name for path in host.unit("").rglob("*")}
+    assert host.systemd.told == ["stop natlb-firewalld.service", "daemon-reload", "restart natlb-agent.service"]
+    assert "ReloadPropagatedFrom" not in host.unit(unit_files.MAIN).read_text()
+    assert not host.run("web", **health)
+    host.systemd.told.clear()
+    assert host.run("web")
+    assert followers <= {path.name for path in host.unit("").iterdir()}
+    assert host.systemd.told == ["stop natlb-agent.service", "daemon-reload", "restart natlb-firewalld.service"]
+    assert "ReloadPropagatedFrom" in host.unit(unit_files.MAIN).read_text()
+    assert not host.run("web")

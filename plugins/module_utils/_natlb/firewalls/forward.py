@@ -10,16 +10,19 @@ ours does not overrule them. A run never changes these. It reports which rule to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Callable
 
 from ..errors import HostError
-from ..host import processes
+from ..host import nf_tables, processes
 from ..host.nf_tables import BaseChain
 from ..host.processes import Command
 from ..host.routes import Routes
 from ..iptables import foreign_jumps, forward_rules, restore
+from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
 from ..model.entities import FAMILIES, Config, family_of
 from ..nftables.program import Nft
@@ -94,7 +97,7 @@ class Opening:
     def listed(self) -> Ruleset:
         """What the kernel holds of it now, in the families where something was to be loaded."""
         found: Ruleset = {}
-        for family in sorted({key[0] for key in self.rendered}):
+        for family in self._families():
             found.update(self.parse(family, self.program.save(family, table="filter")))
         return found
 
@@ -114,11 +117,30 @@ class Opening:
         """What turns `now` into what is live before the change."""
         return self.program.restore(restore.delta(now, self.live, self.live, held=self.held))
 
+    def stands(self) -> bool:
+        """Whether no rule of others stands before it in any FORWARD chain, told without listing anything."""
+        found = [nf_tables.rules(family, "filter", "FORWARD") for family in self._families()]
+        return not self.is_legacy and all(chain is None or _is_ahead(chain) for chain in found)
+
+    def again(self, tried: Sequence[Packet], wanted: Ruleset) -> list[Command]:
+        """What puts it back, where it is gone or stands behind a denial of connections such as those in `tried`."""
+        now = Opening(self.program.variant)
+        families = [family for family in self._families() if not self.is_legacy or "filter" in legacy_tables(family)]
+        for family in families:
+            chains = parse_save(family, now.look(family), "")
+            if chains is not None:
+                now.rendered.update({key: section for key, section in self.rendered.items() if key[0] == family})
+                _mark_misplaced(now.live, chains, tried)
+        return now.commands({key: section for key, section in wanted.items() if key in now.rendered})
+
+    def _families(self) -> list[str]:
+        return sorted({key[0] for key in self.rendered})
+
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
         files: dict[str, str] = {}
         lines: list[str] = []
-        for family in sorted({key[0] for key in self.rendered}):
+        for family in self._families():
             name = f"forward.{self.program.program(family)}"
             chains = {key: section for key, section in self.rendered.items() if key[2] == "chain"}
             files[name] = restore.full(chains, family)
@@ -126,6 +148,11 @@ class Opening:
             program, jump = f"{self.program.path(family)} --wait 30", f"-j {forward_rules.ROOT}"
             lines.append(f"{program} -C FORWARD {jump} 2>/dev/null || {program} -I FORWARD 1 {jump}")
         return files, lines
+
+
+def _is_ahead(chain: Sequence[bytes]) -> bool:
+    ahead = itertools.takewhile(lambda rule: PREFIX.encode() in rule, chain)
+    return any(forward_rules.ROOT.encode() + b"\0" in rule for rule in ahead)
 
 
 #: The names of every file that `boot` may write.
@@ -139,6 +166,8 @@ class ForwardPath:
     firewall: str
     openings: list[Opening] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: The packets of our connections.
+    tried: Callable[[], Sequence[Packet]] = list
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
@@ -150,6 +179,19 @@ class ForwardPath:
             lines += loading
         return files, lines
 
+    def is_newly_closed(self) -> bool:
+        """Whether a FORWARD chain of iptables-nft may deny our connections now, in which no opening was made."""
+        if self.firewall != "accept" or "nft" not in {variant or default_variant() for variant in _offered()}:
+            return False
+        now = Opening("nft" if "nft" in iptables_variants() else None)
+        opened = {key[0] for opening in self.openings if not opening.is_legacy for key in opening.rendered}
+        for family in {packet.family for packet in self.tried()} - opened:
+            there = nf_tables.rules(family, "filter", "FORWARD") is not None
+            chains = parse_save(family, now.look(family), "") if there else None
+            if chains is not None and (chains.policy != "accept" or may_deny(chains, self.tried())):
+                return True
+        return False
+
     def preceding(self) -> list[tuple[str, str]]:
         """See `Opening.precedes`."""
         return [place for opening in self.openings for place in opening.precedes()]
@@ -160,10 +202,10 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
 
     `firewall` is one of `CHOICES`; `chains_of_nft` are all base chains.
     """
-    path = ForwardPath(firewall)
+    tried = cache(partial(packets, config, routes.ways))
+    path = ForwardPath(firewall, tried=tried)
     hooks = forward_hooks(chains_of_nft)
     strange = {family for family, table in native(chains_of_nft) if table == "filter"}
-    tried = cache(partial(packets, config, routes.ways))
     read: set[str] = set()
     for variant, families in _iptables_places(hooks):
         opening = Opening(variant)
@@ -226,17 +268,19 @@ def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[str | None, list[str]]
     """The variants of iptables, each with the families in which it has a FORWARD chain. Listing the chain with iptables
     would create it."""
     found: list[tuple[str | None, list[str]]] = []
-    offered: list[str | None] = [*iptables_variants()]
-    if not offered and processes.find("iptables"):
-        offered = [None]
     legacy = [family for family in FAMILIES if "filter" in legacy_tables(family)]
     nft = [f for f in FAMILIES if any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
-    for variant in offered:
+    for variant in _offered():
         is_legacy = (variant or default_variant()) == "legacy"
         families = legacy if is_legacy else nft
         if families:
             found.append((variant, families))
     return found
+
+
+def _offered() -> list[str | None]:
+    """The variants of iptables by their names, or the one that has none."""
+    return [*iptables_variants()] or ([None] if processes.find("iptables") else [])
 
 
 def _owner(chains: Chains) -> str:

@@ -29,6 +29,8 @@ from .suspects import Suspects
 
 #: Changes of health that reach the kernel at once, and a second in the long run: a backend that flaps loads nobody.
 BURST, RATE = 20, 4.0
+#: The same of looks for what somebody has taken away.
+LOOKS, LOOKS_RATE = 50, 5.0
 #: How long after the last change what boots follows.
 SETTLE_S = 2.0
 #: How often the kept request is looked at, and rules where the kernel does not tell of commits.
@@ -95,6 +97,7 @@ class Agent:
         #: What is to be said once that is in the kernel.
         self._untold: list[tuple[str, dict[str, str]]] = []
         self._pace = Pace(BURST, RATE)
+        self._looks = Pace(LOOKS, LOOKS_RATE)
         self._stopped = False
         #: When something is to be done next; None where it need not.
         self._restore_at: float | None = 0.0
@@ -103,6 +106,9 @@ class Agent:
         self._began = False
         self._status = ""
         self._calm = Calm()
+        #: Whether somebody has changed rules, and it is still to be looked what that does to ours; and whether the
+        #: FORWARD chain of others stays closed to our connections, whatever is done.
+        self._looks_for_harm = self._closed = False
         self._suspects = Suspects()
         self._levels = Levels(selector)
         self._child: int | None = None
@@ -133,6 +139,7 @@ class Agent:
         for event in self._checker.take_events():
             self._note(event)
         try:
+            self._look_for_harm(now)
             self._act(now)
             self._level(now)
         except NatlbError as error:
@@ -193,7 +200,8 @@ class Agent:
         """Read the host and make it right."""
         self._restore_at = None
         outcome = self._running.restore()
-        self._calm.read(time.monotonic(), time.monotonic() - now, outcome.transaction != "none")
+        self._calm.read(time.monotonic(), time.monotonic() - now, outcome.changed)
+        self._closed = self._running.is_newly_closed()
         if outcome.transaction != "none" and self._began:
             self._tell_back(outcome.transaction)
         self._began = True
@@ -243,12 +251,19 @@ class Agent:
         for who in self._commits.by:
             self._say(f"{who} has changed rules", service_manager.DEBUG)
         now = time.monotonic()
-        try:
-            if self._running.load_if_gone():
-                self._tell_back("all of them were gone")
-        except NatlbError as error:
-            self._say(f"{error}; trying again", service_manager.WARNING)
         self._restore_at = max(now + QUIET_S, self._calm.until)
+        self._looks_for_harm = True
+
+    def _look_for_harm(self, now: float) -> None:
+        """See what can be seen at once of what somebody has done to our rules, and put it right."""
+        if not self._looks_for_harm or not self._looks.take(now):
+            return
+        self._looks_for_harm = False
+        if self._running.put_back():
+            self._tell_back("at once")
+        if self._restore_at is not None and self._running.is_newly_closed() and not self._closed:
+            self._closed = True
+            self._restore_at = min(self._restore_at, now + QUIET_S)
 
     # -- children ----------------------------------------------------------------------------------------------------
 
@@ -282,6 +297,8 @@ class Agent:
 
     def _next(self, now: float) -> float:
         due = [self._look_at, self._levels.due]
+        if self._looks_for_harm:
+            due.append(now + self._looks.wait_s(now))
         if self._found:
             due.append(now + self._pace.wait_s(now))
         if self._restore_at is not None:

@@ -130,6 +130,13 @@ class IptablesEngine:
         """Whether there is no chain of ours."""
         return not any(name.startswith(PREFIX) for name in nf_tables.chain_names())
 
+    def missing(self, rules: Ruleset) -> Ruleset:
+        """Jumps that are gone, with all chains of their tables: who takes the one away has emptied the others, too."""
+        jumps = {key: section for key, section in rules.items() if key[2] == "jump" and not _leads(key, section)}
+        tables = {key[:2] for key in jumps}
+        chains = {key: section for key, section in rules.items() if key[2] == "chain" and key[:2] in tables}
+        return {**chains, **jumps}
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
         return sum(map(self.program.commits, transaction.texts.values()))
@@ -202,6 +209,13 @@ class IptablesEngine:
         size = recent_list_size()
         said = f"affinity on iptables remembers {size} clients per backend (xt_recent's ip_list_tot) and forgets the "
         return [f"{said}oldest beyond that; the nftables engine remembers 65536"]
+
+
+def _leads(key: Key, jumps: Section) -> bool:
+    """Whether all of these jumps are in their chain."""
+    family, table, _kind, chain = key
+    there = b"".join(nf_tables.rules(family, table, chain) or [])
+    return all(rule.split()[-1].encode() + b"\0" in there for rule in jumps.body)
 
 
 def _has(rendered: Ruleset, family: str) -> bool:

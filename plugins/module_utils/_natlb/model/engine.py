@@ -69,6 +69,10 @@ class Engine(Loader, Protocol):
     def is_gone(self) -> bool:
         """Whether the kernel holds nothing at all of ours, told without listing anything. Only where it is numbered."""
 
+    def missing(self, rules: Ruleset) -> Ruleset:
+        """Which of these rules somebody has taken away, and what else has to be loaded with them, as far as that can be
+        told without listing anything. Only where commits are numbered."""
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
 

@@ -103,6 +103,11 @@ class NftablesEngine:
         """Whether there is no table of ours."""
         return not any(table == TABLE for _family, table in nf_tables.tables())
 
+    def missing(self, rules: Ruleset) -> Ruleset:
+        """Whole tables of ours."""
+        there = {family for family, table in nf_tables.tables() if table == TABLE}
+        return {key: section for key, section in rules.items() if key[0] not in there}
+
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
         return len(transaction.texts)

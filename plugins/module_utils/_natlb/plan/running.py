@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import HostError
+from ..firewalls.forward import Opening
 from ..host import processes, revision, store
+from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.store import Paths
 from ..model import local_state
@@ -70,6 +72,8 @@ class Running:
         self._revision: Revision | None = None
         #: What is live where the kernel does not number commits.
         self._listed: Ruleset | None = None
+        #: What lets our connections pass through the FORWARD chains of others, as listed.
+        self._openings: list[tuple[Opening, Ruleset]] = []
         self._request = _Kept(paths)
         #: Where the change waits whose declaration this is; None where it is the kept one.
         self._waiting: Path | None = None
@@ -96,8 +100,13 @@ class Running:
         return rollback.waiting(self._paths) == self._waiting and self._request.is_same()
 
     def _are_rules_current(self) -> bool:
-        if self._plan is None or not self._plan.engine.is_numbered:
-            return self._plan is not None and self._listed == self._plan.engine.listed()
+        if self._plan is None:
+            return False
+        # Of iptables-legacy nothing tells but a look.
+        if self._reopened(of_legacy=True):
+            return False
+        if not self._plan.engine.is_numbered:
+            return self._listed == self._plan.engine.listed()
         return self._revision is not None and self._revision == revision.current()
 
     @uncollected()
@@ -109,13 +118,14 @@ class Running:
     def _restore(self, directory: Path | None) -> Outcome:
         """The same. To be called with the lock held."""
         self._revision = self._listed = None
-        gone = self._load_if_gone()
+        gone = self._put_back()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
         self._request.read()
         self._waiting = directory
         self._plan = plan
         self._findings = dict(plan.laid.findings)
         self._multiples = plan.laid.multiples
+        self._openings = [(opening, opening.listed()) for opening in plan.path.openings if opening.rendered]
         self._declared = {service.name: service for service in plan.request.config.services}
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         if plan.engine.is_numbered:
@@ -128,21 +138,37 @@ class Running:
             backend_connections.end_untranslated(plan.laid.config)
         return outcome
 
-    def load_if_gone(self) -> bool:
-        """Where somebody has flushed everything, load what is known at once, which `restore` is to follow: it reads the
-        host, which takes longer. Returns whether it was done. Raises `HostError`."""
+    def put_back(self) -> bool:
+        """Put back at once what somebody has taken away, as far as that can be told without reading the host, which
+        takes longer: `restore` is to follow. Returns whether there was anything. Raises `HostError`."""
         with store.lock(self._paths):
-            return self._load_if_gone()
+            return self._put_back()
 
-    def _load_if_gone(self) -> bool:
+    def is_newly_closed(self) -> bool:
+        """Whether somebody has closed the way of our connections, which the next `restore` is to open."""
+        return self._plan is not None and self._plan.path.is_newly_closed()
+
+    def _put_back(self) -> bool:
         if self._plan is None or self._known is None or not self._is_declared():
             return False
-        engine, rules = self._plan.engine, self._known.rules
-        if not rules or not engine.is_numbered or not engine.is_gone():
+        engine = self._plan.engine
+        commands = [*self._reopened(of_legacy=False), *self._reopened(of_legacy=True)]
+        missing = engine.missing(self._known.rules) if engine.is_numbered else {}
+        if missing:
+            commands += engine.commands(engine.plan({}, missing, missing))
+        if not commands:
             return False
-        processes.run_commands(engine.commands(engine.plan({}, rules, rules)))
+        processes.run_commands(commands)
         backend_connections.end_untranslated(self._plan.laid.config)
         return True
+
+    def _reopened(self, of_legacy: bool) -> list[Command]:
+        """What puts openings back that are gone, or stand behind a denial."""
+        if self._plan is None:
+            return []
+        tried = self._plan.path.tried
+        concerned = [item for item in self._openings if item[0].is_legacy == of_legacy and not item[0].stands()]
+        return [command for opening, wanted in concerned for command in opening.again(tried(), wanted)]
 
     @uncollected()
     def find(self, findings: Findings) -> Outcome | None:

@@ -59,15 +59,18 @@ def units(etc: Path, uplinks: bool, agent: AgentUnit | None, loads_modules: bool
     sandbox = _sandbox(loads_modules)
 
     def text(template: str, sandbox: str = sandbox) -> str:
-        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox, python=agent.python if agent else "")
+        python, propagated = (agent.python, "") if agent else ("", _PROPAGATED)
+        return template.format(written=WRITTEN, etc=etc, sandbox=sandbox, python=python, propagated=propagated)
 
     firewalls = ("nftables.service", "firewalld.service")
-    found = [
-        Unit(MAIN, text(_MAIN), (_BOOT,), started=True, loads_modules=loads_modules),
-        Unit(RESTORE, text(_RESTORE), firewalls, loads_modules=loads_modules),
-        # Does nothing where firewalld does not run; where it runs already, it follows from now on.
-        Unit(FIREWALLD, text(_FIREWALLD), firewalls[1:], restarted=True, loads_modules=loads_modules),
-    ]
+    found = [Unit(MAIN, text(_MAIN), (_BOOT,), started=True, loads_modules=loads_modules)]
+    if not agent:
+        # The agent notices by itself what other firewalls do.
+        found += [
+            Unit(RESTORE, text(_RESTORE), firewalls, loads_modules=loads_modules),
+            # Does nothing where firewalld does not run; where it runs already, it follows from now on.
+            Unit(FIREWALLD, text(_FIREWALLD), firewalls[1:], restarted=True, loads_modules=loads_modules),
+        ]
     if uplinks:
         sandboxed = text(_UPLINKS, _uplinks_sandbox())
         found.append(Unit(UPLINKS, sandboxed, (_BOOT,), started=True, restarted=True, follows=(UPLINKS_SCRIPT,)))
@@ -101,13 +104,10 @@ ConditionPathExists={etc}/boot
 Wants=network-pre.target
 Before=network-pre.target shutdown.target
 Conflicts=shutdown.target
-# Their stock configurations begin with a flush of everything. After a reload of them the rules come back by the line
-# below, after a start by natlb-restore.service. Not PartOf them: firewalld stops nftables, and a restart of firewalld
-# would then have to stop and to restart this unit at once, which systemd refuses, along with the restart of firewalld.
+# Their stock configurations begin with a flush of everything.
 After=local-fs.target nftables.service iptables.service ip6tables.service
 After=netfilter-persistent.service ufw.service firewalld.service
-ReloadPropagatedFrom=nftables.service firewalld.service
-
+{propagated}
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -116,6 +116,13 @@ ExecReload=/bin/sh {etc}/boot
 {sandbox}
 [Install]
 WantedBy=multi-user.target
+"""
+#: In the main unit, where no agent runs.
+_PROPAGATED = """\
+# After a reload of them the rules come back by this line, after a start by natlb-restore.service. Not PartOf them:
+# firewalld stops nftables, and a restart of firewalld would then have to stop and to restart this unit at once, which
+# systemd refuses, along with the restart of firewalld.
+ReloadPropagatedFrom=nftables.service firewalld.service
 """
 _RESTORE = """\
 {written}
