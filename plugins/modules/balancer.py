@@ -338,7 +338,8 @@ options:
     description:
       - Keep the rules in C(/etc/natlb), with systemd units that load them at boot, and the kernel settings in
         C(/etc/sysctl.d) and C(/etc/modules-load.d). With V(false) none of these files is left.
-      - On a host without systemd only C(/etc/natlb) is written. A warning says what to run at boot.
+      - Root finds the program C(natlb) in C(/usr/local/sbin), unless that folder is missing or cannot be written to.
+      - On a host without systemd only C(/etc/natlb) and that program are written. A warning says what to run at boot.
     type: bool
     default: true
   mark_mask:
