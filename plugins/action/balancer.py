@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": "\n".join(renamed)}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            given = packed.pack(_as_mapping(self._task.args, "conntrack"))
+            given = packed.pack(_as_mapping(_as_mapping(self._task.args, "conntrack"), "metrics"))
             result.update(self._execute_module(module_name=MODULE, module_args=given, task_vars=task_vars))
             self._repeat_arguments(result)
             old_python.explain(result)

@@ -334,6 +334,23 @@ options:
         program C(/etc/natlb/current/natlb).
     type: bool
     default: false
+  metrics:
+    description:
+      - How the agent publishes metrics in the text format of Prometheus. By default it publishes none; C(natlb metrics)
+        prints them on the host.
+      - Where they are published, the agent runs.
+    type: dict
+    suboptions:
+      directory:
+        description: The folder of node_exporter's textfile collector. C(natlb.prom) is written there every 15 seconds.
+        type: path
+      listen:
+        description: Address and port that serve C(/metrics) over HTTP, such as V(127.0.0.1:9780).
+        type: str
+      idle:
+        description: Whether backends that serve, and have and had no connection, are told of as well.
+        type: bool
+        default: true
   persist:
     description:
       - Keep the rules in C(/etc/natlb), with systemd units that load them at boot, and the kernel settings in
@@ -409,7 +426,7 @@ options:
     default: present
   _packed:
     description:
-      - Internal. The action plugin of this module sends O(services), O(egress) and O(conntrack) in this one text.
+      - Internal. The action plugin sends O(services), O(egress), O(conntrack) and O(metrics) in this one text.
       - Leave it out.
     type: str
 attributes:
@@ -498,8 +515,8 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
 
-# Services, egress and conntrack never arrive in these options: the action plugin sends them as one text. So Ansible
-# spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
+# Services, egress, conntrack and metrics never arrive in these options: the action plugin sends them as one text. So
+# Ansible spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
 BACKEND = {
     "address": {"type": "str", "required": True},
     "port": {"type": "int"},
@@ -573,6 +590,11 @@ CONNTRACK = {
     "buckets": {"type": "int"},
     "timeouts": {"type": "dict", "options": {name: {"type": "str"} for name in TIMEOUTS}},
 }
+METRICS = {
+    "directory": {"type": "path"},
+    "listen": {"type": "str"},
+    "idle": {"type": "bool", "default": True},
+}
 ARGUMENTS = {
     "services": {"type": "list", "elements": "dict", "options": SERVICE},
     "egress": {"type": "list", "elements": "dict", "options": EGRESS},
@@ -583,6 +605,7 @@ ARGUMENTS = {
     "persist": {"type": "bool", "default": True},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict", "options": CONNTRACK},
+    "metrics": {"type": "dict", "options": METRICS},
     "rollback_after": {"type": "raw", "default": 0},
     "allow_management_port": {"type": "bool", "default": False},
     "agent": {"type": "bool", "default": False},

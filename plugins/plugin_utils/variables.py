@@ -36,6 +36,9 @@ ROLES = frozenset(
         "natlb_transit",
         "natlb_forwarding",
         "natlb_manage_packages",
+        "natlb_metrics_directory",
+        "natlb_metrics_idle",
+        "natlb_metrics_listen",
         "natlb_mark_mask",
         "natlb_packages",
         "natlb_persist",
@@ -160,6 +163,8 @@ _OPTION = re.compile(
     r"|(?:agent|engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
     r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
+#: Of these the role has a variable each.
+_METRICS = re.compile(r"(?<![\w.])metrics\.(?=directory|listen|idle)")
 
 
 def unknown(names: Iterable[str]) -> list[str]:
@@ -198,7 +203,7 @@ def _complaint(name: str) -> str:
 
 def in_variables(message: str) -> str:
     """A message of the core with the role's variables in the place of the module's options."""
-    return _OPTION.sub(lambda found: PREFIX + found[0], message)
+    return _METRICS.sub(f"{PREFIX}metrics_", _OPTION.sub(lambda found: PREFIX + found[0], message))
 
 
 def translate(result: dict[str, Any]) -> None:

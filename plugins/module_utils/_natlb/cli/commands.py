@@ -216,6 +216,14 @@ COMMANDS = (
         [UNREACHABLE],
     ),
     Command(
+        "metrics",
+        "print metrics in the text format of Prometheus",
+        "Connections are counted from the first call on. The agent can write the same for node_exporter, or serve it: "
+        "see natlb_metrics.",
+        [("natlb metrics | promtool check metrics", "are they well-formed?")],
+        [Argument("--no-idle", "leave out backends that serve, and have and had no connection")],
+    ),
+    Command(
         "apply",
         "make the rules be what was declared last",
         "With overrides and health. Prints what was changed.",

@@ -115,6 +115,20 @@ def _follow(asked: Question, seconds: float, as_json: bool) -> int:
     return commands.DONE if reached else commands.UNREACHABLE
 
 
+def _metrics(parsed: argparse.Namespace, paths: Paths) -> None:
+    from ..health import inquiries  # noqa: PLC0415
+    from ..plan import waiting  # noqa: PLC0415
+    from ..status import scrape  # noqa: PLC0415
+    from . import single_file  # noqa: PLC0415
+
+    _root_alone()
+    checks, agent_up = [], False
+    with contextlib.suppress(HostError):
+        checks, agent_up = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS), True
+    state = scrape.State.of_files(waiting.live(paths), parsed.variant)
+    sys.stdout.write(scrape.scrape(state, single_file.digest(), checks, agent_up, not parsed.no_idle))
+
+
 def _order(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..plan import draining  # noqa: PLC0415
 
@@ -157,8 +171,11 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..health.agent import Agent  # noqa: PLC0415
     from ..health.checks import Checker  # noqa: PLC0415
     from ..health.inquiries import Inquiries  # noqa: PLC0415
+    from ..health.publisher import Publisher  # noqa: PLC0415
     from ..host import service_manager  # noqa: PLC0415
     from ..plan.running import Running  # noqa: PLC0415
+    from ..status import scrape  # noqa: PLC0415
+    from . import single_file  # noqa: PLC0415
 
     with selectors.DefaultSelector() as selector, commits.followed() as news:
         checker = Checker(selector)
@@ -171,7 +188,14 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             desk.tell(message, **fields)
 
         with contextlib.closing(desk):
-            agent = Agent(Running(paths, parsed.variant), checker, selector, news, say)
+            running = Running(paths, parsed.variant)
+
+            def collect(idle: bool) -> str:
+                checks = overview.of_agent(checker.overview(), time.monotonic())
+                return scrape.of_running(running, single_file.digest(), checks, idle)
+
+            publisher = Publisher(selector, collect, say)
+            agent = Agent(running, checker, selector, news, say, publisher)
             # A signal ends the wait of the loop.
             woken, wakes = socket.socketpair()
             for end in (woken, wakes):
@@ -222,6 +246,7 @@ RUNS = {
     "watch": _watch,
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),
     "trace": _trace,
+    "metrics": _metrics,
     "apply": _apply,
     "agent": _agent,
     "completion": _completion,

@@ -25,6 +25,7 @@ from ..model.entities import Service
 from ..plan.running import Running
 from .levels import Levels
 from .pace import Calm, Pace
+from .publisher import Publisher
 from .suspects import Suspects
 
 #: Changes of health that reach the kernel at once, and a second in the long run: a backend that flaps loads nobody.
@@ -90,7 +91,9 @@ class Agent:
         selector: selectors.BaseSelector,
         commits: Commits | None,
         say: Callable[..., None] = service_manager.say,
+        publisher: Publisher | None = None,
     ) -> None:
+        self._publisher = publisher
         self._running, self._checker, self._selector, self._say = running, checker, selector, say
         self._commits = commits
         self._found: dict[Place, Finding] = {}
@@ -145,6 +148,8 @@ class Agent:
         except NatlbError as error:
             self._say(f"{error}; trying again", service_manager.WARNING)
             self._restore_at = now + RETRY_S
+        if self._publisher is not None:
+            self._publisher.advance(now)
         self._reap()
 
     def _level(self, now: float) -> None:
@@ -212,6 +217,9 @@ class Agent:
         checked = [service for service in self._running.config.services if service.health is not None]
         self._checker.set_checks(checked, self._running.findings, now)
         self._levels.set_services(self._running.to_level(), self._running.multiples, now)
+        standing = self._running.standing()
+        if self._publisher is not None and standing is not None:
+            self._publisher.set_up(standing[0].metrics, now)
         count = len(self._running.config.services)
         status = f"{count} services, {len(checked)} of them with health checks"
         if status != self._status:
@@ -296,7 +304,7 @@ class Agent:
             service_manager.notify(WATCHDOG="1")
 
     def _next(self, now: float) -> float:
-        due = [self._look_at, self._levels.due]
+        due = [self._look_at, self._levels.due, self._publisher.due if self._publisher else self._look_at]
         if self._looks_for_harm:
             due.append(now + self._looks.wait_s(now))
         if self._found:

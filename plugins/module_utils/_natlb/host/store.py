@@ -35,6 +35,8 @@ BEFORE = "before.json"
 OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
 #: How new connections are levelled for now (`model/least_connections.py`).
 MULTIPLES = "multiples.json"
+#: What was counted for each backend (`status/totals.py`), and what became of the last run (`plan/last_run.py`).
+TOTALS, LAST_RUN = "totals.json", "last-run.json"
 #: Ends the name of a file that could not be read, or not as a whole, and was written anew.
 DAMAGED_SUFFIX = ".damaged"
 BOOT = "boot"
@@ -261,7 +263,19 @@ def remove_if_unused(paths: Paths) -> None:
     """
     if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
         return
-    records = (NORMAL, SEEN, BEFORE, HEALTH, HEALTH + DAMAGED_SUFFIX, MULTIPLES, UNDONE, CONFIRMED, RELOAD)
+    records = (
+        NORMAL,
+        SEEN,
+        BEFORE,
+        HEALTH,
+        HEALTH + DAMAGED_SUFFIX,
+        MULTIPLES,
+        TOTALS,
+        LAST_RUN,
+        UNDONE,
+        CONFIRMED,
+        RELOAD,
+    )
     for name in (*records, AGENT_SOCKET, "lock"):
         remove(paths.run / name)
     remove_directory(paths.etc)

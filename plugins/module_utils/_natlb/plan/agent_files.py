@@ -21,7 +21,8 @@ from .unit_files import PROGRAM, WRITTEN, AgentUnit
 
 def runs(request: Request) -> bool:
     """Whether the agent is to run on this host."""
-    return (request.agent and not request.config.empty) or any(map(_needs_agent, request.config.services))
+    asked = request.agent or request.metrics.published
+    return (asked and not request.config.empty) or any(map(_needs_agent, request.config.services))
 
 
 def _needs_agent(service: Service) -> bool:
@@ -40,7 +41,7 @@ def unit(request: Request, boots: Mapping[str, Content]) -> AgentUnit | None:
     if PROGRAM not in boots or not runs(request):
         return None
     programs = any(s.health is not None and s.health.type == "command" for s in request.config.services)
-    return AgentUnit(_python(), programs)
+    return AgentUnit(_python(), programs, request.metrics.directory)
 
 
 def _python() -> str:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..host.store import DEFAULT_PATHS, Paths
-from . import rollback, unchanged
+from . import last_run, rollback, unchanged
 from .outcome import Outcome
 from .uncollected import uncollected
 
@@ -38,6 +39,19 @@ def balance(
     touched, and `HostError` where the host cannot do it; the kernel then holds the old rules or the new ones, never a
     mix.
     """
+    with contextlib.nullcontext() if check else last_run.noted(paths):
+        return _balance(services, egress, check, paths, iptables_variant, program, options)
+
+
+def _balance(
+    services: Any,
+    egress: Any,
+    check: bool,
+    paths: Paths,
+    iptables_variant: str | None,
+    program: Callable[[], str] | None,
+    options: Mapping[str, Any],
+) -> Outcome:
     key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
     if unchanged.is_known(paths, key):
         with contextlib.nullcontext() if check else rollback.lock_with_nothing_pending(paths):

@@ -15,6 +15,7 @@ from ..host import proc
 from ..host.store import Paths
 from ..model import transit, values
 from ..model.entities import EMPTY
+from ..model.metrics import Metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, parse_tracking
 from . import declaration, guard
@@ -39,6 +40,7 @@ class Options:
     allow_management_port: bool = False
     assume_installed: bool = False
     agent: bool = False
+    metrics: Any = None
 
     def request(
         self, paths: Paths, variant: str | None, check: bool, program: Callable[[], str] | None = None
@@ -66,6 +68,7 @@ class Options:
             transit=values.choice(self.transit, "transit", transit.CHOICES),
             tracking=parse_tracking(self.conntrack) if present else Tracking(),
             agent=self.agent and present,
+            metrics=parse_metrics(self.metrics, config) if present else Metrics(),
             program=program,
             expected=check and self.assume_installed,
         )

@@ -19,6 +19,7 @@ from ..errors import NatlbError
 from ..host import store
 from ..host.store import Paths
 from ..model.entities import EMPTY, Config, dump
+from ..model.metrics import Metrics, dump_metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, dump_tracking, parse_tracking
 from .forwarding import Before, dump_before, parse_before
@@ -64,6 +65,8 @@ class Request:
     transit: str = "drop"
     #: Whether the agent is to run also where no service asks for checks.
     agent: bool = False
+    #: How the agent publishes metrics.
+    metrics: Metrics = field(default_factory=Metrics)
     #: Gives the text of the program that the agent is. None leaves the one that is there.
     program: Callable[[], str] | None = None
     #: Not asked for, but found by the first run and kept with the rest.
@@ -91,6 +94,7 @@ def _options(request: Request) -> dict[str, Any]:
         "requested_engine": request.engine,
         "forwarding": request.forwarding,
         "agent": request.agent,
+        "metrics": dump_metrics(request.metrics),
         "firewall": request.firewall,
         "conntrack": dump_tracking(request.tracking),
         "transit": request.transit,
@@ -106,9 +110,10 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
     state = store.read_state(paths)
     kept = store.state_path(paths)
     config = declared(state)
-    lost, tracking = False, Tracking()
+    lost, tracking, published = False, Tracking(), Metrics()
     try:
         tracking = parse_tracking(state.get("conntrack"))
+        published = parse_metrics(_as_typed(state.get("metrics")), EMPTY)
     except NatlbError:
         lost = True
     request = Request(
@@ -117,6 +122,7 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         variant=variant,
         forwarding=state.get("forwarding") is not False,
         agent=state.get("agent") is True,
+        metrics=published,
         persist=kept == paths.etc / store.STATE,
         paths=paths,
         firewall=_one_of(_renamed(state, "firewall"), ("warn", "accept"), "warn"),

@@ -33,6 +33,8 @@ from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
 from .outcome import Outcome
+from .overlay import Overlay
+from .request import Request
 from .uncollected import uncollected
 
 
@@ -185,6 +187,14 @@ class Running:
             outcome = self._follow(concerned, directory)
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
+
+    def standing(self) -> tuple[Request, Overlay] | None:
+        """The request, and what overrides and health make of it now. None before the first `restore`."""
+        if self._plan is None:
+            return None
+        now = self._effective(self.config.services)
+        laid = replace(self._plan.laid, config=now, findings=dict(self._findings), multiples=self._multiples)
+        return self._plan.request, laid
 
     def to_level(self) -> Sequence[Service]:
         """The services of `least_connections`, with the backends that serve now."""

@@ -45,10 +45,12 @@ class Unit:
 
 
 class AgentUnit(NamedTuple):
-    """What the agent's unit depends on: the Python that runs it, and whether checks are programs."""
+    """What the agent's unit depends on: the Python that runs it, whether checks are programs, and the folder that it
+    writes metrics to."""
 
     python: str
     runs_programs: bool
+    metrics: str | None = None
 
 
 def units(etc: Path, uplinks: bool, agent: AgentUnit | None, loads_modules: bool) -> list[Unit]:
@@ -75,7 +77,7 @@ def units(etc: Path, uplinks: bool, agent: AgentUnit | None, loads_modules: bool
         sandboxed = text(_UPLINKS, _uplinks_sandbox())
         found.append(Unit(UPLINKS, sandboxed, (_BOOT,), started=True, restarted=True, follows=(UPLINKS_SCRIPT,)))
     if agent:
-        sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules, agent.runs_programs))
+        sandboxed = text(_AGENT, _agent_sandbox(etc, loads_modules, agent))
         kept = {"started": True, "restarted": True, "loads_modules": loads_modules}
         found.append(Unit(AGENT, sandboxed, (_BOOT,), follows=(PROGRAM,), **kept))
     return found
@@ -254,19 +256,21 @@ def _sandbox(loads_modules: bool) -> str:
     return f"{head}{_CALLS}{_NO_MODULES}{_DENIED}{_LOCK}"
 
 
-def _agent_sandbox(etc: Path, loads_modules: bool, runs_programs: bool) -> str:
+def _agent_sandbox(etc: Path, loads_modules: bool, agent: AgentUnit) -> str:
     """It loads rules, asks backends, and writes what it finds; a check may be a program of its own, run as nobody."""
-    users = " CAP_SETUID CAP_SETGID CAP_KILL" if runs_programs else ""
+    users = " CAP_SETUID CAP_SETGID CAP_KILL" if agent.runs_programs else ""
     raw = " CAP_NET_RAW CAP_SYS_MODULE" if loads_modules else " CAP_NET_RAW"
     head = _HEAD.format(why="its files are root's alone")
-    if runs_programs:
+    if agent.runs_programs:
         head += "# CAP_SETUID, CAP_SETGID and CAP_KILL are for checks that are programs: they run as another user.\n"
     head += f"CapabilityBoundingSet=CAP_NET_ADMIN{users}{raw}\n"
-    calls = _CALLS + ("SystemCallFilter=@setuid\n" if runs_programs else "")
+    calls = _CALLS + ("SystemCallFilter=@setuid\n" if agent.runs_programs else "")
     calls += "SystemCallFilter=@module\n" if loads_modules else ""
     kept = [line for line in _DENIED.splitlines(keepends=True) if line not in _NOT_THE_AGENT]
+    # A folder that is not there yet does not keep the agent from its work.
+    published = "" if agent.metrics is None else f"ReadWritePaths=-{agent.metrics}\n"
     modules = "" if loads_modules else _NO_MODULES
-    return f"{head}{calls}{modules}{''.join(kept)}{_LOCK}ReadWritePaths={etc}\n"
+    return f"{head}{calls}{modules}{''.join(kept)}{_LOCK}ReadWritePaths={etc}\n{published}"
 
 
 #: It speaks to backends, whose addresses are anything, and puts forwarding back where somebody turned it off.

@@ -1,0 +1,86 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads the host for its metrics: what is balanced, what it gets, and how the host is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import HostError
+from ..host import proc, revision, store, sysctl
+from ..host.store import Paths
+from ..model import tracking
+from ..plan import apply, forwarding, last_run, overlay, unchanged
+from ..plan import request as requests
+from ..plan.overlay import Overlay
+from ..plan.request import Request
+from ..plan.running import Running
+from . import metrics, totals
+from .activity import Meter
+
+
+class State(NamedTuple):
+    """What is declared on this host, and what overrides and health make of it."""
+
+    request: Request
+    laid: Overlay
+
+    @classmethod
+    def of_files(cls, paths: Paths, variant: str | None) -> State:
+        request = requests.restored(paths, variant)[0]
+        return cls(request, overlay.read(request))
+
+
+def of_running(running: Running, digest: str, checks: Sequence[Mapping[str, Any]], idle: bool) -> str:
+    """The metrics of a balancer in memory, by its agent. Raises `HostError`."""
+    standing = running.standing()
+    if standing is None:
+        raise HostError("nothing is known of this host yet")
+    return scrape(State(*standing), digest, checks, agent_up=True, idle=idle)
+
+
+def scrape(state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent_up: bool, idle: bool = True) -> str:
+    """The metrics of this host. `checks` are as `health/overview.py` gives them. Raises `HostError`."""
+    request, laid = state
+    paths = request.paths
+    meter = Meter(request, laid.live)
+    reading = meter.read()
+    # A backend that is out has no slots, and what it got before counts all the same.
+    keys = [(service.name, backend.key) for service in request.config.services for backend in service.backends]
+    with store.lock(paths):
+        sums = totals.counted(paths, {key: reading.new.get(key, 0) for key in keys})
+    last = last_run.read(paths)
+    settings = forwarding.settings(request.config, request.before)
+    now = revision.current()
+    host = metrics.Host(
+        digest=digest,
+        engine=meter.engine.name,
+        forwarding=all(sysctl.get(name) == value for name, value in settings.items()),
+        drift=_drift(request),
+        generation=now.generation if now else None,
+        tracking={
+            "count": sysctl.number("net/netfilter/nf_conntrack_count"),
+            "max": sysctl.number("net/netfilter/nf_conntrack_max"),
+            **tracking.statistics(proc.conntrack_statistics()),
+        },
+        applied_at=last and last.at,
+        apply_took_s=last and last.took_s,
+        apply_succeeded=last and last.succeeded,
+        agent_up=agent_up,
+        now=time.time(),
+    )
+    balanced = metrics.Balanced(
+        request.config, laid.overrides, laid.findings, laid.multiples, sums, reading.active, checks
+    )
+    return metrics.text(host, balanced, idle)
+
+
+def _drift(request: Request) -> bool:
+    """Whether a run would change anything. As long as nobody has committed rules since the last run, the rules are not
+    read."""
+    if unchanged.holds(request.paths):
+        return False
+    return apply.make_plan(request).outcome().changed

@@ -1,0 +1,160 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Metrics of a real balancer: printed, written and served, and checked with Prometheus' own tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb.cli import single_file
+from kernel_lab import server
+from kernel_lab.balancer import Balancer, service, weighted
+from kernel_lab.topology import CLIENT, NAMES, PORTS, VIP
+from prometheus_client.parser import text_string_to_metric_families
+from test_agent import FAST, running
+
+ROOT = Path(__file__).parents[2]
+LISTEN = "127.0.0.1:9780"
+
+
+def promtool() -> str:
+    """From the package that tools/setup has unpacked, or of the system."""
+    unpacked = ROOT / ".cache" / "dev" / "root" / "usr" / "bin" / "promtool"
+    found = str(unpacked) if unpacked.exists() else shutil.which("promtool")
+    assert found, "promtool is missing: tools/setup dev fetches it (package prometheus)"
+    return found
+
+
+def read(text: str) -> dict[str, dict[str, float]]:
+    """Samples by metric, and by name of the backend where they have one."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[sample.labels.get("backend", "")] = sample.value
+    return found
+
+
+def printed(balancer: Balancer, *words: str) -> str:
+    status, told, error = balancer.natlb("metrics", *words)
+    assert (status, error) == (0, ""), error
+    return told
+
+
+def apply(balancer: Balancer, **keys: Any) -> None:
+    balancer.apply([service(**keys)], program=single_file.text, agent=True)
+
+
+def test_printed(balancer: Balancer) -> None:
+    apply(balancer, backends=weighted(web1=3, web2=1))
+    before = read(printed(balancer))
+    balancer.tally(count=8)
+    held = balancer.hold(count=4)
+    now = read(printed(balancer))
+    assert now["natlb_backend_connections_total"] == {"web1": 9, "web2": 3}
+    assert now["natlb_backend_active_connections"] == {"web1": 3, "web2": 1}, held
+    assert now["natlb_backend_expected_share_ratio"] == {"web1": 0.75, "web2": 0.25}
+    assert now["natlb_drift"] == {"": 0}
+    assert now["natlb_agent_up"] == {"": 0}
+    assert now["natlb_last_apply_success"] == {"": 1}
+    assert abs(now["natlb_last_apply_timestamp_seconds"][""] - time.time()) < 60
+    assert now["natlb_conntrack_entries"][""] > before["natlb_conntrack_entries"][""]
+
+
+def test_totals_never_fall(balancer: Balancer) -> None:
+    apply(balancer)
+    printed(balancer)
+    balancer.tally(count=8)
+    first = read(printed(balancer))["natlb_backend_connections_total"]
+    assert first == dict.fromkeys(NAMES, 2)
+    balancer.backend("web4", "drained")
+    balancer.tally(count=6)
+    second = read(printed(balancer))["natlb_backend_connections_total"]
+    assert all(second[name] >= first[name] for name in NAMES), (first, second)
+    balancer.backend("web4", "active")
+    balancer.tally(count=8)
+    third = read(printed(balancer))["natlb_backend_connections_total"]
+    assert all(third[name] >= second[name] for name in NAMES), (second, third)
+
+
+def test_drift_is_told(balancer: Balancer) -> None:
+    apply(balancer)
+    balancer.host.run("sh", "-c", "nft flush ruleset; iptables-legacy -t nat -F; iptables-legacy -t nat -X")
+    assert read(printed(balancer))["natlb_drift"] == {"": 1}
+
+
+def test_a_run_that_fails_is_told(balancer: Balancer) -> None:
+    apply(balancer)
+    with pytest.raises(Exception, match="not a port"):
+        balancer.apply([service(listen=[f"{VIP}:99999"])])
+    assert read(printed(balancer))["natlb_last_apply_success"] == {"": 0}
+    apply(balancer)
+    assert read(printed(balancer))["natlb_last_apply_success"] == {"": 1}
+
+
+def check_metrics(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([promtool(), "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.engines("nftables")
+def test_promtool_finds_nothing_wrong(balancer: Balancer) -> None:
+    apply(balancer, health=FAST)
+    checked = check_metrics(printed(balancer))
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    assert check_metrics("natlb_x{ 1\n").returncode, "it does look"
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    asked = {"directory": str(folder), "listen": LISTEN}
+    with running(balancer, service(health=FAST), metrics=asked) as here:
+        assert balancer.host.call(get, f"http://{LISTEN}/other")[0] == 404
+        balancer.tally(count=8)
+        status, text = balancer.host.call(get, f"http://{LISTEN}/metrics")
+        found = read(text)
+        assert status == 200
+        assert found["natlb_agent_up"] == {"": 1}
+        assert found["natlb_backend_up"] == dict.fromkeys(NAMES, 1)
+        assert sum(found["natlb_backend_connections_total"].values()) >= 8
+        assert set(found["natlb_check_success"].values()) == {1}
+        balancer.lab.backends["web2"].call(server.crash)
+        try:
+            here.wait_for("web2 of web is down")
+            found = read(balancer.host.call(get, f"http://{LISTEN}/metrics")[1])
+            assert found["natlb_backend_up"]["web2"] == 0
+        finally:
+            balancer.lab.backends["web2"].call(server.start, "web2", PORTS)
+        file = folder / "natlb.prom"
+        assert read(file.read_text())["natlb_agent_up"] == {"": 1}
+        assert file.stat().st_mode & 0o777 == 0o644
+        assert os.listdir(folder) == [file.name], "nothing half-written is left"
+        assert CLIENT not in text, "no label has a client"
+        # Another run takes it away again.
+        balancer.apply([service(health=FAST)], program=single_file.text)
+        deadline = time.monotonic() + 20
+        while serves(balancer):
+            assert time.monotonic() < deadline
+
+
+def serves(balancer: Balancer) -> bool:
+    try:
+        return bool(balancer.host.call(get, f"http://{LISTEN}/metrics"))
+    except OSError:
+        return False

@@ -1,0 +1,180 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Metrics: what is asked for, the text, and numbers that never fall. A real host is in tests/kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _natlb.errors import ConfigErrors
+from _natlb.host.store import Paths
+from _natlb.model.effective import Finding, Override, Place
+from _natlb.model.entities import EMPTY, Config
+from _natlb.model.metrics import Metrics, dump_metrics, parse_metrics
+from _natlb.model.services import parse_config
+from _natlb.status import metrics, totals
+from _natlb.status.metrics import Balanced, Host
+from _natlb.status.totals import Totals
+from prometheus_client.parser import text_string_to_metric_families
+
+HOST = Host("abc", "nftables", True, False, 7, {"count": 5, "max": 100, "drop": 1}, 1.5e9, 0.25, True, True, 1.6e9)
+WEB1, WEB2 = ("web", "10.0.0.3 8080"), ("web", "10.0.0.4 8080")
+
+
+def config(**keys: Any) -> Config:
+    backends = [{"name": "web1", "address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
+    health = {"type": "tcp"}
+    return parse_config([{"name": "web", "listen": "192.0.2.1:80", "health": health, "backends": backends, **keys}])
+
+
+def balanced(**keys: Any) -> Balanced:
+    check = {"check": "tcp 10.0.0.3:8080", "last": {"result": "up", "took_s": 0.002}}
+    never = {"check": "tcp 10.0.0.4:8080", "last": {"result": None, "took_s": None}}
+    found = Balanced(config(), {}, {}, {}, {WEB1: 10}, {WEB1: 3}, [check, never])
+    return found._replace(**keys)
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """As Prometheus' own client reads it."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def of(text: str, name: str, **labels: str) -> list[float]:
+    return [
+        value for (found, own), value in samples(text).items() if found == name and labels.items() <= dict(own).items()
+    ]
+
+
+def test_what_is_told_of_a_backend() -> None:
+    text = metrics.text(HOST, balanced())
+    own = {"service": "web", "backend": "web1", "address": "10.0.0.3:8080"}
+    assert of(text, "natlb_backend_connections_total", **own) == [10]
+    assert of(text, "natlb_backend_active_connections", **own) == [3]
+    assert of(text, "natlb_backend_expected_share_ratio", **own) == [0.5]
+    assert of(text, "natlb_backend_state", **own, state="active") == [1]
+    assert of(text, "natlb_service_serving_backends", service="web", family="ip") == [2]
+    assert of(text, "natlb_frontend_info", address="192.0.2.1", port="80", protocol="tcp") == [1]
+    assert of(text, "natlb_check_success", check="tcp 10.0.0.3:8080") == [1]
+    assert of(text, "natlb_check_duration_seconds") == [0.002], "of the other one nothing is known"
+    assert of(text, "natlb_conntrack_entries_limit") == [100]
+    assert of(text, "natlb_last_apply_timestamp_seconds") == [1.5e9]
+    assert of(text, "natlb_backend_up") == [], "nothing was found yet"
+
+
+def test_what_is_told_of_one_that_is_out() -> None:
+    place = Place("web", "10.0.0.3", 8080)
+    text = metrics.text(HOST, balanced(findings={place: Finding("down", "", "refused")}))
+    assert of(text, "natlb_backend_up", backend="web1") == [0]
+    assert of(text, "natlb_backend_state", backend="web1", state="disabled") == [1]
+    assert of(text, "natlb_backend_expected_share_ratio", backend="web1") == [0]
+    assert of(text, "natlb_service_serving_backends", service="web") == [1]
+    text = metrics.text(HOST, balanced(overrides={place: Override("drained")}))
+    assert of(text, "natlb_backend_state", backend="web1", state="drained") == [1]
+
+
+def test_what_is_idle_can_be_left_out() -> None:
+    place = Place("web", "10.0.0.4", 8080)
+    assert len(of(metrics.text(HOST, balanced()), "natlb_backend_weight")) == 2
+    assert len(of(metrics.text(HOST, balanced(), idle=False), "natlb_backend_weight")) == 1
+    down = balanced(findings={place: Finding("down")})
+    assert len(of(metrics.text(HOST, down, idle=False), "natlb_backend_weight")) == 2, "what is wrong is always told"
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    unknown = HOST._replace(drift=None, applied_at=None, apply_took_s=None, apply_succeeded=None, generation=None)
+    text = metrics.text(unknown, Balanced(EMPTY, {}, {}, {}, {}, {}, []))
+    for word in ("natlb_drift", "last_apply", "generation", "backend"):
+        assert word not in text
+    assert of(text, "natlb_services") == [0]
+
+
+def test_names_of_users_cannot_break_out() -> None:
+    nasty = 'x"} 1\\'
+    backends = [{"name": nasty, "address": "10.0.0.3"}]
+    found = balanced(config=config(backends=backends), totals={}, active={}, checks=[])
+    assert of(metrics.text(HOST, found), "natlb_backend_weight", backend=nasty) == [1]
+
+
+def test_each_metric_says_what_it_is_once() -> None:
+    text = metrics.text(HOST, balanced())
+    heads = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(heads) == len(set(heads))
+    assert len(heads) == 2 * len({line.split()[2] for line in heads})
+
+
+# -- numbers that never fall -----------------------------------------------------------------------------------------
+
+
+def test_slots_that_begin_anew_take_nothing_away() -> None:
+    found = Totals({}, {})
+    sums = []
+    for reading in ({WEB1: 100, WEB2: 5}, {WEB1: 150, WEB2: 5}, {WEB1: 20, WEB2: 9}, {WEB1: 25}):
+        found = totals.added(found, reading)
+        sums.append(dict(found.sums))
+    assert sums == [{WEB1: 100, WEB2: 5}, {WEB1: 150, WEB2: 5}, {WEB1: 150, WEB2: 9}, {WEB1: 155}]
+
+
+def test_the_sums_are_kept(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, tmp_path)
+    assert totals.counted(paths, {WEB1: 100}) == {WEB1: 100}
+    assert totals.counted(paths, {WEB1: 40}) == {WEB1: 100}
+    assert totals.counted(paths, {WEB1: 41}) == {WEB1: 101}
+    (tmp_path / "totals.json").write_text("[")
+    assert totals.counted(paths, {WEB1: 41}) == {WEB1: 41}
+
+
+# -- what is asked for -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, Metrics()),
+        ({}, Metrics()),
+        ({"directory": "/var/lib/prometheus/node-exporter/"}, Metrics("/var/lib/prometheus/node-exporter")),
+        ({"listen": "127.0.0.1:9780", "idle": False}, Metrics(None, ("127.0.0.1", 9780), False)),
+        ({"listen": "[::1]:9780"}, Metrics(None, ("::1", 9780))),
+    ],
+)
+def test_what_is_asked_for(given: Any, expected: Metrics) -> None:
+    found = parse_metrics(given, config())
+    assert found == expected
+    kept = {key: value for key, value in dump_metrics(found).items() if value is not None}
+    assert parse_metrics(kept, config()) == found
+    assert found.published == (found.directory is not None or found.listen is not None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"directory": "here"}, "metrics.directory: 'here' is not an absolute path"),
+        ({"directory": "/a/../b"}, "metrics.directory"),
+        ({"directory": "/a b\nExecStart=/bin/sh"}, "metrics.directory"),
+        ({"listen": "127.0.0.1"}, "metrics.listen: '127.0.0.1' has no port"),
+        ({"listen": "nowhere:80"}, "metrics.listen"),
+        ({"listen": "192.0.2.1:80"}, "metrics.listen: is a frontend of service web"),
+        ({"idle": "perhaps"}, "metrics.idle"),
+        ({"port": 1}, "metrics.port"),
+        ("yes", "metrics"),
+    ],
+)
+def test_what_cannot_be(given: Any, said: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_metrics(given, config())
+    assert said in str(caught.value)
+
+
+def test_a_wild_frontend_takes_every_address() -> None:
+    with pytest.raises(ConfigErrors, match="is a frontend of service web"):
+        parse_metrics({"listen": "127.0.0.1:9780"}, config(listen="*:9780"))
+    assert replace(Metrics(), listen=("127.0.0.1", 9781)) == parse_metrics(
+        {"listen": "127.0.0.1:9781"}, config(listen="*:9780")
+    )
