@@ -17,7 +17,7 @@ import tempfile
 import control_plane
 import report
 
-#: Runs in the namespace. Processor seconds of each collection, and the size of the text, by whether idle ones are in it.
+#: Runs in the namespace. Processor seconds of each collection and the size of the text, with idle backends and without.
 CHILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from _natlb.status.totals import Totals
 from prometheus_client.parser import text_string_to_metric_families
 
 HOST = Host("abc", "nftables", True, False, 7, {"count": 5, "max": 100, "drop": 1}, 1.5e9, 0.25, True, True, 1.6e9)
+#: Of the page, what is no metric.
+VARIABLES = {"natlb_metrics_idle"}
 WEB1, WEB2 = ("web", "10.0.0.3 8080"), ("web", "10.0.0.4 8080")
 
 
@@ -178,3 +181,12 @@ def test_a_wild_frontend_takes_every_address() -> None:
     assert replace(Metrics(), listen=("127.0.0.1", 9781)) == parse_metrics(
         {"listen": "127.0.0.1:9781"}, config(listen="*:9780")
     )
+
+
+def test_the_page_lists_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    listed = set(re.findall(r"`(natlb_[a-z_]+)`", page)) - VARIABLES
+    found = balanced(findings={Place("web", "10.0.0.3", 8080): Finding("down")})
+    tracking = {"count": 5, "max": 100, "drop": 1, "early_drop": 0, "insert_failed": 0}
+    text = metrics.text(HOST._replace(tracking=tracking), found)
+    assert {name for name, _labels in samples(text)} == listed

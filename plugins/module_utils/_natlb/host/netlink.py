@@ -53,6 +53,24 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[(length + 3) & ~3 :]
 
 
+def place(data: bytes, within: slice, *kinds: int) -> slice | None:
+    """Where the value of an attribute stands, by the kinds that lead to it through nested ones; None where there is
+    none."""
+    for kind in kinds:
+        at, found = within.start, None
+        while found is None and at + 4 <= within.stop:
+            length, flagged = struct.unpack_from("=HH", data, at)
+            if length < 4:
+                return None
+            if flagged & 0x3FFF == kind:
+                found = slice(at + 4, at + length)
+            at += (length + 3) & ~3
+        if found is None:
+            return None
+        within = found
+    return within
+
+
 class Netfilter:
     """A socket to netfilter in the network namespace of this thread."""
 

@@ -87,12 +87,43 @@ def counting_elements(family: str, table: str, name: str) -> Iterator[tuple[byte
             found = kernel.dump(NF_TABLES, _GETSETELEM, wanted, _NUMBERS[family])
     except OSError:
         return
+    # All elements of a map have one form, which is read once for each length.
+    forms: dict[int, _Form | None] = {}
     for _family, part in found:
-        for _kind, listed in netlink.listed(attributes(part).get(_ELEMENTS, b"")):
-            element = attributes(listed)
-            counter = attributes(attributes(element.get(_ELEMENT_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
-            key, data = (attributes(element.get(kind, b"")).get(_VALUE, b"") for kind in (_ELEMENT_KEY, _ELEMENT_DATA))
-            yield key, data, int.from_bytes(counter.get(_COUNTER_PACKETS, b""), "big")
+        for _kind, element in netlink.listed(attributes(part).get(_ELEMENTS, b"")):
+            size = len(element)
+            form = forms[size] if size in forms else forms.setdefault(size, _form(element))
+            if form is not None and not form.fits(element):
+                form = _form(element)
+            if form is not None:
+                yield form.read(element)
+
+
+class _Form(NamedTuple):
+    """Where key, data and packets stand in an element, and what stands before key and packets."""
+
+    key: slice
+    data: slice
+    packets: slice
+    heads: tuple[tuple[slice, bytes], ...]
+
+    def fits(self, element: bytes) -> bool:
+        return all(element[place] == head for place, head in self.heads)
+
+    def read(self, element: bytes) -> tuple[bytes, bytes, int]:
+        return element[self.key], element[self.data], int.from_bytes(element[self.packets], "big")
+
+
+def _form(element: bytes) -> _Form | None:
+    """None of an element without one of these."""
+    whole = slice(0, len(element))
+    key = netlink.place(element, whole, _ELEMENT_KEY, _VALUE)
+    data = netlink.place(element, whole, _ELEMENT_DATA, _VALUE)
+    packets = netlink.place(element, whole, _ELEMENT_EXPRESSION, _EXPRESSION_DATA, _COUNTER_PACKETS)
+    if key is None or data is None or packets is None:
+        return None
+    heads = (slice(0, key.start), slice(key.stop, data.start), slice(packets.start - 4, packets.start))
+    return _Form(key, data, packets, tuple((place, element[place]) for place in heads))
 
 
 def chain_names() -> set[str]:

@@ -130,6 +130,8 @@ def deviations(
 
 def effective_backends(service: Service, overrides: Overrides, findings: Findings) -> list[EffectiveBackend]:
     """Each backend of a service, in the order of the declaration."""
+    if not overrides and not findings:
+        return [EffectiveBackend(item, None, None, item, item, "declared") for item in service.backends]
     found = [
         _effective_backend(
             backend,

@@ -81,7 +81,14 @@ def dealt_slots(service: Service, family: str) -> dict[str, int]:
     if service.method in HASHES and service.serving(family):
         declared, table = hash_slots(service, family)
         return {declared[index].key: count for index, count in Counter(table).items()}
-    return dict(Counter(backend.key for backend in slots(service, family)))
+    serving = service.serving(family)
+    weights = dealt_weights(serving)
+    divisor = reduce(gcd, weights, 0)
+    # Those of `interleave`, which need not be put in order for it. Two backends with one key are one.
+    found: dict[str, int] = {}
+    for backend, weight in zip(serving, weights):
+        found[backend.key] = found.get(backend.key, 0) + weight // divisor
+    return found
 
 
 def dealt_weights(backends: Sequence[Backend]) -> list[int]:
