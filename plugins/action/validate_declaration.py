@@ -88,6 +88,7 @@ class ActionModule(ActionBase):
             problems += empty(given, values.get(SERVICES))
         problems += _nulls({name: value for name, value in values.items() if name != SERVICES})
         options = {option: values.get(variables.PREFIX + option) for option in declaration.OPTIONS}
+        options["metrics"] = variables.metrics(values)
         try:
             declaration.check({option: value for option, value in options.items() if value is not None})
         except ConfigErrors as errors:
@@ -97,7 +98,8 @@ class ActionModule(ActionBase):
 
 def _in_variables(error: ConfigError) -> str:
     """The place of an error of the core begins with an option, which is a variable without its prefix."""
-    return variables.PREFIX + error.path + variables.in_variables(f": {error.problem} ({error.remedy})")
+    path = error.path.replace("metrics.", "metrics_", 1)
+    return variables.PREFIX + path + variables.in_variables(f": {error.problem} ({error.remedy})")
 
 
 def _nulls(values: Mapping[str, Any]) -> list[str]:

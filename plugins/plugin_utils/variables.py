@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 PREFIX = "natlb_"
@@ -165,6 +165,13 @@ _OPTION = re.compile(
 )
 #: Of these the role has a variable each.
 _METRICS = re.compile(r"(?<![\w.])metrics\.(?=directory|listen|idle)")
+
+
+def metrics(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The option `metrics` of the module, from the variables of the role; an empty one is none."""
+    names = [name for name in ROLES if name.startswith(f"{PREFIX}metrics_")]
+    given = {name.removeprefix(f"{PREFIX}metrics_"): values[name] for name in names if name in values}
+    return {key: value for key, value in given.items() if value not in ("", None)}
 
 
 def unknown(names: Iterable[str]) -> list[str]:

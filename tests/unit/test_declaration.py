@@ -185,3 +185,17 @@ def test_errors_name_the_variables() -> None:
 def test_a_module_that_is_asked_for_nothing_refuses(egress: Any) -> None:
     with pytest.raises(ConfigError, match=r"^services: is missing \(write services: \[\] or state: absent"):
         balance(None, egress)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"natlb_metrics_listen": "127.0.0.1"}, "natlb_metrics_listen: '127.0.0.1' has no port"),
+        ({"natlb_metrics_directory": "here"}, "natlb_metrics_directory: 'here' is not an absolute path"),
+        ({"natlb_metrics_idle": "perhaps"}, "natlb_metrics_idle"),
+    ],
+)
+def test_metrics_are_checked_by_the_names_of_variables(given: dict[str, Any], said: str) -> None:
+    assert problems({"natlb_services": [], "natlb_metrics_listen": "", "natlb_metrics_directory": ""}) == []
+    (problem,) = problems({"natlb_services": [], **given})
+    assert problem.startswith(said)

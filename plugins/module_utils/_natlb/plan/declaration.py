@@ -10,6 +10,8 @@ from typing import Any, Callable
 
 from ..errors import ConfigError, ConfigErrors
 from ..model import values as parse
+from ..model.entities import EMPTY
+from ..model.metrics import parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import parse_tracking
 from . import rollback
@@ -22,7 +24,7 @@ CHOICES = {
 }
 FLAGS = ("forwarding", "agent", "persist", "allow_management_port")
 #: Options of the module `balancer`.
-OPTIONS = ("services", "egress", "mark_mask", "conntrack", "rollback_after", *CHOICES, *FLAGS)
+OPTIONS = ("services", "egress", "mark_mask", "conntrack", "metrics", "rollback_after", *CHOICES, *FLAGS)
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -30,6 +32,7 @@ def check(values: Mapping[str, Any]) -> None:
     readers: list[tuple[Callable[..., object], tuple[object, ...]]] = [
         (parse_config, (values.get("services"), values.get("egress"), values.get("mark_mask") or None)),
         (parse_tracking, (values.get("conntrack"),)),
+        (_metrics, (values,)),
         (rollback_seconds, (values.get("rollback_after", 0),)),
     ]
     readers += [
@@ -46,6 +49,15 @@ def check(values: Mapping[str, Any]) -> None:
             errors.append(error)
     if errors:
         raise ConfigErrors(errors)
+
+
+def _metrics(values: Mapping[str, Any]) -> None:
+    """Whether a service listens where metrics are served; what is wrong with services is told already."""
+    try:
+        config = parse_config(values.get("services"), values.get("egress"), values.get("mark_mask") or None)
+    except ConfigErrors:
+        config = EMPTY
+    parse_metrics(values.get("metrics"), config)
 
 
 def rollback_seconds(value: Any) -> int:
