@@ -34,7 +34,8 @@ def argv(root: str, variant: str | None) -> list[str]:
 
 def begin(root: str, variant: str | None, words: list[str], terminal: tuple[int, int] | None) -> None:
     """Start it: at a terminal of so many columns and lines, or with its output in a pipe."""
-    line = [*argv(root, variant), *words]
+    # Whatever a shell has started in the background ignores Ctrl-C, and so does what that starts.
+    line = ["env", "--default-signal=INT", *argv(root, variant), *words]
     said: list[bytes] = []
     if terminal is None:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
