@@ -79,8 +79,8 @@ def crashed(balancer: Balancer, *names: str) -> Iterator[None]:
             balancer.lab.backends[name].call(server.start, name, PORTS)
 
 
-def attempts(balancer: Balancer, count: int = COUNT, target: str = f"{VIP}:80") -> Any:
-    return balancer.client.begin(traffic.attempts, target, count, RATE, timeout_s=TIMEOUT_S)
+def attempts(balancer: Balancer, count: int = COUNT, target: str = f"{VIP}:80", rate: float = RATE) -> Any:
+    return balancer.client.begin(traffic.attempts, target, count, rate, timeout_s=TIMEOUT_S)
 
 
 def told(title: str, found: Sequence[Any]) -> str:
@@ -112,16 +112,22 @@ def test_no_attempt_fails_while_a_process_dies(balancer: Balancer) -> None:
         assert line == f"web2 of web is down: connect to {WEB['web2']}:80: Connection refused, 2 of 2"
 
 
-def test_no_attempt_fails_while_a_host_goes_dark(balancer: Balancer) -> None:
+@pytest.mark.parametrize("rate", [50, 200])
+def test_no_attempt_fails_while_a_host_goes_dark(balancer: Balancer, rate: int) -> None:
     """It is found by the clients that wait for it, long before its next check."""
     with running(balancer, service(health=SLOW)) as here:
-        pending = attempts(balancer)
+        pending = attempts(balancer, 4 * rate, rate=rate)
         with dark(balancer, "web2"):
             began = time.monotonic()
             here.wait_for("web2 of web is down")
             out_s = time.monotonic() - began
             found = of(pending)
-            print(told(f"{balancer.engine} {balancer.variant}, a host goes dark, out after {out_s:.2f} s", found))
+            print(
+                told(
+                    f"{balancer.engine} {balancer.variant}, {rate} a second, a host goes dark, out after {out_s:.2f} s",
+                    found,
+                )
+            )
             assert not lost(found)
 
 

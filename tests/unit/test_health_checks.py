@@ -678,6 +678,36 @@ def test_a_suspect_has_half_a_second_to_accept(loop: Callable[..., Loop]) -> Non
         assert reason == f"connect to {LOCAL}:{port}: no answer within 0.5 s, clients get no answer"
 
 
+def test_a_suspect_that_answers_others_is_not_out_at_one_failure(loop: Callable[..., Loop]) -> None:
+    """On a network that loses packets. It counts as a failure like others."""
+    found = loop(service(unused_port(), type="tcp", interval=60, fall=2, fast_interval=0.3))
+    found.checker.check_now("10.0.0.4", 80, lambda: lambda: True)
+    assert found.event().finding.reason.endswith("Connection refused, 2 of 2")
+
+
+def test_a_suspect_is_asked_several_times_at_once(loop: Callable[..., Loop]) -> None:
+    """And no more often while that goes on, however many connections are overdue."""
+    with socket.create_server((LOCAL, 0)) as server, contextlib.ExitStack() as stack:
+        server.setblocking(False)
+        peers: list[socket.socket] = []
+
+        def accepted() -> int:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    peers.append(stack.enter_context(server.accept()[0]))
+            return len(peers)
+
+        found = loop(service(server.getsockname()[1], type="http", interval=60, timeout=30, fall=3))
+        found.checker.check_now("10.0.0.4", 80)
+        found.until(lambda: accepted() >= 3)
+        for _time in range(5):
+            found.checker.check_now("10.0.0.4", 80)
+        for peer in peers:
+            peer.sendall(OK)
+        assert found.event().finding.state == "up"
+        assert accepted() == 3
+
+
 def test_a_suspect_that_accepts_has_all_of_its_time(loop: Callable[..., Loop], listen: Callable[..., int]) -> None:
     def serve(peer: socket.socket) -> None:
         peer.recv(4096)

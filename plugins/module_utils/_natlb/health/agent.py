@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Callable, Protocol
 
 from ..errors import NatlbError
@@ -74,8 +75,8 @@ class Checker(Protocol):
     def advance(self, now: float) -> None:
         """Begin what is due, and end what is late."""
 
-    def check_now(self, address: str, port: int) -> None:
-        """Clients get no answer from this backend."""
+    def check_now(self, address: str, port: int, watch: Callable[[], Callable[[], bool]]) -> None:
+        """Clients get no answer from this backend; `watch` gives what tells later whether others did since then."""
 
     def take_events(self) -> Sequence[Event]:
         """What happened since the last call."""
@@ -168,8 +169,9 @@ class Agent:
         if now < self._suspects.due or self._checker.next_due() is None:
             return
         try:
-            for address, port in self._suspects.look(now):
-                self._checker.check_now(address, port)
+            for suspect in self._suspects.look(now):
+                watch = partial(self._suspects.answered_from_now_on, suspect)
+                self._checker.check_now(suspect.address, suspect.port, watch)
         except NatlbError as error:
             self._suspects.due = now + RETRY_S
             self._say(f"{error}; backends are checked at their intervals alone", service_manager.WARNING)

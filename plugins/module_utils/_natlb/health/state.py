@@ -108,6 +108,11 @@ class BackendState:
         """Whether the next failure is enough, since clients get no answer."""
         return self._suspected
 
+    def relent(self) -> None:
+        """Somebody has had an answer, so the next failure is one like others."""
+        if self._suspected:
+            self._settle()
+
     def suspect(self, fall: int) -> None:
         """Clients get no answer: that is worth all failures but one, so that one check decides."""
         if self.state != "down" and not (self._towards == "down" and self.count >= fall - 1):

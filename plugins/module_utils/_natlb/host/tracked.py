@@ -103,13 +103,13 @@ def _dumped(kind: int, family: str, protocol: str, address: str, port: int | Non
     return [item for item in tracked if item]
 
 
-def unanswered(family: str, translated: bool = True) -> list[Tracked]:
+def unanswered(translated: bool = True) -> list[Tracked]:
     """Connections that have had no answer yet, of those that were translated to a backend or of those that were not.
 
-    Raises `HostError`.
+    Raises `HostError`. All families are asked about at once: each question walks through the whole table.
     """
     status = _DESTINATION_NAT if translated else 0
-    found = _of_status(family, _SEEN_REPLY | _DESTINATION_NAT, status)
+    found = _of_status(None, _SEEN_REPLY | _DESTINATION_NAT, status)
     # A kernel before 5.15 tells of all.
     return [item for item in found if not item.answered and item.translated == translated]
 
@@ -119,14 +119,19 @@ def translated(family: str) -> Iterator[Tracked]:
     return (item for item in _of_status(family, _DESTINATION_NAT, _DESTINATION_NAT) if item.translated)
 
 
-def _of_status(family: str, mask: int, status: int) -> Iterator[Tracked]:
+def _of_status(family: str | None, mask: int, status: int) -> Iterator[Tracked]:
     wanted = attribute(_STATUS, struct.pack("!I", status)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
     try:
         with netlink.netfilter() as kernel:
-            found = kernel.dump(netlink.CONNTRACK, _GET, wanted, FAMILY[family][0])
+            found = kernel.dump(netlink.CONNTRACK, _GET, wanted, FAMILY[family][0] if family else 0)
     except OSError as error:
         raise HostError(f"conntrack: {error.strerror}") from error
-    return (item for _family, entry in found for item in [_tracked(family, attributes(entry))] if item)
+    told = ((_NAMES[number], attributes(entry)) for number, entry in found if number in _NAMES)
+    return (item for name, entry in told for item in [_tracked(name, entry)] if item)
+
+
+#: Families by their numbers.
+_NAMES = {int(number): family for family, (number, _word) in FAMILY.items()}
 
 
 def delete(connections: Iterable[Tracked]) -> int:

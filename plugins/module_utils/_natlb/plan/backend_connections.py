@@ -76,7 +76,8 @@ def end_untranslated(config: Config) -> int:
     """
     local = proc.local_addresses()
     frontends = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
-    found = [item for family in config.families() for item in tracked.unanswered(family, translated=False)]
+    families = config.families()
+    found = [item for item in tracked.unanswered(translated=False) if item.family in families]
     return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))
 
 
