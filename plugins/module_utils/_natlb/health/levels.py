@@ -97,8 +97,13 @@ class Levels:
         self, service: Service, backends: Sequence[Backend], before: Look, now: Look, ahead: float
     ) -> dict[Place, float]:
         places = [place_of(service, backend) for backend in backends]
-        arrived = sum(len(now.active[place] - before.active.get(place, set())) for place in places)
-        active = [len(now.active[place]) for place in places]
+        lasting = [len(now.active[place] & before.active.get(place, set())) for place in places]
+        fresh = [len(now.active[place]) - count for place, count in zip(places, lasting)]
+        # Of those that came since the last look as many count as are likely to last: what ends at once levels nothing.
+        known = sum(len(before.active.get(place, ())) for place in places)
+        likely = sum(lasting) / known if known else 0.0
+        active = [old + likely * new for old, new in zip(lasting, fresh)]
+        arrived = sum(fresh)
         weights = [backend.weight * backend.share for backend in backends]
         # Where hardly any come, the next few go where the fewest are.
         dealt = multiples(active, weights, max(arrived * ahead, len(places)))

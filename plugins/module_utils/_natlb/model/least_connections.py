@@ -31,7 +31,7 @@ _EXACT = 0.01
 Multiples = Mapping[Place, float]
 
 
-def multiples(active: Sequence[int], weights: Sequence[float], arrivals: float) -> list[float]:
+def multiples(active: Sequence[float], weights: Sequence[float], arrivals: float) -> list[float]:
     """For each backend the multiple of its fair share of the next `arrivals` that levels connections per weight.
 
     As water finds its level: those with the fewest connections for their weight are filled first, each within its
