@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible import constants
@@ -13,6 +14,15 @@ from ansible.utils.display import Display
 
 #: Callbacks whose output is read by programs: it would not be what they read with lines of ours in it.
 _FOR_PROGRAMS = ("json", "jsonl", "json_lines", "null", "ndjson")
+#: By how much a line matters.
+_COLOURS = {"bad": constants.COLOR_ERROR, "odd": constants.COLOR_CHANGED}
+
+
+def _marked(line: Any) -> tuple[str, str]:
+    """A line is text, or a mapping of `text` and `level`."""
+    if isinstance(line, Mapping):
+        return str(line.get("text", "")), str(line.get("level", ""))
+    return str(line), ""
 
 
 class ActionModule(ActionBase):
@@ -25,12 +35,14 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The lines, and a failure where there are problems."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        lines, problems = ([str(line) for line in self._task.args.get(name) or []] for name in ("lines", "problems"))
+        marked = [_marked(line) for line in self._task.args.get("lines") or []]
+        problems = [str(line) for line in self._task.args.get("problems") or []]
         if str(constants.DEFAULT_STDOUT_CALLBACK).rpartition(".")[2] not in _FOR_PROGRAMS:
             display = Display()
-            for line in [*lines, *problems]:
-                display.display(line)
-        result.update(changed=False, lines=lines)
+            for text, level in [*marked, *((problem, "") for problem in problems)]:
+                # Ansible colours a terminal alone, and not where it is told not to.
+                display.display(text, color=_COLOURS.get(level))
+        result.update(changed=False, lines=[text for text, _level in marked])
         if problems:
             result.update(failed=True, msg="\n".join(problems))
         return result

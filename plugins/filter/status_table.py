@@ -11,7 +11,9 @@ short_description: Make a table of the state of balancers
 version_added: 0.1.0
 description:
   - Turns the results of M(natlb.netfilter.balancer_info) on one or more hosts into the lines of a table.
-  - Columns without information (every backend active, every weight 1, no health checks) are left out.
+  - Columns without information (every backend active, every weight 1, no health checks) are left out. No line is
+    longer than 100 characters, unless a single word is.
+  - Hosts with the same services are shown together, and apart only where they differ. Their counters are summed.
   - The playbook C(natlb.netfilter.status) shows it.
 author:
   - natlb contributors (@natlb)
@@ -20,6 +22,10 @@ options:
     description: The results of the module, by name of host.
     type: dict
     required: true
+  marked:
+    description: Return a mapping for each line, which says as well how much it matters.
+    type: bool
+    default: false
 seealso:
   - module: natlb.netfilter.balancer_info
   - module: natlb.netfilter.show_text
@@ -32,16 +38,18 @@ EXAMPLES = r"""
 
 - name: Show its state
   natlb.netfilter.show_text:
-    lines: "{{ {inventory_hostname: status} | natlb.netfilter.status_table }}"
+    lines: "{{ {inventory_hostname: status} | natlb.netfilter.status_table(marked=true) }}"
 """
 
 RETURN = r"""
 _value:
   description:
-    - The lines of the table. They are followed by a line for every egress rule and every warning, and for each host by
-      the fill level and the losses of its connection tracking table.
+    - The lines of the table. They are followed by every egress rule and every warning, and for each host by the fill
+      level and the losses of its connection tracking table.
+    - With O(marked), each is a mapping of C(text) and C(level). The level is V(bad) if something does not work, V(odd)
+      if something is not as declared, and empty otherwise.
   type: list
-  elements: str
+  elements: raw
 """
 
 from collections.abc import Callable, Mapping
@@ -51,13 +59,13 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status import table
 
 
-def status_table(hosts: Any) -> list[str]:
-    """Lines for people, of {host: what balancer_info returned}."""
+def status_table(hosts: Any, marked: bool = False) -> list[Any]:
+    """Lines for people, of {host: what balancer_info returned}; `marked` with how much each matters."""
     if not isinstance(hosts, Mapping):
         raise AnsibleFilterError(
             "natlb.netfilter.status_table: the input is not a mapping of hosts to what balancer_info returned"
         )
-    return table.lines(hosts)
+    return [line._asdict() for line in table.marked(hosts)] if marked else table.lines(hosts)
 
 
 class FilterModule:

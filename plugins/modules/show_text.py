@@ -19,9 +19,11 @@ description:
     C(natlb.netfilter.verify) use it.
 options:
   lines:
-    description: The lines to print.
+    description:
+      - The lines to print. A line may be a mapping of C(text) and C(level). On a terminal, the level V(bad) and V(odd)
+        have the colours that Ansible has for errors and for changes.
     type: list
-    elements: str
+    elements: raw
     default: []
   problems:
     description: Lines that are printed as well. If there are any, the task fails with them.
@@ -62,8 +64,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 def main() -> None:
     """Only the action does something."""
-    lists = {"type": "list", "elements": "str", "default": []}
-    module = AnsibleModule(argument_spec={"lines": lists, "problems": lists}, supports_check_mode=True)
+    argument_spec = {
+        "lines": {"type": "list", "elements": "raw", "default": []},
+        "problems": {"type": "list", "elements": "str", "default": []},
+    }
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     module.fail_json(msg="show_text runs on the controller only; call it as natlb.netfilter.show_text")
 
 

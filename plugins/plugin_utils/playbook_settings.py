@@ -25,6 +25,8 @@ from . import probe_options
 
 #: Names that lead to the controller in any inventory.
 _CONTROLLER = ("localhost", "127.0.0.1", "::1")
+#: Of the playbook status.
+FORMATS = ("table", "json")
 _SERIAL_REMEDY = 'write a number of hosts such as 2, a percentage such as "30%", or a list of these such as [1, "100%"]'
 
 
@@ -64,6 +66,7 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_wait_timeout": _wait_timeout,
         "natlb_close_connections": values.boolean,
         "natlb_fail_on_problems": values.boolean,
+        "natlb_format": _format,
         "natlb_verify_from": known,
         "natlb_verify_connections": _connections,
         "natlb_verify_address": _address,
@@ -89,6 +92,11 @@ def _backend(value: Any, path: str) -> None:
         raise ConfigError(path, problem, "write one name or address, and run the playbook once for each backend")
     if not values.text(value, path).strip():
         raise ConfigError(path, "is empty", "write the name of a backend or its address")
+
+
+def _format(value: Any, path: str) -> None:
+    if values.text(value, path) not in FORMATS:
+        raise ConfigError(path, f"{values.shown(value)} is not a format", f"write {' or '.join(FORMATS)}")
 
 
 def _min_active(value: Any, path: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def site(made: Site) -> Site:
 
 ROWS = [
     "BALANCER  SERVICE  LISTEN         ADDRESS          SHARE  NEW  ACTIVE",
-    f"lb1       web      {VIP}:80  {WEB1}:8080  50.0 %    0       0",
+    f"lb1, lb2  web      {VIP}:80  {WEB1}:8080  50.0 %    0       0",
 ]
 
 
@@ -66,13 +67,14 @@ def test_the_table_is_text_with_every_callback(site: Site, callback: dict[str, s
     assert recap(printed) in ({}, {"lb1": False, "lb2": False, "localhost": False})
 
 
-def test_a_host_that_drifts_or_does_not_forward_says_so_in_its_row(site: Site) -> None:
+def test_a_host_that_drifts_or_does_not_forward_says_so(site: Site) -> None:
     site.lb1.run("nft", "delete", "table", "ip", "natlb")
     site.lb2.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
     status, printed = site.playbook("status")
     assert status == 0, printed
-    conditions = {line[:3]: line[10:33].strip() for line in printed.splitlines() if f"web      {VIP}" in line}
-    assert conditions == {"lb1": "drifted", "lb2": "drifted, not forwarding"}
+    assert "drifted (lb1); drifted, not forwarding (lb2)" in printed
+    assert "lb1, lb2: differs from the last declaration" in printed
+    assert "lb2: the kernel does not forward packets" in printed
     status, printed = site.playbook("status", "-e", "natlb_fail_on_problems=true")
     assert status == 2
     assert recap(printed) == {"lb1": True, "lb2": True, "localhost": False}
@@ -118,8 +120,9 @@ def test_the_same_warning_is_shown_of_every_host(site: Site) -> None:
     site.deploy([{**DECLARED[0], "backends": []}])
     _status, printed = site.playbook("status")
     words = "service web: no backend can serve"
+    assert printed.count(f"lb1, lb2: {words}") == 1, "in the table"
     for name in ("lb1", "lb2"):
-        assert printed.count(f"{name}: {words}") == 2, "once in the table, once as a warning of Ansible's"
+        assert printed.replace(f"lb1, lb2: {words}", "").count(f"{name}: {words}") == 1, "as a warning of Ansible's"
 
 
 def test_remarks_name_the_variables_of_the_role(site: Site) -> None:
@@ -163,3 +166,26 @@ def test_a_program_reads_nothing_but_json(site: Site) -> None:
     _status, printed = site.playbook("status", **environment)
     found = [json.loads(line) for line in printed.splitlines() if line and "WARNING" not in line]
     assert [lines[:2] for lines in found if lines] == [ROWS], printed
+
+
+def test_programs_get_one_line_of_json(site: Site) -> None:
+    status, printed = site.playbook("status", "-e", "natlb_format=json")
+    assert status == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("{")]
+    found = json.loads(line)
+    assert {name: (info["drift"], info["services"][0]["name"]) for name, info in found.items()} == {
+        "lb1": (False, "web"),
+        "lb2": (False, "web"),
+    }
+    assert "BALANCER" not in printed
+    status, printed = site.playbook("status", "-e", "natlb_format=yaml")
+    assert status != 0
+    assert 'natlb_format: "yaml" is not a format (write table or json)' in " ".join(printed.split()), printed
+
+
+def test_a_terminal_has_colours_and_a_file_has_none(site: Site) -> None:
+    site.deploy([{**DECLARED[0], "backends": [BACKENDS[0], {**BACKENDS[1], "state": "drained"}]}])
+    yellow = re.compile(rf"\033\[0;33m[^\n]*{WEB2}:8080[^\n]*\033\[0m")
+    _status, coloured = site.playbook("status", ANSIBLE_NOCOLOR="0", ANSIBLE_FORCE_COLOR="1")
+    assert yellow.search(coloured), coloured
+    assert "\033" not in site.playbook("status", ANSIBLE_NOCOLOR="0")[1]

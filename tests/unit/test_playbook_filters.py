@@ -5,14 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
+from pathlib import Path
 from typing import Any
 
+import example_fleet
+import generated
 import pytest
+import yaml
+from _natlb.cli import main as program
+from _natlb.status import info as status_info
 from ansible.errors import AnsibleFilterError
 from ansible_collections.natlb.netfilter.plugins.filter import status_table as table_plugin
 from ansible_collections.natlb.netfilter.plugins.filter import verify_checks as checks_plugin
 from ansible_collections.natlb.netfilter.plugins.filter import verify_probes as probes_plugin
+from ansible_collections.natlb.netfilter.plugins.modules import balancer_info as info_module
 
+ROOT = Path(__file__).resolve().parents[2]
 status_table = table_plugin.FilterModule().filters()["status_table"]
 checks = checks_plugin.FilterModule().filters()["verify_checks"]
 probes = probes_plugin.FilterModule().filters()["verify_probes"]
@@ -50,19 +61,25 @@ def info(*services: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 TABLE = """\
-BALANCER  CONDITION                SERVICE      LISTEN             METHOD       BACKEND  ADDRESS        WEIGHT  STATE    HEALTH   SHARE   NEW  ACTIVE
-lb1       ok                       web          192.0.2.1:80 (+1)  round_robin  web1     10.0.0.3:9000       3  active   -       75.0 %  1234       7
-                                                                                web2     10.0.0.4            1  drained  down     0.0 %   411       -
-                                   dns          [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
-lb2       drifted, not forwarding  dns          [2001:db8::1]:53   source_hash  ns1      [2001::3]:53        1  active   -       50.0 %     0       0
-lb3       ok                       egress only
-lb4       not read
+    BACKEND  ADDRESS        WEIGHT  STATE    HEALTH   SHARE   NEW  ACTIVE
+lb1
+  web  192.0.2.1:80, 192.0.2.1:443  round_robin
+    web1     10.0.0.3:9000       3  active   -       75.0 %  1234       7
+    web2     10.0.0.4            1  drained  down     0.0 %   411       -
+  dns  [2001:db8::1]:53  source_hash
+    ns1      [2001::3]:53        1  active   -       50.0 %     0       0
+lb2: drifted, not forwarding
+  dns  [2001:db8::1]:53  source_hash
+    ns1      [2001::3]:53        1  active   -       50.0 %     0       0
+lb3
+  egress only
+lb4: not read
 lb2: the kernel does not forward packets; run natlb.netfilter.deploy
 lb2: differs from the last declaration; run natlb.netfilter.deploy
 lb3: source NAT for 10.0.0.0/24 by eth0 (masquerade)
 lb3: forwards all traffic, not only what is declared (docs/coexistence.md)
 lb4: could not be read: no route to host
-"""  # noqa: E501
+"""
 
 EGRESS = {"source": ["10.0.0.0/24"], "out_interface": "eth0", "snat": "masquerade", "uplinks": []}
 
@@ -328,3 +345,114 @@ def test_only_backends_of_services_that_failed_are_checked() -> None:
     portless = service(backends=[backend("web1", "10.0.0.3", port=None), *V6])
     (found,) = checks([portless], [probed(items[0], errors=1)])
     assert found["options"] == {"target": "10.0.0.3:80", "protocol": "tcp"}
+
+
+# -- balancers of a pair ----------------------------------------------------------------------------------------------
+
+
+def test_identical_balancers_are_shown_once() -> None:
+    lines = status_table({name: info(service(), remarks=["one"]) for name in ("lb1", "lb2")})
+    assert [line.split()[:3] for line in lines] == [
+        ["BALANCER", "SERVICE", "LISTEN"],
+        ["lb1,", "lb2", "web"],
+        ["web2", "10.0.0.4:9000", "1"],
+        ["lb1,", "lb2:", "one"],
+    ]
+
+
+def test_counters_are_summed_and_times_are_the_first() -> None:
+    def one(new: int, active: int | None, second: int) -> dict[str, Any]:
+        why = f"down since 2026-11-26T01:00:0{second}Z: refused"
+        counts = {"new_connections": new, "active_connections": active}
+        return info(service(backends=[backend("web1", "10.0.0.3", why=why, **counts)]))
+
+    lines = status_table({"lb1": one(3, 1, 7), "lb2": one(4, 2, 2)})
+    assert lines[1].split()[-2:] == ["7", "3"], lines
+    assert lines[2:] == ["    down since 2026-11-26T01:00:02Z: refused"]
+    unknown = status_table({"lb1": one(3, 1, 7), "lb2": one(4, None, 2)})
+    assert "ACTIVE" not in unknown[0], "one cannot say, so there is no sum"
+
+
+def test_only_what_differs_is_told_apart() -> None:
+    other = service(backends=[backend("web1", "10.0.0.3", weight=3), backend("web2", "10.0.0.4", health="down")])
+    lines = status_table({"lb1": info(service()), "lb2": info(other)})
+    assert lines[1].startswith("lb1, lb2  web ")
+    assert "web1" in lines[1]
+    assert [line.split()[:2] for line in lines[2:]] == [["lb1", "web2"], ["lb2", "web2"]]
+    drifted = status_table({"lb1": info(service()), "lb2": info(service(), drift=True)})
+    assert drifted[1].startswith("lb1, lb2  drifted (lb2)  web ")
+
+
+def test_balancers_with_other_services_are_apart() -> None:
+    lines = status_table({"lb1": info(service()), "lb2": info(service(listen=["192.0.2.11:80"]))})
+    assert [line.split()[0] for line in lines if " web " in line] == ["lb1", "lb2"]
+
+
+def test_a_table_is_not_wider_than_a_terminal() -> None:
+    assert max(map(len, status_table(example_fleet.broken()))) <= 100
+    long = backend("x" * 63, "2001:db8:1111:2222:3333:4444:5555:6666", why="because " + "it is so " * 40, weight=2)
+    odd = info(service(listen=[f"192.0.2.{n}:8000" for n in range(90)], backends=[long, {**long, "health": "down"}]))
+    lines = status_table({**{f"balancer-{n}.example.org": odd for n in range(9)}, "lb2": info(service())})
+    assert max(map(len, lines)) <= 100, "\n".join(lines)
+    assert "".join(line.split()[0] for line in lines if "x" in line.split()[0][:1]).count("x") == 2 * 63
+
+
+def test_what_is_down_is_marked_for_a_terminal() -> None:
+    marked = status_table(example_fleet.broken(), marked=True)
+    assert [line["text"] for line in marked] == status_table(example_fleet.broken())
+    levels = {line["text"].split()[0]: line["level"] for line in marked if line["text"].startswith("    ")}
+    assert {levels["web2"], levels["api1"]} == {"bad"}
+    assert levels["mx1"] == ""
+    assert levels["mx2"] == "odd"
+
+
+def test_the_example_has_what_the_module_returns() -> None:
+    """The keys of the example are those that the module says it returns."""
+    returned = yaml.safe_load(info_module.RETURN)
+    found = example_fleet.broken()["lb1"]
+    assert set(found) == set(returned)
+    assert set(found["services"][0]) == set(returned["services"]["contains"])
+    assert set(found["services"][0]["backends"][0]) == set(returned["services"]["contains"]["backends"]["contains"])
+
+
+def test_the_table_in_docs_is_the_one_that_is_printed() -> None:
+    table = "\n".join(status_table(example_fleet.broken()))
+    generated.check_block(ROOT / "docs" / "status.md", "status", f"```text\n{table}\n```\n")
+
+
+def test_a_thousand_services_take_little_time() -> None:
+    fleet = example_fleet.large()
+    began = time.process_time()
+    lines = status_table(fleet)
+    spent = time.process_time() - began
+    print(f"1,000 services on 2 balancers: {len(lines)} lines in {spent:.2f} s of processor time")
+    assert len(lines) == 1 + 1 + 1000 + 4000 + 1 + 2, "once for both balancers"
+    assert spent < 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal", "coloured"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm"}, False, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, True, False),
+        ({}, True, False),
+    ],
+)
+def test_natlb_status_colours_terminals_alone(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], terminal: bool, coloured: bool
+) -> None:
+    """The program writes to a file, or to a real terminal of a pair."""
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ends = os.openpty() if terminal else os.pipe()
+    with contextlib.closing(os.fdopen(ends[0], "rb", buffering=0)) as reading, os.fdopen(ends[1], "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        found = info(service(backends=[backend("web1", "10.0.0.3", health="down")]))
+        monkeypatch.setattr(status_info, "info", lambda **_options: found)
+        assert program.main(["status"]) == 0
+        stdout.flush()
+        assert (b"\033[31m" in reading.read(4096)) is coloured

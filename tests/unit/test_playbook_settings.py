@@ -42,6 +42,8 @@ def test_options_of_probes_are_those_of_the_module() -> None:
         ("max_fail_percentage", "12.5"),
         ("gather_facts", "yes"),
         ("fail_on_problems", False),
+        ("format", "table"),
+        ("format", "json"),
         ("service", "web"),
         ("backend", "web2"),
         ("backend", "[2001:db8::4]:80"),

@@ -17,13 +17,16 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import BusyError, HostError, MinActiveError, NatlbError
 from ..host import commits, store
 from ..host.store import DEFAULT_PATHS, Paths
 from ..trace.question import Question
 from . import arguments, commands
+
+if TYPE_CHECKING:
+    from ..status.table import Line
 
 _STATUSES = {MinActiveError: commands.TOO_FEW, BusyError: commands.BUSY}
 _STATES = {"drain": "drained", "disable": "disabled", "restore": "active"}
@@ -60,7 +63,17 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
         _say(json.dumps(found, indent=2))
         return
     found["remarks"] = found.pop("warnings")
-    _say("\n".join(table.lines({socket.gethostname(): found})))
+    shown = table.coloured if _colours() else _plain
+    _say("\n".join(map(shown, table.marked({socket.gethostname(): found}))))
+
+
+def _colours() -> bool:
+    """Whether standard output is a terminal that shows colours, and nobody has said no (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _plain(line: Line) -> str:
+    return line.text
 
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:

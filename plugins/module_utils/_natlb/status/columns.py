@@ -5,7 +5,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Sequence
+
+#: Of a terminal on which tables are read, mail and tickets included.
+WIDTH = 100
+_GAP = 2
+#: A column is not made narrower than that.
+_NARROWEST = 12
 
 Row = tuple[str, ...]
 
@@ -20,6 +27,33 @@ def aligned(rows: Sequence[Row], numbers: Collection[str] = ()) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def folded(rows: Sequence[Row], numbers: Collection[str] = (), width: int = WIDTH) -> list[list[str]]:
+    """The lines of each row of a table that is not wider: the widest columns are folded."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    while sum(widths) + _GAP * (len(widths) - 1) > width and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    if all(len(cell) <= size for row in rows for cell, size in zip(row, widths)):
+        return [[line] for line in aligned(rows, numbers)]
+    cut = [[textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths)] for row in rows]
+    tall = [
+        [tuple(cell[at] if at < len(cell) else "" for cell in row) for at in range(max(map(len, row)))] for row in cut
+    ]
+    lines = iter(aligned([rows[0], *(line for row in tall for line in row)], numbers)[1:])
+    return [[next(lines) for _line in row] for row in tall]
+
+
+def wrapped(text: str, indent: int = 0, hanging: int = 0, width: int = WIDTH) -> list[str]:
+    """The text in lines that are not wider. A word that is wider (a path, a name) stays whole."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def telling(rows: Sequence[Row], idle: Collection[str] = ("", "-")) -> list[Row]:

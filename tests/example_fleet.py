@@ -1,0 +1,167 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Balancers as `balancer_info` returns them: a fleet in which much is broken, and one as large as asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DOWN_SINCE = "2026-11-26T01:12:07Z"
+
+
+def backend(name: str, address: str, port: int | None = 8080, share: float = 0.0, **more: Any) -> dict[str, Any]:
+    found = {
+        "name": name,
+        "address": address,
+        "port": port,
+        "weight": 1,
+        "state": "active",
+        "backup": False,
+        "declared": {"weight": 1, "state": "active"},
+        "override": None,
+        "health": "up",
+        "health_since": "2026-11-20T08:00:00Z",
+        "health_reason": "",
+        "because": "declared",
+        "why": "",
+        "expected_share": share,
+        "new_connections": 0,
+        "active_connections": 0,
+    }
+    return {**found, **more}
+
+
+def down(reason: str, since: str = DOWN_SINCE) -> dict[str, Any]:
+    return {
+        "health": "down",
+        "health_since": since,
+        "health_reason": reason,
+        "because": "health",
+        "why": f"down since {since}: {reason}",
+    }
+
+
+def drained(since: str, reason: str) -> dict[str, Any]:
+    return {
+        "state": "drained",
+        "override": {"state": "drained", "weight": None, "since": since, "reason": reason},
+        "because": "override",
+        "why": f"drained since {since}: {reason}",
+    }
+
+
+def service(name: str, listen: str | list[str], backends: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "listen": [listen] if isinstance(listen, str) else listen,
+        "protocol": ["tcp"],
+        "method": "round_robin",
+        "affinity": 0,
+        "redispatch": True,
+        "interface": None,
+        "restricted": False,
+        "max_connections_per_client": 0,
+        "new_connections_per_second": 0,
+        "known_clients": {
+            "affinity": None,
+            "max_connections_per_client": None,
+            "new_connections_per_second": None,
+        },
+        "backends": backends,
+        **more,
+    }
+
+
+def info(services: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "engine": "nftables",
+        "forwarding": True,
+        "forwards_transit": False,
+        "drift": False,
+        "remarks": [],
+        "warnings": [],
+        "egress": [],
+        "conntrack": {"count": 8120, "max": 262144, "drop": 0, "early_drop": 0, "insert_failed": 3},
+        "services": services,
+        **more,
+    }
+
+
+def broken() -> dict[str, Any]:
+    """A pair, of which one differs, a third balancer for DNS, and one that is not reached."""
+    refused = down("connect to 10.0.0.4:8080: Connection refused")
+
+    def pair(numbers: tuple[int, ...], blind: bool) -> list[dict[str, Any]]:
+        web = [
+            backend("web1", "10.0.0.3", share=0.75 if not blind else 0.5, new_connections=numbers[0], weight=3),
+            backend("web2", "10.0.0.4", new_connections=numbers[1], **refused),
+            backend(
+                *("web3", "10.0.0.5"),
+                share=0.25 if not blind else 0.5,
+                new_connections=numbers[2],
+                active_connections=31,
+            ),
+        ]
+        web[0]["active_connections"], web[0]["weight"] = 94, 3 if not blind else 1
+        web[0]["declared"] = {"weight": web[0]["weight"], "state": "active"}
+        silent = {"since": "2026-11-26T02:40:51Z", "reason": "http 10.0.1.2:9000/ready: no answer in 1 s"}
+        lost = down("http 10.0.1.3:9000/ready: status 503", "2026-11-26T02:41:00Z")
+        api = [
+            backend("api1", "10.0.1.2", 9000, **down(silent["reason"], silent["since"])),
+            backend("api2", "10.0.1.3", 9000, **lost),
+        ]
+        mail = [
+            backend("mx1", "10.0.2.2", 25, share=1.0, new_connections=numbers[3], active_connections=4),
+            backend(
+                *("mx2", "10.0.2.3", 25),
+                new_connections=11,
+                **drained("2026-11-25T22:00:00Z", "kernel update, ask Kim"),
+            ),
+        ]
+        return [
+            service("web", ["192.0.2.10:80", "192.0.2.10:443"], web),
+            service("api", "192.0.2.11:443", api, method="source_hash"),
+            service("mail", "192.0.2.12:25", mail, method="least_connections", redispatch=False),
+        ]
+
+    full = (
+        "connection tracking is 84 % full (220201 of 262144 entries); new connections are dropped when it is full "
+        "(raise natlb_conntrack.max)"
+    )
+    empty = "service api: no backend can serve, so its clients are refused (restore a backend, or add one)"
+    names = [
+        backend(f"ns{number}", f"2001:db8:1::{number}", 53, share=0.5, new_connections=count)
+        for number, count in ((1, 50210), (2, 49877))
+    ]
+    return {
+        "lb1": info(pair((30412, 811, 10099, 640), False), remarks=[empty]),
+        "lb2": info(
+            pair((9120, 790, 9087, 655), True),
+            drift=True,
+            remarks=[empty, full],
+            conntrack={"count": 220201, "max": 262144, "drop": 0, "early_drop": 17, "insert_failed": 5},
+        ),
+        "lb3": info([service("dns", "[2001:db8::53]:53", names, protocol=["udp", "tcp"], method="flow_hash")]),
+        "lb4": {"unreachable": True, "msg": "Failed to connect to the host via ssh: No route to host\n"},
+    }
+
+
+def large(services: int = 1000, balancers: int = 2) -> dict[str, Any]:
+    """All is well but for one backend."""
+    found: dict[str, Any] = {}
+    for host in range(balancers):
+        every = [
+            service(
+                f"service-{number}",
+                f"192.0.2.{number % 250}:{8000 + number}",
+                [
+                    backend(f"node{at}", f"10.{number >> 8}.{number & 255}.{at + 1}", share=0.25, new_connections=100)
+                    for at in range(4)
+                ],
+            )
+            for number in range(services)
+        ]
+        every[services // 2]["backends"][1].update(down("connect to 10.1.244.2:8080: Connection refused"))
+        found[f"lb{host + 1}"] = info(every)
+    return found
