@@ -71,6 +71,29 @@ def test_its_life(host: Machine, controller: Controller, lab: Lab) -> None:
     )
 
 
+def test_the_clock_is_set(host: Machine, lab: Lab) -> None:
+    """Hours ahead, and hours back: nothing changes, and checks go on at their pace."""
+    for name in NAMES:
+        host.run(WAIT.format(f"{name} of web is up"))
+    said = "journalctl -u natlb-agent --no-pager -o cat | grep -cE 'is (up|down)'"
+    before = host.run(said)
+    for jump in ("5 hours", "-9 hours"):
+        host.run(f"date -s '{jump}'")
+        assert who(lab, 8) == set(NAMES)
+        assert host.run(said) == before
+    lab.backends["web3"].call(server.crash)
+    try:
+        host.run(WAIT.format("web3 of web is down"))
+        assert who(lab) == {"web1", "web2", "web4"}
+        since = json.loads(host.run("cat /run/natlb/health.json"))["health"]
+        told = next(item["since"] for item in since if item["state"] == "down")
+        assert told[:13] == host.run("date -u +%Y-%m-%dT%H").strip() or told[14:16] in ("58", "59")
+    finally:
+        lab.backends["web3"].call(server.start, "web3", PORTS)
+    host.run(f"for i in $(seq 300); do {PROGRAM} status web | grep -q down || exit 0; sleep 0.5; done; exit 1")
+    assert who(lab, 8) == set(NAMES)
+
+
 def test_its_sandbox(host: Machine) -> None:
     said = host.run("systemd-analyze security natlb-agent.service --no-pager | tail -1")
     (exposure,) = re.findall(r"exposure level for natlb-agent.service: ([0-9.]+)", said)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import re
@@ -667,6 +668,29 @@ def full(stack: contextlib.ExitStack) -> int:
         peer.setblocking(False)
         peer.connect_ex(server.getsockname())
     return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("jump", ["2031-01-01T00:00:00+00:00", "1999-12-31T23:59:59+00:00"], ids=["ahead", "back"])
+def test_the_time_of_day_is_for_people_alone(
+    loop: Callable[..., Loop], listen: Callable[..., int], monkeypatch: pytest.MonkeyPatch, jump: str
+) -> None:
+    """Somebody sets the clock while checks run: their number stays what it is, and only `since` shows the new time."""
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("the time of day can be set"))
+    asked: list[float] = []
+
+    def serve(peer: socket.socket) -> None:
+        asked.append(time.monotonic())
+        answering(OK if len(asked) <= 3 or len(asked) > 8 else b"")(peer)
+
+    found = loop(service(listen(serve), type="http", interval=0.3, fast_interval=0.2, fall=3, rise=2))
+    first = found.event().finding
+    found.checker._date = lambda: jump
+    down = found.event().finding
+    assert (first.state, down.state, down.since) == ("up", "down", jump)
+    up = found.event().finding
+    assert (up.state, up.since) == ("up", jump)
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert min(pauses) > 0.04, "no storm"
 
 
 def test_a_suspect_has_half_a_second_to_accept(loop: Callable[..., Loop]) -> None:

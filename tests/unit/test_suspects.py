@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from _natlb.errors import HostError
 from _natlb.health.state import Outcome
-from _natlb.health.suspects import AGAIN_S, BURST, EVERY_S, Suspect, Suspects
+from _natlb.health.suspects import AGAIN_S, BURST, EVERY_S, IDLE_S, Suspect, Suspects
 from _natlb.health.volley import Volley
 
 WEB = Suspect("ip", "tcp", "10.0.0.4", 80)
@@ -25,6 +25,9 @@ class Table:
         self.answered: set[bytes] = set()
         self.cost_s, self.spent_s = cost_s, 0.0
         self.fails = False
+        #: How many packets were forwarded; None for one more at each time.
+        self.forwarded: int | None = None
+        self.asked = 0
 
     def read(self) -> list[tuple[Suspect, bytes]]:
         self.spent_s += self.cost_s
@@ -35,8 +38,12 @@ class Table:
             raise HostError("conntrack: no")
         return set(self.answered)
 
+    def traffic(self) -> int:
+        self.asked += 1
+        return self.asked if self.forwarded is None else self.forwarded
+
     def suspects(self) -> Suspects:
-        return Suspects(self.read, self.of, lambda: self.spent_s)
+        return Suspects(self.read, self.of, lambda: self.spent_s, self.traffic)
 
 
 def test_a_connection_is_overdue_in_its_second_look_and_speaks_once() -> None:
@@ -69,6 +76,21 @@ def test_looks_take_two_percent_of_the_time(cost_s: float, pause_s: float) -> No
         assert suspects.look(now) == set()
         now = suspects.due
     assert table.spent_s <= (2 * 200 + BURST) * cost_s, "a second look for each, at the most"
+
+
+def test_a_host_that_forwards_nothing_is_looked_at_less_often() -> None:
+    table = Table(cost_s=0.01)
+    table.forwarded = 7
+    suspects = table.suspects()
+    now = 0.0
+    while now < 100:
+        suspects.look(now)
+        now = suspects.due
+    assert table.spent_s <= 0.01 * (100 / IDLE_S + 2)
+    table.forwarded, table.waiting = 8, {(WEB, b"1")}
+    assert suspects.look(now) == set()
+    assert suspects.due == now + AGAIN_S
+    assert suspects.look(suspects.due) == {WEB}, "a client that waits sends nothing meanwhile"
 
 
 def test_whether_anybody_was_answered_meanwhile() -> None:

@@ -4,7 +4,8 @@
 """Backends that clients wait for in vain, told from connection tracking: they are checked at once.
 
 A look walks through the whole table of the kernel, 10 ms where it has 262,144 buckets. So looks are rare, and a second
-one follows soon only where connections are unanswered: those of a backend that is well are answered by then.
+one follows soon only where connections are unanswered: those of a backend that is well are answered by then. A host
+that forwards nothing meanwhile is looked at less often still.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Iterable, Set
 from typing import Callable, NamedTuple
 
 from ..errors import HostError
-from ..host import tracked
+from ..host import proc, tracked
 from .pace import Pace
 
 #: How often it is looked, and how soon again where a connection has no answer: in a data centre one takes milliseconds.
 EVERY_S, AGAIN_S = 0.4, 0.2
+#: How often it is looked where nothing is forwarded: clients of the host itself are not forwarded.
+IDLE_S = 5.0
 #: The part of the time that looks may take, where the table of connections is large; and how many second looks may be
 #: made at once.
 BUSY, BURST = 0.02, 10
@@ -54,16 +57,25 @@ class Suspects:
         read: Callable[[], Unanswered] = _unanswered,
         answered: Callable[[Suspect], Set[bytes]] = _answered,
         clock: Callable[[], float] = time.process_time,
+        forwarded: Callable[[], object] = proc.forwarded_packets,
     ) -> None:
-        self._read, self._answered, self._clock = read, answered, clock
+        self._read, self._answered, self._clock, self._forwarded = read, answered, clock, forwarded
         self._before: set[tuple[Suspect, bytes]] = set()
         #: Overdue, and named already: a connection speaks against its backend once.
         self._named: set[tuple[Suspect, bytes]] = set()
         self._again: Pace | None = None
+        #: What was forwarded by the last look, and until when that may stand for one.
+        self._traffic: object = None
+        self._idle_until = 0.0
         self.due = 0.0
 
     def look(self, now: float) -> set[Suspect]:
         """Those that are overdue. Raises `HostError`."""
+        traffic = self._forwarded()
+        if traffic == self._traffic and not self._before and now < self._idle_until:
+            self.due = now + EVERY_S
+            return set()
+        self._traffic, self._idle_until = traffic, now + IDLE_S
         # What it costs, not what it takes while others have the processor.
         began = self._clock()
         found = set(self._read())

@@ -89,5 +89,6 @@ def warnings(request: Request, systemd: bool) -> list[str]:
         return [f"agent: it does not run with persist: false; {without}"]
     if not systemd:
         program = request.paths.etc / "current" / PROGRAM
-        return [f"agent: systemd does not run here, so no unit runs it (have `python3 {program} agent` run)"]
+        run = f"`python3 -I {program} agent` as root, and start it again when it ends"
+        return [f"agent: systemd does not run here, so nobody checks backends (have a supervisor run {run})"]
     return []
