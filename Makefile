@@ -33,7 +33,7 @@ kernel: dev ## The behaviour of both engines on the real kernel, in network name
 	@$(PYTEST) tests/kernel
 
 drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
-	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills
+	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 
@@ -16,7 +17,8 @@ from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB6
 #: Enough for several packets to be under way in the very moment of a change: without what prevents it, about two in a
 #: thousand changes lose one.
 FLIPS = 400
-APPLIES = 200
+#: Two hundred with `make drills`. Sixty are red as well where each of them is made in two steps.
+APPLIES = 200 if os.environ.get("NATLB_DRILLS") == "full" else 60
 LIMIT_S = 120
 METHODS = ("round_robin", "random", "source_hash")
 
@@ -40,7 +42,7 @@ def declaration(chance: random.Random) -> list[Mapping]:
 
 
 @pytest.mark.slow
-def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
+def test_many_applies_under_load(balancer: Balancer) -> None:
     chance = random.Random(7)
     balancer.apply([service(), service("other", listen=f"{OTHER_VIP}:80", snat="none")])
     load = balancer.client.begin(traffic.hammer, [f"{VIP}:80", f"{OTHER_VIP}:80"], limit_s=LIMIT_S)
@@ -54,11 +56,12 @@ def test_two_hundred_applies_under_load(balancer: Balancer) -> None:
     failed = {who: count for who, count in seen.answers.items() if who not in NAMES}
     print(
         f"{balancer.engine} {balancer.variant}: {APPLIES} applies ({changed} changes) in {took_s:.1f} s; "
-        f"{sum(seen.answers.values())} connections, {sum(failed.values())} failed; "
+        f"{sum(seen.answers.values())} connections, {sum(failed.values())} failed, {seen.late} late; "
         f"{seen.kept} kept open, {seen.messages} messages on them, {sum(seen.cut.values())} cut"
     )
     assert changed > APPLIES * 0.9
     assert not failed
+    assert not seen.late, "a packet that falls between two generations of rules comes again, a second later"
     assert not seen.cut
     assert sum(seen.answers.values()) > APPLIES
     assert seen.messages > seen.kept * 5, "every one of them was used again and again"

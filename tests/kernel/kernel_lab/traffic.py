@@ -54,6 +54,8 @@ class Hammered(NamedTuple):
     kept: int
     cut: Counter[str]
     messages: int
+    #: Connections of which a packet had to be sent again: one that was lost is sent again after a second.
+    late: int
 
 
 def ask(
@@ -275,12 +277,14 @@ def hammer(
     cut: Counter[str] = Counter()
     held = [handle for target in targets for handle, _answer in hold(target, keep)]
     before = {handle: talk(handle).name for handle in held}
-    deadline, messages = time.monotonic() + limit_s, 0
+    deadline, messages, late = time.monotonic() + limit_s, 0, 0
     turns = itertools.cycle(held)
     _under_way.set()
     while not _halt.is_set() and time.monotonic() < deadline:
         for target in targets:
-            answers[_ask_once(target, "tcp", source, TIMEOUT_S, 0).who] += 1
+            answer = _ask_once(target, "tcp", source, TIMEOUT_S, 0)
+            answers[answer.who] += 1
+            late += bool(answer.resent)
         if held:
             handle = next(turns)
             answer = talk(handle)
@@ -291,7 +295,7 @@ def hammer(
             time.sleep(breath_s)
     _under_way.clear()
     release()
-    return Hammered(answers, len(held), cut, messages)
+    return Hammered(answers, len(held), cut, messages, late)
 
 
 def hammering(timeout_s: float = 10.0) -> None:
