@@ -114,6 +114,14 @@ def test_units_are_files_that_systemd_can_read(name: str) -> None:
     assert "{" not in ALL[name].text
 
 
+@pytest.mark.parametrize("name", [name for name, unit in ALL.items() if unit.name == unit_files.AGENT])
+def test_the_agent_is_started_again_however_often_it_dies(name: str) -> None:
+    """systemd gives a unit up after five starts in ten seconds, unless it is told not to."""
+    unit, service = ALL[name].text.split("[Service]")
+    assert parsed(unit)["StartLimitIntervalSec"] == ["0"]
+    assert (parsed(service)["Restart"], parsed(service)["RestartSec"]) == (["always"], ["1s"])
+
+
 def test_the_agent_leaves_units_to_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its sandbox could not write one that somebody has changed, and the rules would never come back."""
     asked: list[Paths] = []

@@ -190,6 +190,8 @@ _AGENT = """\
 Description=Health checks of backends, and rules that come back (natlb.netfilter)
 ConditionPathExists={etc}/current/natlb
 After=network.target natlb.service nftables.service firewalld.service
+# Without a limit to restarts: after some crashes in a row nobody would check backends or restore rules any more.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
