@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import drive, program
+from kernel_lab import drive, program, traffic
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.topology import VIP, WEB
 from test_agent import FAST, crashed, running
@@ -166,6 +166,19 @@ def test_a_reader_that_has_had_enough(balancer: Balancer) -> None:
     command = f"{here._root}/etc/current/natlb"
     script = f"python3 -I {command} --root {here._root} status | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
     assert here.host.run("bash", "-c", script).split() == ["0"]
+
+
+@pytest.mark.engines("nftables")
+def test_who_waits_at_a_terminal_is_told_how_far_it_is(balancer: Balancer) -> None:
+    here = installed(balancer)
+    held = here.hold(count=4)
+    here.host.call(program.begin, here._root, None, ["drain", "web2", "--wait", "--timeout", "20"], (100, 20))
+    here.host.call(program.wait_for, here._root, "web2: 1 connections left, ", 2)
+    here.client.call(traffic.release)
+    here.host.call(program.wait_for, here._root, "0 connections left\r\n")
+    said = str(here.host.call(program.said, here._root))
+    assert said.rpartition("\x1b[K")[2].startswith("web2 of web: changed, 0 connections left"), "nothing is left of it"
+    assert len(held) == 4
 
 
 # -- watch -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Callable, TextIO
 
 from ..errors import BusyError, HostError, MinActiveError, NatlbError
 from ..host import commits, store
@@ -142,6 +142,17 @@ def _metrics(parsed: argparse.Namespace, paths: Paths) -> None:
     sys.stdout.write(scrape.scrape(state, single_file.digest(), checks, agent_up, not parsed.no_idle))
 
 
+def _progress(backend: str, timeout_s: float) -> Callable[[int, float], None]:
+    """Tells whoever waits at a terminal how far it is, on one line that is gone at the end."""
+
+    def tell(left: int, waited_s: float) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{backend}: {left} connections left, {waited_s:.0f} of {timeout_s:.0f} s\r")
+            sys.stderr.flush()
+
+    return tell
+
+
 def _order(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..plan import draining  # noqa: PLC0415
 
@@ -160,7 +171,10 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> int:
         check=False,
         paths=paths,
         variant=parsed.variant,
+        progress=_progress(parsed.backend, getattr(parsed, "timeout", 0)),
     )
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
     left = told["active_connections"]
     words = ["changed" if told["changed"] else "was so already"]
     if parsed.command != "restore":

@@ -26,6 +26,13 @@ PAUSE_S = 0.5
 #: After so long a client sends its first packet again. An attempt without an answer is then better off elsewhere.
 ATTEMPT_S = 1.0
 
+#: Told, while somebody waits, how many connections are left and how many seconds have passed.
+Progress = Callable[[int, float], None]
+
+
+def _unheard(_left: int, _waited_s: float) -> None:
+    """Nobody is told."""
+
 
 class Drained(NamedTuple):
     """`active` connections are left after `waited_s` seconds; `closed` were ended at the deadline."""
@@ -50,10 +57,12 @@ def backend(
     check: bool,
     paths: Paths = DEFAULT_PATHS,
     variant: str | None = None,
+    progress: Progress = _unheard,
 ) -> dict[str, Any]:
     """What the module `backend` and the program do, and what the module returns.
 
-    Raises `HostError` and `ConfigError`.
+    `progress` is told how many connections are left and how many seconds have passed. Raises `HostError` and
+    `ConfigError`.
     """
     if os.geteuid() != 0:
         raise HostError("only root may read or change the rules of this host (become: true)")
@@ -79,7 +88,7 @@ def backend(
     if told["changed"]:
         given = orders.give(paths, backend, service, order, variant, permit)
         told["diff"]["prepared"] += given[1].diff
-    done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait)
+    done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait, progress)
     told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
 
@@ -114,7 +123,7 @@ def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> 
     return len(replace(service, backends=staying).serving(family))
 
 
-def await_end(targets: Sequence[Target], timeout_s: float, close: bool) -> Drained:
+def await_end(targets: Sequence[Target], timeout_s: float, close: bool, progress: Progress = _unheard) -> Drained:
     """Wait until the connections to these backends are gone, or for so many seconds. `close` ends what is left then.
 
     Attempts that the backend has not answered are waited for as well: it may be stopped next, and would refuse them.
@@ -127,6 +136,7 @@ def await_end(targets: Sequence[Target], timeout_s: float, close: bool) -> Drain
         waited = time.monotonic() - began
         if left == NONE or waited >= timeout_s:
             break
+        progress(left.active + left.opening, waited)
         if left.opening and waited >= ATTEMPT_S:
             _of_each(targets, backend_connections.end_attempts)
         time.sleep(min(PAUSE_S, timeout_s - waited))
