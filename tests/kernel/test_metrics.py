@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -20,18 +18,10 @@ from kernel_lab import server
 from kernel_lab.balancer import Balancer, service, weighted
 from kernel_lab.topology import CLIENT, NAMES, PORTS, VIP
 from prometheus_client.parser import text_string_to_metric_families
+from promtool import promtool
 from test_agent import FAST, running
 
-ROOT = Path(__file__).parents[2]
 LISTEN = "127.0.0.1:9780"
-
-
-def promtool() -> str:
-    """From the package that tools/setup has unpacked, or of the system."""
-    unpacked = ROOT / ".cache" / "dev" / "root" / "usr" / "bin" / "promtool"
-    found = str(unpacked) if unpacked.exists() else shutil.which("promtool")
-    assert found, "promtool is missing: tools/setup dev fetches it (package prometheus)"
-    return found
 
 
 def read(text: str) -> dict[str, dict[str, float]]:
@@ -100,16 +90,12 @@ def test_a_run_that_fails_is_told(balancer: Balancer) -> None:
     assert read(printed(balancer))["natlb_last_apply_success"] == {"": 1}
 
 
-def check_metrics(text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([promtool(), "check", "metrics"], input=text, text=True, capture_output=True, check=False)
-
-
 @pytest.mark.engines("nftables")
 def test_promtool_finds_nothing_wrong(balancer: Balancer) -> None:
     apply(balancer, health=FAST)
-    checked = check_metrics(printed(balancer))
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-    assert check_metrics("natlb_x{ 1\n").returncode, "it does look"
+    checked = promtool("check", "metrics", given=printed(balancer))
+    assert (checked.returncode, checked.stdout) == (0, "")
+    assert promtool("check", "metrics", given="natlb_x{ 1\n").returncode, "it does look"
 
 
 def get(url: str) -> tuple[int, str]:

@@ -65,6 +65,8 @@ def test_what_is_told_of_a_backend() -> None:
     assert of(text, "natlb_backend_state", **own, state="active") == [1]
     assert of(text, "natlb_service_serving_backends", service="web", family="ip") == [2]
     assert of(text, "natlb_frontend_info", address="192.0.2.1", port="80", protocol="tcp") == [1]
+    assert of(text, "natlb_service_info", service="web", method="round_robin", affinity="0") == [1]
+    assert of(metrics.text(HOST, balanced(config=config(affinity="5m"))), "natlb_service_info", affinity="300") == [1]
     assert of(text, "natlb_check_success", check="tcp 10.0.0.3:8080") == [1]
     assert of(text, "natlb_check_duration_seconds") == [0.002], "of the other one nothing is known"
     assert of(text, "natlb_conntrack_entries_limit") == [100]

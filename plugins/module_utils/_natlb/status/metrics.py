@@ -92,8 +92,11 @@ def _services(found: Exposition, balanced: Balanced) -> None:
     found.add(
         "natlb_service_info",
         "gauge",
-        "The method of a service.",
-        ((labels({"service": item.name, "method": item.method}), 1) for item in services),
+        "How a service chooses: its method, and for how many seconds a client keeps its backend.",
+        (
+            (labels({"service": item.name, "method": item.method, "affinity": str(item.affinity_s)}), 1)
+            for item in services
+        ),
     )
     found.add("natlb_frontend_info", "gauge", "Where a service listens.", _frontends(services))
 
