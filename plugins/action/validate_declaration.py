@@ -39,8 +39,10 @@ class ActionModule(ActionBase):
             problems += self._settings(given)
         elif role == "balancer":
             problems += self._balancer(given)
-        else:
+        elif role == "return_path":
             problems += self._return_path(given)
+        else:
+            problems += self._monitoring(given)
         result["changed"] = False
         if problems:
             result["failed"] = True
@@ -67,6 +69,19 @@ class ActionModule(ActionBase):
         values, _unread = self._templated(given, [name for name in variables.ROLES if name in variables.OF_RETURN_PATH])
         return [] if values.get(f"{variables.RETURN_PATH}state") == "absent" else _nulls(values)
 
+    def _monitoring(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `monitoring`."""
+        values, problems = self._templated(given, sorted(variables.OF_MONITORING))
+        folders = {name: values.get(name) for name in variables.FOLDERS}
+        if not problems and not any(folders.values()):
+            problems = [f"{' and '.join(folders)}: both are empty, so there is nothing to do (name a folder)"]
+        problems += [
+            f"{name}: {folder!r} is not an absolute path (begin it with /)"
+            for name, folder in folders.items()
+            if folder and not str(folder).startswith("/")
+        ]
+        return problems + _nulls(values)
+
     def _templated(self, given: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The values of those of the variables that are set, and what cannot be read."""
         values: dict[str, Any] = {}
@@ -81,7 +96,7 @@ class ActionModule(ActionBase):
 
     def _balancer(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `balancer`."""
-        values, problems = self._templated(given, sorted(variables.ROLES - variables.OF_RETURN_PATH))
+        values, problems = self._templated(given, sorted(variables.OF_BALANCER))
         if values.get(f"{variables.PREFIX}state", "present") == "absent":
             return []
         if not problems:

@@ -40,6 +40,10 @@ ROLES = frozenset(
         "natlb_metrics_idle",
         "natlb_metrics_listen",
         "natlb_mark_mask",
+        "natlb_monitoring_dashboards_directory",
+        "natlb_monitoring_reload",
+        "natlb_monitoring_rules_directory",
+        "natlb_monitoring_state",
         "natlb_packages",
         "natlb_persist",
         "natlb_rollback_after",
@@ -50,6 +54,11 @@ ROLES = frozenset(
 #: Of these, what the role `return_path` reads.
 RETURN_PATH = f"{PREFIX}return_"
 OF_RETURN_PATH = frozenset(name for name in ROLES if name.startswith(RETURN_PATH))
+#: What the role `monitoring` reads.
+MONITORING = f"{PREFIX}monitoring_"
+OF_MONITORING = frozenset(name for name in ROLES if name.startswith(MONITORING))
+FOLDERS = (f"{MONITORING}rules_directory", f"{MONITORING}dashboards_directory")
+OF_BALANCER = ROLES - OF_RETURN_PATH - OF_MONITORING
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
@@ -121,6 +130,7 @@ INTERNAL = frozenset(
         "natlb_balancer_known_packages",
         "natlb_balancer_least_kernel",
         "natlb_balancer_least_nft",
+        "natlb_balancer_metrics",
         "natlb_balancer_missing",
         "natlb_balancer_nft",
         "natlb_balancer_packages",

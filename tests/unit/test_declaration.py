@@ -123,7 +123,7 @@ def test_a_template_that_comes_out_empty_is_not_written() -> None:
     assert problems({"natlb_services": template}, {template: [WEB]}) == []
 
 
-@pytest.mark.parametrize("name", sorted(variables.ROLES - variables.OF_RETURN_PATH - {"natlb_services"}))
+@pytest.mark.parametrize("name", sorted(variables.OF_BALANCER - {"natlb_services"}))
 def test_a_variable_that_is_set_to_nothing_is_not_left_out(name: str) -> None:
     (message,) = problems({"natlb_services": [WEB], name: None})
     assert message.startswith(f"{name}: has no value (")
@@ -138,6 +138,21 @@ def test_the_variables_of_backends_too(name: str) -> None:
     (message,) = problems({"natlb_return_gateway": "10.0.0.1", name: None}, role="return_path")
     assert message.startswith(f"{name}: has no value (")
     assert problems({"natlb_return_gateway": None, "natlb_return_state": "absent"}, role="return_path") == []
+
+
+@pytest.mark.parametrize("name", sorted(variables.OF_MONITORING))
+def test_those_of_monitoring_too(name: str) -> None:
+    given = {"natlb_monitoring_rules_directory": "/x", "natlb_monitoring_dashboards_directory": "/x", name: None}
+    (message,) = problems(given, role="monitoring")
+    assert message.startswith(f"{name}: has no value (")
+
+
+def test_monitoring_needs_a_folder() -> None:
+    (message,) = problems({"natlb_monitoring_rules_directory": ""}, role="monitoring")
+    assert "both are empty" in message
+    (message,) = problems({"natlb_monitoring_rules_directory": "rules"}, role="monitoring")
+    assert "'rules' is not an absolute path" in message
+    assert problems({"natlb_monitoring_rules_directory": "/etc/prometheus/rules"}, role="monitoring") == []
 
 
 @pytest.mark.parametrize(
