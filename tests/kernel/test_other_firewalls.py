@@ -16,12 +16,11 @@ from test_forward_path import DOCKER, load, theirs
 from test_running import ALL, NUMBERED, WITHOUT
 
 _PROGRAMS = ("iptables-nft", "ip6tables-nft")
-#: firewalld flushes every table of iptables at its start and at a reload, rule by rule and chain by chain.
+#: firewalld flushes every table of iptables at its start and at a reload, each in one step.
 _FLUSH = [
-    (f"{program} -w 10 -t {table} {words}", "")
+    (f"{program}-restore -w 10 --noflush", f"*{table}\n-F\n-X\nCOMMIT\n")
     for program in _PROGRAMS
     for table in ("mangle", "nat", "filter")
-    for words in ("-F", "-X")
 ]
 #: What Docker does when it starts again: a chain of its own comes first, and what nobody lets pass is dropped.
 _DOCKER = [
