@@ -11,7 +11,7 @@ PROCESSES ?= 6
 BENCHMARKS ?= first_packet redispatch peers hash_quality control_plane in_memory fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel drills molecule hosts build clean versions bench bench-check
+.PHONY: help setup demo up down test lint unit kernel browser drills molecule hosts build clean versions bench bench-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ unit: dev ## Tests of the pure core; no root, no network
 
 kernel: dev ## The behaviour of both engines on the real kernel, in network namespaces
 	@$(PYTEST) tests/kernel
+
+browser: dev ## The web page of the playbook report in a headless Chromium, with an accessibility checker
+	@$(PYTEST) --capture=no tests/browser
 
 drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
 	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py

@@ -61,6 +61,7 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_service": _service,
         "natlb_backend": _backend,
         "natlb_reason": values.text,
+        "natlb_report_file": _file,
         "natlb_min_active": _min_active,
         "natlb_wait": values.boolean,
         "natlb_wait_timeout": _wait_timeout,
@@ -97,6 +98,12 @@ def _backend(value: Any, path: str) -> None:
 def _format(value: Any, path: str) -> None:
     if values.text(value, path) not in FORMATS:
         raise ConfigError(path, f"{values.shown(value)} is not a format", f"write {' or '.join(FORMATS)}")
+
+
+def _file(value: Any, path: str) -> None:
+    text = values.text(value, path)
+    if not text.strip() or text.endswith("/"):
+        raise ConfigError(path, f"{values.shown(text)} is not a file", "write a path such as /tmp/natlb-report.html")
 
 
 def _min_active(value: Any, path: str) -> None:

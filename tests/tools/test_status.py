@@ -180,7 +180,7 @@ def test_programs_get_one_line_of_json(site: Site) -> None:
     assert "BALANCER" not in printed
     status, printed = site.playbook("status", "-e", "natlb_format=yaml")
     assert status != 0
-    assert 'natlb_format: "yaml" is not a format (write table or json)' in " ".join(printed.split()), printed
+    assert "natlb_format: 'yaml' is not a format (write table or json)" in " ".join(printed.split()), printed
 
 
 def test_a_terminal_has_colours_and_a_file_has_none(site: Site) -> None:

@@ -63,7 +63,7 @@ TRACEBACK = {
     "module_stdout": "",
 }
 #: These open no connection; but the action of `balancer` runs `balancer_confirm` on a host where itself has run.
-ON_THE_CONTROLLER = {"validate_declaration", "show_text", "balancer_confirm"}
+ON_THE_CONTROLLER = {"validate_declaration", "show_text", "write_report", "balancer_confirm"}
 MODULES = {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")} - ON_THE_CONTROLLER
 
 

@@ -42,6 +42,7 @@ def test_options_of_probes_are_those_of_the_module() -> None:
         ("max_fail_percentage", "12.5"),
         ("gather_facts", "yes"),
         ("fail_on_problems", False),
+        ("report_file", "~/reports/natlb.html"),
         ("format", "table"),
         ("format", "json"),
         ("service", "web"),

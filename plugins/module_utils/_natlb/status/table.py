@@ -90,7 +90,7 @@ def _tells(column: int, name: str, entries: Sequence[_Entry]) -> bool:
     return any(row[column] not in ("", _ORDINARY.get(name, "")) for row in rows)
 
 
-def _condition(info: Mapping[str, Any]) -> str:
+def condition_of(info: Any) -> str:
     """How the host itself is, in two words."""
     if not fleet.readable(info):
         return "not read"
@@ -102,7 +102,7 @@ def _condition(info: Mapping[str, Any]) -> str:
 
 def _conditions(group: fleet.Group) -> str:
     """The same of a group; where its hosts differ, with the names of those that are not well."""
-    found = fleet.remarks_of({host: [_condition(info)] for host, info in zip(group.hosts, group.infos)})
+    found = fleet.remarks_of({host: [condition_of(info)] for host, info in zip(group.hosts, group.infos)})
     if len(found) == 1:
         return next(iter(found))
     return "; ".join(f"{words} ({_names(hosts)})" for words, hosts in found.items() if words != "ok")
