@@ -90,17 +90,14 @@ def _count(number: int, what: str) -> str:
 
 
 def _summary(found: View) -> str:
-    names = {
-        (service.name, backend.address): backend.level for service in found.services for backend in service.backends
-    }
+    down: dict[tuple[str, str], bool] = {}
     for service in found.services:
         for backend in service.backends:
-            if backend.level == "bad":
-                names[service.name, backend.address] = "bad"
-    down = sum(level == "bad" for level in names.values())
+            key = service.name, backend.address
+            down[key] = down.get(key, False) or backend.level == "bad"
     none = sum(service.condition == "no backend serves" for service in found.services)
-    words = [f"{_count(len(found.services), 'service')} with {_count(len(names), 'backend')}"]
-    words.append(f"{down} of the backends down" if down else "no backend down")
+    words = [f"{_count(len(found.services), 'service')} with {_count(len(down), 'backend')}"]
+    words.append(f"{sum(down.values())} of the backends down" if any(down.values()) else "no backend down")
     words += [f"{_count(none, 'service')} without a backend that serves"] if none else []
     return ", ".join(words) + "."
 

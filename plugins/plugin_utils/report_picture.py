@@ -9,7 +9,7 @@ What is down is told by a cross, a dashed line and a word, and not by its colour
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status import fleet
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.table import Level
@@ -91,10 +91,9 @@ def _words(services: Sequence[Service]) -> str:
     return "; ".join(f"{item.name} on {', '.join(item.hosts)}: {item.condition}" for item in services) or "no services"
 
 
-def _balancer(host: str, info: object, y: float) -> _Node:
+def _balancer(host: str, info: Any, y: float) -> _Node:
     if not fleet.readable(info):
         return _Node(_BALANCERS, y, _BOX, host, "not read", "bad")
-    assert isinstance(info, dict)
     if info.get("forwarding") is False:
         return _Node(_BALANCERS, y, _BOX, host, "does not forward", "bad")
     return _Node(_BALANCERS, y, _BOX, host, *(("drifted", "odd") if info.get("drift") else (str(info["engine"]), "")))
