@@ -166,6 +166,7 @@ def test_paper_has_what_is_closed_too(browser: Browser, pages: dict[str, Path]) 
 def test_nothing_that_was_typed_runs(browser: Browser, tmp_path: Path) -> None:
     fleet = example_fleet.broken()
     for text in ('"><script>alert(1)</script>', "</script><img src=x onerror=alert(2)>"):
+        fleet["lb1"]["services"][0]["backends"][1]["name"] = text
         fleet["lb1"]["services"][0]["backends"][1]["why"] = text
         fleet["lb1"]["services"][0]["backends"][1]["health_reason"] = text
         fleet["lb1"]["services"][0]["name"] = text
