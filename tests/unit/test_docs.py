@@ -25,6 +25,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *ROOT.glob("roles/*/README.md")])
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/defaults/main.yml"))
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+RULEBOOKS = sorted(path.stem for path in (ROOT / "extensions" / "eda" / "rulebooks").glob("*.yml"))
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 
 #: A declaration with everything in it that has keys of its own.
@@ -146,7 +147,7 @@ def test_roles_playbooks_and_modules_are_described() -> None:
         assert f"| `natlb.netfilter.{name}` |" in text, name
     named = set(re.findall(r"natlb\.netfilter\.(\w+)", "".join(page.read_text() for page in PAGES)))
     filters = {path.stem for path in (ROOT / "plugins" / "filter").glob("*.py")}
-    assert named <= {*PLAYBOOKS, *MODULES, *filters, *(path.name for path in ROLES)}
+    assert named <= {*PLAYBOOKS, *RULEBOOKS, *MODULES, *filters, *(path.name for path in ROLES)}
 
 
 def test_variables_of_playbooks_are_described() -> None:
