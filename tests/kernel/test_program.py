@@ -90,6 +90,27 @@ def test_no_checks_are_no_problem(balancer: Balancer) -> None:
     assert json.loads(balancer.natlb("checks", "--json")[1]) == {"agent": False, "checks": []}
 
 
+@pytest.mark.engines("nftables")
+def test_checks_of_a_service_without_any(balancer: Balancer) -> None:
+    """A service that is not declared is not one without checks."""
+    with running(balancer, service(health=FAST), SHARED):
+        assert balancer.natlb("checks", "api") == (0, "no health checks are declared for service api\n", "")
+        assert json.loads(balancer.natlb("checks", "api", "--json")[1]) == {"agent": True, "checks": []}
+        unknown = (1, "", "natlb: service wbe: not declared on this host (declared: web, api)\n")
+        assert balancer.natlb("checks", "wbe") == unknown
+
+
+@pytest.mark.engines("nftables")
+def test_status_without_the_agent_says_so(balancer: Balancer) -> None:
+    """Health is then what was found last, and nobody takes a dead backend out."""
+    with running(balancer, service(health=FAST)) as here:
+        assert "agent" not in balancer.natlb("status")[1]
+        here.stop(signal.SIGKILL)
+        assert "the agent does not answer: nobody checks backends" in balancer.natlb("status")[1]
+        balancer.apply([service()], program=single_file.text)
+        assert "agent" not in balancer.natlb("status")[1], "none is needed"
+
+
 # -- exit codes ------------------------------------------------------------------------------------------------------
 
 

@@ -78,24 +78,27 @@ def _plain(line: Line) -> str:
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..health import inquiries, overview  # noqa: PLC0415
-    from ..plan import overlay, request, waiting  # noqa: PLC0415
+    from ..plan import orders, overlay, request, waiting  # noqa: PLC0415
     from ..status import checks_table  # noqa: PLC0415
 
     _root_alone()
-    problem = None
+    problem, answers = None, True
     try:
         checks = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS)
     except HostError as error:
         kept = request.restored(waiting.live(paths), parsed.variant)[0]
         checks = overview.of_files(kept.config.services, overlay.read(kept).findings)
-        problem = error if checks else None
+        problem, answers = error if checks else None, False
+    nothing = "no health checks are declared"
     if parsed.service is not None:
         checks = [item for item in checks if parsed.service in {backend["service"] for backend in item["backends"]}]
+        if not checks:
+            orders.named(request.restored(waiting.live(paths), parsed.variant)[0].config, parsed.service)
+        nothing = f"{nothing} for service {parsed.service}"
     if parsed.json:
-        _say(json.dumps({"agent": problem is None and bool(checks), "checks": checks}, indent=2))
+        _say(json.dumps({"agent": answers, "checks": checks}, indent=2))
     else:
-        lines = checks_table.lines(checks, datetime.now(timezone.utc))
-        _say("\n".join(lines or ["no health checks are declared"]))
+        _say("\n".join(checks_table.lines(checks, datetime.now(timezone.utc)) or [nothing]))
     if problem is None:
         return commands.DONE
     _say(f"natlb: {problem}; this is what was found last", sys.stderr)

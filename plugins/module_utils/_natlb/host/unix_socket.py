@@ -11,6 +11,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+#: Whoever listens need not accept for that, so it takes no time at all.
+_SERVED_WITHIN_S = 1.0
+
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
@@ -48,3 +51,12 @@ def connected(path: Path, timeout_s: float) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+def is_served(path: Path) -> bool:
+    """Whether somebody listens at this path. What a dead process has left there refuses."""
+    try:
+        connected(path, _SERVED_WITHIN_S).close()
+    except OSError:
+        return False
+    return True

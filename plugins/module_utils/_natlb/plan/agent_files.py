@@ -11,9 +11,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..host import boot_set, staging
+from ..host import boot_set, staging, unix_socket
 from ..host.staging import Entry
-from ..host.store import Content
+from ..host.store import AGENT_SOCKET, Content
 from ..model.entities import Service
 from .request import Request
 from .unit_files import PROGRAM, WRITTEN, AgentUnit
@@ -92,3 +92,11 @@ def warnings(request: Request, systemd: bool) -> list[str]:
         run = f"`python3 -I {program} agent` as root, and start it again when it ends"
         return [f"agent: systemd does not run here, so nobody checks backends (have a supervisor run {run})"]
     return []
+
+
+def unanswered(request: Request) -> list[str]:
+    """A warning where the agent should run now, and nobody listens at its socket. Health is then of the past."""
+    if not (runs(request) and request.persist) or unix_socket.is_served(request.paths.run / AGENT_SOCKET):
+        return []
+    without = "nobody checks backends, and nobody restores rules"
+    return [f"the agent does not answer: {without} (`systemctl status natlb-agent` says how it is)"]

@@ -44,15 +44,21 @@ class Target(NamedTuple):
         return Place(self.service.name, self.backend.address, self.backend.port)
 
 
+def named(config: Config, service: str | None) -> list[Service]:
+    """The service of this name, or all. Raises `UnknownBackendError` where there is none."""
+    found = [item for item in config.services if service in (None, item.name)]
+    if not found:
+        known = _listed(item.name for item in config.services)
+        raise UnknownBackendError(f"service {service}: not declared on this host (declared: {known})")
+    return found
+
+
 def targets(config: Config, backend: str, service: str | None = None) -> list[Target]:
     """The backends of this name, or at this `address` or `address:port`: of one service, or of all.
 
     Raises `UnknownBackendError` where there is none.
     """
-    services = [item for item in config.services if service in (None, item.name)]
-    if not services:
-        known = _listed(item.name for item in config.services)
-        raise UnknownBackendError(f"service {service}: not declared on this host (declared: {known})")
+    services = named(config, service)
     found = [Target(item, one) for item in services for one in item.backends if backend in _names(one)]
     if not found:
         where = f"service {service}" if service else "every service"

@@ -21,7 +21,7 @@ from ..model.effective import EffectiveBackend, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
 from ..model.least_connections import levelled_service
 from ..model.slots import dealt_slots, dealt_weights
-from ..plan import apply, forwarding
+from ..plan import agent_files, apply, forwarding, orders
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.request import Request
@@ -45,15 +45,14 @@ def info(
         raise HostError("only root may read the rules of this host (become: true)")
     request, unread = requests.restored(paths, iptables_variant)
     config = request.config
-    if service is not None and service not in {item.name for item in config.services}:
-        known = ", ".join(item.name for item in config.services) or "none"
-        raise HostError(f"service {service}: not declared on this host (declared: {known})")
+    if service is not None:
+        orders.named(config, service)
     plan = apply.make_plan(request)
     request = plan.request
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new, clients_known = plan.engine.counters(plan.laid.live)
-    warnings += clients.warnings(clients_known)
+    warnings += [*clients.warnings(clients_known), *agent_files.unanswered(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
     return {
