@@ -28,6 +28,7 @@ from .levels import Levels
 from .pace import Calm, Pace
 from .publisher import Publisher
 from .suspects import Suspects
+from .unasked import Unasked
 
 #: Changes of health that reach the kernel at once, and a second in the long run: a backend that flaps loads nobody.
 BURST, RATE = 20, 4.0
@@ -65,6 +66,8 @@ class Event(Protocol):
 
 class Checker(Protocol):
     """What asks the backends (`checks.py`). Times are of the monotonic clock."""
+
+    unasked: Unasked
 
     def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None:
         """Ask these services' backends from now on."""
@@ -142,6 +145,9 @@ class Agent:
         self._suspect(now)
         for event in self._checker.take_events():
             self._note(event)
+        unasked = self._checker.unasked.told(now)
+        if unasked:
+            self._say(unasked, service_manager.WARNING)
         try:
             self._look_for_harm(now)
             self._act(now)

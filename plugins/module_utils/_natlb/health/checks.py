@@ -14,11 +14,11 @@ import operator
 import selectors
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from functools import partial
 from typing import Callable, NamedTuple
 
 from ..host.children import Child
+from ..host.date import utc
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from . import agent_line, http, state
@@ -28,6 +28,7 @@ from .datagram import Datagram
 from .question import Asker, Question, questions
 from .state import BackendState, Outcome
 from .stream import Connection, Conversation
+from .unasked import Unasked
 from .volley import Volley
 
 #: Checks that are due within so long begin together: waking up costs more than a check.
@@ -135,10 +136,6 @@ class _Check:
         return self.started + (min(timeout_s, SUSPECT_TIMEOUT_S) if hurried else timeout_s)
 
 
-def _utc() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 class Checker:
     """Asks the backends of services. Times are of the monotonic clock."""
 
@@ -146,7 +143,7 @@ class Checker:
         self,
         selector: selectors.BaseSelector,
         clock: Callable[[], float] = time.monotonic,
-        date: Callable[[], str] = _utc,
+        date: Callable[[], str] = utc,
     ) -> None:
         self._selector, self._clock, self._date = selector, clock, date
         self._services: tuple[Service, ...] = ()
@@ -157,6 +154,7 @@ class Checker:
         self._ramps: dict[_Check, float] = {}
         self._entries = 0
         self._events: list[Event] = []
+        self.unasked = Unasked()
         #: Programs that were killed and are not gone yet.
         self._dying: list[Child] = []
         self._reap_at = 0.0
@@ -175,6 +173,7 @@ class Checker:
         for question in [question for question in self._checks if question not in wanted]:
             check = self._checks.pop(question)
             self._ramps.pop(check, None)
+            self.unasked.forget(check)
             check.due = float("inf")
             if check.attempt is not None:
                 check.attempt.close()
@@ -351,6 +350,7 @@ class Checker:
         now = self._clock()
         check.attempt = None
         check.result, check.last, check.took_s = outcome.state, outcome.reason, now - check.started
+        self.unasked.note(check, check.question.target, outcome)
         health = check.question.health
         before = check.state.state
         if outcome.state == "down" and check.state.is_suspected and check.has_answered():

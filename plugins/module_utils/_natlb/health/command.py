@@ -41,7 +41,7 @@ class Command:
         try:
             child = Child(argv, health.user, {"NATLB_ADDRESS": address, "NATLB_PORT": shown})
         except HostError as error:
-            self._done(Outcome("down", f"cannot run {error}"))
+            self._done(Outcome("unasked", f"cannot run {error}"))
             return
         self._child = child
         self._selector.register(child.output, READ, self._read)

@@ -15,13 +15,13 @@ import json
 import os
 import selectors
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
 
 from ..errors import HostError
 from ..host import unix_socket
+from ..host.date import utc
 
 CHECKS, FOLLOW = "checks", "follow"
 #: How long a question and its answer may take.
@@ -45,7 +45,7 @@ class Inquiries:
         """Tell followers of an event."""
         if not self._followers:
             return
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "message": message, **fields})
+        line = json.dumps({"time": utc(), "message": message, **fields})
         for follower in list(self._followers):
             try:
                 whole = follower.send(f"{line}\n".encode()) == len(line.encode()) + 1

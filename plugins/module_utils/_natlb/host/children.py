@@ -44,9 +44,9 @@ class Child:
             self.close()
             words = error.strerror if isinstance(error, OSError) else str(error)
             raise HostError(f"{argv[0]}: {words}") from error
-        except HostError:
+        except HostError as error:
             self.close()
-            raise
+            raise HostError(f"{argv[0]}: {error}") from error
         finally:
             os.close(write)
         self.watch = _watch(self._process.pid)

@@ -9,7 +9,6 @@ It is kept beside the declaration (`model/local_state.py`), and the host is made
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Callable, NamedTuple, Union
 
 from ..errors import HostError, UnknownBackendError
 from ..host import store
+from ..host.date import utc
 from ..host.store import Paths
 from ..model import local_state, values
 from ..model.effective import Override, Place
@@ -93,7 +93,7 @@ def combined(state: str | None, weight: int | None, reason: str = "") -> Order:
             former,
             state=former.state if state in (None, "active") else state,
             weight=former.weight if weight is None else weight,
-            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            since=utc(),
             reason=reason,
         )
         return None if said.idle else said
