@@ -134,6 +134,9 @@ def test_the_sums_are_kept(tmp_path: Path) -> None:
     assert totals.counted(paths, {WEB1: 41}) == {WEB1: 101}
     (tmp_path / "totals.json").write_text("[")
     assert totals.counted(paths, {WEB1: 41}) == {WEB1: 41}
+    nowhere = Paths(tmp_path, tmp_path / "full")
+    (tmp_path / "full").write_text("what cannot be written is not kept, and metrics are told")
+    assert totals.counted(nowhere, {WEB1: 41}) == {WEB1: 41}
 
 
 # -- what is asked for -----------------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..errors import HostError
 from ..host import store
 from ..host.store import Paths
 from .activity import Key
@@ -35,11 +37,13 @@ def added(before: Totals, now: Mapping[Key, int]) -> Totals:
 
 
 def counted(paths: Paths, now: Mapping[Key, int]) -> Mapping[Key, int]:
-    """The sums with this reading, which the next one begins from. Raises `HostError`."""
+    """The sums with this reading, which the next one begins from. Where it cannot be kept, that is an older one: then
+    the sums are right nevertheless, unless the kernel began again at 0 meanwhile."""
     path = paths.run / store.TOTALS
     found = added(_parse(store.read_cache(path)), now)
     items = [[*key, count, found.sums[key]] for key, count in now.items()]
-    store.write_text(path, json.dumps({_KEY: items}))
+    with contextlib.suppress(HostError):
+        store.write_text(path, json.dumps({_KEY: items}))
     return found.sums
 
 
