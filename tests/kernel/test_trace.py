@@ -183,6 +183,13 @@ def test_a_reverse_path_filter(balancer: Balancer) -> None:
     assert (step["where"], "reverse path filter of front" in step["said"]) == ("route", True), step
 
 
+def test_an_interface_that_is_not_there(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    step = stopped_at(balancer, CLIENT, WEB_SERVICE, "--interface", "eth7")
+    assert (step["where"], step["said"]) == ("arrival", "this host has no interface eth7")
+    assert "front" in step["remedy"].partition(": ")[2].split(", "), step
+
+
 def test_no_route_to_a_backend(balancer: Balancer) -> None:
     apply(balancer, [service(backends=[{"address": "10.9.9.9"}])])
     fails(balancer)

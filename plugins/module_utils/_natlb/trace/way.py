@@ -37,10 +37,12 @@ def arrival(question: Question, interface: str) -> Arrival:
             remedy = f"add a route to {question.client}, or say by which interface it comes (--interface)"
             return Arrival("", [Step("arrival", "stops", f"no answer finds its way back: {error}", remedy)])
         interface, told = str(back.get("dev", "")), "is expected to come in by"
+    here = links.names()
+    if interface not in ("lo", *here):
+        said = f"this host has no interface {interface}"
+        return Arrival("", [Step("arrival", "stops", said, f"name one that it has: {', '.join(here)}")])
     if not links.is_up(interface):
-        return Arrival(
-            "", [Step("arrival", "stops", f"{interface} is not there, or down", f"ip link set {interface} up")]
-        )
+        return Arrival("", [Step("arrival", "stops", f"{interface} is down", f"ip link set {interface} up")])
     return Arrival(interface, [Step("arrival", "ok", f"{question.client} {told} {interface}")])
 
 
