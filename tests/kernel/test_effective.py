@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kernel_lab import drive
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import NAMES, VIP, WEB
+from kernel_lab.topology import NAMES, VIP, VIP6, WEB
 from test_boot import reboot
 from test_rollback import undone
 from test_unchanged import LISTING, doubt, run
@@ -135,6 +135,15 @@ def test_health_of_all_answers_as_declared(balancer: Balancer) -> None:
     assert [line for line in warnings if "all of its backends are down, and fail_open keeps them" in line]
     assert balancer.tally(f"{VIP}:8080", 4) == dict.fromkeys(NAMES, 1)
     assert told(balancer, "checked")["because"] == "fail_open"
+
+
+def test_a_family_that_nobody_serves_is_named(balancer: Balancer) -> None:
+    """The other one is served as before."""
+    listen = [f"{VIP}:8080", f"[{VIP6}]:8080"]
+    balancer.apply([{**CHECKED, "listen": listen, "backends": [*webs(), {"address": "2001:db8:2::3"}]}])
+    health(balancer, *map(down, NAMES))
+    (warning,) = (line for line in balancer.info()["warnings"] if "can serve" in line)
+    assert warning == "service checked: no backend can serve over IPv4; clients get a reject"
 
 
 @pytest.mark.parametrize("keys", [{"weight": 2}, {"state": "disabled"}], ids=str)

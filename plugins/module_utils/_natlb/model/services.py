@@ -257,7 +257,7 @@ def _check_service(service: Service, path: str) -> None:
     _check_health(service, path, reading)
     backend_families = {backend.family for backend in service.backends}
     for family in families:
-        title = _family_name(family)
+        title = family_name(family)
         if service.backends and family not in backend_families:
             problem = f"listens in {title}, but no backend has such an address"
             reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
@@ -279,5 +279,6 @@ def _check_health(service: Service, path: str, reading: Reading) -> None:
         reading.add(f"{path}.health.port", problem, "name the port to check")
 
 
-def _family_name(family: str) -> str:
+def family_name(family: str) -> str:
+    """For people."""
     return "IPv6" if family == "ip6" else "IPv4"

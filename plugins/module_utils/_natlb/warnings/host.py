@@ -16,6 +16,7 @@ from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
+from ..model.services import family_name
 from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_path
 
 
@@ -50,8 +51,11 @@ def collect(
 
 def _empty(config: Config) -> Iterator[str]:
     for service in config.services:
-        if not all(service.serving(family) for family in service.families()):
-            yield f"service {service.name}: no backend can serve; clients get a {service.when_empty}"
+        families = service.families()
+        empty = [family for family in families if not service.serving(family)]
+        if empty:
+            over = "" if len(empty) == len(families) else f" over {family_name(empty[0])}"
+            yield f"service {service.name}: no backend can serve{over}; clients get a {service.when_empty}"
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:
