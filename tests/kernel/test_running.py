@@ -105,6 +105,22 @@ def test_what_boots_follows_and_the_rules_stay(balancer: Balancer) -> None:
 
 
 @pytest.mark.engines(*NUMBERED)
+def test_in_its_sandbox_nothing_is_loaded_twice(balancer: Balancer) -> None:
+    here = Staying(balancer, CHECKED, OTHER)
+    here.find_in_the_sandbox(web2("down"))
+    outcome, lines = balancer.host.call(staying.restored_in_the_sandbox, balancer._root)
+    assert (outcome.transaction, lines) == ("none", [])
+    assert outcome.changed, "what boots"
+    assert not balancer.info()["drift"]
+    # What somebody has changed meanwhile is not taken for ours.
+    here.find_in_the_sandbox(web2("up"))
+    chain = ("ip", "natlb", "postrouting") if balancer.nftables else ("ip", "nat", "NATLB.pre")
+    balancer.host.run("nft", "flush", "chain", *chain)
+    assert balancer.host.call(staying.restored_in_the_sandbox, balancer._root)[0].transaction != "none"
+    assert balancer.tally(count=8) == ALL
+
+
+@pytest.mark.engines(*NUMBERED)
 def test_flushed_rules_are_back_before_the_host_is_read(balancer: Balancer) -> None:
     here = Staying(balancer, CHECKED, OTHER)
     here.find(web2("down"))

@@ -45,6 +45,11 @@ def find_in_the_sandbox(root: str, *found: tuple[str, str, str]) -> tuple[bool, 
         return find(root, *found)
 
 
+def restored_in_the_sandbox(root: str) -> tuple[Any, list[str]]:
+    with mock.patch.object(scratch, "listed", return_value=None), mock.patch.object(scratch, "is_there", bool):
+        return restored(root)
+
+
 @contextlib.contextmanager
 def _lines_run() -> Iterator[list[str]]:
     lines: list[str] = []

@@ -237,8 +237,6 @@ class Agent:
 
     def _settle(self) -> None:
         """Let what boots follow."""
-        # Where no namespace can be made, as in its sandbox, it is not known how the kernel lists rules that are new:
-        # they are loaded once more.
         is_foreign = not self._running.is_current()
         outcome = self._running.restore()
         if is_foreign and outcome.transaction != "none":

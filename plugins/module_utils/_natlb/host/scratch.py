@@ -16,6 +16,16 @@ _REFUSED = (77, 78)
 _TOO_LARGE_THERE = "Message too long"
 
 
+#: What makes one: as root, or in a user namespace.
+_FLAGS = (["--net"], ["--user", "--map-root-user", "--net"])
+
+
+def is_there() -> bool:
+    """Whether a new network namespace is to be had."""
+    unshare = processes.find("unshare")
+    return unshare is not None and any(processes.attempt([unshare, *flags, "true"], "")[0] == 0 for flags in _FLAGS)
+
+
 def listed(load: str, show: str, text: str) -> str | None:
     """What `show` prints once `load` has read `text`, both constant shell lines, in a new network namespace.
 
@@ -24,7 +34,7 @@ def listed(load: str, show: str, text: str) -> str | None:
     """
     unshare = processes.require("unshare", "util-linux")
     line = f"{load} || exit {_REFUSED[0]}; {show} || exit {_REFUSED[1]}"
-    for flags in (["--net"], ["--user", "--map-root-user", "--net"]):
+    for flags in _FLAGS:
         status, printed, complained = processes.attempt([unshare, *flags, "sh", "-c", line], text)
         if status == 0:
             return printed

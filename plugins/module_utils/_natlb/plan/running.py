@@ -12,6 +12,7 @@ be called some time after changes.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from ..errors import HostError
 from ..firewalls.forward import Opening
-from ..host import processes, revision, store
+from ..host import processes, revision, scratch, store
 from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.store import Paths
@@ -27,6 +28,7 @@ from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
 from ..model.least_connections import Multiples, levelled, of_known
+from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
 from . import apply, backend_connections, overlay, rollback, unchanged, waiting
 from . import request as requests
@@ -76,6 +78,8 @@ class Running:
         self._listed: Ruleset | None = None
         #: What lets our connections pass through the FORWARD chains of others, as listed.
         self._openings: list[tuple[Opening, Ruleset]] = []
+        #: Whether rules were loaded of which no run has heard how the kernel lists them.
+        self._untold = False
         self._request = _Kept(paths)
         #: Where the change waits whose declaration this is; None where it is the kept one.
         self._waiting: Path | None = None
@@ -119,6 +123,7 @@ class Running:
 
     def _restore(self, directory: Path | None) -> Outcome:
         """The same. To be called with the lock held."""
+        self._learn()
         self._revision = self._listed = None
         gone = self._put_back()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
@@ -139,6 +144,20 @@ class Running:
         elif outcome.transaction != "none":
             backend_connections.end_untranslated(plan.laid.config)
         return outcome
+
+    def _learn(self) -> None:
+        """Keep how the kernel lists what was loaded here, where it cannot be asked beforehand, as in the sandbox of the
+        agent's unit: a run would take it for rules of somebody else, and load it again."""
+        if not self._untold or self._plan is None or self._known is None or self._revision is None:
+            return
+        self._untold = False
+        if scratch.is_there():
+            return
+        engine, rules = self._plan.engine, self._known.rules
+        normal = NormalForm(engine, rules, rules, None).known_after_load()
+        if revision.current() == self._revision:
+            kept = store.read_cache(self._paths.run / store.NORMAL)
+            store.write_text(self._paths.run / store.NORMAL, json.dumps({**kept, engine.title: normal}))
 
     def put_back(self) -> bool:
         """Put back at once what somebody has taken away, as far as that can be told without reading the host, which
@@ -252,6 +271,7 @@ class Running:
             # Somebody else has changed rules meanwhile.
             return False
         self._revision = expected
+        self._untold = True
         return True
 
     def _step(self, declared: list[Service]) -> Step | None:
