@@ -97,7 +97,7 @@ CASES = [
             f'natlb_backend_state{{{LB1}, {WEB1}, state="active"}}': always(1),
         },
     ),
-    Case("NatlbDrift", ONE, {f"natlb_drift{{{LB1}}}": always(1)}, {f"natlb_drift{{{LB1}}}": "0x86 1x3 0x40"}, at="91m"),
+    Case("NatlbDrift", ONE, {f"natlb_drift{{{LB1}}}": always(1)}, {f"natlb_drift{{{LB1}}}": "0x86 1x33"}, at="91m"),
     Case(
         "NatlbNotForwarding", ONE, {f"natlb_forwarding{{{LB1}}}": always(0)}, {f"natlb_forwarding{{{LB1}}}": always(1)}
     ),
@@ -160,7 +160,7 @@ CASES = [
         "NatlbMetricsStale",
         ONE,
         {f"natlb_metrics_timestamp_seconds{{{LB1}}}": "0+60x80 4800x40"},
-        {f"natlb_metrics_timestamp_seconds{{{LB1}}}": "0+60x120"},
+        {f"natlb_metrics_timestamp_seconds{{{LB1}}}": "-120+60x120"},
     ),
     # One that is served no more.
     Case(
@@ -191,11 +191,11 @@ CASES = [
         {f"natlb_last_apply_success{{{LB1}}}": always(0)},
         {f"natlb_last_apply_success{{{LB1}}}": always(1)},
     ),
-    # 600 of 1000 are 6.3 standard deviations; 5500 of 10000 are 10 of them; 545 of 1000 are 2.8.
-    Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares(*UNFAIR), shares("0+55x120", "0+45x120")),
-    # Sure, and too small to matter.
+    # 600 of 1000 are 6.3 standard deviations; 560 are 3.8.
+    Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares(*UNFAIR), shares("0+56x120", "0+44x120")),
+    # 5400 of 10000 are 8 standard deviations, and too small a difference to matter.
     Case(
-        "NatlbShareFarFromExpected", SHARE_OF_WEB1, shares("0+600x120", "0+400x120"), shares("0+520x120", "0+480x120")
+        "NatlbShareFarFromExpected", SHARE_OF_WEB1, shares("0+600x120", "0+400x120"), shares("0+540x120", "0+460x120")
     ),
     # Too few to tell.
     Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares("0+10x120", "0+0x120"), shares("0+5x120", "0+0x120")),
