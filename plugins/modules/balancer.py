@@ -185,7 +185,7 @@ options:
               - By default it is O(services[].health.interval).
             type: str
           timeout:
-            description: How long to wait for the whole answer. It may not be longer than the interval.
+            description: How long to wait for the whole answer, at most as long as the interval.
             type: str
             default: 1s
           fall:

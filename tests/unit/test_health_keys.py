@@ -78,6 +78,8 @@ def test_every_type_is_tried() -> None:
     [
         ({"interval": 2.5, "fast_interval": "250ms"}, "fast_interval_s", 0.25),
         ({"interval": "1m", "timeout": "1m"}, "timeout_s", 60.0),
+        ({"interval": "500ms"}, "timeout_s", 0.5),
+        ({"interval": "1m"}, "timeout_s", 1.0),
         ({"jitter": "1s"}, "jitter_s", 1.0),
         ({"type": "http", "status": "200"}, "status", ((200, 200),)),
         ({"type": "http", "status": ["200-299", 401]}, "status", ((200, 299), (401, 401))),

@@ -107,6 +107,8 @@ def health_check(value: Any, path: str) -> Health | None:
     for key, remedy in _REQUIRED.get(kind, {}).items():
         if key not in value:
             reading.add(f"{path}.{key}", "is missing", remedy)
+    if "timeout" not in given and "interval_s" in found:
+        found["timeout_s"] = min(Health.timeout_s, found["interval_s"])
     health = Health(type=kind, **found)
     _check(health, path, reading)
     reading.done()
