@@ -28,7 +28,7 @@ import report
 sys.path.insert(0, str(report.ROOT / "plugins" / "module_utils"))
 
 from _natlb.iptables import service as iptables_service
-from _natlb.model import entities, slots
+from _natlb.model import entities, kernel_hashes, slots
 from _natlb.model.entities import Service
 from _natlb.model.services import parse_config
 from _natlb.nftables import render
@@ -43,27 +43,14 @@ MH_SIZE = 4093
 MH_WEIGHT_BITS = 6
 #: A prime over 100 x 500 backends, as section 3.4 of the paper wants it.
 PAPER_SIZE = 65537
-WORD = 0xFFFFFFFF
 
 
 # --- hashes -----------------------------------------------------------------------------------------------------------
 
 
 def jhash(address: int, seed: int) -> int:
-    """The kernel's jhash of an IPv4 address as a packet has it (include/linux/jhash.h, Bob Jenkins' lookup3)."""
-    a = b = c = (0xDEADBEEF + 4 + seed) & WORD
-    a = (a + int.from_bytes(address.to_bytes(4, "big"), "little")) & WORD
-    c = ((c ^ b) - _rotated(b, 14)) & WORD
-    a = ((a ^ c) - _rotated(c, 11)) & WORD
-    b = ((b ^ a) - _rotated(a, 25)) & WORD
-    c = ((c ^ b) - _rotated(b, 16)) & WORD
-    a = ((a ^ c) - _rotated(c, 4)) & WORD
-    b = ((b ^ a) - _rotated(a, 14)) & WORD
-    return ((c ^ b) - _rotated(b, 24)) & WORD
-
-
-def _rotated(word: int, bits: int) -> int:
-    return (word << bits | word >> (32 - bits)) & WORD
+    """The kernel's jhash of an IPv4 address as a packet has it."""
+    return kernel_hashes.jhash(address.to_bytes(4, "big"), seed)
 
 
 def clients(count: int = CLIENTS) -> list[int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import selectors
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from ..host.commits import Commits
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from ..plan.running import Running
+from .forked import forked
 from .levels import Levels
 from .pace import Calm, Pace
 from .publisher import Publisher
@@ -207,7 +207,7 @@ class Agent:
             self._untold.clear()
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
             self._settle_at = None
-            self._child = self._started(self._settle)
+            self._child = forked(self._settle)
 
     def _restore(self, now: float) -> None:
         """Read the host and make it right."""
@@ -280,23 +280,6 @@ class Agent:
             self._restore_at = min(self._restore_at, now + QUIET_S)
 
     # -- children ----------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _started(work: Callable[[], object]) -> int:
-        """The process that does this. It ends by itself."""
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                work()
-                status = 0
-            except NatlbError as error:
-                service_manager.say(str(error), service_manager.WARNING)
-            except Exception:
-                service_manager.say(traceback.format_exc(), service_manager.WARNING)
-            finally:
-                os._exit(status)
-        return child
 
     def _reap(self) -> None:
         if self._child is not None and os.waitpid(self._child, os.WNOHANG)[0]:

@@ -19,6 +19,7 @@ from typing import Callable
 from ..errors import HostError, NatlbError
 from ..host import service_manager, store
 from ..model.metrics import Metrics
+from .forked import forked
 
 FILE = "natlb.prom"
 #: How often the file is written, and after an error.
@@ -59,7 +60,7 @@ class Publisher:
         self._reap(now)
         if now >= self.due and self._writer is None and self._wanted.directory is not None:
             path = Path(self._wanted.directory, FILE)
-            self._writer = _forked(lambda: _write(path, self._collect(self._wanted.idle)))
+            self._writer = forked(lambda: _write(path, self._collect(self._wanted.idle)), "metrics: ")
             self.due = now + EVERY_S
 
     def close(self) -> None:
@@ -90,7 +91,9 @@ class Publisher:
                 self._answering = {child for child in self._answering if os.waitpid(child, os.WNOHANG)[0] == 0}
                 if len(self._answering) < _MOST:
                     idle = self._wanted.idle
-                    self._answering.add(_forked(lambda: _answer(client, address, lambda: self._collect(idle))))
+                    self._answering.add(
+                        forked(lambda: _answer(client, address, lambda: self._collect(idle)), "metrics: ")
+                    )
 
     def _reap(self, now: float) -> None:
         if self._writer is None:
@@ -99,20 +102,6 @@ class Publisher:
         if ended:
             self._writer = None
             self.due = now + RETRY_S if status else self.due
-
-
-def _forked(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except NatlbError as error:
-            service_manager.say(f"metrics: {error}", service_manager.WARNING)
-        finally:
-            os._exit(status)
-    return child
 
 
 def _write(path: Path, text: str) -> None:
