@@ -81,7 +81,7 @@ def to_backend(question: Question, backend: str, arrives: str) -> Way:
 def _is_astray(source: str, interface: str, error: str) -> bool:
     """Whether it is the reverse path filter that refuses a packet.
 
-    Linux 6.14 and later say no more than that the packet is invalid, so what the filter would compare is compared here.
+    Newer kernels (6.18 is one) say only that the packet is invalid, so what the filter compares is compared here.
     """
     if error == _ASTRAY or ":" in source:
         return error == _ASTRAY
