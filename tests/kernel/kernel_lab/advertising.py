@@ -25,6 +25,8 @@ def advertise(link: str, lifetime_s: int = 1800) -> None:
         # RFC 4861, section 6.1.2: with any other hop limit it may have come from afar.
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(link))
+        # The router itself would take an address of the prefix as well, and ask from there in later tests.
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
         raw.sendto(head + prefix, (ALL_NODES, 0, 0, socket.if_nametoindex(link)))
 
 
