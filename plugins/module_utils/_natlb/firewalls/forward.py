@@ -206,16 +206,11 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
     path = ForwardPath(firewall, tried=tried)
     hooks = forward_hooks(chains_of_nft)
     strange = {family for family, table in native(chains_of_nft) if table == "filter"}
-    read: set[str] = set()
-    for variant, families in _iptables_places(hooks):
-        opening = Opening(variant)
-        for family in families:
-            chains = _read(opening, family, strange)
-            if chains is None:
-                continue
-            read |= set() if opening.is_legacy else {family}
+    others = _Others(hooks)
+    for opening, found in others.of_iptables(strange):
+        for chains in found:
             if firewall == "accept" and (chains.policy != "accept" or may_deny(chains, tried())):
-                opening.rendered.update(forward_rules.render(config, family))
+                opening.rendered.update(forward_rules.render(config, chains.family))
                 _mark_misplaced(opening.live, chains, tried())
             elif (finding := denial(chains, tried())) is not None:
                 path.warnings.append(f"{finding.text()}; firewall: accept lets only them pass")
@@ -223,10 +218,8 @@ def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[
             path.openings.append(opening)
         programs = {family: opening.program.program(family) for family in FAMILIES}
         path.warnings += foreign_jumps.warnings(opening.held, opening.rendered, programs)
-    for hook in hooks:
-        is_read = is_of_iptables(hook) and hook[0] in read
-        if not is_read and not _is_own(hook):
-            path.warnings += _nft_warnings(hook, tried())
+    for hook in others.of_nft():
+        path.warnings += _nft_warnings(hook, tried())
     return path
 
 
@@ -237,17 +230,33 @@ def everyones(chains_of_nft: Sequence[BaseChain]) -> Iterator[tuple[Chains, str]
     """
     hooks = forward_hooks(chains_of_nft)
     strange = {family for family, table in native(chains_of_nft) if table == "filter"}
-    read: set[str] = set()
-    for variant, families in _iptables_places(hooks):
-        opening = Opening(variant)
-        for family in families:
-            chains = _read(opening, family, strange)
-            if chains is not None:
-                read |= set() if opening.is_legacy else {family}
-                yield chains, "set firewall: accept, which lets natlb's connections pass there"
-    for hook in hooks:
-        if not (is_of_iptables(hook) and hook[0] in read) and not _is_own(hook):
-            yield from ((chains, _nft_remedy(hook, ["ct status dnat accept"])) for chains in _nft_chains(hook))
+    others = _Others(hooks)
+    for _opening, found in others.of_iptables(strange):
+        yield from ((chains, "set firewall: accept, which lets natlb's connections pass there") for chains in found)
+    for hook in others.of_nft():
+        yield from ((chains, _nft_remedy(hook, ["ct status dnat accept"])) for chains in _nft_chains(hook))
+
+
+class _Others:
+    """The base chains of others at the forward hook: those that iptables lists, and then the rest, which are nft's."""
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self._hooks = hooks
+        self._read: set[str] = set()
+
+    def of_iptables(self, strange: Collection[str]) -> Iterator[tuple[Opening, list[Chains]]]:
+        """The chains of each variant of iptables, and the opening of ours in them."""
+        for variant, families in _iptables_places(self._hooks):
+            opening = Opening(variant)
+            found = [chains for family in families if (chains := _read(opening, family, strange)) is not None]
+            self._read |= set() if opening.is_legacy else {chains.family for chains in found}
+            yield opening, found
+
+    def of_nft(self) -> Iterator[Hook]:
+        """Once those of iptables are read."""
+        for hook in self._hooks:
+            if not (is_of_iptables(hook) and hook[0] in self._read) and not _is_own(hook):
+                yield hook
 
 
 def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
