@@ -38,21 +38,10 @@ def count(services: Iterable[Service], address: str) -> Connections:
 def active_of(services: Iterable[Service]) -> Iterator[tuple[Place, bytes]]:
     """The connections of these services both of whose ends are there: the backend that answers, and what tells the
     connection from others. Raises `HostError`."""
-    services = list(services)
-    local = proc.local_addresses()
-    asked = {
-        (backend.family, protocol, backend.address, backend.port): None
-        for service in services
-        for protocol in service.protocols
-        for backend in service.backends
-    }
-    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _a, _p in asked}
-    for family, protocol, address, port in asked:
-        for item in tracked.of_backend(family, protocol, address, port):
-            owners = frontends[protocol].find(family, *item.target) if item.active else ()
-            place = next((Place(owner.name, address, port) for owner in owners if _has(owner, address, port)), None)
-            if place is not None:
-                yield place, item.original
+    for item, address, port, owners in _asked(services):
+        owner = next((owner for owner in owners if _has(owner, address, port)), None) if item.active else None
+        if owner is not None:
+            yield Place(owner.name, address, port), item.original
 
 
 def _has(service: Service, address: str, port: int | None) -> bool:
@@ -82,18 +71,27 @@ def end_untranslated(config: Config) -> int:
 
 
 def _connections(services: Iterable[Service], address: str) -> Iterator[Tracked]:
+    return (item for item, _address, _port, _owners in _asked(services, address))
+
+
+def _asked(
+    services: Iterable[Service], only: str | None = None
+) -> Iterator[tuple[Tracked, str, int | None, list[Service]]]:
+    """The connections of these services to their backends, or to those at one address: each with the declared address
+    and port of the backend, and the services that it may be of."""
     services = list(services)
     local = proc.local_addresses()
     asked = {
-        (backend.family, protocol, backend.port)
+        (backend.family, protocol, backend.address, backend.port): None
         for service in services
         for protocol in service.protocols
         for backend in service.backends
-        if backend.address == address
+        if only in (None, backend.address)
     }
-    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _p in asked}
-    for family, protocol, port in asked:
+    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _a, _p in asked}
+    for family, protocol, address, port in asked:
         for item in tracked.of_backend(family, protocol, address, port):
             # Another service may lead to the same backend, and somebody else as well.
-            if frontends[protocol].find(family, *item.target):
-                yield item
+            owners = frontends[protocol].find(family, *item.target)
+            if owners:
+                yield item, address, port, owners
