@@ -225,9 +225,9 @@ class Agent:
         checked = [service for service in self._running.config.services if service.health is not None]
         self._checker.set_checks(checked, self._running.findings, now)
         self._levels.set_services(self._running.to_level(), self._running.multiples, now)
-        standing = self._running.standing()
-        if self._publisher is not None and standing is not None:
-            self._publisher.set_up(standing[0].metrics, now)
+        request = self._running.request
+        if self._publisher is not None and request is not None:
+            self._publisher.set_up(request.metrics, now)
         count = len(self._running.config.services)
         status = f"{count} services, {len(checked)} of them with health checks"
         if status != self._status:

@@ -14,14 +14,16 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, NamedTuple
 
-from ..errors import NatlbError
 from ..model.effective import Place
 from ..model.entities import Backend, Service
 from ..model.least_connections import multiples, place_of, settled
 from ..plan import backend_connections
+from .forked import forked
 
 #: How often it is looked, and the part of a processor that looks may take where there are many connections.
 EVERY_S, BUSY = 1.0, 0.05
+#: After a look that failed; the journal says why.
+RETRY_S = 60.0
 #: Connections are dealt so that they would be level after so many looks.
 AHEAD = 2
 _CHUNK = 1 << 18
@@ -72,7 +74,7 @@ class Levels:
         self._selector.unregister(child.output)
         busy_s, numbers = child.end()
         self._child = None
-        self.due = began + max(EVERY_S, busy_s / BUSY)
+        self.due = began + max(EVERY_S if numbers is not None else RETRY_S, busy_s / BUSY)
         if numbers is None:
             return
         active: dict[Place, set[int]] = {place: set() for place in places}
@@ -117,21 +119,16 @@ class _Child:
         self.output, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.output, False)
         self._parts: list[bytes] = []
-        self._pid = os.fork()
-        if self._pid == 0:
-            status = 1
-            try:
-                index = {place: number for number, place in enumerate(places)}
-                numbers = array("q")
-                for place, connection in read(services):
-                    numbers.extend((index[place], hash(connection)))
-                with open(write, "wb") as pipe:
-                    pipe.write(numbers.tobytes())
-                status = 0
-            except (NatlbError, OSError):
-                status = 2
-            finally:
-                os._exit(status)
+
+        def tell() -> None:
+            index = {place: number for number, place in enumerate(places)}
+            numbers = array("q")
+            for place, connection in read(services):
+                numbers.extend((index[place], hash(connection)))
+            with open(write, "wb") as pipe:
+                pipe.write(numbers.tobytes())
+
+        self._pid = forked(tell, "least_connections: ")
         os.close(write)
 
     def receive(self) -> bool:

@@ -207,6 +207,11 @@ class Running:
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
 
+    @property
+    def request(self) -> Request | None:
+        """What is declared, with all that a run was asked for. None before the first `restore`."""
+        return self._plan.request if self._plan else None
+
     def standing(self) -> tuple[Request, Overlay] | None:
         """The request, and what overrides and health make of it now. None before the first `restore`."""
         if self._plan is None:
