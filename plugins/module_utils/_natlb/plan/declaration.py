@@ -29,17 +29,21 @@ OPTIONS = ("services", "egress", "mark_mask", "conntrack", "metrics", "rollback_
 
 def check(values: Mapping[str, Any]) -> None:
     """Raise `ConfigErrors` with all that is wrong with the values of these options; one that is not there is right."""
+    errors: list[ConfigError] = []
+    config = EMPTY
+    try:
+        config = parse_config(values.get("services"), values.get("egress"), values.get("mark_mask") or None)
+    except ConfigErrors as found:
+        errors.extend(found.errors)
     readers: list[tuple[Callable[..., object], tuple[object, ...]]] = [
-        (parse_config, (values.get("services"), values.get("egress"), values.get("mark_mask") or None)),
         (parse_tracking, (values.get("conntrack"),)),
-        (_metrics, (values,)),
+        (parse_metrics, (values.get("metrics"), config)),
         (rollback_seconds, (values.get("rollback_after", 0),)),
     ]
     readers += [
         (parse.choice, (values[option], option, choices)) for option, choices in CHOICES.items() if option in values
     ]
     readers += [(parse.boolean, (values[option], option)) for option in FLAGS if option in values]
-    errors: list[ConfigError] = []
     for read, arguments in readers:
         try:
             read(*arguments)
@@ -49,15 +53,6 @@ def check(values: Mapping[str, Any]) -> None:
             errors.append(error)
     if errors:
         raise ConfigErrors(errors)
-
-
-def _metrics(values: Mapping[str, Any]) -> None:
-    """Whether a service listens where metrics are served; what is wrong with services is told already."""
-    try:
-        config = parse_config(values.get("services"), values.get("egress"), values.get("mark_mask") or None)
-    except ConfigErrors:
-        config = EMPTY
-    parse_metrics(values.get("metrics"), config)
 
 
 def rollback_seconds(value: Any) -> int:
