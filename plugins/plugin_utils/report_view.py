@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.values import endpoint
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status import fleet, table
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.columns import duration, endpoint
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.columns import duration
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.table import Level
 
 _MOST_WORDS = 3

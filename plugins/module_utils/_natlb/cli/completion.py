@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..status.columns import endpoint, listed
+from ..model.values import endpoint
+from ..status.columns import listed
 from .commands import COMMANDS, Argument, Command
 
 #: For each shell. All ask `natlb complete -- WORDS`, which answers with lines of a word, a tab, and what it is.

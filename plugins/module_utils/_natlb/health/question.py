@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..model.effective import Place
 from ..model.entities import Backend, Service
 from ..model.health import Health
+from ..model.values import endpoint
 
 
 class Question(NamedTuple):
@@ -24,9 +25,7 @@ class Question(NamedTuple):
     @property
     def target(self) -> str:
         """Address and port, as messages name them."""
-        if self.port is None:
-            return self.address
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return endpoint(self.address, self.port)
 
     @property
     def identity(self) -> str:

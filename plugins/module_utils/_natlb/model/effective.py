@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from .entities import STATES, Backend, Config, Service
 from .slots import fits
+from .values import endpoint
 
 #: What a check may find: that the backend serves, that it asks for no new connections, or that it is dead.
 FOUND = ("up", "drain", "down")
@@ -35,8 +36,7 @@ class Place(NamedTuple):
     port: int | None
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address and self.port else self.address
-        at = f"{host}:{self.port}" if self.port else host
+        at = endpoint(self.address, self.port)
         return f"{at} of {self.service}" if self.service else f"{at} of every service"
 
 

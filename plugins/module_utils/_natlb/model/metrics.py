@@ -86,5 +86,5 @@ def _directory(value: Any, path: str) -> str:
 def dump_metrics(metrics: Metrics) -> dict[str, Any]:
     """As `parse_metrics` reads it; what was left out is null."""
     listen = metrics.listen
-    shown = None if listen is None else f"[{listen[0]}]:{listen[1]}" if ":" in listen[0] else f"{listen[0]}:{listen[1]}"
+    shown = None if listen is None else values.endpoint(*listen)
     return {"directory": metrics.directory, "listen": shown, "idle": metrics.idle}

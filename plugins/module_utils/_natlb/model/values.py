@@ -32,6 +32,13 @@ _UNITS = ("ms", "s", "m", "h", "d")
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
+def endpoint(address: str, port: object) -> str:
+    """Address and port as people write them; the address alone where there is no port."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def shown(value: Any) -> str:
     """A value as it may stand in a message: short, on one line."""
     text = repr(value) if isinstance(value, (str, bytes)) else str(value)

@@ -13,6 +13,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..model.values import endpoint
+
 #: How many items of a list are named, and how many lines a service may take.
 NAMED = 4
 LINES = 20
@@ -178,8 +180,7 @@ def _key(backend: Item) -> tuple[Any, ...]:
 def _titled(backend: Item) -> str:
     """Name, and address and port where the name is not the address."""
     address, port = str(backend.get("address")), backend.get("port")
-    host = f"[{address}]" if ":" in address and port else address
-    place = f"{host}:{port}" if port else host
+    place = endpoint(address, port)
     return place if backend.get("name") == address else f"{backend.get('name')} ({place})"
 
 

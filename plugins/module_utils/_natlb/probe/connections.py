@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, NatlbError
+from ..model.values import endpoint
 from .answer import MAX_ANSWER, responder
 from .settings import Settings
 from .spread import expected_counts, judge, percentile, spread_p
@@ -303,17 +304,13 @@ def _problems(settings: Settings, tally: Tally, seen: Mapping[str, int]) -> list
         details = "; ".join(f"{row['message']} ({row['count']})" for row in _messages(tally.messages))
         gave_up = f", then gave up on the other {settings.connections - made}" if made < settings.connections else ""
         problems.append(
-            f"{tally.errors} of {made} connections to {_target(settings)} failed{gave_up} "
+            f"{tally.errors} of {made} connections to {endpoint(settings.host, settings.port)} failed{gave_up} "
             f"(max_errors is {settings.max_errors}): {details}"
         )
     if settings.expected and tally.answers:
         verdict = judge(seen, settings.expected, settings.tolerance, settings.significance)
         problems += [verdict] if verdict else []
     return problems
-
-
-def _target(settings: Settings) -> str:
-    return f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 
 
 def _warnings(settings: Settings, tally: Tally) -> list[str]:
@@ -325,7 +322,7 @@ def _warnings(settings: Settings, tally: Tally) -> list[str]:
         return []
     return [
         (
-            f"{_target(settings)}: a backend is expected to answer only {fewest:.2g} times, too few for the "
-            "chi-square test to be sure; open more connections or set a tolerance"
+            f"{endpoint(settings.host, settings.port)}: a backend is expected to answer only {fewest:.2g} times, too "
+            "few for the chi-square test to be sure; open more connections or set a tolerance"
         )
     ]

@@ -80,10 +80,3 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """`web, api and 12 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def endpoint(address: str, port: object) -> str:
-    """Address and port as people write them; the address alone where there is no port."""
-    if not port:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

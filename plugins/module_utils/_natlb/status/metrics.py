@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends
 from ..model.entities import Config, Service, ports_text
 from ..model.least_connections import Multiples, levelled_service
+from ..model.values import endpoint
 from .activity import Key
-from .columns import endpoint
 from .exposition import Exposition, Value, escaped, labels
 from .info import expected_shares
 

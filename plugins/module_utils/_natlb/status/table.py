@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from ..model.values import endpoint
 from . import fleet
-from .columns import WIDTH, Row, aligned, endpoint, folded, listed, wrapped
+from .columns import WIDTH, Row, aligned, folded, listed, wrapped
 
 HEADER = (
     *("BALANCER", "CONDITION", "SERVICE", "LISTEN", "METHOD", "REDISPATCH"),

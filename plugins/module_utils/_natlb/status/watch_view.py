@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from ..model.effective import EffectiveBackend, Findings, Overrides, deviations, effective_backends
 from ..model.entities import Config, Service
+from ..model.values import endpoint
 from .activity import Key, Reading
-from .columns import Row, aligned, endpoint, telling
+from .columns import Row, aligned, telling
 from .news import News
 
 HEADER = ("SERVICE", "BACKEND", "ADDRESS", "STATE", "HEALTH", "NEW/S", "ACTIVE")

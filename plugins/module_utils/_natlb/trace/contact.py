@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from .question import peer
+from ..model.values import endpoint
 from .steps import Step
 
 WAIT_S = 1.0
@@ -16,7 +16,7 @@ WAIT_S = 1.0
 
 def asked(address: str, port: int, protocol: str) -> Step:
     """One connection, which is closed at once. Datagrams have no answer to wait for."""
-    where = peer(address, port)
+    where = endpoint(address, port)
     if protocol != "tcp":
         return Step("backend", "fact", f"{where} is not asked: {protocol} has no connection to open")
     try:

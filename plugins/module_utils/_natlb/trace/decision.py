@@ -15,8 +15,9 @@ from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
 from ..model.slots import dealt_slots
+from ..model.values import endpoint
 from ..plan.stale_flows import Frontends
-from .question import Question, peer
+from .question import Question
 from .steps import Step
 
 _NAMED = 5
@@ -36,7 +37,7 @@ def found(
     open_here = [item for item in at if item.interface in (None, arrives)]
     if open_here:
         return open_here[0], Step("service", "ok", open_here[0].name)
-    target = f"{peer(question.target, question.port)}/{question.protocol}"
+    target = f"{endpoint(question.target, question.port)}/{question.protocol}"
     if at:
         ways = " or ".join(str(item.interface) for item in at)
         said = f"{at[0].name} takes connections that come in by {ways}, not by {arrives or 'this host itself'}"
@@ -111,7 +112,7 @@ def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[B
 
 
 def named(backend: Backend) -> str:
-    where = peer(backend.address, backend.port)
+    where = endpoint(backend.address, backend.port)
     return where if backend.name in (backend.address, where) else f"{backend.name} ({where})"
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from ..host import nft_trace, tracked
 from ..host.tracked import Tracked
-from .question import Question, peer
+from ..model.values import endpoint
+from .question import Question
 
 #: How often tracked connections are looked at, and how long an attempt may stay without an answer.
 _LOOK_S, UNANSWERED_S = 0.1, 3.0
@@ -124,4 +125,4 @@ def _connections(question: Question) -> list[Tracked]:
 
 
 def _backend(item: Tracked) -> str:
-    return peer(*item.backend) if item.translated else f"{peer(*item.target)}, which was not translated"
+    return endpoint(*item.backend) if item.translated else f"{endpoint(*item.target)}, which was not translated"

@@ -30,15 +30,8 @@ class Question(NamedTuple):
         return family_of(self.target)
 
     def __str__(self) -> str:
-        client = peer(self.client, self.client_port)
-        return f"{client} -> {peer(self.target, self.port)}/{self.protocol}"
-
-
-def peer(address: str, port: int | None) -> str:
-    """Address and port as they are typed."""
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        client = values.endpoint(self.client, self.client_port)
+        return f"{client} -> {values.endpoint(self.target, self.port)}/{self.protocol}"
 
 
 def parse(words: Sequence[str]) -> Question:

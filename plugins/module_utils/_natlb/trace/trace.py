@@ -30,7 +30,7 @@ from ..plan.apply import Plan
 from ..plan.stale_flows import Frontends
 from ..warnings import bridges
 from . import contact, decision, passage, way
-from .question import Question, peer
+from .question import Question
 from .steps import Step, Trace
 from .way import Way
 
@@ -200,5 +200,5 @@ class _Tracing:
 
     def _bridged(self, backend: Backend, route: Way) -> Iterator[Step]:
         if route.interface == self._interface and bridges.filtered():
-            said = f"{peer(backend.address, None)} is behind {route.interface}, where the client comes in"
+            said = f"{backend.address} is behind {route.interface}, where the client comes in"
             yield Step("bridge", "may", f"{said}: with br_netfilter frames of a bridge pass these rules as well")

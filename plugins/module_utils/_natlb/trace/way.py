@@ -50,13 +50,12 @@ class Way(NamedTuple):
     """Where a packet goes: `here` where it is for this host. `source` is what the kernel takes as this host's own."""
 
     interface: str
-    gateway: str
     source: str
     here: bool
     steps: list[Step]
 
 
-_NOWHERE = Way("", "", "", False, [])
+_NOWHERE = Way("", "", False, [])
 
 
 def to_backend(question: Question, backend: str, arrives: str) -> Way:
@@ -75,7 +74,7 @@ def to_backend(question: Question, backend: str, arrives: str) -> Way:
     interface, gateway = str(found.get("dev", "")), str(found.get("gateway", ""))
     by = f" by {gateway}" if gateway else ""
     said = f"{backend} is this host itself" if here else f"{backend} is behind {interface}{by}"
-    return Way(interface, gateway, str(own.get("prefsrc", "")), here, [Step("route", "ok", said)])
+    return Way(interface, str(own.get("prefsrc", "")), here, [Step("route", "ok", said)])
 
 
 def _is_astray(source: str, interface: str, error: str) -> bool:
