@@ -189,7 +189,7 @@ def test_the_page_would_not_let_a_script_run(browser: Browser, pages: dict[str, 
 
 def test_the_screenshot_in_docs(browser: Browser) -> None:
     """It is made again with NATLB_WRITE_DOCS=1. Fonts differ between machines, so what it is made of is compared: that
-    is docs/report-example.html, which tests/unit/test_report.py compares with what is made now."""
+    is docs/report-example.html, which tests/unit/controller/test_report.py compares with what is made now."""
     path = ROOT / "docs" / "images" / "report.png"
     browser.look(SCREEN[0], SCREEN[1])
     browser.open(ROOT / "docs" / "report-example.html")

@@ -23,7 +23,7 @@ from ansible_collections.natlb.netfilter.plugins.filter import verify_checks as 
 from ansible_collections.natlb.netfilter.plugins.filter import verify_probes as probes_plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer_info as info_module
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 status_table = table_plugin.FilterModule().filters()["status_table"]
 checks = checks_plugin.FilterModule().filters()["verify_checks"]
 probes = probes_plugin.FilterModule().filters()["verify_probes"]

@@ -22,7 +22,7 @@ import pytest
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import report_page, report_view
 from ansible_collections.natlb.netfilter.plugins.plugin_utils.report_picture import MOST_SERVICES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
 #: Without an end tag.
 VOID = {"meta", "input", "rect", "path"}

@@ -20,7 +20,7 @@ from _natlb.model.services import parse_config
 from _natlb.nftables import render as nftables
 from _natlb.nftables import text as nftables_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *ROOT.glob("roles/*/README.md")])
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/defaults/main.yml"))

@@ -16,7 +16,7 @@ import pytest
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import old_python
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("version", [(3, 8), (3, 7)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ROOT / "roles" / "monitoring" / "files"
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 GROUPS = yaml.safe_load((FILES / "natlb-rules.yml").read_text())["groups"]

@@ -21,7 +21,7 @@ from _natlb.plan.unit_files import NAMES
 from _natlb.ruleset.sections import unified
 from boot_lab import UPLINKS, Host
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 ETC = Path("/etc/natlb")
 #: It speaks to backends, and puts forwarding back.
 NOT_THE_AGENT = ("IPAddressDeny", "ProtectKernelTunables")

@@ -9,7 +9,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _SPEC = importlib.util.spec_from_file_location("wings", ROOT / "tools" / "wings.py")
 assert _SPEC
 assert _SPEC.loader
@@ -64,6 +64,13 @@ def test_every_wing_is_known_and_says_what_it_is_for() -> None:
     found = {path.parent.name: path for path in CORE.glob("*/__init__.py")}
     assert {*found, "errors"} == set(MAY_IMPORT)
     assert [name for name, path in found.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_unit_tests_stand_where_their_wing_does() -> None:
+    """`controller` has the plugins and what serves them, `house` what is true of the whole checkout."""
+    here = ROOT / "tests" / "unit"
+    assert sorted(path.name for path in here.glob("test_*.py")) == []
+    assert {path.parent.name for path in here.glob("*/test_*.py")} == {*MAY_IMPORT, "controller", "house"} - {"errors"}
 
 
 def test_programs_are_run_where_their_output_is_noted() -> None:
