@@ -23,6 +23,7 @@ def backend(name: str, address: str, port: int | None = 8080, share: float = 0.0
         "health": "up",
         "health_since": "2026-11-20T08:00:00Z",
         "health_reason": "",
+        "health_history": [],
         "because": "declared",
         "why": "",
         "expected_share": share,
@@ -37,9 +38,15 @@ def down(reason: str, since: str = DOWN_SINCE) -> dict[str, Any]:
         "health": "down",
         "health_since": since,
         "health_reason": reason,
+        "health_history": past(("down", since, reason)),
         "because": "health",
         "why": f"down since {since}: {reason}",
     }
+
+
+def past(*changes: tuple[str, str, str]) -> list[dict[str, str]]:
+    """(state, since, reason), the oldest first."""
+    return [dict(zip(("state", "since", "reason"), change, strict=True)) for change in changes]
 
 
 def drained(since: str, reason: str) -> dict[str, Any]:
@@ -90,7 +97,16 @@ def info(services: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 
 def broken() -> dict[str, Any]:
     """A pair, of which one differs, a third balancer for DNS, and one that is not reached."""
-    refused = down("connect to 10.0.0.4:8080: Connection refused")
+    reason = "connect to 10.0.0.4:8080: Connection refused"
+    refused = down(reason)
+    late = "connect to 10.0.0.4:8080: no answer in 1 s"
+    refused["health_history"] = past(
+        ("down", "2026-11-25T21:30:10Z", late),
+        ("up", "2026-11-25T21:52:40Z", "it accepts connections, 2 of 2"),
+        ("down", "2026-11-26T00:40:02Z", reason),
+        ("up", "2026-11-26T00:55:31Z", "it accepts connections, 2 of 2"),
+        ("down", DOWN_SINCE, reason),
+    )
 
     def pair(numbers: tuple[int, ...], blind: bool) -> list[dict[str, Any]]:
         web = [

@@ -185,6 +185,14 @@ services:
           description: The result of the check.
           type: str
           sample: "connect to 10.0.0.4:8080: Connection refused"
+        health_history:
+          description:
+            - The last ten changes of its health, the oldest first, each with V(state), V(since) and V(reason).
+            - A backend that was always up since its checks began has none.
+          type: list
+          elements: dict
+          sample: [{"state": "down", "since": "2026-11-26T01:00:00Z",
+            "reason": "connect to 10.0.0.4:8080: Connection refused, 3 of 3"}]
         because:
           description:
             - The source that decides. V(declared), V(override), V(health), or V(fail_open) if all backends are down and

@@ -20,7 +20,8 @@ from markupsafe import Markup
 
 from .report_picture import chosen, picture
 from .report_style import SCRIPT, STYLE
-from .report_view import Backend, Problem, Service, View, ago, view
+from .report_timeline import falls, timeline
+from .report_view import NONE, Backend, Problem, Service, View, ago, view
 
 #: With more services, only those with problems are open at first.
 _MOST_OPEN = 20
@@ -95,7 +96,7 @@ def _summary(found: View) -> str:
         for backend in service.backends:
             key = service.name, backend.address
             down[key] = down.get(key, False) or backend.level == "bad"
-    none = sum(service.condition == "no backend serves" for service in found.services)
+    none = sum(service.condition == NONE for service in found.services)
     words = [f"{_count(len(found.services), 'service')} with {_count(len(down), 'backend')}"]
     words.append(f"{sum(down.values())} of the backends down" if any(down.values()) else "no backend down")
     words += [f"{_count(none, 'service')} without a backend that serves"] if none else []
@@ -124,9 +125,10 @@ def _listed(items: Iterable[Markup]) -> Markup:
 def _problem(problem: Problem, now: datetime) -> Markup:
     of = _of(problem)
     why = Markup('<p class="why">{}</p>').format(problem.why) if problem.why else ""
+    count = falls(problem.history, now)
     return Markup(
         '<li class="{level}"><p class="what">{mark}<strong>{subject}</strong>{of} {says}{since}</p>{why}'
-        '<p class="soft">on {hosts}</p></li>'
+        '<p class="soft">on {hosts}{often}{remedy}</p></li>'
     ).format(
         level=problem.level,
         mark=_WORDS[problem.level],
@@ -134,6 +136,8 @@ def _problem(problem: Problem, now: datetime) -> Markup:
         of=of,
         says=problem.says,
         since=Markup(" since {}").format(_time(problem.since, now)) if problem.since else "",
+        often=f"; went down {count} times in 24 h" if count > 1 else "",
+        remedy=f"; {problem.remedy}" if problem.remedy else "",
         why=why,
         hosts=", ".join(problem.hosts),
     )
@@ -189,7 +193,8 @@ def _services(services: Sequence[Service], now: datetime) -> Markup:
         return Markup("<p>No balancer that could be read has a service.</p>")
     note = Markup(
         '<p class="soft">Bars: the frame is the share that a backend is to get now, the filling is its part of the '
-        "connections since the rules were loaded. After a change they need time to meet.</p>"
+        "connections since the rules were loaded. After a change they need time to meet. Strips: the last 24 hours, "
+        "high where it was down, and low where it was up.</p>"
     )
     every_open = len(services) <= _MOST_OPEN
     return (
@@ -220,7 +225,7 @@ def _service(service: Service, is_open: bool, now: datetime) -> Markup:
 def _kinds(service: Service) -> Iterator[str]:
     if service.level:
         yield "wrong"
-    if service.condition == "no backend serves":
+    if service.condition == NONE:
         yield "none"
     words = {word for backend in service.backends for word in backend.words}
     if "down" in words:
@@ -232,7 +237,7 @@ def _kinds(service: Service) -> Iterator[str]:
 _HEAD = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>")
 _COLUMNS = (
     *(("Backend", ""), ("Address", ""), ("State", ""), ("Expected", "n"), ("Real", "n"), ("Shares", "")),
-    *(("New", "n"), ("Active", "n"), ("Since, why", "")),
+    *(("New", "n"), ("Active", "n")),
 )
 
 
@@ -240,14 +245,14 @@ def _backends(service: Service, now: datetime) -> Markup:
     if not service.backends:
         return Markup("<p>It has no backends.</p>")
     some = any(backend.some for backend in service.backends)
-    told = any(backend.since or backend.why for backend in service.backends)
-    columns = [*([("On", "")] if some else []), *(_COLUMNS if told else _COLUMNS[:-1])]
+    told = any(backend.since or backend.why or backend.history for backend in service.backends)
+    columns = [_COLUMNS[0], *([("On", "")] if some else []), *_COLUMNS[1:], *([("Since, why", "")] if told else [])]
     head = Markup("").join(Markup('<th scope="col" class="{}">{}</th>').format(kind, name) for name, kind in columns)
     return _HEAD.format(head, Markup("").join(_row(item, some, told, now) for item in service.backends))
 
 
 _ROW = Markup(
-    '<tr><th scope="row" data-label="Backend">{name}</th>{on}<td data-label="Address">{address}</td>'
+    '<tr><th scope="row" data-label="Backend">{name}</th>{on}<td class="address" data-label="Address">{address}</td>'
     '<td data-label="State"><span class="{level}">{mark}{words}</span></td>'
     '<td class="n" data-label="Expected">{expected}</td><td class="n" data-label="Real">{real}</td>'
     '<td data-label="Shares">{bars}</td><td class="n" data-label="New">{new}</td>'
@@ -260,7 +265,10 @@ def _row(backend: Backend, some: bool, told: bool, now: datetime) -> Markup:
     why = Markup("")
     if told:
         since = _time(backend.since, now) if backend.since else ""
-        why = Markup('<td data-label="Since, why"><span>{} {}</span></td>').format(since, backend.why)
+        past = timeline(backend.history, now)
+        why = Markup('<td data-label="Since, why"><div>{}{}{}{}</div></td>').format(
+            since, ": " if since and backend.why else "", backend.why, past
+        )
     weight = "" if backend.weight == 1 else f", weight {backend.weight}"
     return _ROW.format(
         name=backend.name,
@@ -270,7 +278,7 @@ def _row(backend: Backend, some: bool, told: bool, now: datetime) -> Markup:
         mark=_WORDS[backend.level],
         words=", ".join(backend.words) + weight,
         expected=table.percent(backend.expected),
-        real=table.percent(backend.real),
+        real=table.percent(backend.real) + (", more than chance" if backend.far else ""),
         bars=_bars(backend.expected or 0.0, backend.real or 0.0),
         new="-" if backend.new is None else f"{backend.new:,}",
         active="-" if backend.active is None else f"{backend.active:,}",

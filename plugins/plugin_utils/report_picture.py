@@ -15,7 +15,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.table import Level
 from markupsafe import Markup
 
-from .report_view import Backend, Service, View
+from .report_view import NONE, Backend, Service, View
 
 #: More would be a carpet. Those with problems come first.
 MOST_SERVICES, MOST_BACKENDS, MOST_BALANCERS = 12, 8, 12
@@ -100,7 +100,7 @@ def _balancer(host: str, info: Any, y: float) -> _Node:
 
 
 def _service(service: Service, y: float) -> _Node:
-    below = service.condition if service.condition == "no backend serves" else service.listen
+    below = service.condition if service.condition == NONE else service.listen
     return _Node(_SERVICES, y, _BOX, service.name, below, "bad" if below == service.condition else "")
 
 

@@ -43,16 +43,18 @@ summary{padding:.6rem .8rem;background:var(--box);cursor:pointer}
 .inside{padding:.2rem .8rem .6rem}
 table{border-collapse:collapse;width:100%}caption{text-align:left;color:var(--soft)}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
-td,tbody th{min-width:6rem}thead th{overflow-wrap:normal;white-space:nowrap}
+td,tbody th{min-width:5rem}td.address{min-width:9.5rem}thead th{overflow-wrap:normal;white-space:nowrap}
 td.n,th.n{text-align:right;white-space:nowrap;min-width:0}
 td .bars{display:block;width:8rem;max-width:100%;height:1.3rem}
 .bars .real{fill:var(--good)}.bars .expected{fill:none;stroke:var(--text);stroke-width:1}
 .bars .ground{fill:var(--box)}
-.fill .real{fill:var(--good)}
+.strip{display:block;width:100%;max-width:20rem;height:.9rem;margin:.2rem 0;border:1px solid var(--line)}
+.strip .ground{fill:var(--box)}.strip .up{fill:var(--good)}.strip .drain{fill:var(--odd)}.strip .down{fill:var(--bad)}
+.past summary{padding:.1rem 0;background:none;font-size:.9rem}.past ol{margin:0;padding-left:1.2rem;font-size:.9rem}
 @media (max-width:58rem){body{padding:.6rem}
 table,caption,tbody,tr,th,td{display:block;width:100%}thead{position:absolute;left:-99rem}
 tr{border-bottom:2px solid var(--line);padding:.4rem 0}
-th,td,td.n{display:grid;min-width:0;white-space:normal;
+th,td,td.n,td.address{display:grid;min-width:0;white-space:normal;
 grid-template-columns:8.5rem 1fr;text-align:left;border:0;padding:.1rem 0}
 td::before,tbody th::before{content:attr(data-label);color:var(--soft);font-weight:400}}
 @media print{:root{color-scheme:light;--text:#000;--soft:#333;--page:#fff;--box:#fff;--line:#888;--bad:#900;--odd:#640;

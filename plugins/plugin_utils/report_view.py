@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,7 +16,14 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.columns import duration
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.table import Level
 
+from .report_timeline import Change, changes, moment
+
 _MOST_WORDS = 3
+#: Methods by which a share is a matter of turns or chance: a client does not stay with its backend.
+_DEALT = ("round_robin", "random", "flow_hash")
+_LEAST_CONNECTIONS, _LEAST_EXPECTED, _DEVIATIONS, _LEAST_DIFFERENCE = 100, 10, 5.0, 0.1
+#: The condition of a service.
+NONE = "no backend serves"
 _NOBODY = "has no backend that serves: no client gets through"
 _RANK = {"bad": 0, "odd": 1, "": 2}
 
@@ -36,8 +44,11 @@ class Backend(NamedTuple):
     why: str
     expected: float | None
     real: float | None
+    #: Whether the real share differs from the expected one by more than chance.
+    far: bool
     new: int | None
     active: int | None
+    history: tuple[Change, ...]
 
 
 class Service(NamedTuple):
@@ -68,6 +79,8 @@ class Problem(NamedTuple):
     since: str = ""
     why: str = ""
     services: tuple[Service, ...] = ()
+    history: tuple[Change, ...] = ()
+    remedy: str = ""
 
 
 class View(NamedTuple):
@@ -98,11 +111,8 @@ def view(hosts: Mapping[str, Any]) -> View:
 
 def ago(since: str, now: datetime) -> str:
     """How long before the report that was; empty where it is not known."""
-    try:
-        seconds = (now - datetime.fromisoformat(since.replace("Z", "+00:00"))).total_seconds()
-    except (TypeError, ValueError):
-        return ""
-    return duration(max(0.0, seconds))
+    began = moment(since)
+    return "" if began is None else duration(max(0.0, (now - began).total_seconds()))
 
 
 # -- services ----------------------------------------------------------------------------------------------------------
@@ -111,7 +121,10 @@ def ago(since: str, now: datetime) -> str:
 def _service(number: int, group: fleet.Group, at: int) -> Service:
     found = group.infos[0]["services"][at]
     totals = _totals(group, at)
-    backends = tuple(_backend(group, standing, totals) for ways in fleet.standings(group, at) for standing in ways)
+    steady = _is_steady(group, at)
+    backends = tuple(
+        _backend(group, standing, totals, steady) for ways in fleet.standings(group, at) for standing in ways
+    )
     level, condition = _condition(backends)
     listen = ", ".join(str(item) for item in found["listen"])
     return Service(number, str(found["name"]), group.hosts, listen, tuple(_about(found)), backends, level, condition)
@@ -140,7 +153,29 @@ def _totals(group: fleet.Group, at: int) -> dict[tuple[str, bool], int]:
     return totals
 
 
-def _backend(group: fleet.Group, standing: fleet.Standing, totals: Mapping[tuple[str, bool], int]) -> Backend:
+def _is_steady(group: fleet.Group, at: int) -> bool:
+    """Whether the shares of a service have been those of now as far as is known, and follow from its method alone."""
+    services = [info["services"][at] for info in group.infos]
+    return all(
+        service["method"] in _DEALT
+        and not service.get("affinity")
+        and not any(item.get("why") or item.get("override") or changes(item) for item in service["backends"])
+        for service in services
+    )
+
+
+def is_far(count: int, of: int, share: float) -> bool:
+    """Whether a backend with this share got another part of so many connections than chance explains. The same test
+    as of the alert NatlbShareFarFromExpected (docs/monitoring.md)."""
+    mean = of * share
+    if of < _LEAST_CONNECTIONS or mean < _LEAST_EXPECTED:
+        return False
+    return abs(count - mean) > max(_DEVIATIONS * math.sqrt(mean * (1 - share)), _LEAST_DIFFERENCE * mean)
+
+
+def _backend(
+    group: fleet.Group, standing: fleet.Standing, totals: Mapping[tuple[str, bool], int], steady: bool
+) -> Backend:
     found = standing.backend
     new = found.get("new_connections")
     total = sum(totals[host, ":" in str(found["address"])] for host in standing.hosts)
@@ -159,8 +194,10 @@ def _backend(group: fleet.Group, standing: fleet.Standing, totals: Mapping[tuple
         _reason(found),
         found.get("expected_share"),
         new / total if total and new is not None else None,
+        steady and new is not None and is_far(new, total, float(found.get("expected_share") or 0)),
         new,
         found.get("active_connections"),
+        changes(found),
     )
 
 
@@ -206,7 +243,7 @@ def _said(override: Mapping[str, Any]) -> str:
 def _condition(backends: Sequence[Backend]) -> tuple[Level, str]:
     """How a service is, in words."""
     if not any(backend.expected for backend in backends):
-        return "bad", "no backend serves"
+        return "bad", NONE
     worst = min((backend.level for backend in backends), key=lambda level: _RANK[level], default="")
     if not worst:
         return "", "all backends serve"
@@ -228,7 +265,7 @@ def _together(problems: Sequence[Problem]) -> list[Problem]:
     found: dict[Any, list[Problem]] = {}
     for item in problems:
         # A service without backends is nobody else's problem.
-        key = item._replace(since="", services=item.services if item.says == _NOBODY else ())
+        key = item._replace(since="", history=(), services=item.services if item.says == _NOBODY else ())
         found.setdefault(key, []).append(item)
     return [
         alike[0]._replace(
@@ -241,15 +278,19 @@ def _together(problems: Sequence[Problem]) -> list[Problem]:
 
 def _of_services(services: Sequence[Service]) -> Iterator[Problem]:
     for service in services:
-        if service.condition == "no backend serves":
+        if service.condition == NONE:
             since = max((backend.since for backend in service.backends if backend.level == "bad"), default="")
             yield Problem("bad", service.name, _NOBODY, service.hosts, since, "", (service,))
         for backend in service.backends:
             if backend.level:
-                says = f"is {', '.join(backend.words)}"
+                taken = any(word in ("drained", "disabled") for word in backend.words)
+                says = f"is {', '.join(word for word in backend.words if word != 'up' or not taken)}"
                 if backend.level == "odd" and backend.words == ("up",):
                     says = "is not as declared"
-                yield Problem(backend.level, backend.name, says, backend.hosts, backend.since, backend.why, (service,))
+                yield Problem(
+                    *(backend.level, backend.name, says, backend.hosts, backend.since, backend.why),
+                    *((service,), backend.history, f"natlb restore {backend.name} brings it back" if taken else ""),
+                )
 
 
 def _of_hosts(groups: Sequence[fleet.Group]) -> Iterator[Problem]:

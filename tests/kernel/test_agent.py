@@ -192,6 +192,38 @@ def test_what_boots_follows(balancer: Balancer) -> None:
         assert json.loads(path.read_text())["health"][0]["state"] == "down"
 
 
+def history(balancer: Balancer, name: str = "web2") -> list[str]:
+    (found,) = balancer.info("web")["services"]
+    (backend,) = [item for item in found["backends"] if item["name"] == name]
+    return [f"{item['state']}: {item['reason']}" for item in backend["health_history"]]
+
+
+def test_what_happened_is_remembered(balancer: Balancer) -> None:
+    """Over a restart of the agent, a run, and a reboot, after which only /etc is there."""
+    refused = f"down: connect to {WEB['web2']}:80: Connection refused, 2 of 2"
+    accepts = "up: it accepts connections, 2 of 2"
+    web = service(health=FAST)
+    with running(balancer, web) as here:
+        assert history(balancer) == [], "it has never been down"
+        with crashed(balancer, "web2"):
+            here.wait_for("web2 of web is down")
+        here.wait_for("web2 of web is up", 2)
+        here.stop()
+        here.start()
+        balancer.apply([web], program=single_file.text)
+        with crashed(balancer, "web2"):
+            here.wait_for("web2 of web is down", 2)
+            assert history(balancer) == [refused, accepts, refused]
+            kept = balancer.etc / "history.jsonl"
+            balancer.host.call(agent.wait_for_file, str(kept), '"down"', 30.0, 2)
+            (balancer.etc.parent / "run" / "history.jsonl").unlink()
+            assert history(balancer) == [refused, accepts, refused]
+        assert history(balancer, "web1") == []
+        balancer.apply([], state="absent", program=single_file.text)
+        here.stop()
+    assert not kept.exists()
+
+
 def test_a_run_and_an_override_are_followed(balancer: Balancer) -> None:
     web = service(health=FAST)
     with running(balancer, web) as here:

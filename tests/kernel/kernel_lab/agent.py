@@ -59,10 +59,10 @@ def wait_for(root: str, words: str, times: int = 1, within_s: float = 30.0) -> s
     return said(root)
 
 
-def wait_for_file(path: str, words: str, within_s: float = 30.0) -> None:
-    """Until a file holds these words."""
+def wait_for_file(path: str, words: str, within_s: float = 30.0, times: int = 1) -> None:
+    """Until a file holds these words so often."""
     give_up = time.monotonic() + within_s
-    while not (os.path.exists(path) and words in Path(path).read_text()):
+    while not (os.path.exists(path) and Path(path).read_text().count(words) >= times):
         if time.monotonic() > give_up:
             raise RuntimeError(f"{path} does not say {words!r}")
         time.sleep(0.05)

@@ -8,10 +8,11 @@ tests/browser looks at it in a browser.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import example_fleet
 import generated
 import pytest
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import report_page, report_view
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import report_page, report_timeline, report_view
 from ansible_collections.natlb.netfilter.plugins.plugin_utils.report_picture import MOST_SERVICES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,13 +93,75 @@ def test_what_is_down_since_when_and_why_stands_first() -> None:
     for words in (
         "web2 of web is down since 2026-11-26T01:12:07Z (for 1h47m) connect to 10.0.0.4:8080: Connection refused on",
         "api (service) has no backend that serves: no client gets through since 2026-11-26T02:41:00Z (for 19m)",
+        "Connection refused on lb1, lb2; went down 3 times in 24 h",
         "lb4 could not be read",
-        "mx2 of mail is drained, up since 2026-11-25T22:00:00Z (for 5h) kernel update, ask Kim",
+        "mx2 of mail is drained since 2026-11-25T22:00:00Z (for 5h) kernel update, ask Kim on lb1, lb2; natlb restore",
         "lb2 differs from its last declaration",
     ):
         assert words in said, said
     places = [said.index(words) for words in ("api (service)", "web2 of web", "mx2 of mail")]
     assert places == sorted(places), "the worst first"
+
+
+def test_what_was_found_over_the_day_stands_with_the_backend() -> None:
+    said = made(example_fleet.broken()).said("services")
+    for words in (
+        "History: down for 2h25m of the last 24 h, went down 3 times",
+        "2026-11-26T01:12:07Z down for 1h47m until now: connect to 10.0.0.4:8080: Connection refused",
+        "2026-11-26T00:55:31Z up for 16m36s: it accepts connections, 2 of 2",
+    ):
+        assert words in said, said
+    assert said.index("01:12:07Z down for") < said.index("00:55:31Z up for"), "the last first"
+
+
+def test_balancers_that_saw_other_things_are_still_together() -> None:
+    fleet = example_fleet.broken()
+    del fleet["lb2"]["services"][0]["backends"][1]["health_history"][:2]
+    (web2,) = [item for item in report_view.view(fleet).services[0].backends if item.name == "web2"]
+    assert web2.hosts == ("lb1", "lb2")
+    assert len(web2.history) == 5, "of the one that knows most"
+    del fleet["lb1"]["services"][0]["backends"][1]["health_history"]
+    assert "web2" in made(fleet).said("problems"), "a balancer with an older natlb"
+
+
+def hours(*times: int) -> list[report_timeline.Change]:
+    """Down and up by turns, so many hours before now."""
+    return [
+        report_timeline.Change(("down", "up")[at % 2], (NOW - timedelta(hours=time)).isoformat(), "")
+        for at, time in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "falls", "says", "parts"),
+    [
+        ([], 0, "", []),
+        (hours(6), 1, "down for 6h of the last 24 h<", [("down", 180, 60)]),
+        (hours(6, 3), 1, "down for 3h of", [("up", 210, 30), ("down", 180, 30)]),
+        (
+            *(hours(9, 8, 2), 2, "down for 3h of the last 24 h, went down 2 times"),
+            [("up", 160, 60), ("down", 150, 10), ("down", 220, 20)],
+        ),
+        # It began before the strip does.
+        (hours(36, 12), 0, "down for 12h of the last 24 h<", [("up", 120, 120), ("down", 0, 120)]),
+        (hours(72, 48), 0, "last change 2d ago", [("up", 0, 240)]),
+        # What no balancer would tell.
+        ([report_timeline.Change("down", "tomorrow", ""), *hours(1)], 1, "down for 1h of", [("down", 230, 10)]),
+        (hours(-2), 1, "", []),
+    ],
+)
+def test_strips(history: list[Any], falls: int, says: str, parts: list[tuple[str, float, float]]) -> None:
+    made = str(report_timeline.timeline(history, NOW))
+    assert says in made
+    drawn = re.findall(r'<rect class="(up|down|drain)" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', made)
+    assert [(state, float(x), float(width)) for state, x, width in drawn] == parts
+    assert not history or report_timeline.falls(history, NOW) == (falls if parts else 0)
+
+
+def test_a_short_failure_is_seen_on_a_strip() -> None:
+    short = [*hours(6), report_timeline.Change("up", (NOW - timedelta(hours=6, seconds=-2)).isoformat(), "")]
+    widths = re.findall(r'"down" x="[\d.]+" y="0.0" width="([\d.]+)"', str(report_timeline.timeline(short, NOW)))
+    assert widths == ["2.0"]
 
 
 def test_a_healthy_fleet_has_no_problems() -> None:
@@ -124,11 +187,61 @@ def test_shares_are_of_what_the_balancers_got() -> None:
     assert "73.6 %" in text
 
 
+@pytest.mark.parametrize(
+    ("count", "of", "share", "far"),
+    [
+        (30, 99, 0.5, False),
+        (20, 100, 0.5, True),
+        (30, 100, 0.5, False),
+        # Five standard deviations are 250 of 10,000, a tenth is 500, and both have to be passed.
+        (4600, 10_000, 0.5, False),
+        (4400, 10_000, 0.5, True),
+        (5600, 10_000, 0.5, True),
+        (0, 1000, 0.009, False),
+        (0, 10_000, 0.009, True),
+        (5, 10_000, 0.0, False),
+        (10_000, 10_000, 1.0, False),
+    ],
+)
+def test_what_is_more_than_chance(count: int, of: int, share: float, far: bool) -> None:
+    assert report_view.is_far(count, of, share) is far
+
+
+@pytest.mark.parametrize(
+    ("more", "one", "told"),
+    [
+        ({}, {}, True),
+        ({"method": "source_hash"}, {}, False),
+        ({"affinity": 60}, {}, False),
+        ({}, {"health_history": example_fleet.past(("up", "2026-11-26T01:00:00Z", ""))}, False),
+        ({}, example_fleet.drained("", "kernel update"), False),
+    ],
+)
+def test_a_share_that_is_not_chance_is_told(more: dict[str, Any], one: dict[str, Any], told: bool) -> None:
+    """Not where clients stay with a backend, nor where something has changed since the rules were loaded."""
+    backends = [
+        example_fleet.backend("a", "10.0.0.3", share=0.5, new_connections=900, **one),
+        example_fleet.backend("b", "10.0.0.4", share=0.5, new_connections=100),
+    ]
+    hosts = {"lb1": example_fleet.info([example_fleet.service("web", "192.0.2.1:80", backends, **more)])}
+    assert made(hosts).said("services").count("more than chance") == (2 if told else 0)
+
+
 def test_shares_are_of_a_family() -> None:
     four = [example_fleet.backend(f"a{n}", f"10.0.0.{n}", share=0.5, new_connections=10) for n in (1, 2)]
     six = [example_fleet.backend("b", "2001:db8::1", share=1.0, new_connections=500)]
     view = report_view.view({"lb1": example_fleet.info([example_fleet.service("web", "[::]:80", [*four, *six])])})
     assert [item.real for item in view.services[0].backends] == [0.5, 0.5, 1.0]
+
+
+def test_each_column_has_its_own_heading() -> None:
+    text = report_page.page(example_fleet.broken(), NOW)
+    tables = re.findall("<table>(.*?)</table>", text)
+    assert len(tables) == 5
+    for table in tables:
+        head = re.findall('<th scope="col"[^>]*>([^<]*)<', table)
+        for row in re.findall("<tr>(.*?)</tr>", table)[1:]:
+            assert re.findall('data-label="([^"]*)"', row) == head
 
 
 def test_what_differs_is_told() -> None:

@@ -31,6 +31,9 @@ class Running:
     def restore(self) -> Outcome:
         return Outcome(True, "", "nftables", "delta", 1, {}, [])
 
+    def keep_memories(self) -> None:
+        """There are none."""
+
 
 @pytest.mark.parametrize("is_current", [True, False])
 def test_rules_that_it_loads_again_itself_are_not_told_as_those_of_others(is_current: bool) -> None:

@@ -17,9 +17,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Callable, Protocol
 
-from ..errors import NatlbError
+from ..errors import HostError, NatlbError
 from ..host import service_manager
 from ..host.commits import Commits
+from ..model import history
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from ..plan.running import Running
@@ -192,6 +193,7 @@ class Agent:
             self._restore(now)
         if self._found and self._pace.take(now):
             found, self._found = self._found, {}
+            changes = history.changes(self._running.findings, found)
             try:
                 outcome = self._running.find(found)
             except NatlbError:
@@ -205,6 +207,8 @@ class Agent:
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
             self._untold.clear()
+            # What boots was written as well where the whole host was read, and otherwise is in a while.
+            self._remember(changes, lasting=outcome is not None)
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
             self._settle_at = None
             self._child = forked(self._settle)
@@ -235,12 +239,22 @@ class Agent:
             self._say(status)
             service_manager.notify(STATUS=status)
 
+    def _remember(self, changes: Findings, lasting: bool) -> None:
+        """No rule depends on it, so a full disk keeps nothing from being done."""
+        try:
+            self._running.remember(changes)
+            if lasting:
+                self._running.keep_memories()
+        except HostError as error:
+            self._say(f"{error}; the report will not know of this change", service_manager.WARNING)
+
     def _settle(self) -> None:
         """Let what boots follow."""
         is_foreign = not self._running.is_current()
         outcome = self._running.restore()
         if is_foreign and outcome.transaction != "none":
             self._tell_back(outcome.transaction)
+        self._running.keep_memories()
 
     def _tell_back(self, how: str) -> None:
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)

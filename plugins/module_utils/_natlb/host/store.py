@@ -33,6 +33,8 @@ SEEN = "seen.json"
 BEFORE = "before.json"
 #: What stands beside the declaration, and what both made of it in the last run (`plan/overlay.py`).
 OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
+#: What health checks have found over time (`plan/health_history.py`).
+HISTORY = "history.jsonl"
 #: How new connections are levelled for now (`model/least_connections.py`).
 MULTIPLES = "multiples.json"
 #: What was counted for each backend (`status/totals.py`), and what became of the last run (`plan/last_run.py`).
@@ -169,6 +171,16 @@ def write_text(path: Path, text: str, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file that need not be on the disk at once. Raises `HostError`."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def new_file(path: Path, text: str, mode: int) -> str:
     """The name of a new file beside `path` that holds `text`, safely on the disk."""
     temporary = None
@@ -269,6 +281,7 @@ def remove_if_unused(paths: Paths) -> None:
         BEFORE,
         HEALTH,
         HEALTH + DAMAGED_SUFFIX,
+        HISTORY,
         MULTIPLES,
         TOTALS,
         LAST_RUN,
@@ -278,6 +291,7 @@ def remove_if_unused(paths: Paths) -> None:
     )
     for name in (*records, AGENT_SOCKET, "lock"):
         remove(paths.run / name)
+    remove(paths.etc / HISTORY)
     remove_directory(paths.etc)
     remove_directory(paths.run)
 

@@ -117,6 +117,11 @@ def _finding(item: Mapping[str, Any]) -> Finding:
     return Finding(values.choice(item.get("state"), "state", FOUND), *_words(item), float(share))
 
 
+def read_finding(item: Mapping[str, Any]) -> tuple[Place, Finding]:
+    """One entry. Raises `ConfigError`."""
+    return _place(item), _finding(item)
+
+
 def _multiple(item: Mapping[str, Any]) -> float:
     multiple = item.get("multiple")
     if not isinstance(multiple, (int, float)) or not LEAST <= multiple <= MOST:

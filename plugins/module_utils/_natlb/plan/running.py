@@ -30,7 +30,7 @@ from ..model.entities import EMPTY, Config, Service
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
-from . import apply, backend_connections, overlay, rollback, unchanged, waiting
+from . import apply, backend_connections, health_history, overlay, rollback, unchanged, waiting
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
@@ -206,6 +206,15 @@ class Running:
             outcome = self._follow(concerned, directory)
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
+
+    def remember(self, changes: Findings) -> None:
+        """Add changes of health to what is kept of them. Raises `HostError`."""
+        health_history.note(self._paths, changes)
+
+    def keep_memories(self) -> None:
+        """Let that survive a reboot, if the rules do. Raises `HostError`."""
+        if self.request is not None and self.request.persist:
+            health_history.keep(self._paths)
 
     @property
     def request(self) -> Request | None:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z?")
 #: What two balancers with the same rules never agree on.
 _OWN = ("new_connections", "active_connections")
+#: What each balancer has seen by itself.
+_SEEN = "health_history"
 
 
 class Group(NamedTuple):
@@ -27,7 +29,8 @@ class Group(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """A backend of a service, as it is on some balancers of a group. Counts are sums, and times the earliest."""
+    """A backend of a service, as it is on some balancers of a group. Counts are sums, times the earliest, and the
+    history is of the one that knows most."""
 
     hosts: tuple[str, ...]
     backend: Mapping[str, Any]
@@ -73,7 +76,7 @@ def standings(group: Group, number: int) -> Iterator[list[Standing]]:
 
 def _way(backend: Mapping[str, Any]) -> str:
     """How it stands, without times: two balancers never find out at the same moment."""
-    return _TIME.sub("", repr([(key, backend[key]) for key in sorted(backend) if key not in _OWN]))
+    return _TIME.sub("", repr([(key, backend[key]) for key in sorted(backend) if key not in (*_OWN, _SEEN)]))
 
 
 def _together(members: Sequence[tuple[str, Mapping[str, Any]]]) -> Standing:
@@ -81,7 +84,10 @@ def _together(members: Sequence[tuple[str, Mapping[str, Any]]]) -> Standing:
     if len(backends) == 1:
         return Standing(hosts, backends[0])
     first = min(backends, key=lambda backend: str(backend.get("why") or ""))
-    return Standing(hosts, {**first, **{key: _sum([backend.get(key) for backend in backends]) for key in _OWN}})
+    sums = {key: _sum([backend.get(key) for backend in backends]) for key in _OWN}
+    # They ask the same backend: who knows most knows what the others know as well.
+    seen = max((backend.get(_SEEN) or [] for backend in backends), key=len)
+    return Standing(hosts, {**first, **sums, _SEEN: seen})
 
 
 def _sum(counts: Sequence[Any]) -> int | None:

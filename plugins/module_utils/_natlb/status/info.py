@@ -16,12 +16,13 @@ from ..host import proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import source_slots
-from ..model import clients, tracking
-from ..model.effective import EffectiveBackend, effective_backends
+from ..model import clients, history, tracking
+from ..model.effective import EffectiveBackend, Place, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
+from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.slots import dealt_slots, dealt_weights
-from ..plan import agent_files, apply, forwarding, orders
+from ..plan import agent_files, apply, forwarding, health_history, orders
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.request import Request
@@ -55,6 +56,7 @@ def info(
     warnings += [*clients.warnings(clients_known), *agent_files.unanswered(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
+    kept = health_history.read(paths)
     return {
         "engine": plan.engine.name,
         "forwarding": all(
@@ -66,7 +68,7 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan, new, active, clients_known)
+            _service(item, plan, new, active, clients_known, kept)
             for item in config.services
             if service is None or item.name == service
         ],
@@ -124,7 +126,12 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
 
 
 def _service(
-    service: Service, plan: Plan, new: Counts, active: Counts | None, known: clients.KnownClients
+    service: Service,
+    plan: Plan,
+    new: Counts,
+    active: Counts | None,
+    known: clients.KnownClients,
+    kept: History,
 ) -> dict[str, Any]:
     standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
     effective = replace(service, backends=tuple(item.effective for item in standing))
@@ -144,6 +151,7 @@ def _service(
         "backends": [
             {
                 **_backend(item),
+                "health_history": _history(service, item, kept),
                 "expected_share": shares[item.declared.key],
                 "new_connections": new.get((service.name, item.declared.key), 0),
                 "active_connections": None if active is None else active.get((service.name, item.declared.key), 0),
@@ -171,6 +179,14 @@ def _backend(item: EffectiveBackend) -> dict[str, Any]:
         "because": item.because,
         "why": item.why(),
     }
+
+
+def _history(service: Service, item: EffectiveBackend, kept: History) -> list[dict[str, str]]:
+    place = Place(service.name, item.declared.address, item.declared.port)
+    return [
+        {"state": found.state, "since": found.since, "reason": found.reason}
+        for found in history.of(kept, place, item.finding)
+    ]
 
 
 def expected_shares(service: Service, engine: str) -> dict[str, float]:
