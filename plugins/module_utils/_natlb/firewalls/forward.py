@@ -78,7 +78,7 @@ class Opening:
         """What the kernel holds of a family's table filter now; `live` is what of it is of this way."""
         text = self.program.save(family, table="filter")
         self.live.update(self.parse(family, text))
-        jumps = restore.parse_save(family, text).get((family, "filter", "jump", "FORWARD"), Section((), ())).body
+        jumps = restore.parse_save(family, text).get(Key(family, "filter", "jump", "FORWARD"), Section((), ())).body
         if jumps and jumps[0].endswith(f" {forward_rules.ROOT}"):
             self._first.add(family)
         return text
@@ -86,8 +86,8 @@ class Opening:
     def precedes(self) -> list[tuple[str, str]]:
         """The programs, each with its family, in whose FORWARD chain connections are let pass before other rules of
         ours are met, now or once the change is made."""
-        jumps = [(family, "filter", "jump", "FORWARD") for family in FAMILIES]
-        inserted = {key[0] for key in jumps if key in self.rendered and self.rendered[key] != self.live.get(key)}
+        jumps = [Key(family, "filter", "jump", "FORWARD") for family in FAMILIES]
+        inserted = {key.family for key in jumps if key in self.rendered and self.rendered[key] != self.live.get(key)}
         return [(self.program.program(family), family) for family in FAMILIES if family in {*self._first, *inserted}]
 
     def uniform(self, _key: Key, _section: Section) -> bool:
@@ -104,7 +104,7 @@ class Opening:
     def read(self) -> Ruleset:
         """What the kernel holds of it now, in every family, as `live` was before."""
         found: Ruleset = {}
-        for family in sorted({key[0] for key in [*self.rendered, *self.live]}):
+        for family in sorted({key.family for key in [*self.rendered, *self.live]}):
             found.update(self.parse(family, self.program.save(family, table="filter")))
         marked = {key for key, section in self.live.items() if section.header == (_MISPLACED,)}
         return {key: Section((_MISPLACED,), s.body) if key in marked else s for key, s in found.items()}
@@ -129,12 +129,12 @@ class Opening:
         for family in families:
             chains = parse_save(family, now.look(family), "")
             if chains is not None:
-                now.rendered.update({key: section for key, section in self.rendered.items() if key[0] == family})
+                now.rendered.update({key: section for key, section in self.rendered.items() if key.family == family})
                 _mark_misplaced(now.live, chains, tried)
         return now.commands({key: section for key, section in wanted.items() if key in now.rendered})
 
     def _families(self) -> list[str]:
-        return sorted({key[0] for key in self.rendered})
+        return sorted({key.family for key in self.rendered})
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
@@ -142,7 +142,7 @@ class Opening:
         lines: list[str] = []
         for family in self._families():
             name = f"forward.{self.program.program(family)}"
-            chains = {key: section for key, section in self.rendered.items() if key[2] == "chain"}
+            chains = {key: section for key, section in self.rendered.items() if key.kind == "chain"}
             files[name] = restore.full(chains, family)
             lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
             program, jump = f"{self.program.path(family)} --wait 30", f"-j {forward_rules.ROOT}"
@@ -184,7 +184,7 @@ class ForwardPath:
         if self.firewall != "accept" or "nft" not in {variant or default_variant() for variant in _offered()}:
             return False
         now = Opening("nft" if "nft" in iptables_variants() else None)
-        opened = {key[0] for opening in self.openings if not opening.is_legacy for key in opening.rendered}
+        opened = {key.family for opening in self.openings if not opening.is_legacy for key in opening.rendered}
         for family in {packet.family for packet in self.tried()} - opened:
             there = nf_tables.rules(family, "filter", "FORWARD") is not None
             chains = parse_save(family, now.look(family), "") if there else None
@@ -266,7 +266,7 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
     """
     text = opening.look(family)
     chains = parse_save(family, text, "")
-    ours = any(key[0] == family for key in opening.live)
+    ours = any(key.family == family for key in opening.live)
     if chains is None or (family in strange and not ours and not opening.is_legacy):
         return None
     chains.place = f"the chain FORWARD of {opening.program.program(family)}{_owner(chains)}"

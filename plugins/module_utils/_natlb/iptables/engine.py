@@ -132,9 +132,9 @@ class IptablesEngine:
 
     def missing(self, rules: Ruleset) -> Ruleset:
         """Jumps that are gone, with all chains of their tables: who takes the one away has emptied the others, too."""
-        jumps = {key: section for key, section in rules.items() if key[2] == "jump" and not _leads(key, section)}
+        jumps = {key: section for key, section in rules.items() if key.kind == "jump" and not _leads(key, section)}
         tables = {key[:2] for key in jumps}
-        chains = {key: section for key, section in rules.items() if key[2] == "chain" and key[:2] in tables}
+        chains = {key: section for key, section in rules.items() if key.kind == "chain" and key[:2] in tables}
         return {**chains, **jumps}
 
     def commits(self, transaction: Transaction) -> int:
@@ -153,16 +153,16 @@ class IptablesEngine:
             if not _has(rendered, family):
                 continue
             name = f"ruleset.{family}tables"
-            chains = {key: section for key, section in rendered.items() if key[2] == "chain" and key[0] == family}
+            chains = {key: section for key, section in rendered.items() if key.kind == "chain" and key.family == family}
             files[name] = restore.delta({}, chains, chains)[family]
             lines.append(f"{self.program.path(family, 'restore')} --noflush --wait 30 {directory}/{name}")
             program = f"{self.program.path(family)} --wait 30"
             for key in sorted(rendered):
-                if key[0] == family and key[2] == "jump":
+                if key.family == family and key.kind == "jump":
                     for jump in rendered[key].body:
                         words = jump.split(" ", 2)[2]
-                        check = f"{program} -t {key[1]} -C {key[3]} {words} 2>/dev/null"
-                        lines.append(f"{check} || {program} -t {key[1]} -I {key[3]} 1 {words}")
+                        check = f"{program} -t {key.table} -C {key.name} {words} 2>/dev/null"
+                        lines.append(f"{check} || {program} -t {key.table} -I {key.name} 1 {words}")
         return files, lines
 
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
@@ -219,4 +219,4 @@ def _leads(key: Key, jumps: Section) -> bool:
 
 
 def _has(rendered: Ruleset, family: str) -> bool:
-    return any(key[0] == family for key in rendered)
+    return any(key.family == family for key in rendered)

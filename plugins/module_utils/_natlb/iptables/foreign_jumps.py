@@ -24,18 +24,22 @@ Held = dict[Key, list[str]]
 def split(found: Ruleset) -> tuple[Ruleset, Held]:
     """Our sections, without chains that stay only for foreign rules, and the chains that foreign rules lead to."""
     held: Held = {}
-    for (family, table, kind, chain), section in found.items():
-        if kind == "jump" and chain not in _BUILT_IN:
+    for key, section in found.items():
+        if _is_foreign(key):
             for rule in section.body:
-                held.setdefault((family, table, "chain", _target(rule)), []).append(rule)
+                held.setdefault(key._replace(kind="chain", name=_target(rule)), []).append(rule)
     if not held:
         return found, held
     ours = {
         key: section
         for key, section in found.items()
-        if not (key[2] == "jump" and key[3] not in _BUILT_IN) and not (key in held and section == Section((), ()))
+        if not _is_foreign(key) and not (key in held and section == Section((), ()))
     }
     return ours, held
+
+
+def _is_foreign(key: Key) -> bool:
+    return key.kind == "jump" and key.name not in _BUILT_IN
 
 
 def _target(rule: str) -> str:
@@ -46,9 +50,9 @@ def _target(rule: str) -> str:
 def warnings(held: Held, wanted: Mapping[Key, Section], programs: Mapping[str, str]) -> Sequence[str]:
     """About chains that stay although they are not wanted; `programs` by family."""
     return [
-        f"{programs[family]}, table {table}: chain {chain} is no longer needed, but the foreign rule `{rule}` leads "
-        f"to it, so it stays, empty; delete that rule if you do not need it"
-        for (family, table, kind, chain), rules in sorted(held.items())
-        if (family, table, kind, chain) not in wanted
+        f"{programs[key.family]}, table {key.table}: chain {key.name} is no longer needed, but the foreign rule "
+        f"`{rule}` leads to it, so it stays, empty; delete that rule if you do not need it"
+        for key, rules in sorted(held.items())
+        if key not in wanted
         for rule in rules
     ]

@@ -50,7 +50,7 @@ def split(ruleset: Ruleset) -> tuple[Ruleset, Ruleset]:
 
 def is_here(key: Key) -> bool:
     """Whether a chain is one of those that are rendered here."""
-    return key[1] == "filter" and (key[3] == ROOT or key[3].startswith(_OTHERS))
+    return key.table == "filter" and (key.name == ROOT or key.name.startswith(_OTHERS))
 
 
 def _services(tables: Tables, config: Config) -> list[str]:

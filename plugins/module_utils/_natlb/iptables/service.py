@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..model.entities import Backend, Service
 from ..model.slots import dealt_weights, slots
 from ..ruleset.names import digest
-from ..ruleset.sections import Ruleset, Section
+from ..ruleset.sections import Key, Ruleset, Section
 from . import source_tree
 from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
 from .dispatch import chain_name
@@ -55,9 +55,9 @@ class Tables:
     def ruleset(self) -> Ruleset:
         found: Ruleset = {}
         for (table, name), rules in self.chains.items():
-            found[self.family, table, "chain", name] = Section((), tuple(f"-A {name} {rule}" for rule in rules))
+            found[Key(self.family, table, "chain", name)] = Section((), tuple(f"-A {name} {rule}" for rule in rules))
         for (table, builtin), jump in self.jumps.items():
-            found[self.family, table, "jump", builtin] = Section((), (jump,))
+            found[Key(self.family, table, "jump", builtin)] = Section((), (jump,))
         return found
 
 

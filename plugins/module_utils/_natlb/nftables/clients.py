@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..model.clients import AFFINITY, COUNT, RATE, Known, KnownClients, fullest, options
 from ..model.entities import Config, Service
-from .text import affinity_set, count_set, rate_set
+from .names import affinity_set, count_set, rate_set
 
 _BEYOND = {
     AFFINITY: (

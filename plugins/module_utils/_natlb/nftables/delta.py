@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..ruleset.sections import Key, Ruleset, Section
-from .text import TABLE, Lines, element_lines, full, is_slots, load_order
+from .names import is_first_slot, slot_map
+from .text import TABLE, Lines, element_lines, full, load_order
 
 #: Where a rule looks up a map or set.
 _LOOKS_UP = re.compile(r"@([^\s;,}]+)")
@@ -34,9 +35,9 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
     chain that has no rules in its generation, or to slots that have moved to another map, and would not be translated.
     Also, kernels before 6.2 cannot delete a chain in the transaction that takes the last element naming it.
     """
-    tables = [key for key in normal if key[2] == "table" and key in live and live[key] != normal[key]]
+    tables = [key for key in normal if key.kind == "table" and key in live and live[key] != normal[key]]
     # Somebody has put it to sleep, say. It is replaced as a whole.
-    replaced = [key[0] for key in tables]
+    replaced = [key.family for key in tables]
     change = _Change(_of(live, replaced, False), _of(normal, replaced, False), rendered)
     switch = change.switch() + (full(_of(rendered, replaced, True), replaced).splitlines() if replaced else [])
     texts = [change.additions(), switch, change.removals()]
@@ -45,7 +46,7 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
 
 def _of(ruleset: Ruleset, families: Sequence[str], inside: bool) -> Ruleset:
     """What is of these families, or what is not."""
-    return {key: section for key, section in ruleset.items() if (key[0] in families) == inside}
+    return {key: section for key, section in ruleset.items() if (key.family in families) == inside}
 
 
 @dataclass
@@ -65,13 +66,13 @@ class _Change:
 
     def __post_init__(self) -> None:
         live, normal = self.live, self.normal
-        self.gone_tables = [key[0] for key in live if key[2] == "table" and key not in normal]
+        self.gone_tables = [key.family for key in live if key.kind == "table" and key not in normal]
         # A table takes with it what is in it.
-        self.gone = [key for key in live if key not in normal and key[0] not in self.gone_tables]
+        self.gone = [key for key in live if key not in normal and key.family not in self.gone_tables]
         self.new = sorted((key for key in normal if key not in live), key=load_order)
         kept = [key for key in normal if key in live and live[key] != normal[key]]
         self.remade = sorted((key for key in kept if self._is_remade(key)), key=load_order)
-        names = {(key[0], key[3]) for key in self.remade if key[2] != "chain"}
+        names = {(key.family, key.name) for key in self.remade if key.kind != "chain"}
         using = [key for key in normal if key in live and names and self._uses(key, names)]
         self.changed = [key for key in dict.fromkeys([*kept, *using]) if key not in self.remade]
 
@@ -85,8 +86,8 @@ class _Change:
 
     def _uses(self, key: Key, names: set[tuple[str, str]]) -> bool:
         """Whether a chain looks up one of these: its rules have to let go of it before it can be made anew."""
-        rules = [*self.live[key].body, *self.normal[key].body] if key[2] == "chain" else []
-        return any((key[0], name) in names for rule in rules for name in _LOOKS_UP.findall(rule))
+        rules = [*self.live[key].body, *self.normal[key].body] if key.kind == "chain" else []
+        return any((key.family, name) in names for rule in rules for name in _LOOKS_UP.findall(rule))
 
     # -- the three transactions --------------------------------------------------------------------------------
 
@@ -99,14 +100,14 @@ class _Change:
     def switch(self) -> Lines:
         """What changes at once."""
         early = [key for key in self.gone if not _late(key)]
-        chains = [key for key in [*self.changed, *early, *self.remade] if key[2] == "chain"]
+        chains = [key for key in [*self.changed, *early, *self.remade] if key.kind == "chain"]
         lines: Lines = [f"flush chain {_where(key)}" for key in chains]
         for key in [*self.changed, *early]:
             lines += element_lines("delete", key, self._deleted(key))
-        lines += _deletions([key for key in [*early, *self.remade] if key[2] != "chain" or key in self.remade])
+        lines += _deletions([key for key in [*early, *self.remade] if key.kind != "chain" or key in self.remade])
         lines += self._filled(self.remade)
         for key in self.changed:
-            if key[2] == "chain":
+            if key.kind == "chain":
                 lines += self._rules(key)
             else:
                 had = set(self.live[key].body) | self._new_slots(key)
@@ -115,10 +116,10 @@ class _Change:
 
     def removals(self) -> Lines:
         late = [key for key in self.gone if _late(key)]
-        lines: Lines = [f"flush chain {_where(key)}" for key in late if key[2] == "chain"]
+        lines: Lines = [f"flush chain {_where(key)}" for key in late if key.kind == "chain"]
         for key in self._slot_maps():
             lines += element_lines("delete", key, sorted(self._left_slots(key)))
-        return lines + _deletions([key for key in self.gone if _late(key) or key[2] == "chain"])
+        return lines + _deletions([key for key in self.gone if _late(key) or key.kind == "chain"])
 
     # -- parts of them -----------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class _Change:
         keys = list(keys)
         lines: Lines = [_declaration(key, self.rendered[key]) for key in keys]
         for key in keys:
-            if key[2] == "chain":
+            if key.kind == "chain":
                 lines += self._rules(key)
             else:
                 lines += element_lines("add", key, self.normal[key].body)
@@ -140,7 +141,7 @@ class _Change:
         """Elements that the switch takes away one by one. A set that goes takes its own along, but an element that
         names a chain has to let go of it (before 6.4 that waits for the end of the set, which is some time later)."""
         body = self.live[key].body
-        if key[2] == "chain":
+        if key.kind == "chain":
             return []
         if key not in self.normal:
             quick = not _intervals(self.live[key]) or len(body) ** 2 <= _FEW_STEPS
@@ -167,12 +168,12 @@ class _Change:
 
 
 def _is_slots(key: Key) -> bool:
-    return is_slots(key[3])
+    return slot_map(key.name) is not None
 
 
 def _late(key: Key) -> bool:
     """Whether a section that goes is still looked up by packets that began before the switch."""
-    return key[3].startswith(("slot_", "first_slot_"))
+    return _is_slots(key) or is_first_slot(key.name)
 
 
 def _intervals(section: Section) -> bool:
@@ -189,13 +190,13 @@ def _service(element: str) -> str:
 
 
 def _deletions(gone: Sequence[Key]) -> Lines:
-    return [f"delete {key[2]} {_where(key)}" for key in sorted(gone, key=load_order, reverse=True)]
+    return [f"delete {key.kind} {_where(key)}" for key in sorted(gone, key=load_order, reverse=True)]
 
 
 def _where(key: Key) -> str:
-    return f"{key[0]} {TABLE}" if key[2] == "table" else f"{key[0]} {TABLE} {key[3]}"
+    return f"{key.family} {TABLE}" if key.kind == "table" else f"{key.family} {TABLE} {key.name}"
 
 
 def _declaration(key: Key, section: Section) -> str:
     inner = "; ".join(line.rstrip(";") for line in section.header)
-    return f"add {key[2]} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
+    return f"add {key.kind} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")

@@ -21,9 +21,10 @@ from .clients import of_nftables
 from .counters import count_slots
 from .delta import delta
 from .layout import lay_out
+from .names import slot_map
 from .program import Nft
 from .render import NAT, SomeServices
-from .text import TABLE, count, counts_elsewhere, full, in_parts, is_slots, loadable, parse_listing, remembered, uniform
+from .text import TABLE, count, counts_elsewhere, full, in_parts, loadable, parse_listing, remembered, uniform
 
 #: Maps with a counter per element, and NAT from named maps with ports: nft 1.0.0, Linux 5.13.
 NFT_MINIMUM = (1, 0, 0)
@@ -65,9 +66,9 @@ class NftablesEngine:
     def _slots(self) -> Iterator[tuple[str, bytes, bytes, int]]:
         """Protocol, key, data and packets of each slot."""
         for family in FAMILIES:
-            for name in filter(is_slots, nf_tables.sets(family, TABLE)):
-                for element in nf_tables.counting_elements(family, TABLE, name):
-                    yield (name.split("_")[1], *element)
+            for slots in filter(None, map(slot_map, nf_tables.sets(family, TABLE))):
+                for element in nf_tables.counting_elements(family, TABLE, slots.name):
+                    yield (slots.protocol, *element)
 
     def listed(self) -> Ruleset:
         """What the kernel holds of ours now."""
@@ -84,7 +85,7 @@ class NftablesEngine:
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         if not compare(live, normal):
             return Transaction("none", {})
-        present = sorted({key[0] for key in live})
+        present = sorted({key.family for key in live})
         if not normal:
             return Transaction("remove", {"nft": full({}, present)})
         if not live:
@@ -106,7 +107,7 @@ class NftablesEngine:
     def missing(self, rules: Ruleset) -> Ruleset:
         """Whole tables of ours."""
         there = {family for family, table in nf_tables.tables() if table == TABLE}
-        return {key: section for key, section in rules.items() if key[0] not in there}
+        return {key: section for key, section in rules.items() if key.family not in there}
 
     def commits(self, transaction: Transaction) -> int:
         """How many commits of nf_tables that makes."""
@@ -129,7 +130,7 @@ class NftablesEngine:
 
         Raises `HostError` where nft would not take back what it lists.
         """
-        text = full(loadable(live), sorted({key[0] for key in [*live, *wanted]}))
+        text = full(loadable(live), sorted({key.family for key in [*live, *wanted]}))
         self.nft.check(text)
         return self.nft.load([text])
 

@@ -39,15 +39,10 @@ from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
+from .names import SlotMap, affinity_set, count_set, identifier, rate_set
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
-from .text import (
-    Lines,
-    affinity_set,
-    count_set,
-    identifier,
-    rate_set,
-)
+from .text import Lines
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
 #: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
@@ -182,7 +177,7 @@ class ServiceTable(Table):
         (1.0.6: conflicting protocols). `numgen` stands for the type of a slot number, also where a hash picks it."""
         where = f"{self.family} daddr . {protocol} dport"
         declaration = (f"typeof {where} . numgen random mod 65536 : {where}", "counter")
-        elements = self.declare("map", _slot_map(protocol, shard), *declaration)
+        elements = self.declare("map", SlotMap(protocol, shard).name, *declaration)
         for frontend in service.frontends():
             if frontend.family != self.family or frontend.protocol != protocol:
                 continue
@@ -193,7 +188,7 @@ class ServiceTable(Table):
     def dnat(self, protocol: str, pick: str, shard: int) -> str:
         """The rule that translates by the slot maps."""
         key = f"{self.family} daddr . {protocol} dport . {pick}"
-        return f"dnat {self.family} to {key} map @{_slot_map(protocol, shard)}"
+        return f"dnat {self.family} to {key} map @{SlotMap(protocol, shard).name}"
 
     def choose(self, protocol: str, pick: str, shard: int) -> Lines:
         """The translation, and what catches a packet that meets the slots of the next generation, where the number that
@@ -207,7 +202,7 @@ class ServiceTable(Table):
     def first_slot(self, protocol: str, shard: int) -> str:
         # Not `inc`, whose counter all processors would share.
         rules = [self.dnat(protocol, "numgen random mod 1", shard)]
-        return self.chain(f"first_{_slot_map(protocol, shard)}", rules)
+        return self.chain(SlotMap(protocol, shard).first, rules)
 
     def pick(self, service: Service, protocol: str, size: int) -> str:
         if service.takes_turns:
@@ -310,7 +305,3 @@ def _dispatch(table: Table, interfaces: bool) -> Lines:
         for name, match, key in frontend_lookups(table.family)
         if ("map", name) in table.declarations and (interfaces or "interface" not in name)
     ]
-
-
-def _slot_map(protocol: str, shard: int) -> str:
-    return f"slot_{protocol}_{shard}" if shard else f"slot_{protocol}"

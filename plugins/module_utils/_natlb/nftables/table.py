@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..model.entities import NOT_WILD, Frontend, ports_text, protocol_number
-from ..ruleset.sections import Ruleset, Section
+from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines
 
 #: Until a client's second SYN has come: after one second with most, after three with old ones (RFC 6298, section 5).
@@ -62,13 +62,13 @@ class Table:
         self.headers[name] = header
 
     def sections(self) -> Ruleset:
-        found: Ruleset = {(self.family, TABLE, "table", TABLE): Section((), ())}
+        found: Ruleset = {Key(self.family, TABLE, "table", TABLE): Section((), ())}
         for (kind, name), declaration in self.declarations.items():
             body = (f"{key} : {data}" if data else key for key, data in self.elements[(kind, name)].items())
-            found[(self.family, TABLE, kind, name)] = Section(tuple(declaration), tuple(sorted(body)))
+            found[Key(self.family, TABLE, kind, name)] = Section(tuple(declaration), tuple(sorted(body)))
         for name, rules in self.chains.items():
             header = (self.headers[name],) if name in self.headers else ()
-            found[(self.family, TABLE, "chain", name)] = Section(header, tuple(rules))
+            found[Key(self.family, TABLE, "chain", name)] = Section(header, tuple(rules))
         return found
 
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..model.clients import options as client_options
-from ..model.entities import FAMILIES, Backend, Config, Service
+from ..model.entities import FAMILIES, Config, Service
 from ..ruleset.sections import Key, Ruleset, Section
+from .names import identifier, is_affinity, slot_map
 
 TABLE = "natlb"
 
@@ -18,25 +19,6 @@ Lines = list[str]
 
 #: A first load with more elements is several transactions of about as many.
 _MOST_ELEMENTS = 20000
-
-
-def identifier(backend: Backend) -> str:
-    """The backend's identity in the letters that nft allows in a name."""
-    return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
-
-
-def affinity_set(service: Service, backend: Backend) -> str:
-    """The set of a backend's clients; the protocols of a service share it."""
-    return f"affinity.{service.name}.{identifier(backend)}"
-
-
-def rate_set(service: Service) -> str:
-    """Elements keep the limit that they were made with, so another limit needs another set; likewise below."""
-    return f"rate.{service.name}/{service.new_connections_per_second}"
-
-
-def count_set(service: Service) -> str:
-    return f"connections.{service.name}/{service.max_connections_per_client}"
 
 
 def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
@@ -49,7 +31,7 @@ def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
         # 1.0.6 has no `destroy`; adding what may be there already makes the deletion safe.
         lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
     for family in FAMILIES:
-        keys = sorted((key for key in ruleset if key[0] == family), key=load_order)
+        keys = sorted((key for key in ruleset if key.family == family), key=load_order)
         if keys:
             lines.append(f"table {family} {TABLE} {{")
             for key in keys:
@@ -65,10 +47,10 @@ def in_parts(ruleset: Ruleset) -> list[str]:
     """
     if sum(len(section.body) for section in ruleset.values()) <= _MOST_ELEMENTS:
         return [full(ruleset)]
-    hooked = {key: section for key, section in ruleset.items() if key[2] == "chain" and section.header}
+    hooked = {key: section for key, section in ruleset.items() if key.kind == "chain" and section.header}
     # Intervals are merged as they come, so they come together.
     maps = {
-        key: section for key, section in ruleset.items() if key[2] == "map" and "flags interval" not in section.header
+        key: section for key, section in ruleset.items() if key.kind == "map" and "flags interval" not in section.header
     }
     bare = {key: Section(section.header, ()) for key, section in maps.items()}
     first = {key: bare.get(key, section) for key, section in ruleset.items() if key not in hooked}
@@ -92,19 +74,19 @@ def _fillings(maps: Ruleset) -> Iterator[str]:
 
 def element_lines(verb: str, key: Key, elements: Sequence[str]) -> Lines:
     """The command that adds elements to a set or map, or deletes them from it."""
-    return [f"{verb} element {key[0]} {TABLE} {key[3]} {{ {', '.join(elements)} }}"] if elements else []
+    return [f"{verb} element {key.family} {TABLE} {key.name} {{ {', '.join(elements)} }}"] if elements else []
 
 
 def load_order(key: Key) -> tuple[int, str]:
     """What is led to before what leads there: sets, chains, maps whose elements name chains."""
-    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key[2]], key[3])
+    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key.kind], key.name)
 
 
 def _section_text(key: Key, section: Section) -> Lines:
-    if key[2] == "table":
+    if key.kind == "table":
         return []
-    lines = [f"  {key[2]} {key[3]} {{", *(f"    {line}" for line in section.header)]
-    if key[2] == "chain":
+    lines = [f"  {key.kind} {key.name} {{", *(f"    {line}" for line in section.header)]
+    if key.kind == "chain":
         lines += [f"    {line}" for line in section.body]
     elif section.body:
         lines += ["    elements = {", ",\n".join(f"      {element}" for element in section.body), "    }"]
@@ -135,15 +117,15 @@ def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
         stripped = line.strip()
         if key is None and line.startswith("\t") and line.endswith(" {"):
             kind, name = stripped.split()[:2]
-            key, block = (family, TABLE, kind, name), []
+            key, block = Key(family, TABLE, kind, name), []
         elif key is not None and line == "\t}":
-            ruleset[key] = _parse_section(key[2], block)
+            ruleset[key] = _parse_section(key.kind, block)
             key = None
         elif key is not None:
             block.append(stripped)
         elif stripped:
             own.append(stripped)
-    ruleset[(family, TABLE, "table", TABLE)] = Section(tuple(own), ())
+    ruleset[Key(family, TABLE, "table", TABLE)] = Section(tuple(own), ())
 
 
 def _parse_section(kind: str, block: Lines) -> Section:
@@ -177,7 +159,7 @@ _UNIFORM = (
 
 def uniform(key: Key, section: Section) -> bool:
     """Whether one element of a map tells how nft lists all of them."""
-    return key[2] == "map" and section.header[0] in _UNIFORM and "flags interval" not in section.header
+    return key.kind == "map" and section.header[0] in _UNIFORM and "flags interval" not in section.header
 
 
 #: A set that packets fill, as nft lists it.
@@ -188,11 +170,11 @@ _FILLED = re.compile(
 )
 
 
-def filled(listing: str) -> dict[tuple[str, str], Lines]:
-    """What packets have put into sets, by family and name, from a listing with its state."""
+def filled(listing: str) -> dict[Key, Lines]:
+    """What packets have put into sets, from a listing with its state."""
     tables = re.split(rf"^table (\w+) {TABLE} \{{\n", listing, flags=re.MULTILINE)
     return {
-        (family, match[1]): _listed(match[2].splitlines())
+        Key(family, TABLE, "set", match[1]): _listed(match[2].splitlines())
         for family, text in zip(tables[1::2], tables[2::2])
         for match in _FILLED.finditer(text)
     }
@@ -201,9 +183,9 @@ def filled(listing: str) -> dict[tuple[str, str], Lines]:
 def remembered(rendered: Ruleset, listing: str) -> str:
     """What puts the clients that affinity knows into new tables, in the transaction that makes these."""
     return "".join(
-        "\n".join([*element_lines("add", (family, TABLE, "set", name), elements), ""])
-        for (family, name), elements in filled(listing).items()
-        if name.startswith("affinity.") and (family, TABLE, "set", name) in rendered
+        "\n".join([*element_lines("add", key, elements), ""])
+        for key, elements in filled(listing).items()
+        if key in rendered and is_affinity(key.name)
     )
 
 
@@ -217,7 +199,7 @@ def loadable(live: Ruleset) -> Ruleset:
     `ct original proto-dst` that stands before the port (1.0.6: variable sized data types).
     """
     return {
-        key: Section(section.header, tuple(map(_with_protocol, section.body))) if key[2] == "chain" else section
+        key: Section(section.header, tuple(map(_with_protocol, section.body))) if key.kind == "chain" else section
         for key, section in live.items()
     }
 
@@ -231,11 +213,6 @@ def _with_protocol(rule: str) -> str:
 
 _SLOT = re.compile(r"^\s*(?:elements = \{ )?(\S+) \. (\d+) \. \d+ counter packets (\d+) bytes \d+ : (\S+) \. (\d+)")
 _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
-
-
-def is_slots(name: str) -> bool:
-    """Whether a map has slots, which count connections."""
-    return name.startswith("slot_")
 
 
 def counts_elsewhere(service: Service) -> bool:
@@ -258,12 +235,13 @@ def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
         for backend in service.backends
     }
     found: dict[tuple[str, str], int] = {}
-    section, name = "", ""
+    section, name, slots = "", "", None
     for line in listing.splitlines():
         if line.startswith("\t") and line.endswith(" {"):
             section, name = line.split()[:2]
-        elif section == "map" and is_slots(name):
-            _count_slot(line, name.split("_")[1], owners, found)
+            slots = slot_map(name) if section == "map" else None
+        elif slots is not None:
+            _count_slot(line, slots.protocol, owners, found)
         elif section == "chain" and name in chains:
             match = _BACKEND.search(line)
             if match:

@@ -344,9 +344,9 @@ def _sections(paths: Paths, live: Boot, wants: Wanted) -> Ruleset:
     for name, status in live.statuses.items():
         old = ("older than its file",) if status.stale else ()
         if name in started or old or (status.active and name not in kept):
-            found["", "", "unit", name] = Section(old, ("active" if status.active else "inactive",))
+            found[Key("", "", "unit", name)] = Section(old, ("active" if status.active else "inactive",))
     if live.unread:
-        found["", "", "unit", "systemd"] = Section((), ("has not read its units since they were written",))
+        found[Key("", "", "unit", "systemd")] = Section((), ("has not read its units since they were written",))
     return found
 
 
@@ -356,7 +356,9 @@ def _wanted_sections(paths: Paths, live: Boot, wants: Wanted) -> Ruleset:
     for unit in wants.units:
         status = live.statuses[unit.name]
         if unit.started or status.stale:
-            found["", "", "unit", unit.name] = Section((), ("active" if unit.started or status.active else "inactive",))
+            found[Key("", "", "unit", unit.name)] = Section(
+                (), ("active" if unit.started or status.active else "inactive",)
+            )
     return found
 
 
@@ -391,4 +393,4 @@ def _digested(content: Content) -> Section:
 
 
 def _key(path: Path) -> Key:
-    return "", "", "file", str(path)
+    return Key("", "", "file", str(path))

@@ -81,13 +81,13 @@ def script(config: Config, path: Path, run: Path) -> str:
     """The text of the script, which is kept at `path`; empty where there are no uplinks. A run works in `run`."""
     lines = []
     for key, section in sorted(routing.render(config).items()):
-        version = "-6" if key[0] == "ip6" else "-4"
+        version = "-6" if key.family == "ip6" else "-4"
         for words in section.body:
-            if key[2] == "route":
-                lines.append(f"route {version} {key[3]} '{words}'")
+            if key.kind == "route":
+                lines.append(f"route {version} {key.name} '{words}'")
             else:
                 shown = f"not from all {words[4:]}" if words.startswith("not ") else f"from all {words}"
-                lines.append(f"rule {version} {key[3]} '{shown}' '{words}'")
+                lines.append(f"rule {version} {key.name} '{shown}' '{words}'")
     if not lines:
         return ""
     given = {

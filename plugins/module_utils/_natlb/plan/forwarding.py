@@ -14,7 +14,7 @@ from ..host import links, sysctl
 from ..host.routes import Routes
 from ..model.entities import Config
 from ..model.transit import Closed, dump, parse
-from ..ruleset.sections import Ruleset, Section
+from ..ruleset.sections import Key, Ruleset, Section
 
 NAMES = {"ip": "net/ipv4/ip_forward", "ip6": "net/ipv6/conf/all/forwarding"}
 
@@ -128,4 +128,4 @@ def interface_of(name: str) -> str | None:
 
 
 def section(values: Mapping[str, str]) -> Ruleset:
-    return {("", "", "sysctl", name): Section((), (value,)) for name, value in values.items()}
+    return {Key("", "", "sysctl", name): Section((), (value,)) for name, value in values.items()}

@@ -133,7 +133,10 @@ def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) ->
         for family in FAMILIES:
             found.update(routing.parse_rules(family, iproute.query(family, "rule", "show"), most))
         tables = {
-            (key[0], key[3]) for ruleset in (every, routing.render(previous)) for key in ruleset if key[2] == "route"
+            (key.family, key.name)
+            for ruleset in (every, routing.render(previous))
+            for key in ruleset
+            if key.kind == "route"
         }
         for family, table in sorted(tables):
             routes = iproute.query(family, "route", "show", "table", table)

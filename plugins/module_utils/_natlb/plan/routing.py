@@ -56,7 +56,7 @@ def _words(target: Any, gateway: Any, interface: Any) -> str:
 
 
 def _key(family: str, kind: str, number: int) -> Key:
-    return (family, "uplinks", kind, str(number))
+    return Key(family, "uplinks", kind, str(number))
 
 
 def parse_rules(family: str, rules: Sequence[dict[str, Any]], uplinks: int) -> Ruleset:
@@ -88,14 +88,14 @@ def batch(live: Ruleset, wanted: Ruleset) -> dict[str, str]:
     for family in FAMILIES:
         lines: list[str] = []
         for key in [*changes.added, *changes.modified]:
-            if key[0] == family and key[2] == "route":
-                lines += [f"route replace {words} table {key[3]}" for words in wanted[key].body]
+            if key.family == family and key.kind == "route":
+                lines += [f"route replace {words} table {key.name}" for words in wanted[key].body]
         for key in [*changes.modified, *changes.removed]:
-            if key[0] == family and key[2] == "rule":
-                lines += [f"rule delete pref {key[3]}"] * len(live[key].body)
+            if key.family == family and key.kind == "rule":
+                lines += [f"rule delete pref {key.name}"] * len(live[key].body)
         for key in [*changes.added, *changes.modified]:
-            if key[0] == family and key[2] == "rule":
-                lines += [f"rule add pref {key[3]} {words}" for words in wanted[key].body]
+            if key.family == family and key.kind == "rule":
+                lines += [f"rule add pref {key.name} {words}" for words in wanted[key].body]
         lines += [f"route flush table {k[3]}" for k in changes.removed if k[0] == family and k[2] == "route"]
         if lines:
             texts[family] = "\n".join(lines) + "\n"

@@ -52,7 +52,7 @@ class KnownRules:
         """
         found = Change({}, {}, {})
         for key in (*(key for key in before if before[key] != after.get(key)), *(after.keys() - before.keys())):
-            one = self._of_chain if key[2] == "chain" else self._of_elements if key[2] in UNORDERED else None
+            one = self._of_chain if key.kind == "chain" else self._of_elements if key.kind in UNORDERED else None
             if one is None or not one(key, before.get(key), after.get(key), found):
                 return None
         return found._replace(leads=self._keep_what_is_led_to(found))
@@ -64,7 +64,7 @@ class KnownRules:
             was, now = change.live.get(key), change.wanted.get(key)
             if now is None:
                 del self._whole[key]
-            elif key[2] == "chain" or key not in self._whole:
+            elif key.kind == "chain" or key not in self._whole:
                 self._whole[key] = now
             else:
                 had = set(self._whole[key].body) - set(was.body if was else ())
@@ -98,7 +98,7 @@ class KnownRules:
         if was is None and has and has <= everything:
             # Somebody else has the same one.
             return has == everything
-        if key[2] == "set" and had - has:
+        if key.kind == "set" and had - has:
             # Several services may have put the same element there.
             return False
         found.live[key] = Section(whole.header, tuple(sorted(had)))
@@ -133,8 +133,8 @@ class KnownRules:
 def _led_to(key: Key, lines: Iterable[str]) -> Iterator[_Place]:
     for line in lines:
         for is_chain, name in targets(line):
-            yield key[0], key[1], is_chain, name
+            yield key.family, key.table, is_chain, name
 
 
 def _place(key: Key) -> _Place:
-    return key[0], key[1], key[2] == "chain", key[3]
+    return key.family, key.table, key.kind == "chain", key.name

@@ -186,13 +186,13 @@ def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
     found: Ruleset = {}
     by_name: dict[tuple[str, str, str], list[Key]] = {}
     for key in ruleset:
-        by_name.setdefault((key[0], key[1], key[3]), []).append(key)
+        by_name.setdefault((key.family, key.table, key.name), []).append(key)
     wanted = set(keys)
     for key in wanted:
         for line in ruleset[key].body:
             for is_chain, name in targets(line):
-                for other in by_name.get((*key[:2], name), ()):
-                    if (other[2] == "chain") == is_chain and other[2] != "jump":
+                for other in by_name.get((key.family, key.table, name), ()):
+                    if (other.kind == "chain") == is_chain and other.kind != "jump":
                         found[other] = Section(ruleset[other].header, ())
     found.update((key, ruleset[key]) for key in wanted)
     return found
@@ -228,8 +228,7 @@ def known_rules(engine: Loader, known: Mapping[str, Any]) -> Ruleset | None:
 
 
 def _key(name: str) -> Key:
-    family, table, kind, title = name.split(" ", 3)
-    return family, table, kind, title
+    return Key(*name.split(" ", 3))
 
 
 def _entry(engine: Loader, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:

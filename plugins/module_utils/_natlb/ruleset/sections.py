@@ -13,9 +13,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-#: (family, table, kind, name): ("ip", "natlb", "map", "slot") or ("ip6", "nat", "chain", "NATLB").
-Key = tuple[str, str, str, str]
+
+class Key(NamedTuple):
+    """What identifies a section: ("ip", "natlb", "map", "slot_tcp") or ("ip6", "nat", "chain", "NATLB.pre").
+
+    What is no rule has a kind of its own (`file`, `unit`, `sysctl`, `route`), and no family or table.
+    """
+
+    family: str
+    table: str
+    kind: str
+    name: str
+
+
 #: Kinds whose body is a set of lines rather than a sequence.
 UNORDERED = ("map", "set")
 
@@ -58,7 +70,7 @@ def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
     lines: list[str] = []
     for key in sorted({*changes.added, *changes.removed, *changes.modified} - {*renamed.values()}):
         before, after = live.get(renamed.get(key, key)), wanted.get(key)
-        if key[2] in UNORDERED and before is not None and after is not None:
+        if key.kind in UNORDERED and before is not None and after is not None:
             # Of ten thousand equal elements none is shown, and none needs to be aligned.
             before, after = _without(before, after), _without(after, before)
         title, former = (" ".join(part for part in each if part) for each in (key, renamed.get(key, key)))
@@ -81,12 +93,17 @@ def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
 
 def _renamed(changes: Changes) -> dict[Key, Key]:
     """Sets that took the place of another one, which is what a name says that tells what is in it behind a slash."""
-    removed: dict[tuple[str, str, str, str], list[Key]] = {}
+    removed: dict[Key, list[Key]] = {}
     for key in changes.removed:
-        if key[2] == "set" and "/" in key[3]:
-            removed.setdefault((*key[:3], key[3].partition("/")[0]), []).append(key)
-    pairs = {key: removed.get((*key[:3], key[3].partition("/")[0]), []) for key in changes.added if key[2] == "set"}
-    return {key: before[0] for key, before in pairs.items() if "/" in key[3] and len(before) == 1}
+        if key.kind == "set" and "/" in key.name:
+            removed.setdefault(_untold(key), []).append(key)
+    pairs = {key: removed.get(_untold(key), []) for key in changes.added if key.kind == "set"}
+    return {key: before[0] for key, before in pairs.items() if "/" in key.name and len(before) == 1}
+
+
+def _untold(key: Key) -> Key:
+    """Without what is behind the slash."""
+    return key._replace(name=key.name.partition("/")[0])
 
 
 def _without(section: Section, other: Section) -> Section:

@@ -1,0 +1,69 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names of maps, sets and chains that other code than the renderer has to recognise in a listing. Each name is written
+and recognised here only."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ..model.entities import PROTOCOLS, Backend, Service
+
+_SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
+_AFFINITY = "affinity"
+
+
+class SlotMap(NamedTuple):
+    """A map from slots to backends: of which protocol, and which of several (see `layout.py`)."""
+
+    protocol: str
+    shard: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"slot_{self.protocol}" + (f"_{self.shard}" if self.shard else "")
+
+    @property
+    def first(self) -> str:
+        """The name of the chain that takes the first slot of a service in this map."""
+        return f"first_{self.name}"
+
+
+def slot_map(name: str) -> SlotMap | None:
+    """The map of slots of this name; None where it is the name of something else."""
+    match = _SLOTS.match(name)
+    return SlotMap(match[2], int(match[3] or 0)) if match and not match[1] else None
+
+
+def is_first_slot(name: str) -> bool:
+    """Whether a chain takes the first slot of a service (`SlotMap.first`)."""
+    match = _SLOTS.match(name)
+    return bool(match and match[1])
+
+
+def identifier(backend: Backend) -> str:
+    """The backend's identity in the letters that nft allows in a name."""
+    return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
+
+
+def affinity_set(service: Service, backend: Backend) -> str:
+    """The set of a backend's clients; the protocols of a service share it."""
+    return f"{_AFFINITY}.{service.name}.{identifier(backend)}"
+
+
+def is_affinity(name: str) -> bool:
+    """Whether a set keeps the clients of a backend."""
+    return name.partition(".")[0] == _AFFINITY
+
+
+def rate_set(service: Service) -> str:
+    """The set of a service's clients with their rates. Elements keep the limit that they were made with, so another
+    limit needs another set; likewise below."""
+    return f"rate.{service.name}/{service.new_connections_per_second}"
+
+
+def count_set(service: Service) -> str:
+    """The set of a service's clients with their connections."""
+    return f"connections.{service.name}/{service.max_connections_per_client}"
