@@ -55,12 +55,12 @@ def balance(root: str, deep: bool, services: Any, egress: Any = None, **options:
     tables: dict[Key, Section] = {}
     for name, after in zip(names, [*names[1:], ""], strict=True):
         rules = [f"jump {after}"] if after else [] if deep else [RULES["nftables"]]
-        nft["ip", TABLE, "chain", name] = Section((), tuple(rules))
+        nft[Key("ip", TABLE, "chain", name)] = Section((), tuple(rules))
         rules = [f"-j NATLB.{after}"] if after else [] if deep else [RULES["iptables"]]
         tables["ip", "nat", "chain", f"NATLB.{name}"] = Section((), tuple(f"-A NATLB.{name} {rule}" for rule in rules))
     with (
-        _rendering(nftables, nft, ("ip", TABLE, "chain", "prerouting"), "jump broken0"),
-        _rendering(iptables, tables, ("ip", "nat", "chain", "NATLB.pre"), "-A NATLB.pre -j NATLB.broken0"),
+        _rendering(nftables, nft, Key("ip", TABLE, "chain", "prerouting"), "jump broken0"),
+        _rendering(iptables, tables, Key("ip", "nat", "chain", "NATLB.pre"), "-A NATLB.pre -j NATLB.broken0"),
     ):
         return drive.balance(root, services, egress, **options)
 

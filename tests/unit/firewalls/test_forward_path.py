@@ -15,6 +15,7 @@ from _natlb.firewalls.walk import Packet
 from _natlb.host.nf_tables import BaseChain
 from _natlb.iptables import forward_rules
 from _natlb.model.services import parse_config
+from _natlb.ruleset.sections import Key
 
 ROUTES = [
     (ipaddress.ip_network(network), interface)
@@ -204,9 +205,12 @@ def test_our_two_kinds_of_chains_are_told_apart() -> None:
     """One jump section of FORWARD may hold both; so may a name of a service come near."""
     config = parse_config([{**SERVICE, "name": "forward"}, {**SERVICE, "name": "a", "listen": "192.0.2.10:81"}])
     forward = forward_rules.render(config, "ip")
-    key = ("ip", "filter", "jump", "FORWARD")
+    key = Key("ip", "filter", "jump", "FORWARD")
     section = type(forward[key])((), ("-A FORWARD -j NATLB.refuse", *forward[key].body))
-    other = {("ip", "filter", "chain", "NATLB.forward.tcp"): section, ("ip", "nat", "chain", "NATLB.a.tcp"): section}
+    other = {
+        Key("ip", "filter", "chain", "NATLB.forward.tcp"): section,
+        Key("ip", "nat", "chain", "NATLB.a.tcp"): section,
+    }
     engine, ours = forward_rules.split({**forward, **other, key: section})
     assert ours == forward
     assert engine[key].body == ("-A FORWARD -j NATLB.refuse",)

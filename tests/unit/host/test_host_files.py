@@ -17,7 +17,7 @@ from _natlb.model.entities import dump
 from _natlb.model.services import parse_config
 from _natlb.plan import forwarding, routing
 from _natlb.plan.request import declared
-from _natlb.ruleset.sections import Section, unified
+from _natlb.ruleset.sections import Key, Section, unified
 from _natlb.warnings import boot_settings
 
 UPLINKS = [
@@ -153,7 +153,7 @@ def test_what_is_kept_reads_back_as_what_was_declared(mask: Any) -> None:
 
 
 def test_a_diff_shows_sections_and_only_what_differs() -> None:
-    chain, elements = ("ip", "natlb", "chain", "c"), ("ip", "natlb", "map", "m")
+    chain, elements = Key("ip", "natlb", "chain", "c"), Key("ip", "natlb", "map", "m")
     live = {chain: Section((), ("a", "b")), elements: Section(("type x",), tuple(f"{i:04}" for i in range(3000)))}
     wanted = {chain: Section((), ("a", "c")), elements: Section(("type x",), (*live[elements].body[1:], "new"))}
     assert unified(live, live) == ""

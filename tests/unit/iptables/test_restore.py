@@ -12,7 +12,7 @@ from typing import Any
 from _natlb.iptables import render as iptables
 from _natlb.iptables import restore
 from _natlb.model import services as model
-from _natlb.ruleset.sections import Ruleset, Section
+from _natlb.ruleset.sections import Key, Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 WEB: dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": BACKENDS}
@@ -42,18 +42,18 @@ COMMIT
 
 def test_parse_save() -> None:
     assert restore.parse_save("ip", SAVED) == {
-        ("ip", "nat", "chain", "NATLB.pre"): Section((), ()),
-        ("ip", "nat", "chain", "NATLB.web.tcp"): Section(
+        Key("ip", "nat", "chain", "NATLB.pre"): Section((), ()),
+        Key("ip", "nat", "chain", "NATLB.web.tcp"): Section(
             (), ("-A NATLB.web.tcp -p tcp -j DNAT --to-destination 10.0.0.3:80",)
         ),
-        ("ip", "nat", "jump", "PREROUTING"): Section(
+        Key("ip", "nat", "jump", "PREROUTING"): Section(
             (),
             (
                 "-A PREROUTING -j NATLB.pre",
                 '-A PREROUTING -m comment --comment "not \\"closed" -g NATLB.pre',
             ),
         ),
-        ("ip", "nat", "jump", "DOCKER"): Section((), ("-A DOCKER -s 10.0.0.0/8 -j NATLB.web.tcp",)),
+        Key("ip", "nat", "jump", "DOCKER"): Section((), ("-A DOCKER -s 10.0.0.0/8 -j NATLB.web.tcp",)),
     }
 
 
@@ -90,7 +90,7 @@ def test_delta_names_what_differs_only() -> None:
 
 
 def test_delta_compares_with_the_normal_form_and_loads_the_rendered_one() -> None:
-    key = ("ip", "nat", "chain", "NATLB.web.tcp")
+    key = Key("ip", "nat", "chain", "NATLB.web.tcp")
     rendered = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.3 -j RETURN",))}
     normal = {key: Section((), ("-A NATLB.web.tcp -m statistic --probability 0.29999999981 -j RETURN",))}
     assert restore.delta(normal, normal, rendered) == {}
@@ -164,7 +164,7 @@ def test_chains_that_are_in_use_change_with_what_leads_to_them() -> None:
     """In one step with it, however many they are: no packet meets new backends by the way of old frontends."""
     ruleset = by_chance(3000)
     services = [key for key in ruleset if key[3].endswith(".tcp") and not key[3].startswith("NATLB..")]
-    root = ("ip", "nat", "chain", "NATLB..d.tcp")
+    root = Key("ip", "nat", "chain", "NATLB..d.tcp")
     other = {**ruleset, **{key: Section((), (f"-A {key[3]} -j ACCEPT",)) for key in services}}
     other[root] = Section((), tuple(reversed(ruleset[root].body)))
     assert restore.delta(ruleset, other, other)["ip"].count("COMMIT\n") == 1
@@ -182,7 +182,7 @@ def compared(names: list[str]) -> int:
 
 def test_jumps_are_put_back_in_front() -> None:
     wanted = render(WEB)
-    key = ("ip", "nat", "jump", "PREROUTING")
+    key = Key("ip", "nat", "jump", "PREROUTING")
     live = {**wanted, key: Section((), ("-A PREROUTING -j NATLB.pre", "-A PREROUTING -i lo -j NATLB.pre"))}
     assert restore.delta(live, wanted, wanted) == {
         "ip": "*nat\n-D PREROUTING -j NATLB.pre\n-D PREROUTING -i lo -j NATLB.pre\n"

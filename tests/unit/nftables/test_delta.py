@@ -12,7 +12,7 @@ from _natlb.model.services import parse_config
 from _natlb.nftables import delta, layout
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import full, remembered
-from _natlb.ruleset.sections import Ruleset, Section, unified
+from _natlb.ruleset.sections import Key, Ruleset, Section, unified
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -45,7 +45,7 @@ def test_a_family_that_goes_is_a_table_less() -> None:
 
 def test_a_declaration_that_differs_is_that_one_set_made_anew() -> None:
     after = render({"affinity": 60}, {"affinity": 60})
-    key = ("ip", "natlb", "set", "affinity.s1.10.0.0.3.8080")
+    key = Key("ip", "natlb", "set", "affinity.s1.10.0.0.3.8080")
     before = {**after, key: Section((*after[key].header, "timeout 1m"), ())}
     (switched,) = texts(before, after)
     chains = ["s.s1.tcp", "b.s1.tcp.10.0.0.3.8080"]

@@ -15,7 +15,7 @@ from _natlb.model.surroundings import Surroundings
 from _natlb.nftables import delta, layout, text
 from _natlb.nftables import render as nftables
 from _natlb.nftables.text import count, full, in_parts, parse_listing
-from _natlb.ruleset.sections import Ruleset, Section
+from _natlb.ruleset.sections import Key, Ruleset, Section
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -89,7 +89,7 @@ def test_frontends_without_a_single_key(change: dict[str, Any], name: str, eleme
         f"meta l4proto {protocol} counter dnat ip to 10.0.0.3:8080"
     ]
     assert any(f"vmap @{name}" in rule for rule in body(ruleset, "chain", "prerouting"))
-    local = ruleset.get(("ip", "natlb", "chain", "output"), Section((), ()))
+    local = ruleset.get(Key("ip", "natlb", "chain", "output"), Section((), ()))
     assert any(f"vmap @{name}" in rule for rule in local.body) == ("interface" not in name)
 
 
@@ -222,7 +222,7 @@ def test_a_listing_is_read_without_what_packets_put_into_it() -> None:
     ]
     assert body(ruleset, "set", "rate.s1") == []
     header = ("type nat hook prerouting priority -100; policy accept;",)
-    assert ruleset[("ip", "natlb", "chain", "prerouting")].header == header
+    assert ruleset[Key("ip", "natlb", "chain", "prerouting")].header == header
     assert {key[1] for key in ruleset} == {"natlb"}
 
 

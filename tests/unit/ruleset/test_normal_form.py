@@ -14,7 +14,7 @@ from _natlb.ruleset.sections import Key, Ruleset, Section
 
 
 def chain(name: str, *rules: str) -> Ruleset:
-    return {("ip", "natlb", "chain", name): Section((), rules)}
+    return {Key("ip", "natlb", "chain", name): Section((), rules)}
 
 
 class Engine:
@@ -86,7 +86,7 @@ def test_many_lines_are_asked_about_in_halves() -> None:
     # What the first half leads to is there too, but bare.
     assert sum(lines) > 3001
     engine.asked.clear()
-    jump = ("ip", "natlb", "chain", "first")
+    jump = Key("ip", "natlb", "chain", "first")
     known = {engine.title: ask(engine, {**many, jump: Section((), ("drop",))}, {}).known}
     engine.asked.clear()
     assert ask(engine, many, known).ruleset == listed(many)
@@ -127,7 +127,7 @@ def test_without_a_namespace_the_host_tells_afterwards() -> None:
 
 
 def elements(*body: str) -> Ruleset:
-    return {("ip", "natlb", "map", "slots"): Section(("typeof …",), body)}
+    return {Key("ip", "natlb", "map", "slots"): Section(("typeof …",), body)}
 
 
 def test_of_uniform_elements_one_is_asked_about() -> None:
@@ -155,32 +155,32 @@ NFT = {
     **chain("first_slot_tcp", "dnat ip to ip daddr . tcp dport . numgen random mod 1 map @slot_tcp"),
     **chain("postrouting", "ct status dnat jump source_nat"),
     **chain("source_nat", "meta l4proto tcp ct original ip daddr vmap @source_nat"),
-    ("ip", "natlb", "map", "source_nat"): Section(("type …",), ("1 : goto source_nat",)),
-    ("ip", "natlb", "map", "service"): Section(("type …",), ("192.0.2.10 . 6 . 80 : goto s.web.tcp",)),
-    ("ip", "natlb", "map", "slot_tcp"): Section(("typeof …", "counter"), ("192.0.2.10 . 80 . 0 : 10.0.0.3 . 8080",)),
-    ("ip6", "natlb", "chain", "s.web.tcp"): Section((), ("accept",)),
+    Key("ip", "natlb", "map", "source_nat"): Section(("type …",), ("1 : goto source_nat",)),
+    Key("ip", "natlb", "map", "service"): Section(("type …",), ("192.0.2.10 . 6 . 80 : goto s.web.tcp",)),
+    Key("ip", "natlb", "map", "slot_tcp"): Section(("typeof …", "counter"), ("192.0.2.10 . 80 . 0 : 10.0.0.3 . 8080",)),
+    Key("ip6", "natlb", "chain", "s.web.tcp"): Section((), ("accept",)),
 }
 IPTABLES = {
-    ("ip", "nat", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -p tcp -j NATLB..d.tcp",)),
-    ("ip", "nat", "chain", "NATLB..d.tcp"): Section((), ("-A NATLB..d.tcp -d 192.0.2.10/32 -g NATLB.web.tcp",)),
-    ("ip", "nat", "chain", "NATLB.web.tcp"): Section((), ("-A NATLB.web.tcp -j DNAT --to-destination 10.0.0.3",)),
-    ("ip", "filter", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -j RETURN",)),
-    ("ip", "nat", "jump", "PREROUTING"): Section((), ("-A PREROUTING -j NATLB.pre",)),
+    Key("ip", "nat", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -p tcp -j NATLB..d.tcp",)),
+    Key("ip", "nat", "chain", "NATLB..d.tcp"): Section((), ("-A NATLB..d.tcp -d 192.0.2.10/32 -g NATLB.web.tcp",)),
+    Key("ip", "nat", "chain", "NATLB.web.tcp"): Section((), ("-A NATLB.web.tcp -j DNAT --to-destination 10.0.0.3",)),
+    Key("ip", "filter", "chain", "NATLB.pre"): Section((), ("-A NATLB.pre -j RETURN",)),
+    Key("ip", "nat", "jump", "PREROUTING"): Section((), ("-A PREROUTING -j NATLB.pre",)),
 }
 
 
 @pytest.mark.parametrize(
     ("ruleset", "key", "stubs"),
     [
-        (NFT, ("ip", "natlb", "chain", "prerouting"), ["map service"]),
-        (NFT, ("ip", "natlb", "chain", "s.web.tcp"), ["chain first_slot_tcp", "map slot_tcp"]),
-        (NFT, ("ip", "natlb", "map", "service"), ["chain s.web.tcp"]),
-        (NFT, ("ip", "natlb", "map", "slot_tcp"), []),
-        (NFT, ("ip", "natlb", "chain", "postrouting"), ["chain source_nat"]),
-        (IPTABLES, ("ip", "nat", "jump", "PREROUTING"), ["chain NATLB.pre"]),
-        (IPTABLES, ("ip", "nat", "chain", "NATLB.pre"), ["chain NATLB..d.tcp"]),
-        (IPTABLES, ("ip", "nat", "chain", "NATLB..d.tcp"), ["chain NATLB.web.tcp"]),
-        (IPTABLES, ("ip", "nat", "chain", "NATLB.web.tcp"), []),
+        (NFT, Key("ip", "natlb", "chain", "prerouting"), ["map service"]),
+        (NFT, Key("ip", "natlb", "chain", "s.web.tcp"), ["chain first_slot_tcp", "map slot_tcp"]),
+        (NFT, Key("ip", "natlb", "map", "service"), ["chain s.web.tcp"]),
+        (NFT, Key("ip", "natlb", "map", "slot_tcp"), []),
+        (NFT, Key("ip", "natlb", "chain", "postrouting"), ["chain source_nat"]),
+        (IPTABLES, Key("ip", "nat", "jump", "PREROUTING"), ["chain NATLB.pre"]),
+        (IPTABLES, Key("ip", "nat", "chain", "NATLB.pre"), ["chain NATLB..d.tcp"]),
+        (IPTABLES, Key("ip", "nat", "chain", "NATLB..d.tcp"), ["chain NATLB.web.tcp"]),
+        (IPTABLES, Key("ip", "nat", "chain", "NATLB.web.tcp"), []),
     ],
 )
 def test_an_excerpt_has_what_it_leads_to(ruleset: Ruleset, key: Any, stubs: list[str]) -> None:
