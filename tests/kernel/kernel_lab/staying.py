@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from _natlb.host import processes, scratch, tracked
+from _natlb.host import nf_tables, processes, scratch, tracked
 from _natlb.model.effective import Finding, Place
+from _natlb.nftables.engine import NftablesEngine
 from _natlb.plan.running import Running
+from _natlb.ruleset.transaction import Transaction
 
 from . import drive
+
+#: What stands for the name of a program where none was needed.
+AT_ONCE = "at once"
 
 _running: dict[str, Running] = {}
 
@@ -27,19 +32,39 @@ def restore(root: str, variant: str | None) -> Any:
 
 
 def restored(root: str) -> tuple[Any, list[str]]:
-    """The outcome, and the lines that were run."""
+    """The outcome, and the lines that were run, or made at once."""
     with _lines_run() as lines:
         return _running[root].restore(), lines
 
 
-def find(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
+def find(root: str, *found: tuple[Any, ...]) -> tuple[bool, list[str]]:
     """(service, address, state) of backends. Whether the host was read, and the lines that were run."""
-    findings = {Place(name, address, None): Finding(state, "", "a test says so") for name, address, state in found}
+    findings = {
+        Place(name, address, port[0] if port else None): Finding(state, "", "a test says so")
+        for name, address, state, *port in found
+    }
     with _lines_run() as lines:
         return _running[root].find(findings) is not None, lines
 
 
-def find_in_the_sandbox(root: str, *found: tuple[str, str, str]) -> tuple[bool, list[str]]:
+def find_by_program(root: str, *found: tuple[Any, ...]) -> tuple[bool, list[str]]:
+    """The same with nothing made at once."""
+    with mock.patch.object(NftablesEngine, "made_at_once", lambda _self, transaction, *_known: transaction):
+        return find(root, *found)
+
+
+def made_at_once(text: str, behind: int = 0) -> tuple[bool, bool]:
+    """Whether the kernel has taken this transaction, on top of a generation so far behind, and whether its generation
+    is another one. Raises `HostError`."""
+    began = nf_tables.generation() or 0
+    try:
+        left = NftablesEngine().made_at_once(Transaction("delta", {"nft 1": text}), {}, began - behind)
+        return not left.texts, nf_tables.generation() != began
+    finally:
+        assert not behind or nf_tables.generation() == began
+
+
+def find_in_the_sandbox(root: str, *found: tuple[Any, ...]) -> tuple[bool, list[str]]:
     """The same where no namespace is to be had to ask about rules, as in the sandbox of the agent's unit."""
     with mock.patch.object(scratch, "listed", return_value=None):
         return find(root, *found)
@@ -59,7 +84,17 @@ def _lines_run() -> Iterator[list[str]]:
         lines.extend(os.path.basename(line.split()[0]) + "\n" + text for line, text in commands)
         real(commands, *options)
 
-    with mock.patch.object(processes, "run_commands", run_commands):
+    at_once = NftablesEngine.made_at_once
+
+    def made_at_once(engine: NftablesEngine, transaction: Transaction, *known: Any) -> Transaction:
+        left = at_once(engine, transaction, *known)
+        lines.extend(f"{AT_ONCE}\n{text}" for unit, text in transaction.texts.items() if unit not in left.texts)
+        return left
+
+    with (
+        mock.patch.object(processes, "run_commands", run_commands),
+        mock.patch.object(NftablesEngine, "made_at_once", made_at_once),
+    ):
         yield lines
 
 

@@ -6,26 +6,52 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 # include/uapi/linux/netlink.h, netfilter/nfnetlink.h and netfilter/nf_tables.h of the kernel.
 NETLINK_NETFILTER = 12
 _NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 1, 0x10, 0x300
 ACKNOWLEDGE = 4
+CREATE, APPEND = 0x400, 0x800
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 CONNTRACK, NF_TABLES = 1, 10
 NESTED = 0x8000
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_BATCH_GENERATION = 1
+#: asm-generic/socket.h. The second one also goes beyond the limit for users, with CAP_NET_ADMIN.
+_SO_SNDBUF, _SO_SNDBUFFORCE = 7, 32
 #: A part of a list is no larger.
 _LARGEST = 1 << 18
+
+
+class Message(NamedTuple):
+    """One of a transaction. `body` are its attributes, `family` is an address family of netfilter."""
+
+    kind: int
+    family: int
+    body: bytes
+    flags: int = 0
 
 
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded to four bytes."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, *inner: bytes) -> bytes:
+    """An attribute that consists of attributes."""
+    return attribute(kind | NESTED, b"".join(inner))
+
+
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a name."""
+    return attribute(kind, value.encode() + b"\0")
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
@@ -71,6 +97,23 @@ def place(data: bytes, within: slice, *kinds: int) -> slice | None:
     return within
 
 
+def _message(kind: int, family: int, body: bytes, flags: int, resource: int = 0) -> bytes:
+    body = struct.pack("=BB", family, 0) + struct.pack(">H", resource) + body
+    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 1, 0) + body
+
+
+def _message_acknowledged(message: bytes) -> bytes:
+    length, kind, flags, number, port = _HEADER.unpack_from(message)
+    return _HEADER.pack(length, kind, flags | ACKNOWLEDGE, number, port) + message[_HEADER.size :]
+
+
+def _errors(data: bytes) -> Iterator[int]:
+    """What the kernel says of messages: their errors, 0 where one was well."""
+    for kind, content in messages(data):
+        if kind == _NLMSG_ERROR:
+            yield -struct.unpack_from("=i", content)[0]
+
+
 class Netfilter:
     """A socket to netfilter in the network namespace of this thread."""
 
@@ -96,10 +139,40 @@ class Netfilter:
                 # Something was changed meanwhile, so that entries may be missing.
                 continue
 
+    def commit(self, subsystem: int, messages: Iterable[Message], generation: int) -> None:
+        """Carry out messages as one transaction, on top of this generation and no other.
+
+        Raises `OSError` with the kernel's reason where it refuses, and then nothing has changed; ERESTART says that
+        somebody else has made a commit since that generation.
+        """
+        began = attribute(_BATCH_GENERATION, struct.pack(">I", generation))
+        parts = [_message(_BATCH_BEGIN, 0, began, 0, subsystem)]
+        parts += [_message(subsystem << 8 | kind, family, body, flags) for kind, family, body, flags in messages]
+        # The kernel tells of errors, and of the success of whoever asks for it.
+        parts[-1] = _message_acknowledged(parts[-1])
+        batch = b"".join([*parts, _message(_BATCH_END, 0, b"", 0, subsystem)])
+        self._make_room(2 * len(batch))
+        self._peer.sendto(batch, (0, 0))
+        # It has answered before that returns.
+        errors = [error for data in self._arrived() for error in _errors(data)]
+        failed = next((error for error in errors if error), 0 if errors else errno.ENOMSG)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+
+    def _make_room(self, size: int) -> None:
+        """For a message of this size."""
+        if self._peer.getsockopt(socket.SOL_SOCKET, _SO_SNDBUF) < size:
+            self._peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+
+    def _arrived(self) -> Iterator[bytes]:
+        while True:
+            try:
+                yield self._peer.recv(_LARGEST, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+
     def _send(self, subsystem: int, kind: int, family: int, body: bytes, flags: int) -> None:
-        body = struct.pack("=BBH", family, 0, 0) + body
-        message = _HEADER.pack(_HEADER.size + len(body), subsystem << 8 | kind, _NLM_F_REQUEST | flags, 1, 0) + body
-        self._peer.sendto(message, (0, 0))
+        self._peer.sendto(_message(subsystem << 8 | kind, family, body, flags), (0, 0))
 
     def _received(self, several: bool = False) -> Iterator[tuple[int, bytes]]:
         interrupted = False

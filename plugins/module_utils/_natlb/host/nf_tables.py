@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from . import netlink, observation
-from .netlink import NF_TABLES, attributes, netfilter
+from .netlink import NF_TABLES, Message, attributes, netfilter
 
 # include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-_NUMBERS = {name: number for number, name in _FAMILIES.items()}
+NUMBERS = {name: number for number, name in _FAMILIES.items()}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _OWN_HOOKS = {"netdev": ("ingress", "egress"), "arp": ("input", "output")}
 _GETTABLE, _GETCHAIN, _GETRULE, _GETSET, _GETGEN = 1, 4, 7, 10, 16
@@ -56,6 +56,13 @@ def generation() -> int | None:
     return int(struct.unpack(">I", found)[0]) if len(found) == 4 else None
 
 
+def commit(messages: Iterable[Message], after: int) -> None:
+    """One transaction, on top of this generation. Raises `OSError` where the kernel refuses it, and nothing is changed
+    then; see `Netfilter.commit`."""
+    with netfilter() as kernel:
+        kernel.commit(NF_TABLES, messages, after)
+
+
 def tables() -> list[tuple[str, str]]:
     """(family, name) of every table."""
     return [(_FAMILIES.get(number, ""), _text(found[_TABLE_NAME])) for number, found in _listed(_GETTABLE)]
@@ -72,7 +79,7 @@ def sets(family: str, table: str) -> list[str]:
     name = netlink.attribute(_SET_TABLE, table.encode() + b"\0")
     try:
         with netfilter() as kernel:
-            found = kernel.dump(NF_TABLES, _GETSET, name, _NUMBERS[family])
+            found = kernel.dump(NF_TABLES, _GETSET, name, NUMBERS[family])
             return [_text(attributes(item)[_SET_NAME]) for _family, item in found]
     except OSError:
         return []
@@ -84,7 +91,7 @@ def counting_elements(family: str, table: str, name: str) -> Iterator[tuple[byte
     wanted += netlink.attribute(_ELEMENTS_SET, name.encode() + b"\0")
     try:
         with netfilter() as kernel:
-            found = kernel.dump(NF_TABLES, _GETSETELEM, wanted, _NUMBERS[family])
+            found = kernel.dump(NF_TABLES, _GETSETELEM, wanted, NUMBERS[family])
     except OSError:
         return
     # All elements of a map have one form, which is read once for each length.
@@ -142,7 +149,7 @@ def rules(family: str, table: str, chain: str) -> list[bytes] | None:
     body = b"".join(netlink.attribute(kind, name.encode() + b"\0") for kind, name in names)
     try:
         with netfilter() as kernel:
-            return [rule for _family, rule in kernel.dump(NF_TABLES, _GETRULE, body, _NUMBERS[family])]
+            return [rule for _family, rule in kernel.dump(NF_TABLES, _GETRULE, body, NUMBERS[family])]
     except OSError:
         return None
 

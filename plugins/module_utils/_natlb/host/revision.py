@@ -28,11 +28,16 @@ class Revision(NamedTuple):
     generation: int | None
 
     def after(self, commits: int) -> Revision:
-        """The revision after so many commits. The kernel counts in 32 bits, and skips 0 (nf_tables_commit)."""
+        """The revision after so many commits."""
         if self.generation is None:
             return self
-        number = self.generation + commits
-        return self._replace(generation=number if number < _MOST else number % _MOST + 1)
+        return self._replace(generation=later(self.generation, commits))
+
+
+def later(generation: int, commits: int) -> int:
+    """The generation after so many commits. The kernel counts in 32 bits, and skips 0 (nf_tables_commit)."""
+    number = generation + commits
+    return number if number < _MOST else number % _MOST + 1
 
 
 def current() -> Revision | None:

@@ -62,6 +62,13 @@ class Engine(Loader, Protocol):
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
 
+    def made_at_once(self, transaction: Transaction, known: Ruleset, generation: int) -> Transaction:
+        """Carry out what can be carried out without a program, which takes longer. Returns what is left for `commands`.
+
+        `known` are all rules that are live, as rendered, and `generation` is the number of the commit that made them.
+        Raises `HostError` where somebody has made another one since.
+        """
+
     @property
     def is_numbered(self) -> bool:
         """Whether its commits are those of nf_tables, which the kernel numbers."""

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from ..host import nf_tables, processes
+from ..errors import HostError
+from ..host import nf_tables, processes, revision
 from ..host.processes import Command
 from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Backend, Config, Service
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
-from . import render
+from . import batch, render
 from .clients import of_nftables
 from .counters import count_slots
 from .delta import delta
@@ -99,6 +101,23 @@ class NftablesEngine:
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
         return self.nft.load(transaction.texts.values())
+
+    def made_at_once(self, transaction: Transaction, known: Ruleset, generation: int) -> Transaction:
+        """Transactions that `batch` understands, up to the first that it does not, or that the kernel refuses."""
+        composer = batch.Composer(known, lambda family, chain: nf_tables.rules(family, TABLE, chain))
+        left = dict(transaction.texts)
+        for done, (unit, text) in enumerate(transaction.texts.items()):
+            try:
+                nf_tables.commit(composer.messages(text), revision.later(generation, done))
+            except batch.NotUnderstoodError:
+                break
+            except OSError as error:
+                if error.errno == errno.ERESTART:
+                    raise HostError("somebody else has changed rules of nf_tables in the meantime") from error
+                # nft says why, or finds a way.
+                break
+            del left[unit]
+        return Transaction(transaction.kind if left else "none", left)
 
     def is_gone(self) -> bool:
         """Whether there is no table of ours."""

@@ -274,10 +274,14 @@ class Running:
         step = self._step([self._declared[name] for name in names if name in self._declared])
         if step is None or self._plan is None or self._revision is None or self._known is None:
             return False
-        engine, expected = self._plan.engine, self._revision.after(self._plan.engine.commits(step.transaction))
+        engine, began = self._plan.engine, self._revision
+        expected = began.after(engine.commits(step.transaction))
         self._revision = None
         try:
-            processes.run_commands(engine.commands(step.transaction))
+            left = step.transaction
+            if began.generation is not None:
+                left = engine.made_at_once(left, self._known.rules, began.generation)
+            processes.run_commands(engine.commands(left))
         except HostError:
             return False
         self._known.made(step)
