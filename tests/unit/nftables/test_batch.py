@@ -11,22 +11,22 @@ import struct
 import pytest
 from _natlb.host.netlink import attribute, attributes, listed, nested, text
 from _natlb.nftables.batch import Composer, NotUnderstoodError
-from _natlb.ruleset.sections import Ruleset, Section
+from _natlb.ruleset.sections import Key, Ruleset, Section
 
 SLOTS = "typeof ip daddr . tcp dport . numgen random mod 65536 : ip daddr . tcp dport"
 KNOWN: Ruleset = {
-    ("ip", "natlb", "map", "slot_tcp"): Section((SLOTS, "counter"), ()),
-    ("ip", "natlb", "map", "service"): Section(("type ipv4_addr . inet_proto . inet_service : verdict",), ()),
-    ("ip", "natlb", "map", "service_range"): Section(
+    Key("ip", "natlb", "map", "slot_tcp"): Section((SLOTS, "counter"), ()),
+    Key("ip", "natlb", "map", "service"): Section(("type ipv4_addr . inet_proto . inet_service : verdict",), ()),
+    Key("ip", "natlb", "map", "service_range"): Section(
         ("type ipv4_addr . inet_proto . inet_service : verdict", "flags interval"), ()
     ),
-    ("ip", "natlb", "map", "service_interface"): Section(
+    Key("ip", "natlb", "map", "service_interface"): Section(
         ("type ifname . ipv4_addr . inet_proto . inet_service : verdict",), ()
     ),
-    ("ip", "natlb", "chain", "first_slot_tcp"): Section(
+    Key("ip", "natlb", "chain", "first_slot_tcp"): Section(
         (), ("dnat ip to ip daddr . tcp dport . numgen random mod 1 map @slot_tcp",)
     ),
-    ("ip", "natlb", "chain", "s.web.tcp"): Section(
+    Key("ip", "natlb", "chain", "s.web.tcp"): Section(
         (), ("ip saddr != @allow goto refuse", "update @rate { ip saddr limit rate over 1/second } goto refuse", "x")
     ),
 }

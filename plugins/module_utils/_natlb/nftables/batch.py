@@ -13,7 +13,7 @@ transaction becomes messages by itself. It has to consist of commands that are u
 For any other text there are no messages, and it is for nft. So is a text that the kernel refuses.
 
 Rules that match packets are not composed here, but taken as nft has loaded them. That is so of a rule that its chain
-has already. To the one that translates, each slot map has another (`render.first_slot`) that differs from it by what
+has already. To the one that translates, each slot map has another (`SlotMap.first`) that differs from it by what
 picks the slot alone.
 """
 
@@ -27,7 +27,8 @@ from typing import Optional
 
 from ..host import netlink
 from ..host.netlink import APPEND, CREATE, Message, attribute, nested, text
-from ..ruleset.sections import Ruleset
+from ..ruleset.sections import Key, Ruleset
+from .names import slot_map
 from .text import TABLE
 
 # include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
@@ -108,7 +109,7 @@ class Composer:
     # -- elements ----------------------------------------------------------------------------------------------
 
     def _elements(self, family: str, name: str, braced: str) -> Iterator[bytes]:
-        section = self._known.get((family, TABLE, "map", name))
+        section = self._known.get(Key(family, TABLE, "map", name))
         if section is None or any(line.startswith("flags") for line in section.header):
             raise NotUnderstoodError(f"elements of {name}")
         types = section.header[0].partition(" ")[2]
@@ -142,7 +143,7 @@ class Composer:
     def _kept(self, family: str, chain: str, rule: str) -> bytes:
         """The expressions of a rule that the chain has already. A set in braces goes with its rule, and counters would
         not begin anew."""
-        known = self._known.get((family, TABLE, "chain", chain))
+        known = self._known.get(Key(family, TABLE, "chain", chain))
         if known is None or rule not in known.body or "{" in rule or "counter" in rule:
             raise NotUnderstoodError(rule)
         rules = self._rules(family, chain) or []
@@ -153,8 +154,11 @@ class Composer:
     def _translation(self, family: str, slots: str, same: str) -> list[tuple[str, bytes]]:
         """Name and content of the expressions of the rule that translates by this slot map."""
         if (family, slots, same) not in self._translations:
-            chain = f"first_{slots}"
-            known = self._known.get((family, TABLE, "chain", chain))
+            named = slot_map(slots)
+            if named is None:
+                raise NotUnderstoodError(slots)
+            chain = named.first
+            known = self._known.get(Key(family, TABLE, "chain", chain))
             rules = self._rules(family, chain) or []
             found = list(_listed_expressions(rules[0])) if len(rules) == 1 else []
             model = f"dnat {same}numgen random mod 1 map @{slots}"
