@@ -9,12 +9,14 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import server
+from _natlb.host import nf_tables
+from kernel_lab import agent, server, traffic
 from kernel_lab.balancer import Balancer, service, weighted
 from kernel_lab.topology import CLIENT, NAMES, PORTS, VIP
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,20 +61,64 @@ def test_printed(balancer: Balancer) -> None:
     assert now["natlb_conntrack_entries"][""] > before["natlb_conntrack_entries"][""]
 
 
-def test_totals_never_fall(balancer: Balancer) -> None:
+def totals(balancer: Balancer) -> dict[str, float]:
+    return read(printed(balancer))["natlb_backend_connections_total"]
+
+
+def test_totals_are_exact_whatever_becomes_of_slots(balancer: Balancer) -> None:
+    """A backend that goes and comes back, weights, a run with other backends: each takes slots away."""
+    got: Counter[str] = Counter()
+
+    def ask(count: int) -> None:
+        got.update(balancer.tally(count=count))
+
     apply(balancer)
     printed(balancer)
+    ask(8)
+    for name, state in (("web4", "drained"), ("web2", "disabled"), ("web4", "active"), ("web2", "active")):
+        balancer.backend(name, state)
+        ask(12)
+    assert totals(balancer) == got
+    ask(5)
+    apply(balancer, backends=weighted(web1=3, web2=1, web3=1, web4=1))
+    ask(12)
+    apply(balancer, method="random")
+    ask(10)
+    apply(balancer)
+    ask(4)
+    assert totals(balancer) == got
+    print(f"{balancer.engine} {balancer.variant}: {sum(got.values())} connections, all counted")
+
+
+def test_where_nobody_asks_nothing_is_kept(balancer: Balancer) -> None:
+    apply(balancer)
     balancer.tally(count=8)
-    first = read(printed(balancer))["natlb_backend_connections_total"]
-    assert first == dict.fromkeys(NAMES, 2)
     balancer.backend("web4", "drained")
-    balancer.tally(count=6)
-    second = read(printed(balancer))["natlb_backend_connections_total"]
-    assert all(second[name] >= first[name] for name in NAMES), (first, second)
-    balancer.backend("web4", "active")
-    balancer.tally(count=8)
-    third = read(printed(balancer))["natlb_backend_connections_total"]
-    assert all(third[name] >= second[name] for name in NAMES), (second, third)
+    run = balancer.etc.parent / "run"
+    assert not [name for name in os.listdir(run) if name in ("totals.json", "taken.jsonl")]
+
+
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_totals_are_exact_while_slots_are_dealt_anew(balancer: Balancer, tmp_path: Path) -> None:
+    """least_connections, under load: the agent deals slots again and again, and none of the connections is lost."""
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    web = service(method="least_connections")
+    with running(balancer, web, ready="1 services", metrics={"directory": str(folder)}):
+        first = folder / "natlb.prom"
+        balancer.host.call(agent.wait_for_file, str(first), "natlb_backend_connections_total{")
+        began = totals(balancer)
+        balancer.hold(count=200)
+        balancer.lab.backends["web4"].call(server.crash)
+        balancer.lab.backends["web4"].call(server.start, "web4", PORTS)
+        before = balancer.host.call(nf_tables.generation)
+        names = Counter(balancer.client.begin(traffic.hold_more, f"{VIP}:80", 600, 100, 5).result(timeout=60))
+        dealt = balancer.host.call(nf_tables.generation) - before
+        found = {name: count - began[name] for name, count in totals(balancer).items()}
+        print(f"{balancer.engine} {balancer.variant}: {dealt} commits, {sum(found.values())} of 800 counted")
+        assert dealt >= 3
+        assert sum(found.values()) == 800
+        assert {name: found[name] - 50 for name in NAMES} == dict(names)
 
 
 def test_drift_is_told(balancer: Balancer) -> None:

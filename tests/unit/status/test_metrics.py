@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Metrics: what is asked for, the text, and numbers that never fall. A real host is in tests/kernel."""
+"""Metrics: what is asked for, and the text. A real host is in tests/kernel."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 from _natlb.errors import ConfigErrors
-from _natlb.host.store import Paths
 from _natlb.model.effective import Finding, Override, Place
 from _natlb.model.entities import EMPTY, Config
 from _natlb.model.metrics import Metrics, dump_metrics, parse_metrics
 from _natlb.model.services import parse_config
-from _natlb.status import metrics, totals
+from _natlb.status import metrics
 from _natlb.status.metrics import Balanced, Host
-from _natlb.status.totals import Totals
 from prometheus_client.parser import text_string_to_metric_families
 
 HOST = Host("abc", "nftables", True, False, 7, {"count": 5, "max": 100, "drop": 1}, 1.5e9, 0.25, True, True, 1.6e9)
@@ -113,30 +111,6 @@ def test_each_metric_says_what_it_is_once() -> None:
     heads = [line for line in text.splitlines() if line.startswith("# ")]
     assert len(heads) == len(set(heads))
     assert len(heads) == 2 * len({line.split()[2] for line in heads})
-
-
-# -- numbers that never fall -----------------------------------------------------------------------------------------
-
-
-def test_slots_that_begin_anew_take_nothing_away() -> None:
-    found = Totals({}, {})
-    sums = []
-    for reading in ({WEB1: 100, WEB2: 5}, {WEB1: 150, WEB2: 5}, {WEB1: 20, WEB2: 9}, {WEB1: 25}):
-        found = totals.added(found, reading)
-        sums.append(dict(found.sums))
-    assert sums == [{WEB1: 100, WEB2: 5}, {WEB1: 150, WEB2: 5}, {WEB1: 150, WEB2: 9}, {WEB1: 155}]
-
-
-def test_the_sums_are_kept(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, tmp_path)
-    assert totals.counted(paths, {WEB1: 100}) == {WEB1: 100}
-    assert totals.counted(paths, {WEB1: 40}) == {WEB1: 100}
-    assert totals.counted(paths, {WEB1: 41}) == {WEB1: 101}
-    (tmp_path / "totals.json").write_text("[")
-    assert totals.counted(paths, {WEB1: 41}) == {WEB1: 41}
-    nowhere = Paths(tmp_path, tmp_path / "full")
-    (tmp_path / "full").write_text("what cannot be written is not kept, and metrics are told")
-    assert totals.counted(nowhere, {WEB1: 41}) == {WEB1: 41}
 
 
 # -- what is asked for -----------------------------------------------------------------------------------------------

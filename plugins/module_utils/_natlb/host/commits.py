@@ -64,8 +64,18 @@ def committers(data: bytes) -> Iterator[str]:
 @contextlib.contextmanager
 def followed() -> Iterator[Commits]:
     """News of this network namespace from now on. Raises `OSError` where the kernel has no nf_tables."""
-    with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)) as peer:
+    with contextlib.closing(joined()) as peer:
+        yield Commits(peer)
+
+
+def joined() -> socket.socket:
+    """A socket that is told of each change from now on, and waits for none. Raises `OSError`."""
+    peer = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    try:
         peer.setblocking(False)
         peer.bind((0, 0))
         peer.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP)
-        yield Commits(peer)
+    except OSError:
+        peer.close()
+        raise
+    return peer

@@ -94,10 +94,15 @@ def counting_elements(family: str, table: str, name: str) -> Iterator[tuple[byte
             found = kernel.dump(NF_TABLES, _GETSETELEM, wanted, NUMBERS[family])
     except OSError:
         return
+    yield from elements(attributes(part).get(_ELEMENTS, b"") for _family, part in found)
+
+
+def elements(lists: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
+    """Key, data and counted packets of each element in lists of one map, as the kernel sends them."""
     # All elements of a map have one form, which is read once for each length.
     forms: dict[int, _Form | None] = {}
-    for _family, part in found:
-        for _kind, element in netlink.listed(attributes(part).get(_ELEMENTS, b"")):
+    for part in lists:
+        for _kind, element in netlink.listed(part):
             size = len(element)
             form = forms[size] if size in forms else forms.setdefault(size, _form(element))
             if form is not None and not form.fits(element):

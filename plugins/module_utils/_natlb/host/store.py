@@ -37,8 +37,9 @@ OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
 HISTORY = "history.jsonl"
 #: How new connections are levelled for now (`model/least_connections.py`).
 MULTIPLES = "multiples.json"
-#: What was counted for each backend (`status/totals.py`), and what became of the last run (`plan/last_run.py`).
-TOTALS, LAST_RUN = "totals.json", "last-run.json"
+#: What was counted for each backend, also by slots that are gone since (`plan/totals.py`), and what became of the last
+#: run (`plan/last_run.py`).
+TOTALS, TAKEN, LAST_RUN = "totals.json", "taken.jsonl", "last-run.json"
 #: Ends the name of a file that could not be read, or not as a whole, and was written anew.
 DAMAGED_SUFFIX = ".damaged"
 BOOT = "boot"
@@ -148,6 +149,15 @@ def _is_kept(paths: Paths, path: Path) -> bool:
 def exists(path: Path | str) -> bool:
     """Whether there is such a file."""
     return os.path.exists(path)
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from what it was before; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def make_directory(path: Path) -> None:
@@ -284,6 +294,7 @@ def remove_if_unused(paths: Paths) -> None:
         HISTORY,
         MULTIPLES,
         TOTALS,
+        TAKEN,
         LAST_RUN,
         UNDONE,
         CONFIRMED,

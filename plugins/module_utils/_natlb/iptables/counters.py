@@ -8,15 +8,33 @@ The nat table sees only the first packet of a connection, so a rule's packets ar
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
+import struct
+from collections.abc import Iterable
 
-from ..model.entities import Config
-from .dispatch import chain_name
+from ..host import netlink
+from ..host.removed import Rule
+from ..model.entities import Config, Service
+from ..ruleset.names import HASH_CHARACTERS
+from .dispatch import MAX_NAME, PREFIX, chain_name
 from .service import destination
 
 _RULE = re.compile(r"\[(\d+):\d+\] -A (\S+) .*?-([jg]) (\S+)(?: --to-destination (\S+))?\s*\Z")
 
 #: (packets, target, destination) of the rules of a chain.
+#: The content of the target DNAT as the kernel keeps it (linux/netfilter/nf_nat.h): flags, both ends of a range of
+#: addresses, of which we give one, and of ports. The first revision of IPv4 has a number before it, and no more than
+#: four bytes for an address.
+_TARGET_NAME, _TARGET_INFO = 1, 3
+_RANGE = struct.Struct("=I16s16sH")
+_OLD_RANGE = struct.Struct("=II4s4sH")
+_HAS_PORT = 2
+
+#: Where the name of a chain is cut that would be too long (`dispatch.cut`).
+_CUT = MAX_NAME - HASH_CHARACTERS - 1
+
 _Rules = dict[str, list[tuple[int, str, str]]]
 
 
@@ -61,3 +79,62 @@ def _translations(rules: _Rules, start: str) -> list[tuple[int, str]]:
                 seen.add(target)
                 waiting.append(target)
     return found
+
+
+def count_removed(config: Config, rules: Iterable[Rule]) -> dict[tuple[str, str], int]:
+    """The same of rules that are gone, by the chain that they were in and where they led to. Of two services with long
+    names that begin alike and share a backend it cannot be told which one it was: that is not counted."""
+    found: dict[tuple[str, str], int] = {}
+    translations = [(rule, to) for rule in rules if rule.table == "nat" for to in _destination(rule)]
+    owners = _Owners(config) if translations else None
+    for rule, to in translations:
+        keys = owners.of(rule.chain, to) if owners else []
+        if len(keys) == 1:
+            found[keys[0]] = found.get(keys[0], 0) + rule.packets
+    return found
+
+
+def _destination(rule: Rule) -> Iterable[tuple[bytes, int]]:
+    """Address and port that a rule translates to, if it does; port 0 is that of the client."""
+    for name, data in rule.expressions:
+        own = netlink.attributes(data) if name == "target" else {}
+        if own.get(_TARGET_NAME, b"").rstrip(b"\0") != b"DNAT":
+            continue
+        info = own.get(_TARGET_INFO, b"")
+        if len(info) >= _RANGE.size:
+            flags, address, _last, port = _RANGE.unpack_from(info)
+        elif len(info) >= _OLD_RANGE.size:
+            _count, flags, address, _last, port = _OLD_RANGE.unpack_from(info)
+        else:
+            continue
+        yield address.ljust(16, b"\0"), socket.ntohs(port) if flags & _HAS_PORT else 0
+
+
+class _Owners:
+    """The backends that a rule may have counted for, by its chain and where it led to."""
+
+    def __init__(self, config: Config) -> None:
+        self._services: dict[str, list[Service]] = {}
+        for service in config.services:
+            for protocol in service.protocols:
+                whole = ".".join((PREFIX[:-1], service.name, protocol))
+                for beginning in (whole, whole[:_CUT]):
+                    self._services.setdefault(beginning, []).append(service)
+
+    def of(self, chain: str, to: tuple[bytes, int]) -> list[tuple[str, str]]:
+        """(service, backend key) of each."""
+        is_cut = len(chain) == MAX_NAME and chain[_CUT] == "/"
+        beginning = chain[:_CUT] if is_cut else ".".join(chain.split(".")[:3])
+        return list(
+            {
+                (service.name, backend.key): None
+                for service in self._services.get(beginning, ())
+                for backend in service.backends
+                if (_packed(backend.address), backend.port or 0) == to
+            }
+        )
+
+
+def _packed(address: str) -> bytes:
+    """An address as it stands in the first of 16 bytes."""
+    return ipaddress.ip_address(address).packed.ljust(16, b"\0")

@@ -12,6 +12,7 @@ from ..errors import HostError
 from ..host import nf_tables
 from ..host.proc import recent_list_size
 from ..host.processes import Command
+from ..host.removed import Removed
 from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Backend, Config, Service, family_of
 from ..model.surroundings import NOWHERE, Surroundings
@@ -192,6 +193,10 @@ class IptablesEngine:
         for family in FAMILIES:
             found.update(counters.count(config, family, self._listing(family, counters=True)))
         return found, clients.read(config)
+
+    def counted_by(self, removed: Removed, config: Config) -> dict[tuple[str, str], int]:
+        """As those had counted that are gone."""
+        return counters.count_removed(config, removed.rules)
 
     def picked(self, service: Service, client: str, _client_port: int | None) -> Backend | None:
         """The backend that the method picks for a client; None where turns or chance do."""

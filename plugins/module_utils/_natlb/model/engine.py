@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..host.processes import Command
+from ..host.removed import Removed
 from ..ruleset.normal_form import Loader
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
@@ -100,6 +101,10 @@ class Engine(Loader, Protocol):
 
     def counters(self, config: Config) -> tuple[dict[tuple[str, str], int], KnownClients]:
         """New connections by (service, backend key), as counted since the rules were loaded, and the clients known."""
+
+    def counted_by(self, removed: Removed, config: Config) -> dict[tuple[str, str], int]:
+        """New connections by (service, backend key), as rules and elements had counted that are gone. Only where
+        commits are numbered."""
 
     def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
         """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""

@@ -10,9 +10,11 @@ A program that lists them, and a reader of its text, cost ten times as much: wit
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..model.entities import Config, Service
+from .names import is_backend_chain
+from .text import backend_chains
 
 #: Bytes of an address and of a port; each part of a key is padded to a multiple of four bytes.
 _ADDRESS = {12: 4, 24: 16}
@@ -47,6 +49,22 @@ def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) 
         if backend is not None:
             found[service.name, backend] = found.get((service.name, backend), 0) + packets
     return found
+
+
+def count_rules(config: Config, rules: Iterable[tuple[str, int]]) -> dict[tuple[str, str], int]:
+    """The same of the chains of backends, from the chain and the packets of each rule."""
+    counting = [(chain, packets) for chain, packets in rules if is_backend_chain(chain) and packets]
+    owners = backend_chains(config) if counting else {}
+    found: dict[tuple[str, str], int] = {}
+    for chain, packets in counting:
+        if chain in owners:
+            found[owners[chain]] = found.get(owners[chain], 0) + packets
+    return found
+
+
+def added(one: Mapping[tuple[str, str], int], other: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Both together."""
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
 
 
 def _backends(service: Service) -> dict[tuple[bytes, bytes], str]:

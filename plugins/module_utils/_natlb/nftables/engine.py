@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from ..errors import HostError
 from ..host import nf_tables, processes, revision
 from ..host.processes import Command
+from ..host.removed import Removed
 from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Backend, Config, Service
 from ..model.surroundings import NOWHERE, Surroundings
@@ -20,7 +21,7 @@ from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Transaction
 from . import batch, render
 from .clients import of_nftables
-from .counters import count_slots
+from .counters import added, count_rules, count_slots
 from .delta import delta
 from .layout import lay_out
 from .names import slot_map
@@ -168,6 +169,20 @@ class NftablesEngine:
             return count_slots(config, self._slots()), of_nftables(config, "")
         listing = self._listing(counters=True)
         return count(config, listing), of_nftables(config, listing)
+
+    def counted_by(self, removed: Removed, config: Config) -> dict[tuple[str, str], int]:
+        """As those had counted that are gone."""
+        elements = [
+            (slots.protocol, *element)
+            for (table, name), found in removed.elements.items()
+            for slots in [slot_map(name)]
+            if table == TABLE and slots
+            for element in found
+        ]
+        return added(
+            count_slots(config, elements),
+            count_rules(config, [(rule.chain, rule.packets) for rule in removed.rules if rule.table == TABLE]),
+        )
 
     def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
         """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""

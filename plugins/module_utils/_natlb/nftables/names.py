@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..model.entities import PROTOCOLS, Backend, Service
 
 _SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
-_AFFINITY = "affinity"
+_AFFINITY, _BACKEND = "affinity", "b"
 
 
 class SlotMap(NamedTuple):
@@ -46,6 +46,16 @@ def is_first_slot(name: str) -> bool:
 def identifier(backend: Backend) -> str:
     """The backend's identity in the letters that nft allows in a name."""
     return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
+
+
+def backend_chain(service: Service, protocol: str, backend: Backend) -> str:
+    """The chain that leads to one backend alone."""
+    return f"{_BACKEND}.{service.name}.{protocol}.{identifier(backend)}"
+
+
+def is_backend_chain(name: str) -> bool:
+    """Whether a chain leads to one backend alone."""
+    return name.partition(".")[0] == _BACKEND
 
 
 def affinity_set(service: Service, backend: Backend) -> str:

@@ -39,7 +39,7 @@ from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
-from .names import SlotMap, affinity_set, count_set, identifier, rate_set
+from .names import SlotMap, affinity_set, backend_chain, count_set, rate_set
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import Lines
@@ -269,7 +269,7 @@ class ServiceTable(Table):
             rules.append(f"update @{name} {{ {saddr} timeout {service.affinity_s}s }}")
         target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
         port = f":{backend.port}" if backend.port else ""
-        name = f"b.{service.name}.{protocol}.{identifier(backend)}"
+        name = backend_chain(service, protocol, backend)
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..model.clients import options as client_options
 from ..model.entities import FAMILIES, Config, Service
 from ..ruleset.sections import Key, Ruleset, Section
-from .names import identifier, is_affinity, slot_map
+from .names import backend_chain, is_affinity, slot_map
 
 TABLE = "natlb"
 
@@ -228,12 +228,7 @@ def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
         for f in service.frontends()
         if f.exact
     }
-    chains = {
-        f"b.{service.name}.{protocol}.{identifier(backend)}": (service.name, backend.key)
-        for service in config.services
-        for protocol in service.protocols
-        for backend in service.backends
-    }
+    chains = backend_chains(config)
     found: dict[tuple[str, str], int] = {}
     section, name, slots = "", "", None
     for line in listing.splitlines():
@@ -247,6 +242,16 @@ def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
             if match:
                 found[chains[name]] = found.get(chains[name], 0) + int(match.group(1))
     return found
+
+
+def backend_chains(config: Config) -> dict[str, tuple[str, str]]:
+    """The chains that lead to a backend alone, with (service, backend key)."""
+    return {
+        backend_chain(service, protocol, backend): (service.name, backend.key)
+        for service in config.services
+        for protocol in service.protocols
+        for backend in service.backends
+    }
 
 
 def _count_slot(

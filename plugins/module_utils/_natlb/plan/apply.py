@@ -35,7 +35,7 @@ from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
-from . import boot, engines, expected, forwarding, overlay, removal, rollback, summary, unchanged
+from . import boot, engines, expected, forwarding, overlay, removal, rollback, summary, taken, unchanged
 from . import request as requests
 from .forwarding import Before
 from .outcome import Outcome
@@ -226,6 +226,11 @@ def _all_or_nothing(parts: Sequence[Part]) -> Iterator[None]:
 def _run_commands(plan: Plan, parts: list[Part]) -> None:
     """Commit all parts, and run their commands. Where the kernel refuses the rules, their engine may know another
     way."""
+    with taken.noted(plan.request, plan.engine):
+        _run(plan, parts)
+
+
+def _run(plan: Plan, parts: list[Part]) -> None:
     for part in parts:
         part.commit()
     of_parts = [(part, part.commands()) for part in parts]

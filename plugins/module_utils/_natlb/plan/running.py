@@ -30,7 +30,7 @@ from ..model.entities import EMPTY, Config, Service
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
-from . import apply, backend_connections, health_history, overlay, rollback, unchanged, waiting
+from . import apply, backend_connections, health_history, overlay, rollback, taken, unchanged, waiting
 from . import request as requests
 from .apply import Plan
 from .known_services import KnownServices, Step
@@ -279,9 +279,10 @@ class Running:
         self._revision = None
         try:
             left = step.transaction
-            if began.generation is not None:
-                left = engine.made_at_once(left, self._known.rules, began.generation)
-            processes.run_commands(engine.commands(left))
+            with taken.noted(self._plan.request, engine):
+                if began.generation is not None:
+                    left = engine.made_at_once(left, self._known.rules, began.generation)
+                processes.run_commands(engine.commands(left))
         except HostError:
             return False
         self._known.made(step)

@@ -19,9 +19,7 @@ from ..model.entities import PROTOCOLS, Config
 from ..plan import engines
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends
-
-#: A backend: the name of its service, and its own key.
-Key = tuple[str, str]
+from ..plan.totals import Key
 
 
 class Reading(NamedTuple):
@@ -53,9 +51,13 @@ class Meter:
 
     def read(self) -> Reading:
         """Raises `HostError`."""
-        return Reading(time.monotonic(), self.engine.counters(self._config)[0], self._active())
+        return Reading(time.monotonic(), self.new(), self.active())
 
-    def _active(self) -> Counter[Key]:
+    def new(self) -> dict[Key, int]:
+        """New connections since the rules were loaded."""
+        return self.engine.counters(self._config)[0]
+
+    def active(self) -> Counter[Key]:
         counts: Counter[Key] = Counter()
         for family in self._config.families():
             groups = Counter(

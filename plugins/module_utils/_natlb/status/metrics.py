@@ -13,7 +13,7 @@ from ..model.effective import EffectiveBackend, Findings, Overrides, effective_b
 from ..model.entities import Config, Service, ports_text
 from ..model.least_connections import Multiples, levelled_service
 from ..model.values import endpoint
-from .activity import Key
+from ..plan.totals import Key
 from .exposition import Exposition, Value, escaped, labels
 from .info import expected_shares
 

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import proc, revision, store, sysctl
+from ..host import proc, revision, sysctl
 from ..host.store import Paths
 from ..model import tracking
-from ..plan import apply, forwarding, last_run, overlay, unchanged
+from ..plan import apply, forwarding, last_run, overlay, totals, unchanged
 from ..plan import request as requests
 from ..plan.overlay import Overlay
 from ..plan.request import Request
 from ..plan.running import Running
-from . import metrics, totals
+from ..plan.totals import Key
+from . import metrics
 from .activity import Meter
 
 
@@ -47,11 +48,15 @@ def scrape(state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent
     request, laid = state
     paths = request.paths
     meter = Meter(request, laid.live)
-    reading = meter.read()
     # A backend that is out has no slots, and what it got before counts all the same.
     keys = [(service.name, backend.key) for service in request.config.services for backend in service.backends]
-    with store.lock(paths):
-        sums = totals.counted(paths, {key: reading.new.get(key, 0) for key in keys})
+
+    def new() -> dict[Key, int]:
+        found = meter.new()
+        return {key: found.get(key, 0) for key in keys}
+
+    sums = totals.counted(paths, new)
+    active = meter.active()
     last = last_run.read(paths)
     settings = forwarding.settings(request.config, request.before)
     now = revision.current()
@@ -72,9 +77,7 @@ def scrape(state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent
         agent_up=agent_up,
         now=time.time(),
     )
-    balanced = metrics.Balanced(
-        request.config, laid.overrides, laid.findings, laid.multiples, sums, reading.active, checks
-    )
+    balanced = metrics.Balanced(request.config, laid.overrides, laid.findings, laid.multiples, sums, active, checks)
     return metrics.text(host, balanced, idle)
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ..model.effective import EffectiveBackend, Findings, Overrides, deviations, effective_backends
 from ..model.entities import Config, Service
 from ..model.values import endpoint
-from .activity import Key, Reading
+from ..plan.totals import Key
+from .activity import Reading
 from .columns import Row, aligned, telling
 from .news import News
 
