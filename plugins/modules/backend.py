@@ -49,9 +49,17 @@ options:
     description: Another weight than the declared one, from 0 to 256.
     type: int
   reason:
-    description: Why. It stands in the table of C(natlb status) and in the diff of later runs.
+    description:
+      - Why. It stands in the table of C(natlb status) and in the diff of later runs.
+      - A backend that was taken out for several reasons stays out until each of them is taken back, or O(state=active)
+        takes back all.
     type: str
     default: ""
+  only_reason:
+    description:
+      - With O(state=active), take back only what was said with this O(reason). Without such a thing nothing is changed.
+      - So automation brings nothing back that an operator has drained.
+    type: str
   wait:
     description:
       - With O(state=drained) or O(state=disabled), wait until its connections are gone.
@@ -123,6 +131,16 @@ services:
   returned: success
   type: list
   elements: str
+changed_services:
+  description: Those of RV(services) in which the override is another one now.
+  returned: success
+  type: list
+  elements: str
+overrides:
+  description: What is said of the backend now, for people. Empty where it is as declared.
+  returned: success
+  type: list
+  elements: str
 missing:
   description: With O(allow_missing=true), which name the host does not know. Empty where it knows all.
   returned: success
@@ -139,6 +157,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["active", "drained", "disabled"]},
     "weight": {"type": "int"},
     "reason": {"type": "str", "default": ""},
+    "only_reason": {"type": "str"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 300},
     "close_connections": {"type": "bool", "default": False},

@@ -61,6 +61,7 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_service": _service,
         "natlb_backend": _backend,
         "natlb_reason": values.text,
+        "natlb_only_reason": values.text,
         "natlb_report_file": _file,
         "natlb_min_active": _min_active,
         "natlb_wait": values.boolean,

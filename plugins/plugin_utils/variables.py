@@ -71,6 +71,7 @@ PLAYBOOKS = frozenset(
         "natlb_hosts",
         "natlb_max_fail_percentage",
         "natlb_min_active",
+        "natlb_only_reason",
         "natlb_reason",
         "natlb_report_file",
         "natlb_serial",

@@ -30,7 +30,7 @@ def test_it_gets_no_new_connections_until_it_is_brought_back(balancer: Balancer)
     assert f"+{WEB['web2']} of web: drained (kernel update)" in done["diff"]["prepared"].splitlines()
     assert balancer.tally(count=6) == WITHOUT
     assert balancer.tally(f"{VIP}:8080", count=6) == WITHOUT
-    again = balancer.backend("web2", "drained", reason="once more")
+    again = balancer.backend("web2", "drained", reason="kernel  update")
     assert (again["changed"], again["diff"]["prepared"]) == (False, "")
     assert not balancer.apply(SERVICES).changed, "a run leaves it"
     assert not balancer.info()["drift"]
@@ -38,6 +38,44 @@ def test_it_gets_no_new_connections_until_it_is_brought_back(balancer: Balancer)
     assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
     assert not balancer.backend("web2", "active")["changed"]
     assert not (balancer.etc / "overrides.json").exists()
+
+
+def test_each_reason_is_taken_back_by_itself(balancer: Balancer) -> None:
+    """Automation drains and restores for its own reason. What an operator drains stays out, in whatever order."""
+    balancer.apply([service()])
+    alert = {"reason": "alert BackendSlow"}
+    only = {"only_reason": "alert BackendSlow"}
+    for first, second in ((alert, {}), ({}, alert), (alert, {"reason": "new kernel"})):
+        for reason in (first, second):
+            assert balancer.backend("web2", "drained", **reason)["changed"]
+            assert not balancer.backend("web2", "drained", **reason)["changed"]
+        restored = balancer.backend("web2", "active", **only)
+        assert restored["changed"]
+        assert [line.partition(": ")[2].split()[0] for line in restored["overrides"]] == ["drained"]
+        assert balancer.tally(count=6) == WITHOUT
+        assert not balancer.backend("web2", "active", **only)["changed"], "nothing is left of that reason"
+        assert not balancer.apply([service()]).changed, "a run leaves it"
+        assert balancer.backend("web2", "active")["overrides"] == []
+        assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    balancer.backend("web2", "drained", **alert)
+    assert balancer.backend("web2", "active", **only)["overrides"] == []
+    assert balancer.tally(count=8) == dict.fromkeys(NAMES, 2)
+    assert not (balancer.etc / "overrides.json").exists()
+
+
+def test_a_second_reason_takes_nobody_else_out(balancer: Balancer) -> None:
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    balancer.backend("web2", "drained", reason="alert BackendSlow")
+    assert balancer.backend("web2", "drained", min_active=2)["changed"], "it is out already"
+    with pytest.raises(HostError, match="min_active is 1"):
+        balancer.backend("web1", "drained")
+
+
+def test_restored_where_it_was_drained(balancer: Balancer) -> None:
+    balancer.apply(SERVICES)
+    balancer.backend("web2", "drained", service="other")
+    restored = balancer.backend("web2", "active")
+    assert (restored["services"], restored["changed_services"]) == (["web", "other"], ["other"])
 
 
 def test_of_one_service_alone_and_by_address(balancer: Balancer) -> None:

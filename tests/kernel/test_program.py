@@ -123,9 +123,15 @@ def installed(balancer: Balancer, **keys: Any) -> Balancer:
 def test_done_and_nothing_to_do(balancer: Balancer) -> None:
     here = installed(balancer)
     assert here.natlb("drain", "web2", "--reason", "why not")[:2] == (0, "web2 of web: changed, 0 connections left\n")
-    assert here.natlb("drain", "web2")[:2] == (0, "web2 of web: was so already, 0 connections left\n")
+    again = here.natlb("drain", "web2", "--reason", "why not")
+    assert again[:2] == (0, "web2 of web: was so already, 0 connections left\n")
     assert set(here.tally(count=6)) == {"web1", "web3", "web4"}
     assert "why not" in here.natlb("status", "web")[1]
+    assert here.natlb("drain", "web2")[:2] == (0, "web2 of web: changed, 0 connections left\n"), "no reason is one"
+    left = f"goes on: {WEB['web2']} of web: drained\n"
+    only = ("restore", "web2", "--only-reason", "why not")
+    assert here.natlb(*only)[:2] == (0, f"web2 of web: changed\n{left}")
+    assert here.natlb(*only)[:2] == (0, f"web2 of web: was so already\n{left}")
     assert here.natlb("restore", "web2")[:2] == (0, "web2 of web: changed\n")
     assert here.natlb("weight", "web1", "2")[:2] == (0, "web1 of web: changed, 0 connections left\n")
     assert here.natlb("apply")[:2] == (0, "nothing to change\n")
@@ -178,7 +184,8 @@ def test_another_change_waits(balancer: Balancer) -> None:
     assert here.natlb("apply")[:2] == (0, "nothing to change\n")
     assert here.natlb("status")[0] == 0
     here.host.call(drive.confirm, here._root, token)
-    assert here.natlb("drain", "web2")[:2] == (0, "web2 of web: was so already, 0 connections left\n")
+    again = here.natlb("drain", "web2", "--reason", "why not")
+    assert again[:2] == (0, "web2 of web: was so already, 0 connections left\n")
 
 
 @pytest.mark.engines("nftables")

@@ -127,7 +127,7 @@ def test_drained_on_all_balancers_and_brought_back(site: Site) -> None:
         assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
         assert '"reason":"kernel"' in site.lb2.run("cat", OVERRIDES).replace(" ", "")
 
-        closing = ["-e", "natlb_wait_timeout=0", "-e", "natlb_close_connections=true"]
+        closing = ["-e", "natlb_wait_timeout=0", "-e", "natlb_close_connections=true", "-e", "natlb_reason=kernel"]
         status, printed = site.playbook("drain", *told, *closing)
         assert left(printed) == {"lb1": "0 (1 ended)", "lb2": "0"}
         assert printed.count("changed=1") == 1, "what is so already is no failure and no change"
@@ -135,6 +135,43 @@ def test_drained_on_all_balancers_and_brought_back(site: Site) -> None:
     status, printed = site.playbook("restore", "-e", f"natlb_backend={WEB2}:9000")
     assert status == 0, printed
     assert f"lb2: {WEB2}:9000 of web is as declared again" in printed
+    assert answers(site) == [BOTH, BOTH]
+
+
+def test_a_restore_for_one_reason_leaves_the_drain_of_an_operator(site: Site) -> None:
+    """As extensions/eda/rulebooks/alerts.yml runs the playbooks, with what it passes to them."""
+    (rules,) = yaml.safe_load((Path(__file__).parents[2] / "extensions/eda/rulebooks/alerts.yml").read_text())
+    by_playbook = {
+        action["run_playbook"]["name"]: action["run_playbook"]["extra_vars"]
+        for rule in rules["rules"]
+        for action in rule["actions"]
+        if "run_playbook" in action
+    }
+    alert = {"natlb_backend": "web2", "natlb_service": "web", "natlb_min_active": 1}
+    alerts = []
+    for name in ("natlb.netfilter.drain", "natlb.netfilter.restore"):
+        passed = {**by_playbook[name], **{key: alert[key] for key in alert if key in by_playbook[name]}}
+        text = json.dumps(passed).replace("{{ event.labels.alertname }}", "Slow")
+        alerts.append(["-e", text.replace("{{ events.drained.drained_by }}", "Slow")])
+        assert "{{" not in alerts[-1][1], alerts
+    by_hand = ["-e", "natlb_backend=web2", "-e", "natlb_wait=false"]
+    for before, after in ((alerts[0], by_hand), (by_hand, alerts[0])):
+        for words in (before, after):
+            status, printed = site.playbook("drain", *words)
+            assert status == 0, printed
+        status, printed = site.playbook("restore", *alerts[1])
+        assert status == 0, printed
+        assert f"lb1: web2 of web stays out: {WEB2}:9000 of web: drained\n" in printed
+        assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
+        status, printed = site.playbook("restore", *alerts[1])
+        assert status == 0, printed
+        assert printed.count("changed=0") == printed.count("changed=")
+        status, printed = site.playbook("restore", "-e", "natlb_backend=web2")
+        assert answers(site) == [BOTH, BOTH]
+    site.playbook("drain", *alerts[0])
+    assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
+    status, printed = site.playbook("restore", *alerts[1])
+    assert "lb1: web2 of web is as declared again\n" in printed
     assert answers(site) == [BOTH, BOTH]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.model import local_state
-from _natlb.model.effective import Finding, Findings, Override, Overrides, Place
+from _natlb.model.effective import Finding, Findings, Override, Overrides, Place, joined
 from _natlb.model.outdated import lasting_findings, lasting_overrides
 from _natlb.model.services import parse_config
 from hypothesis import given
@@ -20,7 +20,13 @@ HOST = "0123456789abcdef"
 A, B = "10.0.0.3", "10.0.0.4"
 WEB, EVERY = Place("web", A, 80), Place(None, A, None)
 DRAINED = Override("drained", None, "2026-11-26T01:00:00Z", "kernel update")
-OVERRIDES: Overrides = {WEB: DRAINED, EVERY: Override(None, 3), Place("v6", "2001:db8::5", None): Override("active")}
+TWICE = joined([DRAINED, Override(None, 3), Override("disabled", None, "2026-11-26T02:00:00Z", "alert Slow")])
+OVERRIDES: Overrides = {
+    WEB: DRAINED,
+    EVERY: Override(None, 3),
+    Place("v6", "2001:db8::5", None): Override("active"),
+    Place("web", B, 80): TWICE,
+}
 FINDINGS: Findings = {WEB: Finding("down", "2026-11-26T01:00:00Z", "refused"), Place("web", B, 80): Finding("up")}
 ENTRY = {"service": "web", "address": A, "port": 80, "state": "drained"}
 
@@ -76,6 +82,17 @@ def test_a_file_is_read_as_far_as_it_can_be(text: str, count: int, fault: str) -
     assert len(found.entries) == count
     assert fault in found.fault
     assert bool(fault) == bool(found.fault)
+
+
+def test_what_was_said_for_several_reasons_holds_as_it_was_said_last() -> None:
+    assert (TWICE.state, TWICE.weight, TWICE.since) == ("disabled", 3, "2026-11-26T02:00:00Z")
+    assert TWICE.reason == "kernel update; alert Slow"
+
+
+@pytest.mark.parametrize("parts", [None, "x", [], [5], [{"state": "drained"}, {"state": "asleep"}]])
+def test_a_reason_that_cannot_be_read_brings_nothing_back(parts: Any) -> None:
+    (found,) = local_state.parse_overrides(kept({**ENTRY, "reason": "a; b", "parts": parts}), HOST).entries.values()
+    assert (found.state, found.reason) == ("drained", "a; b")
 
 
 def test_a_host_without_an_identity_takes_any_file_for_its_own() -> None:

@@ -186,9 +186,20 @@ COMMANDS = (
     Command(
         "restore",
         "take back what was said of a backend",
-        "The backend is as declared again. Health checks may still keep it out.",
-        [("natlb restore web2", "undo drain, disable and weight")],
-        [_BACKEND, *_ORDER],
+        "The backend is as declared again. Health checks may still keep it out. With --only-reason, whatever was said "
+        "for other reasons goes on.",
+        [
+            ("natlb restore web2", "undo drain, disable and weight"),
+            (
+                "natlb restore web2 --only-reason 'kernel update'",
+                "unless somebody has drained it for another reason, too",
+            ),
+        ],
+        [
+            _BACKEND,
+            *_ORDER,
+            Argument("--only-reason", "only what was said with this --reason", str, value="TEXT"),
+        ],
         [BUSY],
     ),
     Command(

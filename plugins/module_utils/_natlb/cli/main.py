@@ -14,10 +14,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, TextIO
+from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, HostError, MinActiveError, NatlbError
 from ..host import commits, store
@@ -166,6 +166,7 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> int:
         state=_STATES.get(parsed.command),
         weight=getattr(parsed, "weight", None),
         reason=parsed.reason,
+        only_reason=getattr(parsed, "only_reason", None),
         wait=waits,
         wait_timeout=getattr(parsed, "timeout", 0),
         close_connections=getattr(parsed, "close", False),
@@ -178,12 +179,24 @@ def _order(parsed: argparse.Namespace, paths: Paths) -> int:
     )
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
-    left = told["active_connections"]
-    words = ["changed" if told["changed"] else "was so already"]
-    if parsed.command != "restore":
-        words += [f"{told['closed']} connections closed"] * bool(told["closed"]) + [f"{left} connections left"]
-    _say(f"{parsed.backend} of {', '.join(told['services'])}: {', '.join(words)}")
-    return commands.TOO_LATE if waits and left else commands.DONE
+    for line in _outcome(parsed, told):
+        _say(line)
+    return commands.TOO_LATE if waits and told["active_connections"] else commands.DONE
+
+
+def _outcome(parsed: argparse.Namespace, told: Mapping[str, Any]) -> Iterator[str]:
+    """Of which services something has changed, and of which not; and what goes on for other reasons."""
+    words = [f"{told['active_connections']} connections left"]
+    if told["closed"]:
+        words.insert(0, f"{told['closed']} connections closed")
+    changed = told["services"] if told["closed"] else told["changed_services"]
+    unchanged = [name for name in told["services"] if name not in changed]
+    for names, what in ((changed, "changed"), (unchanged, "was so already")):
+        if names:
+            told_of_each = [what] if parsed.command == "restore" else [what, *words]
+            yield f"{parsed.backend} of {', '.join(names)}: {', '.join(told_of_each)}"
+    if parsed.command == "restore":
+        yield from (f"goes on: {line}" for line in told["overrides"])
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:

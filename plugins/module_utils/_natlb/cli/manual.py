@@ -34,6 +34,8 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield '.TH NATLB 8 "" "natlb.netfilter" "System Administration"'
     yield from (".SH NAME", rf"natlb \- {_text('show and change the NAT load balancing of this host')}")
+    # No option is broken in two.
+    yield ".nh"
     yield ".SH SYNOPSIS"
     for command in COMMANDS:
         yield from (rf".B natlb {_text(command.name)}", _synopsis(command), ".br")

@@ -9,7 +9,7 @@ out, and never puts one back. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -48,11 +48,32 @@ class Override:
     weight: int | None = None
     since: str = ""
     reason: str = ""
+    #: What it is joined from where there are several reasons; see `joined`.
+    parts: tuple[Override, ...] = ()
+
+    @property
+    def by_reason(self) -> tuple[Override, ...]:
+        """What was said for each reason, oldest first."""
+        return self.parts or (() if self == Override() else (self,))
 
     @property
     def idle(self) -> bool:
         """Whether it changes nothing. It can then only exempt a backend from a more general override."""
         return self.state in (None, "active") and self.weight is None
+
+
+def joined(parts: Sequence[Override]) -> Override:
+    """The override that follows from what was said for several reasons, oldest first; each of them has only one.
+
+    The state and the weight that were said last hold. So the backend stays out until each reason is taken back.
+    """
+    if len(parts) < 2:
+        return parts[0] if parts else Override()
+    states = [part.state for part in parts if part.state is not None]
+    weights = [part.weight for part in parts if part.weight is not None]
+    reason = "; ".join(part.reason for part in parts if part.reason)
+    last = states[-1] if states else None, weights[-1] if weights else None
+    return Override(*last, parts[-1].since, reason, tuple(parts))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ has taken out. A file of another host is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 from ..errors import ConfigError
 from . import values
-from .effective import FOUND, Finding, Findings, Override, Overrides, Place
+from .effective import FOUND, Finding, Findings, Override, Overrides, Place, joined
 from .entities import MAX_WEIGHT, STATES
 from .least_connections import LEAST, MOST, Multiples
 
@@ -100,6 +101,17 @@ def _place(item: Any) -> Place:
 
 
 def _override(item: Mapping[str, Any]) -> Override:
+    parts = item.get("parts")
+    with contextlib.suppress(ConfigError):
+        if isinstance(parts, list) and parts:
+            return joined([_part(part) for part in parts])
+    # It says the same as a whole, and for all reasons at once.
+    return _part(item)
+
+
+def _part(item: Any) -> Override:
+    if not isinstance(item, Mapping):
+        raise ConfigError("", "is no mapping", "")
     state, weight = item.get("state"), item.get("weight")
     if state is None and weight is None:
         raise ConfigError("state", "is missing", "")
@@ -131,10 +143,11 @@ def _multiple(item: Mapping[str, Any]) -> float:
 
 def _words(item: Mapping[str, Any]) -> tuple[str, str]:
     """Since when and why, on one line and printable, since both are shown."""
-    return tuple(_line(item.get(key)) for key in ("since", "reason"))  # type: ignore[return-value]
+    return tuple(line(item.get(key)) for key in ("since", "reason"))  # type: ignore[return-value]
 
 
-def _line(value: Any) -> str:
+def line(value: Any) -> str:
+    """Words of a user as they are kept: on one line, printable, and no longer than `LONGEST_WORDS`."""
     if not value or not isinstance(value, str):
         return ""
     words = " ".join(value.split())
@@ -144,10 +157,15 @@ def _line(value: Any) -> str:
 def dump_overrides(overrides: Overrides, host: str) -> str:
     """The text of the file, with a line for each override."""
     items = [
-        {**place._asdict(), "state": item.state, "weight": item.weight, "since": item.since, "reason": item.reason}
+        {**place._asdict(), **said(item), **({"parts": [said(part) for part in item.parts]} if item.parts else {})}
         for place, item in overrides.items()
     ]
     return dump(host, {OVERRIDES: items})
+
+
+def said(item: Override) -> dict[str, Any]:
+    """An override as one entry, whatever it is joined from."""
+    return {"state": item.state, "weight": item.weight, "since": item.since, "reason": item.reason}
 
 
 def dump_findings(findings: Findings, host: str) -> str:

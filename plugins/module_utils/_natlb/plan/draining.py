@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 from ..errors import HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
-from ..model.effective import effective
+from ..model.effective import Override, effective
 from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service
 from . import backend_connections, orders, overlay
 from .backend_connections import NONE, Connections
@@ -49,6 +49,7 @@ def backend(
     state: str | None,
     weight: int | None,
     reason: str,
+    only_reason: str | None = None,
     wait: bool,
     wait_timeout: int,
     close_connections: bool,
@@ -68,35 +69,49 @@ def backend(
         raise HostError("only root may read or change the rules of this host (become: true)")
     values.integer(wait_timeout, "wait_timeout", 0, MAX_WAIT_S, "a number of seconds")
     values.integer(min_active, "min_active", 0, MAX_BACKENDS, "a number of backends")
-    order = orders.combined(state, weight, reason)
+    order = orders.combined(state, weight, reason, only_reason)
     leaves = state in ("drained", "disabled") or weight == 0
 
     def permit(change: Change) -> None:
-        if leaves and not change.is_none:
-            must_leave(change.request, change.targets, min_active)
+        going = [target for target in change.changed if not _is_out(change.before.get(target.place))]
+        if leaves and going:
+            must_leave(change.request, going, min_active)
 
     try:
         change = orders.look(paths, backend, service, order, variant)
     except UnknownBackendError as error:
         if allow_missing:
-            return {**_told([], changed=False, diff=""), "missing": str(error)}
+            return {**_told(None), "missing": str(error)}
         raise
     permit(change)
-    told = _told([target.service.name for target in change.targets], changed=not change.is_none, diff=change.diff)
+    told = _told(change)
     if check:
         return {**told, "active_connections": None}
     if told["changed"]:
-        given = orders.give(paths, backend, service, order, variant, permit)
-        told["diff"]["prepared"] += given[1].diff
+        told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant, permit)[1].diff
     done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait, progress)
     told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
 
 
-def _told(services: list[str], *, changed: bool, diff: str) -> dict[str, Any]:
-    """What is returned where no connections are looked at."""
-    told: dict[str, Any] = {"changed": changed, "diff": {"prepared": diff}, "services": services}
-    return {**told, "active_connections": 0, "waited": 0.0, "closed": 0, "missing": ""}
+def _is_out(said: Override | None) -> bool:
+    """Whether a backend gets no new connections by this override."""
+    return said is not None and (said.state in ("drained", "disabled") or said.weight == 0)
+
+
+def _told(change: Change | None) -> dict[str, Any]:
+    """What is returned where no connections are looked at. Without a change there is no such backend."""
+    return {
+        "changed": change is not None and not change.is_none,
+        "diff": {"prepared": change.diff if change else ""},
+        "services": [target.service.name for target in change.targets] if change else [],
+        "changed_services": [target.service.name for target in change.changed] if change else [],
+        "overrides": change.holding if change else [],
+        "active_connections": 0,
+        "waited": 0.0,
+        "closed": 0,
+        "missing": "",
+    }
 
 
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:

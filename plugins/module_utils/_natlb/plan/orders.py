@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple, Union
 
-from ..errors import HostError, UnknownBackendError
+from ..errors import ConfigError, HostError, UnknownBackendError
 from ..host import store
 from ..host.date import utc
 from ..host.store import Paths
 from ..model import local_state, values
-from ..model.effective import Override, Place
+from ..model.effective import Override, Place, joined
 from ..model.entities import MAX_WEIGHT, Backend, Config, Service
 from . import overlay, rollback, running, waiting
 from . import request as requests
@@ -78,27 +78,43 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(found[:_NAMED]) + more or "none"
 
 
-def combined(state: str | None, weight: int | None, reason: str = "") -> Order:
-    """The order for a state, a weight or both. `active` takes back whatever was said before.
+def combined(state: str | None, weight: int | None, reason: str = "", only_reason: str | None = None) -> Order:
+    """The order for a state, a weight or both. `active` takes back whatever was said before, or with `only_reason` what
+    was said for that reason alone. What is said for another reason than before is kept beside it.
 
-    Raises `ConfigError` for a weight that is none.
+    Raises `ConfigError` for a weight that is none, and for an `only_reason` of anything but `active`.
     """
     if weight is not None:
         values.integer(weight, "weight", 0, MAX_WEIGHT)
+    if only_reason is None:
+        return partial(_ordered, state, weight, local_state.line(reason))
+    if state != "active" or weight is not None:
+        raise ConfigError("only_reason", "goes with the state active alone", "leave it out, or write state: active")
+    return partial(_without, local_state.line(only_reason))
 
-    def order(former: Override) -> Override | None:
-        if state == "active":
-            former = Override()
-        said = replace(
-            former,
-            state=former.state if state in (None, "active") else state,
-            weight=former.weight if weight is None else weight,
-            since=utc(),
-            reason=reason,
-        )
-        return None if said.idle else said
 
-    return order
+def _without(reason: str, former: Override) -> Override | None:
+    """What is left of an override once this reason is gone."""
+    left = [part for part in former.by_reason if part.reason != reason]
+    return joined(left) if left else None
+
+
+def _ordered(state: str | None, weight: int | None, reason: str, former: Override) -> Override | None:
+    before = () if state == "active" else former.by_reason
+    mine = next((part for part in before if part.reason == reason), Override())
+    said = Override(
+        mine.state if state in (None, "active") else state,
+        mine.weight if weight is None else weight,
+        utc(),
+        reason,
+    )
+    if said.idle:
+        return None
+    if (said.state, said.weight) == (mine.state, mine.weight):
+        is_held = state in (None, former.state) and weight in (None, former.weight)
+        if is_held:
+            return former
+    return joined([*(part for part in before if part.reason != reason), said])
 
 
 class Change(NamedTuple):
@@ -114,10 +130,21 @@ class Change(NamedTuple):
         return self.before == self.after
 
     @property
+    def changed(self) -> list[Target]:
+        """The backends of which something else holds now."""
+        return [target for target in self.targets if self.before.get(target.place) != self.after.get(target.place)]
+
+    @property
+    def holding(self) -> list[str]:
+        """What holds of these backends now, in words."""
+        found = ((target.place, self.after.get(target.place)) for target in self.targets)
+        return [f"{place}: {words(said)}" for place, said in found if said is not None and not said.idle]
+
+    @property
     def diff(self) -> str:
         """The lines that go and come, for people."""
         return "".join(
-            f"{sign}{place}: {_words(said)}\n"
+            f"{sign}{place}: {words(said)}\n"
             for place in dict.fromkeys([*self.before, *self.after])
             if self.before.get(place) != self.after.get(place)
             for sign, said in (("-", self.before.get(place)), ("+", self.after.get(place)))
@@ -178,13 +205,18 @@ def _path(request: Request) -> Path:
     return (request.paths.etc if request.persist else request.paths.run) / store.OVERRIDES
 
 
-def _words(said: Override) -> str:
-    words = [said.state or "", "" if said.weight is None else f"weight {said.weight}"]
-    return ", ".join(filter(None, words)) + (f" ({said.reason})" if said.reason else "")
+def words(said: Override) -> str:
+    """An override on one line."""
+    found = [said.state or "", "" if said.weight is None else f"weight {said.weight}"]
+    return ", ".join(filter(None, found)) + (f" ({said.reason})" if said.reason else "")
 
 
 def _same(one: Override, other: Override | None) -> bool:
-    return other is not None and (one.state, one.weight) == (other.state, other.weight)
+    """Whether nothing differs but the time."""
+    if other is None:
+        return False
+    each = ([(part.state, part.weight, part.reason) for part in said.by_reason] for said in (one, other))
+    return next(each) == next(each)
 
 
 def _text(change: Change) -> str | None:

@@ -21,6 +21,7 @@ from ..model.effective import EffectiveBackend, Place, effective_backends
 from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
+from ..model.local_state import said
 from ..model.slots import dealt_slots, dealt_weights
 from ..plan import agent_files, apply, forwarding, health_history, orders
 from ..plan import request as requests
@@ -172,7 +173,7 @@ def _backend(item: EffectiveBackend) -> dict[str, Any]:
         "state": item.intended.state,
         "backup": backend.backup,
         "declared": {"weight": backend.weight, "state": backend.state},
-        "override": None if override is None or override.idle else dict(vars(override)),
+        "override": None if override is None or override.idle else said(override),
         "health": "unchecked" if finding is None else finding.state,
         "health_since": "" if finding is None else finding.since,
         "health_reason": "" if finding is None else finding.reason,

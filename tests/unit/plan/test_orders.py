@@ -1,0 +1,59 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What orders make of an override, as a table of sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from _natlb.errors import ConfigError
+from _natlb.model.effective import Override
+from _natlb.plan.orders import combined, words
+
+DRAIN, DRAIN_X = {"state": "drained"}, {"state": "drained", "reason": "x"}
+DISABLE_Y, WEIGHT_X = {"state": "disabled", "reason": "y"}, {"weight": 3, "reason": "x"}
+RESTORE, ONLY_X, ONLY_NONE = (
+    {"state": "active"},
+    {"state": "active", "only_reason": "x"},
+    {"state": "active", "only_reason": ""},
+)
+
+
+@pytest.mark.parametrize(
+    ("orders", "left"),
+    [
+        ([DRAIN], "drained"),
+        ([DRAIN, DRAIN], "drained"),
+        ([DRAIN, {"state": "disabled"}], "disabled"),
+        ([DRAIN, {"weight": 2}], "drained, weight 2"),
+        ([DRAIN_X, DISABLE_Y], "disabled (x; y)"),
+        ([DRAIN_X, DISABLE_Y, DRAIN_X], "drained (y; x)"),
+        ([DRAIN_X, DRAIN, DRAIN_X], "drained (x)"),
+        ([DRAIN_X, RESTORE], None),
+        ([DRAIN_X, DISABLE_Y, RESTORE], None),
+        ([DRAIN_X, {"state": "active", "weight": 5}], "weight 5"),
+        ([ONLY_X], None),
+        ([DRAIN, ONLY_X], "drained"),
+        ([DRAIN_X, ONLY_X], None),
+        ([DRAIN_X, DRAIN, ONLY_X], "drained"),
+        ([DRAIN_X, DRAIN, ONLY_NONE], "drained (x)"),
+        ([DRAIN, WEIGHT_X], "drained, weight 3 (x)"),
+        ([DRAIN, WEIGHT_X, ONLY_X], "drained"),
+        ([WEIGHT_X, DRAIN, ONLY_NONE], "weight 3 (x)"),
+        ([DISABLE_Y, DRAIN_X, ONLY_X], "disabled (y)"),
+        ([{**DRAIN, "reason": " x\n  x "}, {"state": "active", "only_reason": "x x"}], None),
+    ],
+)
+def test_a_sequence_of_orders(orders: list[dict[str, Any]], left: str | None) -> None:
+    said: Override | None = None
+    for order in orders:
+        said = combined(**{"state": None, "weight": None, **order})(said or Override())
+    assert (said and words(said)) == left
+
+
+@pytest.mark.parametrize("order", [{**DRAIN, "only_reason": "x"}, {"state": "active", "weight": 3, "only_reason": "x"}])
+def test_only_what_is_taken_back_has_been_said_before(order: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="goes with the state active alone"):
+        combined(**{"weight": None, **order})
