@@ -36,7 +36,7 @@ browser: dev ## The web page of the playbook report in a headless Chromium, with
 	@$(PYTEST) --capture=no tests/browser
 
 drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
-	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py
+	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py tests/kernel/test_other_firewalls.py
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule

@@ -6,6 +6,7 @@ the way through their FORWARD chain as well. How long it took is printed."""
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -96,4 +97,16 @@ def test_a_forward_chain_that_is_closed_later_is_opened(balancer: Balancer) -> N
         way = [("ip", "filter", "FORWARD", "NATLB.forward", "first")]
         took_s = balancer.host.call(harming.harm, [], way)
         print(f"{balancer.engine}: open after {1000 * took_s:.0f} ms")
+        assert balancer.tally(count=8) == ALL
+
+
+@pytest.mark.engines(*NUMBERED)
+def test_a_forward_chain_that_is_closed_at_any_moment_is_opened(balancer: Balancer) -> None:
+    """Also while the agent reads the host, because of what was changed before. `make drills` does more of it."""
+    seeds, rounds = (range(6), 30) if os.environ.get("NATLB_DRILLS") == "full" else (range(1), 6)
+    way = [("ip", "filter", "FORWARD", "NATLB.forward", "first")]
+    with running(balancer, service(health=FAST), firewall="accept"):
+        for seed in seeds:
+            took = balancer.host.call(harming.close_and_open, DOCKER, way, rounds, seed)
+            print(f"{balancer.engine}: closed {rounds} times, open after {1000 * max(took):.0f} ms at most")
         assert balancer.tally(count=8) == ALL

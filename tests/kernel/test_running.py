@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from kernel_lab import staying, traffic
-from kernel_lab.balancer import Balancer, Mapping, service
+from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import NAMES, VIP, VIP6, WEB, WEB6
 
 HEALTH = {"type": "tcp"}
@@ -48,6 +48,9 @@ class Staying:
     def is_current(self) -> bool:
         return bool(self.balancer.host.call(staying.is_current, self.balancer._root))
 
+    def is_needed(self, name: str) -> bool:
+        return bool(self.balancer.host.call(staying.is_needed, self.balancer._root, WEB[name]))
+
 
 #: A host that hears nothing. Its link stays up: with it routes would go, which other tests need.
 DARK = """
@@ -81,6 +84,17 @@ def test_one_goes_and_comes_back_by_what_changes_alone(balancer: Balancer) -> No
         assert not [line for line in lines if VIP + " . 8080" in line or "NATLB.other" in line], lines
         assert balancer.tally(count=len(wanted) * 2) == wanted
         assert here.is_current()
+
+
+def test_a_backend_is_needed_where_nobody_else_serves(balancer: Balancer) -> None:
+    pair = service("a", backends=webs("web1", "web2"), health=HEALTH)
+    spared = [*webs("web3"), *webs("web4", backup=True)]
+    here = Staying(balancer, pair, service("b", listen=f"{VIP}:81", backends=spared, health=HEALTH))
+    assert not any(map(here.is_needed, NAMES))
+    here.find(("a", WEB["web1"], "down"))
+    assert [name for name in NAMES if here.is_needed(name)] == ["web2"]
+    here.find(("b", WEB["web4"], "down"))
+    assert [name for name in NAMES if here.is_needed(name)] == ["web2", "web3"]
 
 
 @pytest.mark.engines(*NUMBERED)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import subprocess
 import time
 
@@ -26,6 +27,20 @@ def harm(lines: list[tuple[str, str]], ours: list[Ours], within_s: float = 30.0)
             raise TimeoutError(f"not there: {[item for item in ours if not _is_there(item)]}")
         time.sleep(0.001)
     return time.monotonic() - began
+
+
+def close_and_open(closing: str, ours: list[Ours], rounds: int, seed: int) -> list[float]:
+    """The FORWARD chain is closed and opened again, round after round, at any moment between commits that concern
+    nobody. Returns how long each time it took until all of ours is there."""
+    chance = random.Random(seed)
+    took = []
+    for _round in range(rounds):
+        harm([("iptables-nft -w 10 -F FORWARD; iptables-nft -w 10 -P FORWARD ACCEPT", "")], [])
+        for _commit in range(chance.randrange(8)):
+            harm([("nft add table inet passing; nft delete table inet passing", "")], [])
+            time.sleep(chance.random() * 0.3)
+        took.append(harm([("iptables-nft-restore -w 10", closing)], ours))
+    return took
 
 
 def _is_there(item: Ours) -> bool:

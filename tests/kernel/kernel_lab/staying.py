@@ -109,3 +109,7 @@ def wait_for_attempts(family: str, address: str, port: int, count: int, within_s
 
 def is_current(root: str) -> bool:
     return _running[root].is_current()
+
+
+def is_needed(root: str, address: str) -> bool:
+    return _running[root].is_needed(address)

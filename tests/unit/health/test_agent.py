@@ -12,13 +12,15 @@ import selectors
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from _natlb.errors import HostError
-from _natlb.health.agent import Agent
+from _natlb.health.agent import FIRST_RETRY_S, Agent
 from _natlb.health.inquiries import CHECKS, Followed, Inquiries, asked
 from _natlb.host import unix_socket
+from _natlb.model.entities import EMPTY
 from _natlb.plan.outcome import Outcome
 
 
@@ -43,6 +45,61 @@ def test_rules_that_it_loads_again_itself_are_not_told_as_those_of_others(is_cur
     agent = Agent(running, checker, selectors.DefaultSelector(), None, lambda message, *_more: said.append(message))
     agent._settle()
     assert said == ([] if is_current else ["somebody has changed rules of natlb; they are back (delta)"])
+
+
+class Busy(Running):
+    """Rules that others change meanwhile: some readings fail, and some leave the FORWARD chain closed."""
+
+    request = None
+
+    def __init__(self, failures: int = 0, is_closed: bool = False, is_current: bool = True) -> None:
+        super().__init__(is_current)
+        self._failures = failures
+        self.is_newly_closed = lambda: is_closed
+        self.config, self.findings, self.multiples = EMPTY, {}, {}
+        self.to_level = list
+
+    def restore(self) -> Outcome:
+        self._failures -= 1
+        if self._failures >= 0:
+            raise HostError("others were quicker")
+        return Outcome(False, "", "nftables", "none", 1, {}, [])
+
+
+def agent_of(running: Any) -> Agent:
+    checker: Any = SimpleNamespace(
+        advance=lambda _now: None,
+        next_due=lambda: None,
+        take_events=list,
+        unasked=SimpleNamespace(told=lambda _now: ""),
+        set_checks=lambda *_unused: None,
+    )
+    return Agent(running, checker, selectors.DefaultSelector(), None, lambda *_unused, **_more: None)
+
+
+def test_after_an_error_it_tries_again_at_once_and_then_more_rarely() -> None:
+    agent = agent_of(Busy(failures=8))
+    pauses = []
+    while agent._restore_at is not None:
+        before, pause = time.monotonic(), agent._retry_s
+        agent._do(max(before, agent._restore_at))
+        if agent._restore_at is not None:
+            assert before + pause <= agent._restore_at <= time.monotonic() + pause
+            pauses.append(pause)
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert agent._retry_s == FIRST_RETRY_S
+
+
+@pytest.mark.parametrize(
+    ("is_closed", "is_current", "again"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_what_was_closed_while_it_read_the_host_is_looked_at_again(
+    is_closed: bool, is_current: bool, again: bool
+) -> None:
+    """What the reading itself has left closed is not: it cannot be opened."""
+    agent = agent_of(Busy(is_closed=is_closed, is_current=is_current))
+    agent._restore(time.monotonic())
+    assert (agent._restore_at is not None, agent._looks_for_harm) == (again, again)
 
 
 # -- inquiries -------------------------------------------------------------------------------------------------------

@@ -719,6 +719,12 @@ def test_a_suspect_that_answers_others_is_not_out_at_one_failure(loop: Callable[
     assert found.event().finding.reason.endswith("Connection refused, 2 of 2")
 
 
+def test_a_suspect_that_nobody_can_stand_in_for_is_not_out_at_one_failure(loop: Callable[..., Loop]) -> None:
+    found = loop(service(unused_port(), type="tcp", interval=60, fall=2, fast_interval=0.3))
+    found.checker.check_now("10.0.0.4", 80, is_needed=True)
+    assert found.event().finding.reason.endswith("Connection refused, 2 of 2")
+
+
 def test_a_suspect_is_asked_several_times_at_once(loop: Callable[..., Loop]) -> None:
     """And no more often while that goes on, however many connections are overdue."""
     with socket.create_server((LOCAL, 0)) as server, contextlib.ExitStack() as stack:

@@ -41,8 +41,8 @@ SETTLE_S = 2.0
 LOOK_S = 1.0
 #: How long commits of others are let come in before the rules are looked at: a reload of a firewall makes several.
 QUIET_S = 0.02
-#: After an error.
-RETRY_S = 2.0
+#: After an error, and after the first one of several: others may have changed rules in the same moment.
+RETRY_S, FIRST_RETRY_S = 2.0, 0.05
 
 
 class Event(Protocol):
@@ -79,7 +79,7 @@ class Checker(Protocol):
     def advance(self, now: float) -> None:
         """Begin what is due, and end what is late."""
 
-    def check_now(self, address: str, port: int, watch: Callable[[], Callable[[], bool]]) -> None:
+    def check_now(self, address: str, port: int, watch: Callable[[], Callable[[], bool]], is_needed: bool) -> None:
         """Clients get no answer from this backend; `watch` gives what tells later whether others did since then."""
 
     def take_events(self) -> Sequence[Event]:
@@ -114,9 +114,11 @@ class Agent:
         self._began = False
         self._status = ""
         self._calm = Calm()
-        #: Whether somebody has changed rules, and it is still to be looked what that does to ours; and whether the
-        #: FORWARD chain of others stays closed to our connections, whatever is done.
-        self._looks_for_harm = self._closed = False
+        self._retry_s = FIRST_RETRY_S
+        #: Whether somebody has changed rules, and it is still to be looked what that does to ours.
+        self._looks_for_harm = False
+        #: Whether the FORWARD chain of others stays closed to our connections, whatever is done.
+        self._stays_closed = False
         self._suspects = Suspects()
         self._levels = Levels(selector)
         self._child: int | None = None
@@ -155,7 +157,8 @@ class Agent:
             self._level(now)
         except NatlbError as error:
             self._say(f"{error}; trying again", service_manager.WARNING)
-            self._restore_at = now + RETRY_S
+            self._restore_at = time.monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, RETRY_S)
         if self._publisher is not None:
             self._publisher.advance(now)
         self._reap()
@@ -178,7 +181,8 @@ class Agent:
         try:
             for suspect in self._suspects.look(now):
                 watch = partial(self._suspects.answered_from_now_on, suspect)
-                self._checker.check_now(suspect.address, suspect.port, watch)
+                is_needed = self._running.is_needed(suspect.address)
+                self._checker.check_now(suspect.address, suspect.port, watch, is_needed)
         except NatlbError as error:
             self._suspects.due = now + RETRY_S
             self._say(f"{error}; backends are checked at their intervals alone", service_manager.WARNING)
@@ -218,7 +222,12 @@ class Agent:
         self._restore_at = None
         outcome = self._running.restore()
         self._calm.read(time.monotonic(), time.monotonic() - now, outcome.changed)
-        self._closed = self._running.is_newly_closed()
+        self._retry_s = FIRST_RETRY_S
+        # What somebody has closed while the host was read is not what the reading has left closed.
+        closed = self._running.is_newly_closed()
+        self._stays_closed = closed and self._running.is_current()
+        if closed and not self._stays_closed:
+            self._look_closely()
         if outcome.transaction != "none" and self._began:
             self._tell_back(outcome.transaction)
         self._began = True
@@ -278,8 +287,11 @@ class Agent:
             return
         for who in self._commits.by:
             self._say(f"{who} has changed rules", service_manager.DEBUG)
-        now = time.monotonic()
-        self._restore_at = max(now + QUIET_S, self._calm.until)
+        self._look_closely()
+
+    def _look_closely(self) -> None:
+        """Somebody has changed rules: look soon for what can be told at once, and read the host when it may be."""
+        self._restore_at = max(time.monotonic() + QUIET_S, self._calm.until)
         self._looks_for_harm = True
 
     def _look_for_harm(self, now: float) -> None:
@@ -289,8 +301,7 @@ class Agent:
         self._looks_for_harm = False
         if self._running.put_back():
             self._tell_back("at once")
-        if self._restore_at is not None and self._running.is_newly_closed() and not self._closed:
-            self._closed = True
+        if self._restore_at is not None and not self._stays_closed and self._running.is_newly_closed():
             self._restore_at = min(self._restore_at, now + QUIET_S)
 
     # -- children ----------------------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
 from . import agent_line, http, state
 from .attempt import Attempt, Done
+from .check import Check
 from .command import Command
 from .datagram import Datagram
 from .question import Asker, Question, questions
-from .state import BackendState, Outcome
+from .state import Outcome
 from .stream import Connection, Conversation
 from .unasked import Unasked
 from .volley import Volley
@@ -39,9 +40,6 @@ STALLED_S, GRACE_S = 0.02, 0.01
 REAP_S = 1.0
 #: A backend that clients wait for is asked at once, but no more often than this.
 SUSPECT_S = 0.2
-#: How long it may take then to connect; what a service does with the connection has all of its time. A SYN that is lost
-#: is sent again after a second, so a longer wait says no more.
-SUSPECT_TIMEOUT_S = 0.5
 #: So many checks of it begin together, or `fall` where that is less: a network that loses one packet in ten loses those
 #: of three checks once in a hundred times.
 MOST_AT_ONCE = 5
@@ -84,58 +82,6 @@ class Status(NamedTuple):
         return tuple(asker.place for asker in self.askers)
 
 
-class _Check:
-    """One question, and where its answer stands."""
-
-    __slots__ = (
-        "askers",
-        "attempt",
-        "back_at",
-        "due",
-        "finding",
-        "graced",
-        "has_answered",
-        "identity",
-        "last",
-        "number",
-        "question",
-        "result",
-        "started",
-        "state",
-        "suspect_at",
-        "told",
-        "took_s",
-    )
-
-    def __init__(self, question: Question, kept: Finding | None) -> None:
-        self.question, self.identity = question, question.identity
-        self.askers: list[Asker] = []
-        self.attempt: Attempt | None = None
-        self.finding = kept
-        self.state = BackendState(kept.state if kept is not None else "unknown")  # type: ignore[arg-type]
-        #: When it is to begin, to be looked at, or late.
-        self.due = 0.0
-        self.started = 0.0
-        self.number = 0
-        #: Whether the one that is under way got its one more look.
-        self.graced = False
-        self.result = self.last = ""
-        self.took_s: float | None = None
-        self.suspect_at = float("-inf")
-        #: Of a suspect: whether it has answered anybody since.
-        self.has_answered: Callable[[], bool] = lambda: False
-        #: Since when the backend is back after it was down; None while no service slows its start.
-        self.back_at: float | None = None
-        #: The share of the weight that was told last, by slow start.
-        self.told: dict[float, float | None] = {}
-
-    @property
-    def deadline(self) -> float:
-        hurried = self.state.is_suspected and self.attempt is not None and self.attempt.is_connecting
-        timeout_s = self.question.health.timeout_s
-        return self.started + (min(timeout_s, SUSPECT_TIMEOUT_S) if hurried else timeout_s)
-
-
 class Checker:
     """Asks the backends of services. Times are of the monotonic clock."""
 
@@ -147,11 +93,11 @@ class Checker:
     ) -> None:
         self._selector, self._clock, self._date = selector, clock, date
         self._services: tuple[Service, ...] = ()
-        self._checks: dict[Question, _Check] = {}
-        self._at: dict[str, list[_Check]] = {}
+        self._checks: dict[Question, Check] = {}
+        self._at: dict[str, list[Check]] = {}
         #: When, a number that makes each entry another one, and what.
-        self._heap: list[tuple[float, int, _Check]] = []
-        self._ramps: dict[_Check, float] = {}
+        self._heap: list[tuple[float, int, Check]] = []
+        self._ramps: dict[Check, float] = {}
         self._entries = 0
         self._events: list[Event] = []
         self.unasked = Unasked()
@@ -185,15 +131,15 @@ class Checker:
                 self._at.setdefault(address, []).append(check)
             self._tell_those_who_do_not_know(check, findings, now)
 
-    def _added(self, question: Question, askers: list[Asker], findings: Findings, now: float) -> _Check:
+    def _added(self, question: Question, askers: list[Asker], findings: Findings, now: float) -> Check:
         kept = next((findings[asker.place] for asker in askers if asker.place in findings), None)
-        check = self._checks[question] = _Check(question, kept)
+        check = self._checks[question] = Check(question, kept)
         if kept is not None and kept.share < 1:
             self._resume(check, kept.share, max(asker.slow_start_s for asker in askers), now)
         self._push(check, state.first_due(check.identity, question.health, now))
         return check
 
-    def _resume(self, check: _Check, share: float, slow_start_s: float, now: float) -> None:
+    def _resume(self, check: Check, share: float, slow_start_s: float, now: float) -> None:
         """Go on where a part of its weight was left to a backend: by its own word, or because it was coming back."""
         if check.question.health.type == "agent":
             check.state.weight = share
@@ -202,7 +148,7 @@ class Checker:
             check.told = {slow_start_s: share}
             self._ramps[check] = now
 
-    def _tell_those_who_do_not_know(self, check: _Check, findings: Findings, now: float) -> None:
+    def _tell_those_who_do_not_know(self, check: Check, findings: Findings, now: float) -> None:
         finding = check.finding
         if finding is None:
             return
@@ -216,18 +162,24 @@ class Checker:
             self._tell(check, unaware, now)
 
     def check_now(
-        self, address: str, port: int, watch: Callable[[], Callable[[], bool]] = lambda: lambda: False
+        self,
+        address: str,
+        port: int,
+        watch: Callable[[], Callable[[], bool]] = lambda: lambda: False,
+        is_needed: bool = False,
     ) -> None:
         """Clients get no answer from this backend: it is asked at once, several times, and if none is answered, that is
-        enough. It is not where it has answered anybody else meanwhile, as what `watch` gives tells."""
+        enough. It is not where it has answered anybody else meanwhile, as what `watch` gives tells, nor of one that is
+        needed, since nobody would serve without it: then it is one failure as others are."""
         now = self._clock()
         for check in self._at.get(address, ()):
             concerned = any(asker.address == address and asker.port in (None, port) for asker in check.askers)
             standing = check.state
             if not concerned or standing.state == "down" or standing.is_suspected or now < check.suspect_at + SUSPECT_S:
                 continue
-            check.has_answered = watch()
-            standing.suspect(check.question.health.fall)
+            if not is_needed:
+                check.has_answered = watch()
+                standing.suspect(check.question.health.fall)
             check.suspect_at = now
             if check.attempt is not None and check.attempt.is_connecting:
                 check.attempt.close()
@@ -306,12 +258,12 @@ class Checker:
         events, self._events = self._events, []
         return events
 
-    def _push(self, check: _Check, due: float) -> None:
+    def _push(self, check: Check, due: float) -> None:
         check.due = due
         self._entries += 1
         heapq.heappush(self._heap, (due, self._entries, check))
 
-    def _push_attempt(self, check: _Check, now: float) -> None:
+    def _push_attempt(self, check: Check, now: float) -> None:
         attempt = check.attempt
         if attempt is not None:
             look_s = attempt.look_s
@@ -319,7 +271,7 @@ class Checker:
 
     # -- one check ---------------------------------------------------------------------------------------------------
 
-    def _start(self, check: _Check, now: float) -> None:
+    def _start(self, check: Check, now: float) -> None:
         check.started = now
         check.number += 1
         check.graced = False
@@ -346,7 +298,7 @@ class Checker:
             return Datagram(question, selector, done)
         return Conversation(question, selector, done, (agent_line if kind == "agent" else http).talk(question))
 
-    def _take(self, check: _Check, outcome: Outcome) -> None:
+    def _take(self, check: Check, outcome: Outcome) -> None:
         now = self._clock()
         check.attempt = None
         check.result, check.last, check.took_s = outcome.state, outcome.reason, now - check.started
@@ -368,7 +320,7 @@ class Checker:
             check.told = {}
         self._tell(check, check.askers, now)
 
-    def _tell(self, check: _Check, askers: Sequence[Asker], now: float, again: bool = False) -> None:
+    def _tell(self, check: Check, askers: Sequence[Asker], now: float, again: bool = False) -> None:
         """Tell how the backend is now, those with one weight together; `again`: only where the weight changed."""
         finding = check.finding
         if finding is None:
@@ -388,7 +340,7 @@ class Checker:
         if due is not None:
             self._ramps[check] = due
 
-    def _weight(self, check: _Check, slow_start_s: float, now: float) -> tuple[float | None, float | None]:
+    def _weight(self, check: Check, slow_start_s: float, now: float) -> tuple[float | None, float | None]:
         """The share of its weight that a backend is to get, None for all of it, and when that is another one."""
         weight = check.state.weight
         if check.back_at is None or not slow_start_s:

@@ -26,7 +26,7 @@ from ..host.revision import Revision
 from ..host.store import Paths
 from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
-from ..model.entities import EMPTY, Config, Service
+from ..model.entities import EMPTY, Config, Service, family_of
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
@@ -228,6 +228,14 @@ class Running:
         now = self._effective(self.config.services)
         laid = replace(self._plan.laid, config=now, findings=dict(self._findings), multiples=self._multiples)
         return self._plan.request, laid
+
+    def is_needed(self, address: str) -> bool:
+        """Whether nobody would serve a service without the backend at this address: no other, and no backup."""
+        concerned = (s for s in self.config.services if any(backend.address == address for backend in s.backends))
+        return any(
+            not replace(s, backends=tuple(b for b in s.backends if b.address != address)).serving(family_of(address))
+            for s in self._effective(concerned).services
+        )
 
     def to_level(self) -> Sequence[Service]:
         """The services of `least_connections`, with the backends that serve now."""
