@@ -9,13 +9,14 @@ import ipaddress
 from typing import Any
 
 import pytest
+from _natlb.firewalls.forward import Opening
 from _natlb.firewalls.forward_path import denial, may_deny, packets
 from _natlb.firewalls.listing import forward_hooks, is_of_iptables, parse_nft, parse_save
 from _natlb.firewalls.walk import Packet
 from _natlb.host.nf_tables import BaseChain
 from _natlb.iptables import forward_rules
 from _natlb.model.services import parse_config
-from _natlb.ruleset.sections import Key
+from _natlb.ruleset.sections import Key, Section
 
 ROUTES = [
     (ipaddress.ip_network(network), interface)
@@ -215,3 +216,20 @@ def test_our_two_kinds_of_chains_are_told_apart() -> None:
     assert ours == forward
     assert engine[key].body == ("-A FORWARD -j NATLB.refuse",)
     assert set(other) <= set(engine)
+
+
+def test_what_somebody_flushes_right_after_a_load_is_still_known_as_it_was_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or nothing would be put back."""
+    jump, chain = Key("ip", "filter", "jump", "FORWARD"), Key("ip", "filter", "chain", "NATLB.forward")
+    opening = Opening("nft")
+    opening.rendered = {jump: Section((), ("-A FORWARD -j X",)), chain: Section((), ("as rendered",))}
+    listed = Section((), ("as listed",))
+    for found, wanted in (
+        ({jump: listed, chain: listed}, {jump: listed, chain: listed}),
+        ({chain: listed}, {jump: opening.rendered[jump], chain: listed}),
+        ({jump: listed, chain: Section((), ())}, {jump: listed, chain: opening.rendered[chain]}),
+    ):
+        monkeypatch.setattr(opening, "listed", lambda found=found: found)
+        assert opening.as_loaded() == wanted

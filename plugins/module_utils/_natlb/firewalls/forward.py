@@ -101,6 +101,14 @@ class Opening:
             found.update(self.parse(family, self.program.save(family, table="filter")))
         return found
 
+    def as_loaded(self) -> Ruleset:
+        """How the kernel lists what was loaded; as it was loaded where somebody has taken rules away since."""
+        found = self.listed()
+        return {
+            key: found[key] if key in found and len(found[key].body) == len(section.body) else section
+            for key, section in self.rendered.items()
+        }
+
     def read(self) -> Ruleset:
         """What the kernel holds of it now, in every family, as `live` was before."""
         found: Ruleset = {}

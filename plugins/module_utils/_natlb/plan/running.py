@@ -132,7 +132,7 @@ class Running:
         self._plan = plan
         self._findings = dict(plan.laid.findings)
         self._multiples = plan.laid.multiples
-        self._openings = [(opening, opening.listed()) for opening in plan.path.openings if opening.rendered]
+        self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
         self._declared = {service.name: service for service in plan.request.config.services}
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         if plan.engine.is_numbered:
