@@ -128,7 +128,10 @@ def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, 
             except OSError as error:
                 return Answer(error=type(error).__name__, resent=_resent(sock), opened=True)
     except OSError as error:
-        return Answer(error=type(error).__name__, resent=getattr(error, "resent", 0))
+        # A reset of what was still opening is "refused" (tcp_reset in net/ipv4/tcp_input.c of Linux). Any other has
+        # come before this thread saw the connection open.
+        opened = isinstance(error, ConnectionResetError)
+        return Answer(error=type(error).__name__, resent=getattr(error, "resent", 0), opened=opened)
 
 
 def _exchange(sock: socket.socket, speak: bool) -> Answer:
