@@ -42,6 +42,7 @@ ROLES = frozenset(
         "natlb_mark_mask",
         "natlb_monitoring_dashboards_directory",
         "natlb_monitoring_reload",
+        "natlb_monitoring_runbooks",
         "natlb_monitoring_rules_directory",
         "natlb_monitoring_state",
         "natlb_packages",

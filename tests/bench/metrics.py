@@ -27,6 +27,7 @@ from _natlb.host import store
 from _natlb.plan.balance import balance
 from _natlb.plan.running import Running
 from _natlb.status import scrape
+from _natlb.status.metrics import Vitals
 paths = store.Paths(Path(asked["etc"]), Path(asked["run"]))
 balance(asked["services"], engine=asked["engine"], iptables_variant=asked["variant"], paths=paths)
 running = Running(paths, asked["variant"])
@@ -35,7 +36,7 @@ found = {"all": [], "without idle": []}
 for kind, idle in (("all", True), ("without idle", False)):
     for turn in range(asked["rounds"]):
         before = sum(os.times()[:4])
-        size = len(scrape.of_running(running, "x", [], idle))
+        size = len(scrape.of_running(running, "x", [], Vitals(), idle))
         found[kind].append([sum(os.times()[:4]) - before, size])
 print(json.dumps(found))
 """

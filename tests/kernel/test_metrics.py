@@ -163,6 +163,9 @@ def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
         found = read(text)
         assert status == 200
         assert found["natlb_agent_up"] == {"": 1}
+        assert found["natlb_agent_restored_rules_total"] == {"": 0}
+        assert 0 < found["natlb_agent_cpu_seconds_total"][""] < 60
+        assert 0 <= time.time() - found["natlb_agent_start_time_seconds"][""] < 60
         assert found["natlb_backend_up"] == dict.fromkeys(NAMES, 1)
         assert sum(found["natlb_backend_connections_total"].values()) >= 8
         assert set(found["natlb_check_success"].values()) == {1}
@@ -173,6 +176,13 @@ def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
             assert found["natlb_backend_up"]["web2"] == 0
         finally:
             balancer.lab.backends["web2"].call(server.start, "web2", PORTS)
+        here.wait_for("web2 of web is up", 2)
+        harm = ("nft", "flush", "ruleset") if here.variant != "legacy" else ("iptables-legacy", "-t", "nat", "-F")
+        balancer.host.run(*harm)
+        here.wait_for("they are back")
+        now = read(printed(balancer))
+        assert now["natlb_agent_restored_rules_total"][""] == len([s for s in here.said() if "they are back" in s])
+        assert now["natlb_agent_cpu_seconds_total"][""] > found["natlb_agent_cpu_seconds_total"][""]
         file = folder / "natlb.prom"
         assert read(file.read_text())["natlb_agent_up"] == {"": 1}
         assert file.stat().st_mode & 0o777 == 0o644

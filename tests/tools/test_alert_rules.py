@@ -137,6 +137,22 @@ CASES = [
         },
         both("natlb_build_info", 'digest="a", engine="nftables"', 1, 1),
     ),
+    # Five times within an hour, and four.
+    Case(
+        "NatlbRulesRestoredAgain",
+        ONE,
+        {f"natlb_agent_restored_rules_total{{{LB1}}}": "0x35 1x10 2x10 3x10 4x10 5x60"},
+        {f"natlb_agent_restored_rules_total{{{LB1}}}": "7x35 8x10 9x10 10x10 11x70"},
+        at="80m",
+    ),
+    # A restart of the agent begins again at 0.
+    Case(
+        "NatlbRulesRestoredAgain",
+        ONE,
+        {f"natlb_agent_restored_rules_total{{{LB1}}}": "7x45 8x5 9x5 0x5 2x5 5x60"},
+        {f"natlb_agent_restored_rules_total{{{LB1}}}": "9x45 0x5 2x60"},
+        at="85m",
+    ),
     Case(
         "NatlbConntrackFilling",
         ONE,

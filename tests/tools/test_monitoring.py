@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from processes import said
+from promtool import promtool
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles" / "monitoring" / "files"
@@ -103,6 +104,24 @@ def test_prometheus_is_reloaded_where_rules_change(watcher: Watcher) -> None:
     assert watcher.reloads() == ["reload prometheus"], "nothing else has changed the rules"
     watcher.done(reload="prometheus", state="absent")
     assert len(watcher.reloads()) == 2
+
+
+def test_alerts_lead_to_the_page_where_it_is_published(watcher: Watcher) -> None:
+    where = "https://wiki.example.com/natlb/monitoring"
+    assert watcher.done(runbooks=where)[0]
+    assert not watcher.done(runbooks=where)[0]
+    text = (watcher.rules / RULES.name).read_text()
+    links = [
+        (rule["alert"], rule["annotations"]["runbook_url"])
+        for group in yaml.safe_load(text)["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert links == [(name, f"{where}#{name.lower()}") for name, _link in links]
+    assert len(links) == RULES.read_text().count("- alert:")
+    assert promtool("check", "rules", str(watcher.rules / RULES.name)).returncode == 0
+    assert watcher.done()[0]
+    assert (watcher.rules / RULES.name).read_text() == RULES.read_text()
 
 
 def test_one_of_both_is_enough(watcher: Watcher) -> None:

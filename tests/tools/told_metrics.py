@@ -26,7 +26,7 @@ def series() -> list[dict[str, str]]:
     config = parse_config([{**service, "health": {"type": "tcp"}} for service in (web, gone)])
     down = {Place(name, "10.0.0.3", 80): Finding("down") for name in ("web", "gone")}
     tracked = dict.fromkeys(("count", "max", "drop", "early_drop", "insert_failed"), 5)
-    host = metrics.Host("abc", "nftables", False, True, 7, tracked, 1.0, 0.2, False, False, 2.0)
+    host = metrics.Host("abc", "nftables", False, True, 7, tracked, 1.0, 0.2, False, metrics.Vitals(1.0, 3.0, 5), 2.0)
     checks = [{"check": "tcp 10.0.0.3:80", "last": {"result": "down", "took_s": 0.002}}]
     text = metrics.text(host, metrics.Balanced(config, {}, down, {}, {}, {}, checks))
     return [told(line) for line in text.splitlines() if not line.startswith("#")]

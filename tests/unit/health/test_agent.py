@@ -113,7 +113,7 @@ class Desk:
         self.path.parent.mkdir()
         self.selector = selectors.DefaultSelector()
         self.answer: Any = [{"check": "tcp 10.0.0.3:80"}]
-        self.inquiries = Inquiries(self.path, self.selector, self.overview)
+        self.inquiries = Inquiries(self.path, self.selector, {CHECKS: self.overview})
 
     def overview(self) -> Any:
         return self.answer

@@ -17,10 +17,11 @@ from _natlb.model.entities import EMPTY, Config
 from _natlb.model.metrics import Metrics, dump_metrics, parse_metrics
 from _natlb.model.services import parse_config
 from _natlb.status import metrics
-from _natlb.status.metrics import Balanced, Host
+from _natlb.status.metrics import Balanced, Host, Vitals
 from prometheus_client.parser import text_string_to_metric_families
 
-HOST = Host("abc", "nftables", True, False, 7, {"count": 5, "max": 100, "drop": 1}, 1.5e9, 0.25, True, True, 1.6e9)
+VITALS = Vitals(1.4e9, 12.5, 3)
+HOST = Host("abc", "nftables", True, False, 7, {"count": 5, "max": 100, "drop": 1}, 1.5e9, 0.25, True, VITALS, 1.6e9)
 #: Of the page, what is no metric.
 VARIABLES = {"natlb_metrics_idle"}
 WEB1, WEB2 = ("web", "10.0.0.3 8080"), ("web", "10.0.0.4 8080")

@@ -134,15 +134,18 @@ def _follow(asked: Question, seconds: float, as_json: bool) -> int:
 def _metrics(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..health import inquiries  # noqa: PLC0415
     from ..plan import waiting  # noqa: PLC0415
-    from ..status import scrape  # noqa: PLC0415
+    from ..status import metrics, scrape  # noqa: PLC0415
     from . import single_file  # noqa: PLC0415
 
     _root_alone()
-    checks, agent_up = [], False
+    checks, vitals = [], None
+    agent = paths.run / store.AGENT_SOCKET
     with contextlib.suppress(HostError):
-        checks, agent_up = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS), True
+        checks, vitals = inquiries.asked(agent, inquiries.CHECKS), metrics.Vitals()
+        # One of an earlier version does not know the question.
+        vitals = metrics.Vitals(*inquiries.asked(agent, inquiries.VITALS))
     state = scrape.State.of_files(waiting.live(paths), parsed.variant)
-    sys.stdout.write(scrape.scrape(state, single_file.digest(), checks, agent_up, not parsed.no_idle))
+    sys.stdout.write(scrape.scrape(state, single_file.digest(), checks, vitals, not parsed.no_idle))
 
 
 def _progress(backend: str, timeout_s: float) -> Callable[[int, float], None]:
@@ -213,18 +216,28 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..health import overview  # noqa: PLC0415
     from ..health.agent import Agent  # noqa: PLC0415
     from ..health.checks import Checker  # noqa: PLC0415
-    from ..health.inquiries import Inquiries  # noqa: PLC0415
+    from ..health.inquiries import CHECKS, VITALS, Inquiries  # noqa: PLC0415
     from ..health.publisher import Publisher  # noqa: PLC0415
-    from ..host import service_manager  # noqa: PLC0415
+    from ..host import proc, service_manager  # noqa: PLC0415
     from ..plan.running import Running  # noqa: PLC0415
     from ..status import scrape  # noqa: PLC0415
+    from ..status.metrics import Vitals  # noqa: PLC0415
     from . import single_file  # noqa: PLC0415
 
     with selectors.DefaultSelector() as selector, commits.followed() as news:
         checker = Checker(selector)
         store.make_directory(paths.run)
         path = paths.run / store.AGENT_SOCKET
-        desk = Inquiries(path, selector, lambda: overview.of_agent(checker.overview(), time.monotonic()))
+        began, pid = time.time(), os.getpid()
+
+        def checks() -> list[dict[str, Any]]:
+            return overview.of_agent(checker.overview(), time.monotonic())
+
+        def vitals() -> Vitals:
+            # A child answers, whose own times are not asked for.
+            return Vitals(began, proc.processor_s(pid), agent.restored)
+
+        desk = Inquiries(path, selector, {CHECKS: checks, VITALS: vitals})
 
         def say(message: str, priority: int = service_manager.INFO, **fields: str) -> None:
             service_manager.say(message, priority, **fields)
@@ -234,8 +247,7 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             running = Running(paths, parsed.variant)
 
             def collect(idle: bool) -> str:
-                checks = overview.of_agent(checker.overview(), time.monotonic())
-                return scrape.of_running(running, single_file.digest(), checks, idle)
+                return scrape.of_running(running, single_file.digest(), checks(), vitals(), idle)
 
             publisher = Publisher(selector, collect, say)
             agent = Agent(running, checker, selector, news, say, publisher)

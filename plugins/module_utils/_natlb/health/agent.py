@@ -107,6 +107,8 @@ class Agent:
         self._pace = Pace(BURST, RATE)
         self._looks = Pace(LOOKS, LOOKS_RATE)
         self._stopped = False
+        #: How often rules were put back that somebody had changed.
+        self.restored = 0
         #: When something is to be done next; None where it need not.
         self._restore_at: float | None = 0.0
         self._settle_at: float | None = None
@@ -266,6 +268,7 @@ class Agent:
         self._running.keep_memories()
 
     def _tell_back(self, how: str) -> None:
+        self.restored += 1
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
 
     def _note(self, event: Event) -> None:

@@ -1,11 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Questions to the agent from other processes of the host, and its answers: `checks`, and `follow`.
+"""Questions to the agent from other processes of the host, and its answers: `checks`, `vitals`, and `follow`.
 
-A question is a line. `checks` is answered with JSON, and `follow` with a line of JSON for each event until the client
-hangs up. The answer to `checks` is written by a child process, so that a client that does not read holds nothing up.
-A follower that does not read is dropped.
+A question is a line. `checks` and `vitals` are answered with JSON, and `follow` with a line of JSON for each event
+until the client hangs up. An answer in JSON is written by a child process, so that a client that does not read holds
+nothing up. A follower that does not read is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import HostError
 from ..host import unix_socket
 from ..host.date import utc
 
-CHECKS, FOLLOW = "checks", "follow"
+CHECKS, VITALS, FOLLOW = "checks", "vitals", "follow"
 #: How long a question and its answer may take.
 TIMEOUT_S = 5.0
 _LONGEST_QUESTION, _CHUNK = 64, 1 << 16
@@ -32,10 +32,10 @@ _MOST = 32
 
 
 class Inquiries:
-    """The agent's end. `overview` makes the answer to `checks`."""
+    """The agent's end. `answers` makes the answer to each question but `follow`."""
 
-    def __init__(self, path: Path, selector: selectors.BaseSelector, overview: Callable[[], Any]) -> None:
-        self._selector, self._overview = selector, overview
+    def __init__(self, path: Path, selector: selectors.BaseSelector, answers: Mapping[str, Callable[[], Any]]) -> None:
+        self._selector, self._answers = selector, answers
         self._clients: set[socket.socket] = set()
         self._followers: set[socket.socket] = set()
         self._peer = unix_socket.listening(path)
@@ -83,18 +83,18 @@ class Inquiries:
         if question == FOLLOW:
             self._followers.add(client)
             return
-        if question == CHECKS:
-            self._answer(client)
+        if question in self._answers:
+            self._answer(client, self._answers[question])
         self._close(client)
 
-    def _answer(self, client: socket.socket) -> None:
+    def _answer(self, client: socket.socket, answer: Callable[[], Any]) -> None:
         """By a grandchild, which nobody has to wait for."""
         child = os.fork()
         if child == 0:
             try:
                 if os.fork() == 0:
                     client.settimeout(TIMEOUT_S)
-                    client.sendall(json.dumps(self._overview()).encode())
+                    client.sendall(json.dumps(answer()).encode())
             finally:
                 os._exit(0)
         os.waitpid(child, 0)

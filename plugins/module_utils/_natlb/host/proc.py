@@ -74,6 +74,12 @@ def recent_list_size() -> int:
     return int(text) if text.isdigit() else 100
 
 
+def processor_s(pid: int) -> float:
+    """Processor time of a process, and of its children that have ended; 0 where there is no such process."""
+    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def parent_environments() -> list[str]:
     """The environments of this process and its parents, NUL-separated; of those that may be read."""
     found = []

@@ -43,8 +43,11 @@ def labels(own: Labels) -> str:
 
 
 def escaped(value: str) -> str:
-    return value.translate(_ESCAPES)
+    # Of a hundred thousand hardly one has anything to escape, and to look for it costs less.
+    return value.translate(_ESCAPES) if "\\" in value or '"' in value or "\n" in value else value
 
 
 def _number(value: Value) -> str:
+    if type(value) is int:
+        return str(value)
     return repr(float(value)) if isinstance(value, float) and not value.is_integer() else str(int(value))

@@ -18,7 +18,7 @@ from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import source_slots
 from ..model import clients, history, tracking
 from ..model.effective import EffectiveBackend, Place, effective_backends
-from ..model.entities import FAMILIES, PROTOCOLS, Config, Service, dump
+from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
@@ -193,7 +193,7 @@ def _history(service: Service, item: EffectiveBackend, kept: History) -> list[di
 def expected_shares(service: Service, engine: str) -> dict[str, float]:
     """Share of a family's new connections by backend key, as the engine deals them out."""
     shares = {backend.key: 0.0 for backend in service.backends}
-    for family in FAMILIES:
+    for family in service.families():
         serving = service.serving(family)
         if service.method == "random" and engine == "iptables":
             # It draws by weight and has no slots, so weights that would need too many of them are fine here.

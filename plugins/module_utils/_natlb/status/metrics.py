@@ -10,12 +10,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends
-from ..model.entities import Config, Service, ports_text
+from ..model.entities import Backend, Config, Service, ports_text
 from ..model.least_connections import Multiples, levelled_service
 from ..model.values import endpoint
 from ..plan.totals import Key
 from .exposition import Exposition, Value, escaped, labels
 from .info import expected_shares
+
+
+class Vitals(NamedTuple):
+    """How the agent is: since when it runs (seconds since 1970), the processor time of it and its children, and how
+    often it has put rules back that somebody had changed. None is what it does not tell."""
+
+    began: float | None = None
+    spent_s: float | None = None
+    restored: int | None = None
 
 
 class Host(NamedTuple):
@@ -30,7 +39,7 @@ class Host(NamedTuple):
     applied_at: float | None
     apply_took_s: float | None
     apply_succeeded: bool | None
-    agent_up: bool
+    agent: Vitals | None
     now: float
 
 
@@ -66,12 +75,22 @@ def _host(found: Exposition, host: Host) -> None:
     one("natlb_forwarding", "Whether the kernel forwards packets.", host.forwarding)
     one("natlb_drift", "Whether the live rules differ from the declaration.", host.drift)
     one("natlb_rules_generation", "The number of the last commit of nf_tables.", host.generation)
-    one("natlb_agent_up", "Whether the agent answers.", host.agent_up)
+    one("natlb_agent_up", "Whether the agent answers.", host.agent is not None)
+    _agent(found, host.agent or Vitals())
     applied = "natlb_last_apply"
     one(f"{applied}_timestamp_seconds", "When the last run was.", host.applied_at)
     one(f"{applied}_duration_seconds", "How long the last run took.", host.apply_took_s)
     one(f"{applied}_success", "Whether the last run succeeded.", host.apply_succeeded)
     one("natlb_metrics_timestamp_seconds", "When these metrics were collected.", host.now)
+
+
+def _agent(found: Exposition, vitals: Vitals) -> None:
+    name = "natlb_agent"
+    found.one(f"{name}_start_time_seconds", "gauge", "When the agent was started.", vitals.began)
+    words = "Processor time of the agent, its checks and its collections."
+    found.one(f"{name}_cpu_seconds_total", "counter", words, vitals.spent_s)
+    words = "How often the agent put rules back that somebody had changed."
+    found.one(f"{name}_restored_rules_total", "counter", words, vitals.restored)
 
 
 def _tracking(found: Exposition, tracking: Mapping[str, int]) -> None:
@@ -132,13 +151,14 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
             for family in service.families()
         ]
         shares = expected_shares(effective, engine)
+        # What all backends of a service have in common is written once: with ten thousand services that is felt.
+        of = labels({"service": service.name})[:-1]
         for item in standing:
             key = service.name, item.declared.key
-            own = {"service": service.name, "backend": item.declared.name}
-            own["address"] = endpoint(item.declared.address, item.declared.port)
             totals = balanced.totals.get(key, 0), balanced.active.get(key, 0)
             if idle or any(totals) or item.because != "declared" or item.effective.state != "active":
-                backends.append(_Backend(labels(own), item, shares[item.declared.key], *totals))
+                own = f'{of},backend="{escaped(item.declared.name)}",address="{_address(item.declared)}"}}'
+                backends.append(_Backend(own, item, shares[item.declared.key], *totals))
     name = "natlb_backend"
     found.add("natlb_service_serving_backends", "gauge", "Backends that get new connections.", serving)
     found.add(
@@ -162,6 +182,10 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
     found.add(f"{name}_connections_total", "counter", words, ((one.own, one.total) for one in backends))
     words = "Connections that a backend has."
     found.add(f"{name}_active_connections", "gauge", words, ((one.own, one.active) for one in backends))
+
+
+def _address(backend: Backend) -> str:
+    return escaped(endpoint(backend.address, backend.port))
 
 
 def _standing(service: Service, balanced: Balanced) -> tuple[list[EffectiveBackend], Service]:

@@ -19,8 +19,10 @@ from ..plan.overlay import Overlay
 from ..plan.request import Request
 from ..plan.running import Running
 from ..plan.totals import Key
+from ..plan.uncollected import uncollected
 from . import metrics
 from .activity import Meter
+from .metrics import Vitals
 
 
 class State(NamedTuple):
@@ -35,16 +37,22 @@ class State(NamedTuple):
         return cls(request, overlay.read(request))
 
 
-def of_running(running: Running, digest: str, checks: Sequence[Mapping[str, Any]], idle: bool) -> str:
+def of_running(
+    running: Running, digest: str, checks: Sequence[Mapping[str, Any]], vitals: Vitals, idle: bool = True
+) -> str:
     """The metrics of a balancer in memory, by its agent. Raises `HostError`."""
     standing = running.standing()
     if standing is None:
         raise HostError("nothing is known of this host yet")
-    return scrape(State(*standing), digest, checks, agent_up=True, idle=idle)
+    return scrape(State(*standing), digest, checks, vitals, idle)
 
 
-def scrape(state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent_up: bool, idle: bool = True) -> str:
-    """The metrics of this host. `checks` are as `health/overview.py` gives them. Raises `HostError`."""
+@uncollected()
+def scrape(
+    state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent: Vitals | None, idle: bool = True
+) -> str:
+    """The metrics of this host. `checks` are as `health/overview.py` gives them, and `agent` is None where it does not
+    answer. Raises `HostError`."""
     request, laid = state
     paths = request.paths
     meter = Meter(request, laid.live)
@@ -74,7 +82,7 @@ def scrape(state: State, digest: str, checks: Sequence[Mapping[str, Any]], agent
         applied_at=last and last.at,
         apply_took_s=last and last.took_s,
         apply_succeeded=last and last.succeeded,
-        agent_up=agent_up,
+        agent=agent,
         now=time.time(),
     )
     balanced = metrics.Balanced(request.config, laid.overrides, laid.findings, laid.multiples, sums, active, checks)
