@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import drive, server, traffic
+from kernel_lab import drive, filling, server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, PORTS, VIP, VIP6, WEB, WEB6
 from test_forward_path import DOCKER, FIREWALLD
+from test_warnings import BRIDGED, BRIDGED6, bridged
 
 REACHABLE, STOPPED = 0, 7
 FAILED = {"TimeoutError", "OSError", "ConnectionRefusedError", "ConnectionResetError"}
@@ -171,6 +173,56 @@ def test_an_obstacle(balancer: Balancer, case: str) -> None:
         if make is no_listener:
             for name, host in balancer.lab.backends.items():
                 host.call(server.start, name, PORTS)
+
+
+@pytest.mark.engines("nftables")
+def test_a_full_table_of_connections(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+    began = time.monotonic()
+    tracked = balancer.host.call(filling.fill)
+    print(f"{tracked} entries in {time.monotonic() - began:.1f} s")
+    fails(balancer)
+    step = stopped_at(balancer)
+    assert (step["where"], "the table is full, and new ones are dropped" in step["said"]) == ("tracking", True), step
+    (found,) = [word for word in balancer.info()["warnings"] if "connection tracking" in word]
+    assert "100 % full" in found
+    assert balancer.info()["conntrack"]["drop"] > 0
+    balancer.host.run("conntrack", "-F")
+    assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
+    assert traced(balancer)[0] == REACHABLE
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_a_backend_behind_the_bridge_of_its_client(balancer: Balancer, family: str) -> None:
+    """With br_netfilter: never back by the port where a frame came in, and by another one it works."""
+    bridged(balancer)
+    target = f"{VIP}:80" if family == "ip" else f"[{VIP6}]:80"
+    addresses = BRIDGED if family == "ip" else BRIDGED6
+    sysctl = "bridge-nf-call-iptables" if family == "ip" else "bridge-nf-call-ip6tables"
+    apply(balancer, [service(listen=target, backends=[{"name": "web1", "address": addresses["web1"]}])])
+
+    def reached(by: str) -> bool:
+        return [a.who for a in balancer.lab.backends[by].call(traffic.ask, target, timeout_s=2.5)] == ["web1"]
+
+    balancer.host.sysctl({f"bridge/{sysctl}": 1})
+    assert not reached("web1")
+    assert reached("web2")
+    step = stopped_at(balancer, addresses["web1"], target)
+    assert step["where"] == "bridge"
+    assert step["remedy"] == "bridge link set dev web1 hairpin on"
+    status, found = traced(balancer, addresses["web2"], target)
+    assert status == REACHABLE
+    assert [s["said"] for s in found["steps"] if s["where"] == "bridge"] == ["br0 passes it from web2 to web1"]
+    balancer.host.ip("link set dev web1 type bridge_slave hairpin on")
+    assert reached("web1")
+    assert traced(balancer, addresses["web1"], target)[0] == REACHABLE
+    balancer.host.ip("link set dev web1 type bridge_slave hairpin off")
+    balancer.host.sysctl({f"bridge/{sysctl}": 0})
+    assert reached("web1")
+    status, found = traced(balancer, addresses["web1"], target)
+    assert status == REACHABLE
+    assert not [s for s in found["steps"] if s["where"] == "bridge"]
 
 
 def test_a_reverse_path_filter(balancer: Balancer) -> None:

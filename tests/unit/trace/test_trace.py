@@ -9,7 +9,7 @@ import pytest
 from _natlb.errors import ConfigError
 from _natlb.host import sysctl
 from _natlb.model.kernel_hashes import jhash, source_key
-from _natlb.trace import decision
+from _natlb.trace import bridged, decision
 from _natlb.trace.question import Question, parse
 from _natlb.trace.steps import Step, Trace, lines
 
@@ -73,10 +73,34 @@ def test_how_it_is_told() -> None:
     [(10, "ok", "10 of 100 connections are tracked"), (85, "may", "85 % full"), (100, "stops", "the table is full")],
 )
 def test_the_table_of_connections(monkeypatch: pytest.MonkeyPatch, count: int, verdict: str, words: str) -> None:
-    """No network namespace has a limit of its own that could be reached."""
     monkeypatch.setattr(sysctl, "number", lambda name: count if name.endswith("_count") else 100)
     step = decision.room()
     assert (step.verdict, words in step.said) == (verdict, True), step
+
+
+CLIENT, BACKEND = "10.9.0.3", "10.9.0.4"
+APART, TOGETHER = {CLIENT: "p1", BACKEND: "p2"}, {CLIENT: "p1", BACKEND: "p1"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "ports", "hairpin", "verdict", "remedy"),
+    [
+        (BACKEND, APART, {"p1": False, "p2": False}, "ok", ""),
+        (BACKEND, TOGETHER, {"p1": False, "p2": False}, "stops", "bridge link set dev p1 hairpin on"),
+        (BACKEND, TOGETHER, {"p1": True, "p2": False}, "ok", ""),
+        (CLIENT, APART, {"p1": False, "p2": True}, "stops", "bridge link set dev p1 hairpin on"),
+        (CLIENT, APART, {"p1": True, "p2": False}, "ok", ""),
+        # Nothing was heard of the one, or of either.
+        (BACKEND, {CLIENT: "p1"}, {"p1": False, "p2": False}, "may", ""),
+        (BACKEND, {}, {"p1": False, "p2": False}, "may", ""),
+        (BACKEND, {}, {"p1": True, "p2": True}, "ok", ""),
+        (CLIENT, {}, {"p1": False, "p2": False}, "stops", "bridge link set dev PORT hairpin on"),
+        (CLIENT, {}, {"p1": False, "p2": True}, "may", "bridge link set dev PORT hairpin on"),
+    ],
+)
+def test_bridges(backend: str, ports: dict[str, str], hairpin: dict[str, bool], verdict: str, remedy: str) -> None:
+    step = bridged.judged(CLIENT, backend, "br0", ports, hairpin)
+    assert (step.verdict, step.remedy) == (verdict, remedy), step
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,7 @@ from ..plan import apply
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.stale_flows import Frontends
-from ..warnings import bridges
-from . import contact, decision, passage, way
+from . import bridged, contact, decision, passage, way
 from .question import Question
 from .steps import Step, Trace
 from .way import Way
@@ -164,7 +163,8 @@ class _Tracing:
             yield from self._forwarded(backend, port, first, route)
             yield from way.mtu(self._interface, route)
             yield from way.back(question, backend.address, route, self._interface)
-            yield from self._bridged(backend, route)
+            if route.interface == self._interface:
+                yield from bridged.steps(question, backend.address, self._interface)
         if self._ask and not route.here:
             yield contact.asked(backend.address, port, question.protocol)
 
@@ -197,8 +197,3 @@ class _Tracing:
         raw = [p for p in self._places if p.hook == "prerouting" and p.priority <= _TRACKED_AT and p.family != "bridge"]
         yield from passage.at("answer", "the answer", raw, replace(answer, state="", outside=frozenset()))
         yield from passage.forward("answer", "the answer", chains, answer)
-
-    def _bridged(self, backend: Backend, route: Way) -> Iterator[Step]:
-        if route.interface == self._interface and bridges.filtered():
-            said = f"{backend.address} is behind {route.interface}, where the client comes in"
-            yield Step("bridge", "may", f"{said}: with br_netfilter frames of a bridge pass these rules as well")
