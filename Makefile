@@ -50,7 +50,8 @@ hosts: ## The same on real Debian hosts, as virtual machines; an hour, and image
 
 bench: ## Speed side by side with what one would pick instead, about an hour; writes docs/performance.md
 	@MAKE_TARGET=bench tools/setup bench
-	@set -e; for part in $(BENCHMARKS); do $(RUN) python tests/bench/$$part.py --write; done
+	@set -e; set -- $(BENCHMARKS); number=0; for part; do number=$$((number + 1)); \
+		echo "bench: part $$number of $$#, $$part ($$(date +%T))"; $(RUN) python tests/bench/$$part.py --write; done
 
 bench-check: ## Has something become slow? Some minutes of it, against limits
 	@MAKE_TARGET=bench-check tools/setup bench

@@ -165,11 +165,15 @@ def main() -> None:
     parser = report.parser(__doc__, rounds=9)
     options = parser.parse_args()
     # Runs first: the other part leaves only some of the CPUs to this process.
-    measured = {
-        **runs(options.rounds, "round_robin"),
-        **runs(options.rounds, "source_hash"),
-        **packets(options.rounds),
+    parts = {
+        "runs of turns": lambda: runs(options.rounds, "round_robin"),
+        "runs of hashes": lambda: runs(options.rounds, "source_hash"),
+        "first packets": lambda: packets(options.rounds),
     }
+    measured: dict[str, list[float]] = {}
+    for number, (name, measure) in enumerate(parts.items(), 1):
+        print(f"bench: part {number} of {len(parts)}, {name}", flush=True)
+        measured |= measure()
     slow = False
     for name, ratios in measured.items():
         found, most = report.Rounds(tuple(ratios)), LIMITS[name].most

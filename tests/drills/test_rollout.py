@@ -133,6 +133,9 @@ def break_nft(member: Member) -> None:
 def test_all_is_well(rollout: Rollout) -> None:
     done = rollout.deploy()
     assert done.status == 0, done.printed
+    first, second, third = (member.name for member in rollout.hosts.members)
+    assert f"\n0 of 3 balancers are done, next: {first}\n" in done.printed
+    assert f"\n1 of 3 balancers are done, next: {second}, {third}\n" in done.printed
     for member in rollout.hosts.members:
         assert balances(member)
         assert boots(member)
@@ -153,6 +156,7 @@ def test_a_host_that_fails_leaves_the_others_complete(rollout: Rollout) -> None:
     break_nft(second)
     done = rollout.deploy("--extra-vars=natlb_serial=3")
     assert done.status == 2, done.printed
+    assert "balancers are done" not in done.printed, "there is one batch"
     assert done.recap(second, "failed") == 1
     for member in (first, third):
         assert balances(member)

@@ -124,6 +124,9 @@ def test_drained_on_all_balancers_and_brought_back(site: Site) -> None:
         status, printed = site.playbook("drain", *told, "-e", "natlb_wait_timeout=1", "-e", "natlb_reason=kernel")
         assert status == 0, printed
         assert left(printed) == {"lb1": "1", "lb2": "0"}
+        assert re.findall(r"^.*waiting up to.*$", printed, re.MULTILINE) == [
+            "lb1: 1 connections to web2; waiting up to 1 s for their end"
+        ]
         assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
         assert '"reason":"kernel"' in site.lb2.run("cat", OVERRIDES).replace(" ", "")
 
