@@ -11,7 +11,7 @@ from itertools import groupby
 import pytest
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, service, webs, weighted
-from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB6
+from kernel_lab.topology import NAMES, OTHER_VIP, VIP, VIP6, WEB, WEB6
 
 ROUNDS = 10
 
@@ -77,3 +77,14 @@ def test_families_of_one_service_count_for_themselves(balancer: Balancer) -> Non
     balancer.apply([service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=backends)])
     assert balancer.tally(count=20) == {"web1": 10, "web2": 10}
     assert balancer.tally(f"[{VIP6}]:80", 20) == {"web3": 10, "web4": 10}
+
+
+def test_as_people_write_it_who_come_from_elsewhere(balancer: Balancer) -> None:
+    listen = f"{VIP}:80, [{VIP6}]:80"
+    written = [f"{WEB['web1']}:80", {"address": f"[{WEB6['web2']}]:80"}, {"address": WEB["web3"], "state": "maint"}]
+    balancer.apply([service(listen=listen, method="wrr", protocol="tcp,udp", backends=written)])
+    assert balancer.tally(count=4) == {"web1": 4}
+    assert balancer.tally(f"[{VIP6}]:80", 4) == {"web2": 4}
+    shares = [{"address": WEB["web1"], "weight": "75%"}, {"address": WEB["web2"], "weight": "25%"}]
+    balancer.apply([service(backends=shares)])
+    assert balancer.tally(count=20) == {"web1": 15, "web2": 5}

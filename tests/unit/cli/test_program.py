@@ -174,7 +174,7 @@ STATE: dict[str, Any] = {
                 {"name": "web2", "address": "10.0.0.4", "port": 8080},
             ],
         },
-        {"name": "wide", "backends": [{"name": "2001:db8::3", "address": "2001:db8::3", "port": None}, "damaged"]},
+        {"name": "wide", "backends": [{"name": "2001:db8::3", "address": "2001:db8::3", "port": None}, 5]},
         {"name": None},
         "damaged",
     ]

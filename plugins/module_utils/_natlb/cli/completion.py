@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..model.values import endpoint
+from ..model.words import backends_as_given
 from ..status.columns import listed
 from .commands import COMMANDS, Argument, Command
 
@@ -110,9 +111,8 @@ def _names(item: Argument, given: Mapping[str, str], state: Mapping[str, Any]) -
 
 def _backends(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name of each, and its address with its port."""
-    for backend in _mappings(service.get("backends")):
-        address = str(backend.get("address") or "")
-        yield str(backend.get("name") or address), endpoint(address, backend.get("port"))
+    for backend in backends_as_given(service.get("backends")):
+        yield str(backend.get("name") or backend["address"]), endpoint(backend["address"], backend["port"])
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:

@@ -168,7 +168,9 @@ def _status(value: Any, path: str) -> tuple[int, int]:
 
 def _argv(value: Any, path: str) -> tuple[str, ...]:
     reading = Reading()
-    found = reading.each(_argument, values.one_or_more(value, path))
+    # A comma is a part of an argument.
+    items = [(path, value)] if isinstance(value, str) else values.one_or_more(value, path)
+    found = reading.each(_argument, items)
     reading.done()
     if not found or not found[0]:
         raise ConfigError(path, "is missing", _REQUIRED["command"]["argv"])

@@ -9,11 +9,12 @@ canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
-from . import redispatch
+from . import redispatch, words
 from . import values as parse
 from .conflicts import between
 from .egress import egress_rule, uplink_count
@@ -23,9 +24,7 @@ from .entities import (
     MAX_BACKENDS,
     MAX_SERVICES,
     MAX_WEIGHT,
-    METHODS,
     PROTOCOLS,
-    STATES,
     Backend,
     Config,
     Listen,
@@ -111,7 +110,7 @@ def _service(value: Any, path: str) -> Service:
         listens=read("listen", (), _listens),
         protocols=protocols,
         interface=read("interface", None, parse.interface),
-        method=read("method", "round_robin", parse.choice, METHODS),
+        method=read("method", "round_robin", words.method),
         affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
         snat=snat,
         snat_addresses=snat_addresses,
@@ -165,7 +164,11 @@ def _protocols(value: Any, path: str) -> tuple[str, ...]:
 
 
 def _backends(value: Any, path: str) -> tuple[Backend, ...]:
-    items = parse.sequence(value, path)
+    items = (
+        [item for _at, item in parse.one_or_more(value, path)]
+        if isinstance(value, str)
+        else parse.sequence(value, path)
+    )
     if len(items) > MAX_BACKENDS:
         raise ConfigError(path, f"{len(items)} backends", f"at most {MAX_BACKENDS} in one service")
     reading = Reading()
@@ -187,6 +190,10 @@ def _backends(value: Any, path: str) -> tuple[Backend, ...]:
     if not reading.errors and backends and not any(backend.weight for backend in backends):
         remedy = "to take backends out, use state: drained or disabled"
         reading.add(path, "every weight is 0, so none could ever serve", remedy)
+    shares = [isinstance(item, Mapping) and words.is_percentage(item.get("weight")) for item in items]
+    if any(shares) and len(shares) != sum(shares):
+        problem, remedy = "some weights are percentages, and others are not", "write all of them in one way"
+        reading.add(path, problem, remedy)
     reading.done()
     return tuple(backends)
 
@@ -211,7 +218,8 @@ def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
 
 def _read_backend(value: Any, path: str) -> Backend:
     reading = Reading()
-    given = reading.mapping(value, path, BACKEND_KEYS, ("address",))
+    given = reading.mapping({"address": value} if isinstance(value, str) else value, path, BACKEND_KEYS, ("address",))
+    given = reading.read(_with_port, given, f"{path}.address", otherwise=given)
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -223,12 +231,26 @@ def _read_backend(value: Any, path: str) -> Backend:
         address=address,
         port=read("port", None, parse.port),
         name=read("name", address, _backend_name),
-        weight=read("weight", 1, parse.integer, 0, MAX_WEIGHT, "a weight"),
-        state=read("state", "active", parse.choice, STATES),
+        weight=read("weight", 1, words.weight, MAX_WEIGHT),
+        state=read("state", "active", words.state),
         backup=read("backup", False, parse.boolean),
     )
     reading.done()
     return backend
+
+
+def _with_port(given: dict[str, Any], path: str) -> dict[str, Any]:
+    """With the port on its own, which may stand behind the address."""
+    if not isinstance(given.get("address"), str):
+        return given
+    address, port = words.endpoint(given["address"], path)
+    if port is None:
+        return {**given, "address": address} if address != given["address"] else given
+    if "port" in given:
+        raise ConfigError(
+            path, f"{parse.shown(given['address'])} has a port, and port is given as well", "write it once"
+        )
+    return {**given, "address": address, "port": port}
 
 
 def _backend_name(value: Any, path: str) -> str:

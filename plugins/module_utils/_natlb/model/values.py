@@ -26,6 +26,10 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 # out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
 # A leading - would be an option to some program, and `ip` writes an @ and the other end of a link behind its name.
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+#: RFC 1123, 2.1. The last label of a name is never a number.
+_HOST_NAME = re.compile(
+    r"(?!.{254})(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\.?\Z", re.I
+)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS = ("ms", "s", "m", "h", "d")
@@ -54,9 +58,11 @@ def sequence(value: Any, path: str) -> list[Any]:
 
 
 def one_or_more(value: Any, path: str) -> list[tuple[str, Any]]:
-    """A list, or one value that stands for a list of one, as pairs (path, value)."""
+    """A list, a text with commas between its items, or one value that stands for a list of one, as (path, value)."""
     if isinstance(value, (list, tuple)):
         return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, str) and "," in value:
+        return [(path, item.strip()) for item in value.split(",")]
     return [(path, value)]
 
 
@@ -170,7 +176,10 @@ def address(value: Any, path: str) -> Address:
                 path, f"{value} is an IPv4 address in IPv6 notation, which no packet has", f"write {mapped}"
             )
         return parsed
-    raise ConfigError(path, f"{shown(value)} is not an IP address", "write one such as 192.0.2.10 or 2001:db8::10")
+    remedy = "write one such as 192.0.2.10 or 2001:db8::10"
+    if isinstance(value, str) and _HOST_NAME.match(value):
+        remedy = "write the address of this host: a balancer that boots cannot ask for names"
+    raise ConfigError(path, f"{shown(value)} is not an IP address", remedy)
 
 
 def host_address(value: Any, path: str) -> Address:

@@ -26,7 +26,7 @@ from ..host.boot_set import CURRENT
 from ..host.observation import Call, digest
 from ..host.staging import Entry
 from ..host.store import Content, Paths
-from ..model import local_state, outdated
+from ..model import local_state, outdated, words
 from ..model.effective import EffectiveBackend, Finding, Findings, Overrides, Place, deviations, effective
 from ..model.entities import Config, Service
 from ..model.least_connections import Multiples, levelled
@@ -172,12 +172,10 @@ def _former(request: Request, addresses: set[str]) -> outdated.Former:
         return None
     found: dict[Place, tuple[Any, Any]] = {}
     for service in services:
-        listed = service.get("backends") if isinstance(service, Mapping) else None
-        for backend in listed if isinstance(listed, list) else ():
-            address = backend.get("address") if isinstance(backend, Mapping) else None
-            if isinstance(address, str) and address in addresses:
-                port = backend.get("port")
-                place = Place(str(service.get("name")), address, port if isinstance(port, int) else None)
+        for backend in words.backends_as_given(service.get("backends")) if isinstance(service, Mapping) else ():
+            if backend["address"] in addresses:
+                port = backend["port"]
+                place = Place(str(service.get("name")), backend["address"], port if isinstance(port, int) else None)
                 found[place] = backend.get("state"), backend.get("weight")
     return found
 

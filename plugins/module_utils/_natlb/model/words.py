@@ -1,0 +1,115 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Words of other balancers: taken where they mean the same beyond doubt, and answered with a word of natlb otherwise.
+
+Sources: the manuals of ipvsadm(8), of HAProxy (`balance`, `set server … state`), nginx (`upstream`), nftlb, loxilb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from . import values
+from .entities import METHODS, STATES
+
+_METHODS = {
+    "rr": "round_robin",
+    "wrr": "round_robin",
+    "roundrobin": "round_robin",
+    "static_rr": "round_robin",
+    "lc": "least_connections",
+    "wlc": "least_connections",
+    "leastconn": "least_connections",
+    "least_conn": "least_connections",
+    "sh": "source_hash",
+    "mh": "source_hash",
+    "source": "source_hash",
+}
+_BY_DESTINATION = "nothing here chooses by the address that the client asked for; the nearest is source_hash"
+_SPARE = "write round_robin, and backup: true at the backends that are to wait"
+_OTHER_METHODS = {
+    "ip_hash": "write source_hash, which hashes the whole address, where nginx takes the first three numbers of it",
+    "hash": "write source_hash (the client's address) or flow_hash (its address and port)",
+    "symhash": "write flow_hash (the client's address and port)",
+    "maglev": "write source_hash or flow_hash: both fill their tables as Maglev does",
+    "sed": "the nearest is least_connections",
+    "nq": "the nearest is least_connections",
+    "least_time": "the nearest is least_connections",
+    "dh": _BY_DESTINATION,
+    "lblc": _BY_DESTINATION,
+    "lblcr": _BY_DESTINATION,
+    "first": _SPARE,
+    "fo": _SPARE,
+    "ovf": _SPARE,
+    "priority": _SPARE,
+}
+_STATES = {
+    "ready": "active",
+    "enabled": "active",
+    "drain": "drained",
+    "maint": "disabled",
+    "maintenance": "disabled",
+    "down": "disabled",
+}
+
+
+def method(value: Any, path: str) -> str:
+    """A method of balancing. Raises `ConfigError`."""
+    word = _plain(value)
+    if word in _OTHER_METHODS:
+        raise ConfigError(path, f"{values.shown(value)} is no method here", _OTHER_METHODS[word])
+    return values.choice(_METHODS.get(word, word or value), path, METHODS)
+
+
+def state(value: Any, path: str) -> str:
+    """The state of a backend. Raises `ConfigError`."""
+    word = _plain(value)
+    return values.choice(_STATES.get(word, word or value), path, STATES)
+
+
+def weight(value: Any, path: str, highest: int) -> int:
+    """A weight, or a percentage, which is one if all weights are. Raises `ConfigError`."""
+    if isinstance(value, float) or (isinstance(value, str) and "." in value):
+        remedy = "weights are whole numbers in relation to each other: multiply all of them alike"
+        raise ConfigError(path, f"{values.shown(value)} is not a weight", remedy)
+    return values.integer(value[:-1] if is_percentage(value) else value, path, 0, highest, "a weight")
+
+
+def is_percentage(value: Any) -> bool:
+    """Whether it was written as a part of the whole."""
+    return isinstance(value, str) and value.endswith("%")
+
+
+def endpoint(value: str, path: str) -> tuple[str, str | None]:
+    """`ADDRESS` or `ADDRESS:PORT` (`[ADDRESS]:PORT` over IPv6), taken apart; neither is checked."""
+    host, colon, port = value.rpartition(":")
+    if value.startswith("["):
+        if value.endswith("]"):
+            return value[1:-1], None
+        if host.endswith("]"):
+            return host[1:-1], port
+        raise ConfigError(path, f"{values.shown(value)} is not ADDRESS:PORT", 'write "[2001:db8:2::3]:8080"')
+    return (host, port) if colon and ":" not in host else (value, None)
+
+
+def backends_as_given(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The backends of a service as they were written, without a check: address and port apart, all else as it is.
+
+    Whatever cannot be one is passed over.
+    """
+    items = [item for _at, item in values.one_or_more(value, "")]
+    for item in ({"address": item} if isinstance(item, str) else item for item in items):
+        if isinstance(item, Mapping) and isinstance(item.get("address"), str):
+            try:
+                address, port = endpoint(item["address"], "")
+            except ConfigError:
+                continue
+            given = item.get("port") if port is None else int(port) if port.isdecimal() else None
+            yield {**item, "address": address, "port": given}
+
+
+def _plain(value: Any) -> str:
+    return value.strip().lower().replace("-", "_") if isinstance(value, str) else ""
