@@ -147,6 +147,14 @@ def test_errors_and_misunderstandings(balancer: Balancer) -> None:
         status, out, err = here.natlb(*words)
         assert (status, out) == (2, ""), words
         assert err.startswith("usage: natlb")
+    for words, remedy in (
+        (["192.0.2.1"], "write it like"),
+        (["192.0.2.1", "192.0.2.10:http"], "is not a port"),
+        (["2001:db8::1", "2001:db8::10:80"], "like [2001:db8::10]:80"),
+        (["192.0.2.1", f"{VIP}:80", "--for", "5"], "add --live"),
+    ):
+        status, out, err = here.natlb("trace", *words)
+        assert (status, out, remedy in err) == (2, "", True), (words, err)
 
 
 def test_refused_by_min_active(balancer: Balancer) -> None:
@@ -184,8 +192,7 @@ def test_another_change_waits(balancer: Balancer) -> None:
     assert here.natlb("apply")[:2] == (0, "nothing to change\n")
     assert here.natlb("status")[0] == 0
     here.host.call(drive.confirm, here._root, token)
-    again = here.natlb("drain", "web2", "--reason", "why not")
-    assert again[:2] == (0, "web2 of web: was so already, 0 connections left\n")
+    assert here.natlb("drain", "web2")[:2] == (0, "web2 of web: was so already, 0 connections left\n")
 
 
 @pytest.mark.engines("nftables")

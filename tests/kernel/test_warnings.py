@@ -263,3 +263,20 @@ def test_a_program_that_a_service_hides(balancer: Balancer) -> None:
     )
     balancer.host.call(server.stop)
     assert told(balancer.apply(everywhere), "a program") == []
+
+
+@pytest.mark.engines("nftables")
+def test_a_check_that_cannot_be_made_here_is_told_by_the_run(
+    balancer: Balancer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    program = tmp_path_factory.mktemp("programs") / "check"
+    asked = service(health={"type": "command", "argv": [str(program), "{address}"], "user": "nobody"})
+    said = f"service web: health.argv: {program} is no program of this host, so nobody checks its backends (install it)"
+    assert said in balancer.apply([asked]).warnings
+    assert said in balancer.apply([asked]).warnings, "also where nothing is to be changed"
+    assert said in balancer.info()["warnings"]
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert said not in balancer.apply([asked]).warnings
+    source = service(health={"type": "tcp", "source": "192.0.2.77"})
+    assert any("192.0.2.77 is no address of this host" in warning for warning in balancer.apply([source]).warnings)

@@ -155,6 +155,11 @@ SERVICES = [
     (service(health={"type": "command"}), "services[0].health.argv", "is missing"),
     (service(health={"type": "command", "argv": ["a\0b"]}), "services[0].health.argv[0]", "holds a null byte"),
     (service(health={"type": "command", "argv": "true", "user": "-x"}), "services[0].health.user", "name of a user"),
+    (
+        service(health={"type": "command", "argv": ["check", "http://{adress}/"]}),
+        "services[0].health.argv[1]",
+        "'http://{adress}/': {adress} stands for nothing, and would be passed as it is",
+    ),
     (service(health={"type": "command", "argv": "true", "source": "::1"}), "services[0].health.source", "no such key"),
     (service(health={"type": "http", "status": "400-200"}), "services[0].health.status", "ends before it begins"),
     (service(health={"type": "http", "status": "200-"}), "services[0].health.status", "not an HTTP status"),

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import pytest
+from _natlb.errors import ConfigErrors
 from _natlb.model.entities import Config, dump
 from _natlb.model.health import HEALTH_KEYS, Health, dump_health, health_check, payload
 from _natlb.model.services import parse_config
@@ -67,6 +68,33 @@ def test_defaults_outlive_being_kept(kind: str) -> None:
     needed = {"command": {"argv": "true"}, "agent": {"port": 1}, "udp": {"send": "x"}, "dns": {"query": "."}}
     found = config({"type": kind, **needed.get(kind, {})})
     assert declared(json.loads(json.dumps(dump(found)))) == found
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "{address}:{port}",
+        "%{http_code}",
+        "${HOST}",
+        '{"port": 80}',
+        "{print $1}",
+        "{{ip}}",
+        "{}",
+        "{name}",
+        "{timeout}",
+    ],
+)
+def test_braces_of_a_program_are_its_own(argument: str) -> None:
+    assert read({"type": "command", "argv": ["check", argument]}).argv == ("check", argument)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("{adress}", "address"), ("http://{ip}/", "address"), ("{ address }", "address"), ("-p{Port}", "port")],
+)
+def test_a_placeholder_that_is_mistyped_would_take_backends_down(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigErrors, match=rf"\(write {{{meant}}}; {{address}} and {{port}} are replaced\)"):
+        read({"type": "command", "argv": ["check", typed]})
 
 
 def test_every_type_is_tried() -> None:

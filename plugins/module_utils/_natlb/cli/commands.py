@@ -13,6 +13,8 @@ from typing import Any, Callable, NamedTuple
 from ..model.entities import MAX_WEIGHT
 
 PROGRAM = "natlb"
+#: How long `trace --live` waits for a connection.
+LIVE_S = 30
 SHELLS = ("bash", "zsh", "fish")
 DESCRIPTION = "NAT load balancing with the kernel, as the collection natlb.netfilter has declared it on this host."
 
@@ -220,7 +222,7 @@ COMMANDS = (
             Argument("--no-contact", "do not ask the backend whether it answers"),
             Argument("--live", "follow the next real connection of this client instead"),
             Argument(
-                "--for", "with --live, how long to wait for it; default: 30", _number(1, 3600), 30, value="SECONDS"
+                "--for", f"with --live, how long to wait for it; default: {LIVE_S}", _number(1, 3600), value="SECONDS"
             ),
             _JSON,
         ],

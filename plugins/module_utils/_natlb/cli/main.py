@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
-from ..errors import BusyError, HostError, MinActiveError, NatlbError
+from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
 from ..host import commits, store
 from ..host.store import DEFAULT_PATHS, Paths
 from ..trace.question import Question
@@ -113,12 +113,23 @@ def _root_alone() -> None:
 def _trace(parsed: argparse.Namespace, paths: Paths) -> int:
     from ..trace import question, steps, trace  # noqa: PLC0415
 
-    asked = question.parse(parsed.connection)
+    seconds = getattr(parsed, "for")
+    if seconds is not None and not parsed.live:
+        return _misunderstood("--for: says how long --live waits, which is not asked for (add --live, or leave it out)")
+    try:
+        asked = question.parse(parsed.connection)
+    except ConfigError as error:
+        return _misunderstood(error)
     if parsed.live:
-        return _follow(asked, getattr(parsed, "for"), parsed.json)
+        return _follow(asked, commands.LIVE_S if seconds is None else seconds, parsed.json)
     found = trace.trace(asked, parsed.interface, not parsed.no_contact, paths, parsed.variant)
     _say(json.dumps(found.dump(), indent=2) if parsed.json else "\n".join(steps.lines(found)))
     return commands.DONE if found.reachable else commands.UNREACHABLE
+
+
+def _misunderstood(problem: object) -> int:
+    _say(f"natlb: {problem}", sys.stderr)
+    return commands.USAGE
 
 
 def _follow(asked: Question, seconds: float, as_json: bool) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,16 @@ _DENIED = ("Operation not permitted", "you must be root")
 @observed
 def find(program: str) -> str | None:
     return shutil.which(program, path=PATH)
+
+
+@observed
+def has_user(name: str) -> bool:
+    """Whether this host has a user of this name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def require(program: str, package: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ HEALTH_KEYS: dict[str, tuple[str, ...]] = {
     "udp": (*_SOCKET, "send", "expect"),
     "dns": (*_SOCKET, "query"),
 }
+#: What a check replaces in the arguments of a command, written in braces.
+PLACEHOLDERS = ("address", "port")
+_OTHER_WORDS = {"addr": "address", "host": "address", "ip": "address", "backend": "address"}
+#: Neither a variable of a shell, ${HOST}, nor one of curl's, %{http_code}.
+_BRACED = re.compile(r"(?<![$%{])\{(\s*\w+\s*)\}(?!\})")
 _REQUIRED = {
     "command": {"argv": "name the program and its arguments as a list"},
     "agent": {"port": "name the port on which the agent of the backend answers"},
@@ -181,7 +187,24 @@ def _argument(value: Any, path: str) -> str:
     text = values.text(value, path)
     if "\0" in text:
         raise ConfigError(path, f"{values.shown(text)} holds a null byte", "no argument of a program can")
+    for word in _BRACED.findall(text):
+        meant = _meant(word)
+        if meant is not None:
+            raise ConfigError(
+                path,
+                f"{values.shown(text)}: {{{word}}} stands for nothing, and would be passed as it is",
+                f"write {{{meant}}}; {' and '.join(f'{{{each}}}' for each in PLACEHOLDERS)} are replaced",
+            )
     return text
+
+
+def _meant(word: str) -> str | None:
+    """The placeholder that is mistyped. Words that are like none of them may be meant for the program."""
+    if word in PLACEHOLDERS:
+        return None
+    plain = word.strip().lower()
+    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1)
+    return near[0] if near else _OTHER_WORDS.get(plain)
 
 
 def _printable(value: Any, path: str) -> str:

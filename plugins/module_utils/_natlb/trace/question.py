@@ -14,6 +14,7 @@ from ..model import values
 from ..model.entities import PROTOCOLS, family_of
 
 _EXAMPLE = "write it like 198.51.100.7 192.0.2.10:80/tcp"
+_BRACKETS = "an IPv6 address stands in brackets before a port, like [2001:db8::10]:80"
 
 
 class Question(NamedTuple):
@@ -46,7 +47,7 @@ def parse(words: Sequence[str]) -> Question:
     client, client_port = _peer(parts[0], "the client")
     address, port = _peer(target, "the target")
     if port is None:
-        raise ConfigError("the target", "has no port", _EXAMPLE)
+        raise ConfigError("the target", f"{address} has no port", _BRACKETS if ":" in address else _EXAMPLE)
     if family_of(client) != family_of(address):
         raise ConfigError("the client", f"cannot reach {address}, which is of another family", _EXAMPLE)
     return Question(client, client_port, address, port, protocol)
@@ -60,4 +61,8 @@ def _peer(text: str, path: str) -> tuple[str, int | None]:
         host, port = text.split(":")
     else:
         host, port = text, None
-    return str(values.address(host, path)), None if port is None else values.port(port, f"the port of {path[4:]}")
+    try:
+        address = values.address(host, path)
+    except ConfigError as error:
+        raise ConfigError(path, error.problem, _BRACKETS if host.count(":") > 1 else error.remedy) from None
+    return str(address), None if port is None else values.port(port, f"the port of {path[4:]}")

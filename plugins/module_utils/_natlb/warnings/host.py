@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..firewalls import foreign, obstacles
-from ..host import links, proc, sockets, sysctl
+from ..host import links, proc, processes, sockets, sysctl
 from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..model.services import family_name
-from . import addresses, boot_settings, bridges, interfaces, listeners, reverse_path
+from . import addresses, boot_settings, bridges, checks, interfaces, listeners, reverse_path
 
 
 def collect(
@@ -43,6 +43,7 @@ def collect(
             if config.services
             else ()
         ),
+        *_checks(config),
     ]
     if boots:
         warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)
@@ -56,6 +57,13 @@ def _empty(config: Config) -> Iterator[str]:
         if empty:
             over = "" if len(empty) == len(families) else f" over {family_name(empty[0])}"
             yield f"service {service.name}: no backend can serve{over}; clients get a {service.when_empty}"
+
+
+def _checks(config: Config) -> Iterator[str]:
+    if any(service.health is not None for service in config.services):
+        yield from checks.warnings(
+            config, proc.local_addresses(), lambda name: processes.find(name) is not None, processes.has_user
+        )
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:
