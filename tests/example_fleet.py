@@ -163,6 +163,38 @@ def broken() -> dict[str, Any]:
     }
 
 
+def healthy() -> dict[str, Any]:
+    """A pair on which all is well. A backend was down in the night, and came back by itself."""
+
+    def of(first: int, second: int) -> dict[str, Any]:
+        web = [
+            backend("web1", "10.0.0.3", share=0.5, new_connections=first, active_connections=12),
+            backend(
+                *("web2", "10.0.0.4"),
+                share=0.5,
+                new_connections=second,
+                active_connections=11,
+                health_since="2026-11-26T01:14:39Z",
+                health_history=past(
+                    ("down", "2026-11-26T01:12:07Z", "connect to 10.0.0.4:8080: Connection refused, 3 of 3"),
+                    ("up", "2026-11-26T01:14:39Z", "it accepts connections, 2 of 2"),
+                ),
+            ),
+        ]
+        names = [
+            backend(f"ns{number}", f"10.0.3.{number}", 53, share=0.5, new_connections=count)
+            for number, count in ((1, 7204), (2, 7138))
+        ]
+        return info(
+            [
+                service("web", "192.0.2.10:80", web),
+                service("dns", "192.0.2.53:53", names, protocol=["udp", "tcp"], method="flow_hash"),
+            ]
+        )
+
+    return {"lb1": of(20411, 20320), "lb2": of(20105, 20011)}
+
+
 def large(services: int = 1000, balancers: int = 2) -> dict[str, Any]:
     """All is well but for one backend."""
     found: dict[str, Any] = {}

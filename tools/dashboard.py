@@ -257,6 +257,20 @@ def graphs() -> dict[str, list[timeseries.Panel]]:
                 *(query(text, f"{{{{instance}}}} {name}", name.split()[0]) for name, text in drops.items()),
             ),
         ],
+        "Agents": [
+            graph(
+                "Processor time of the agents",
+                "percentunit",
+                "Of one processor, with checks and collections of metrics.",
+                query(f"rate(natlb_agent_cpu_seconds_total{HOST}[$__rate_interval])", "{{instance}}"),
+            ),
+            graph(
+                "Rules that were put back",
+                "short",
+                "How often within an hour somebody had changed them.",
+                query(f"increase(natlb_agent_restored_rules_total{HOST}[1h])", "{{instance}}"),
+            ),
+        ],
     }
 
 

@@ -20,12 +20,13 @@ from markupsafe import Markup
 
 from .report_picture import chosen, picture
 from .report_style import SCRIPT, STYLE
-from .report_timeline import falls, timeline
-from .report_view import NONE, Backend, Problem, Service, View, ago, view
+from .report_timeline import DAY, STATES, falls, timeline
+from .report_view import NONE, Backend, Event, Problem, Service, View, ago, happened, view
 
 #: With more services, only those with problems are open at first.
 _MOST_OPEN = 20
 _MOST_LINKS = 8
+_MOST_EVENTS = 12
 _WORDS = {"bad": "✕ ", "odd": "! ", "": ""}
 
 _PAGE = Markup("""<!DOCTYPE html>
@@ -60,6 +61,7 @@ def page(hosts: Mapping[str, Any], now: datetime) -> str:
     sections = [
         _section("problems", "What is wrong now", _problems(found, now)),
         _section("topology", "Who serves whom", _topology(found)),
+        _section("happened", "What happened in the last 24 hours", _happened(found.services, now)),
         _section("services", "Services", _services(found.services, now)),
         _section("differences", "What differs between balancers", _differences(found)),
         _section("warnings", "Warnings and remedies", _warnings(found)),
@@ -148,11 +150,12 @@ def _of(problem: Problem) -> Markup:
         return Markup("")
     if problem.services[0].name == problem.subject:
         return Markup(' (<a href="#{}">service</a>)').format(problem.services[0].anchor)
-    links = [
-        Markup('<a href="#{}">{}</a>').format(service.anchor, service.name)
-        for service in problem.services[:_MOST_LINKS]
-    ]
-    more = len(problem.services) - _MOST_LINKS
+    return _of_services(problem.services)
+
+
+def _of_services(services: Sequence[Service]) -> Markup:
+    links = [Markup('<a href="#{}">{}</a>').format(service.anchor, service.name) for service in services[:_MOST_LINKS]]
+    more = len(services) - _MOST_LINKS
     return Markup(" of {}{}").format(Markup(", ").join(links), f" and {more} more services" if more > 0 else "")
 
 
@@ -161,6 +164,37 @@ def _time(since: str, now: datetime) -> Markup:
     if not age:
         return Markup("{}").format(since)
     return Markup('<time datetime="{0}">{0}</time> (for {1})').format(since, age)
+
+
+# -- what happened -----------------------------------------------------------------------------------------------------
+
+
+def _happened(services: Sequence[Service], now: datetime) -> Markup:
+    found = happened(services, now - DAY)
+    if not found:
+        return Markup("<p>Health checks have found no change.</p>")
+    more = f"and {len(found) - _MOST_EVENTS} more, which stand with the backends" if len(found) > _MOST_EVENTS else ""
+    return Markup('<ol class="events">{}</ol><p class="soft">{}</p>').format(
+        Markup("\n").join(_event(event, now) for event in found[:_MOST_EVENTS]), more
+    )
+
+
+def _event(event: Event, now: datetime) -> Markup:
+    change = event.change
+    level = "bad" if change.state == "down" else ""
+    return Markup(
+        '<li><time datetime="{since}">{since}</time> ({ago} ago) <strong>{name}</strong>{of} '
+        '<span class="{level}">{mark}{state}</span>{why}</li>'
+    ).format(
+        since=change.since,
+        ago=ago(change.since, now),
+        name=event.name,
+        of=_of_services(event.services),
+        level=level,
+        mark=_WORDS[level],
+        state=STATES.get(change.state, change.state),
+        why=f": {change.reason}" if change.reason else "",
+    )
 
 
 # -- services ----------------------------------------------------------------------------------------------------------

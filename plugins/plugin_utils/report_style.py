@@ -48,6 +48,7 @@ td.n,th.n{text-align:right;white-space:nowrap;min-width:0}
 td .bars{display:block;width:8rem;max-width:100%;height:1.3rem}
 .bars .real{fill:var(--good)}.bars .expected{fill:none;stroke:var(--text);stroke-width:1}
 .bars .ground{fill:var(--box)}
+.events{margin:0;padding:0;list-style:none;display:grid;gap:.3rem}
 .strip{display:block;width:100%;max-width:20rem;height:.9rem;margin:.2rem 0;border:1px solid var(--line)}
 .strip .ground{fill:var(--box)}.strip .up{fill:var(--good)}.strip .drain{fill:var(--odd)}.strip .down{fill:var(--bad)}
 .past summary{padding:.1rem 0;background:none;font-size:.9rem}.past ol{margin:0;padding-left:1.2rem;font-size:.9rem}

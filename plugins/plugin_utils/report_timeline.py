@@ -18,7 +18,8 @@ DAY = timedelta(hours=24)
 _WIDTH, _HEIGHT = 240, 14
 #: A short failure is seen nevertheless.
 _LEAST_WIDTH = 2.0
-_WORDS = {"drain": "asked for no new connections"}
+#: How a state is called, if not by its own name.
+STATES = {"drain": "asked for no new connections"}
 
 
 class Change(NamedTuple):
@@ -94,7 +95,7 @@ def _down_s(item: Episode, start: datetime) -> float:
 
 def _entry(item: Episode) -> Markup:
     lasted = duration((item.ended - item.began).total_seconds())
-    state = _WORDS.get(item.change.state, item.change.state)
+    state = STATES.get(item.change.state, item.change.state)
     return Markup('<li><time datetime="{0}">{0}</time> <strong>{1}</strong> for {2}{3}{4}</li>').format(
         item.change.since,
         state,

@@ -83,6 +83,15 @@ class Problem(NamedTuple):
     remedy: str = ""
 
 
+class Event(NamedTuple):
+    """A change of the health of a backend, of the services that ask for it alike."""
+
+    change: Change
+    name: str
+    address: str
+    services: tuple[Service, ...]
+
+
 class View(NamedTuple):
     """All of it."""
 
@@ -250,6 +259,19 @@ def _condition(backends: Sequence[Backend]) -> tuple[Level, str]:
     names = list(dict.fromkeys(f"{backend.name} {' '.join(backend.words)}" for backend in backends if backend.level))
     more = f" and {len(names) - _MOST_WORDS} more" if len(names) > _MOST_WORDS else ""
     return worst, ", ".join(names[:_MOST_WORDS]) + more
+
+
+def happened(services: Sequence[Service], start: datetime) -> list[Event]:
+    """What was found from `start` on, the last first. A backend of many services is asked once for all of them."""
+    found: dict[tuple[Change, str, str], list[Service]] = {}
+    for service in services:
+        for backend in service.backends:
+            for change in backend.history:
+                began = moment(change.since)
+                if began is not None and began >= start:
+                    found.setdefault((change, backend.name, backend.address), []).append(service)
+    events = [Event(*key, tuple(dict.fromkeys(of))) for key, of in found.items()]
+    return sorted(events, key=lambda event: event.change.since, reverse=True)
 
 
 # -- what is wrong -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ SCREEN = (1000, 1180)
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    fleets = {"broken": example_fleet.broken(), "large": example_fleet.large(), "healthy": {}}
+    fleets = {"broken": example_fleet.broken(), "large": example_fleet.large()}
     long = example_fleet.broken()
     for service in long["lb1"]["services"]:
         service["name"] += "-" + "x" * 50
@@ -37,7 +37,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             backend["name"] = "y" * 63
             backend["address"] = "2001:db8:1111:2222:3333:4444:5555:6666"
     fleets["long"] = long
-    fleets["healthy"]["lb3"] = example_fleet.broken()["lb3"]
+    fleets["healthy"] = example_fleet.healthy()
     for name, fleet in fleets.items():
         (folder / f"{name}.html").write_text(report_page.page(fleet, NOW))
     return {name: folder / f"{name}.html" for name in fleets}

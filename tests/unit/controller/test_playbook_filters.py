@@ -415,9 +415,14 @@ def test_the_example_has_what_the_module_returns() -> None:
     assert set(found["services"][0]["backends"][0]) == set(returned["services"]["contains"]["backends"]["contains"])
 
 
-def test_the_table_in_docs_is_the_one_that_is_printed() -> None:
-    table = "\n".join(status_table(example_fleet.broken()))
-    generated.check_block(ROOT / "docs" / "status.md", "status", f"```text\n{table}\n```\n")
+@pytest.mark.parametrize(
+    ("block", "fleet"),
+    [("status", example_fleet.broken()), ("healthy status", example_fleet.healthy())],
+    ids=["broken", "healthy"],
+)
+def test_the_tables_in_docs_are_those_that_are_printed(block: str, fleet: dict[str, Any]) -> None:
+    table = "\n".join(status_table(fleet))
+    generated.check_block(ROOT / "docs" / "status.md", block, f"```text\n{table}\n```\n")
 
 
 def test_a_thousand_services_take_little_time() -> None:

@@ -114,6 +114,33 @@ def test_what_was_found_over_the_day_stands_with_the_backend() -> None:
     assert said.index("01:12:07Z down for") < said.index("00:55:31Z up for"), "the last first"
 
 
+def test_what_happened_lately_is_told_once_and_the_last_first() -> None:
+    said = made(example_fleet.broken()).said("happened")
+    for words in (
+        "2026-11-26T02:41:00Z (19m ago) api2 of api ✕ down: http 10.0.1.3:9000/ready: status 503",
+        "2026-11-26T00:55:31Z (2h4m ago) web2 of web up: it accepts connections, 2 of 2",
+    ):
+        assert said.count(words) == 1, said
+    assert said.index("api2") < said.index("api1") < said.index("web2")
+    assert "web1" not in said
+    late = datetime(2026, 12, 26, tzinfo=UTC)
+    assert "no change" in Page(report_page.page(example_fleet.broken(), late)).said("happened")
+    dead = example_fleet.down("connect to 10.0.0.3:8080: Connection refused")
+    many = [
+        example_fleet.service(f"s{n}", f"192.0.2.1:{n}", [example_fleet.backend("web1", "10.0.0.3", **dead)])
+        for n in range(1, 31)
+    ]
+    other = [
+        example_fleet.backend(f"b{n}", f"10.1.0.{n}", **example_fleet.down("gone", f"2026-11-26T02:00:{n:02}Z"))
+        for n in range(1, 31)
+    ]
+    said = made({"lb1": example_fleet.info([*many, example_fleet.service("web", "192.0.2.2:80", other)])}).said(
+        "happened"
+    )
+    assert "b30 of web" in said
+    assert "and 19 more" in said, "30 backends, and one that 30 services share"
+
+
 def test_balancers_that_saw_other_things_are_still_together() -> None:
     fleet = example_fleet.broken()
     other = fleet["lb2"]["services"][0]["backends"][1]
@@ -352,5 +379,10 @@ def test_a_thousand_services_take_little_time() -> None:
     assert spent < 2
 
 
-def test_the_example_in_docs_is_the_page_that_is_made() -> None:
-    generated.check(ROOT / "docs" / "report-example.html", report_page.page(example_fleet.broken(), NOW))
+@pytest.mark.parametrize(
+    ("name", "fleet"),
+    [("report-example.html", example_fleet.broken()), ("report-healthy.html", example_fleet.healthy())],
+    ids=["broken", "healthy"],
+)
+def test_the_examples_in_docs_are_the_pages_that_are_made(name: str, fleet: dict[str, Any]) -> None:
+    generated.check(ROOT / "docs" / name, report_page.page(fleet, NOW))
