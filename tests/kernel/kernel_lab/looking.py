@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from _natlb.host import observation, processes, revision, store
-from _natlb.plan import apply
+from _natlb.iptables.engine import IptablesEngine
+from _natlb.nftables.engine import NftablesEngine
+from _natlb.plan import apply, last_declaration, unchanged
 from _natlb.plan.module_options import Options
 
 from . import drive
@@ -84,3 +87,48 @@ def commit_between(root: str, services: Any, line: str, egress: Any = None, **op
 def now() -> Any:
     """The moment of this host."""
     return revision.current()
+
+
+def two_plans(
+    root: str, services: Any, egress: Any = None, variant: str | None = None, **options: Any
+) -> tuple[list[str], bool, int]:
+    """What differs between a plan that builds on the last declaration, however much is another one, and a plan that
+    begins anew; whether the first has its rules from there; and how many services it has."""
+    paths = drive._paths(root)
+    asked = unchanged.asked({"services": services})
+    last = last_declaration.read(paths, asked)
+    declared = Options(services, egress, **options)
+    rendered: list[int] = []
+    plans = []
+    for known in (last, None):
+        request = declared.request(paths, variant, False, None, known)
+        with mock.patch.object(last_declaration, "_MANY", 0), _counting_renders(rendered):
+            plan = apply.make_plan(request)
+        plan.must_be_possible()
+        plans.append(_shown(plan))
+    differing = [name for name, value in plans[0].items() if value != plans[1][name]]
+    return differing, len(rendered) < 2, 0 if last is None else len(last.known.services)
+
+
+@contextlib.contextmanager
+def _counting_renders(rendered: list[int]) -> Iterator[None]:
+    """Note each time that the rules of a configuration are rendered as a whole."""
+    with contextlib.ExitStack() as stack:
+        for engine in (NftablesEngine, IptablesEngine):
+            real = engine.render
+
+            def render(self: Any, config: Any, around: Any, real: Any = real) -> Any:
+                rendered.append(len(config.services))
+                return real(self, config, around)
+
+            stack.enter_context(mock.patch.object(engine, "render", render))
+        yield
+
+
+def _shown(plan: Any) -> dict[str, Any]:
+    """All that a run makes of a plan."""
+    found = {name: getattr(plan, name) for name in ("previous", "rendered", "transaction", "warnings", "passing")}
+    found |= {"staged": plan.staged.dump(), "records": plan.records, "laid": plan.laid, "around": plan.around}
+    found |= {f"part {number}": (part.live, part.wanted) for number, part in enumerate(plan.parts)}
+    found |= {f"form {number}": form.known for number, form in enumerate(plan.normal)}
+    return {**found, "diff": plan.diff(), "outcome": plan.outcome(), "request": plan.request, "state": plan.state}

@@ -66,7 +66,7 @@ def test_a_file_of_the_second_format_has_two_options_under_their_old_names(tmp_p
     paths = kept(tmp_path, {**state, "forward_others": "accept"})
     found, warnings = request.restored(paths)
     assert (found.firewall, found.transit, warnings) == ("accept", "accept", [])
-    assert request.previous(paths)[1].opened
+    assert request.previous(paths, store.read_state(paths))[1].opened
     again = json.loads(request.state_text(found, "nftables"))
     assert (again["format"], again["firewall"], again["transit"]) == (3, "accept", "accept")
     assert not {"forward", "forward_others"} & again.keys()
@@ -76,7 +76,11 @@ def test_the_new_name_of_an_option_wins(tmp_path: Path) -> None:
     state = {"services": [], "egress": [], "firewall": "warn", "forward": "accept", "transit": "drop"}
     paths = kept(tmp_path, {**state, "forward_others": "accept"})
     found, _warnings = request.restored(paths)
-    assert (found.firewall, found.transit, request.previous(paths)[1].opened) == ("warn", "drop", False)
+    assert (found.firewall, found.transit, request.previous(paths, store.read_state(paths))[1].opened) == (
+        "warn",
+        "drop",
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,12 +109,15 @@ def test_a_damaged_file_is_read_as_far_as_it_can_be(tmp_path: Path, state: Any, 
     found, (warning,) = request.restored(paths)
     assert "state.json: not all of it can be read; the next run of the module balancer rewrites it" in warning
     assert {service.name for service in found.config.services} >= set(services)
-    assert request.previous(paths)[0].services == ()
+    assert request.previous(paths, store.read_state(paths))[0].services == ()
 
 
 def test_of_before_there_are_only_services_of_udp(tmp_path: Path) -> None:
     paths = kept(tmp_path, {"services": [WEB, DNS, {**DNS, "name": "alone", "listen": "*:54", "protocol": "udp"}]})
-    assert [service.name for service in request.previous(paths)[0].services] == ["dns", "alone"]
+    assert [service.name for service in request.previous(paths, store.read_state(paths))[0].services] == [
+        "dns",
+        "alone",
+    ]
 
 
 def test_nothing_is_kept(tmp_path: Path) -> None:
@@ -141,7 +148,7 @@ KEYS = (
 def test_no_state_raises(tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any]) -> None:
     paths = kept(tmp_path_factory.mktemp("state"), state)
     request.restored(paths)
-    request.previous(paths)
+    request.previous(paths, store.read_state(paths))
 
 
 WANTED = '{\n"format": 2,\n"services": [\n{"name": "a"},\n{"name": "b"}\n]\n}\n'

@@ -257,3 +257,34 @@ ANYTHING = st.recursive(
 def test_nothing_that_is_kept_raises(before: Any, after: Any) -> None:
     for text in summary.lines(json.dumps(before), json.dumps(after)):
         assert isinstance(text, str)
+
+
+SERVICES = [{"name": name, "log": False, "backends": []} for name in "abcd"]
+
+
+def kept_text(services: list[Any], **keys: Any) -> str:
+    """As a run keeps it, with a line for each service."""
+    items = ",\n".join(map(json.dumps, services))
+    head = "".join(f'"{key}": {json.dumps(value)},\n' for key, value in {"format": 3, **keys}.items())
+    return "{\n" + head + ('"services": [\n' + items + "\n]" if services else '"services": []') + ',\n"egress": []\n}\n'
+
+
+@given(st.data())
+def test_services_with_the_same_line_make_no_difference(data: st.DataObject) -> None:
+    """What is told is what a reader of both texts as a whole would tell."""
+
+    def drawn(damaged: bool) -> str:
+        services = data.draw(st.permutations(SERVICES[: data.draw(st.integers(0, 4))]))
+        services = [{**item, "log": data.draw(st.booleans())} for item in services]
+        text = kept_text(services, transit=data.draw(st.sampled_from(("drop", "accept"))))
+        cut = data.draw(st.integers(0, len(text)))
+        return (
+            text
+            if not damaged
+            else data.draw(st.sampled_from((text, text, text, text[:cut], text.replace("},\n{", "}\n{", 1))))
+        )
+
+    before, after = drawn(damaged=True), drawn(damaged=False)
+    whole = [json.dumps(summary._read(text)) if summary._read(text) else "" for text in (before, after)]
+    if before != after:
+        assert summary.lines(before, after) == summary.lines(*whole)

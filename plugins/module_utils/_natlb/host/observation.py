@@ -26,6 +26,8 @@ from ..errors import NatlbError
 Call = tuple[str, tuple[Any, ...]]
 _Reader = TypeVar("_Reader", bound=Callable[..., Any])
 
+#: Bytes of a text from which on its digest stands for it.
+_LONG = 1024
 #: The package of all wings.
 _CORE = __name__.rpartition(".host.")[0]
 
@@ -103,14 +105,23 @@ def watched() -> Iterator[Watch]:
 
 def digest(value: Any) -> str:
     """The same for the same value, in every process."""
-    text = f"text {value}" if isinstance(value, str) else _canonical(value)
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return _bytes_digest(_canonical(value))
 
 
-def _canonical(value: Any) -> str:
-    """As `repr`, with sets and mappings in one order."""
+def _bytes_digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    """What tells a value from others of any type. Sets and mappings are in one order. Of a long text its digest
+    stands for it, since a copy of it would cost more."""
+    if isinstance(value, str):
+        data = value.encode("utf-8", "surrogateescape")
+        return b"text %d " % len(data) + (data if len(data) < _LONG else _bytes_digest(data).encode())
     if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(_canonical, value)))}}}"
+        return b"{%s}" % b",".join(sorted(map(_canonical, value)))
     if isinstance(value, Mapping):
-        return f"{{{', '.join(sorted(f'{_canonical(key)}: {_canonical(item)}' for key, item in value.items()))}}}"
-    return repr(value)
+        return b"{%s}" % b",".join(sorted(_canonical(item) for item in value.items()))
+    if type(value) in (tuple, list):
+        return b"[%s]" % b",".join(map(_canonical, value))
+    return repr(value).encode("utf-8", "surrogateescape")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, Union
 
-from . import proc
+from . import addresses, proc
 from .observation import observed
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -118,9 +118,9 @@ class Ways:
 
     def interface(self, address: str) -> str:
         """Empty where no route leads there."""
-        ip = ipaddress.ip_address(address)
-        for (shift, version), known in self._networks:
-            interface = known.get(int(ip) >> shift) if version == ip.version else None
+        version, number = addresses.number(address)
+        for (shift, its_version), known in self._networks:
+            interface = known.get(number >> shift) if its_version == version else None
             if interface is not None:
                 return interface
         return ""

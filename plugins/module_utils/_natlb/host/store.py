@@ -28,6 +28,8 @@ from .observation import observed
 
 STATE = "state.json"
 NORMAL = "normal.json"
+#: What the last run made of its declaration (`plan/last_declaration.py`).
+DECLARED = "declared.json"
 #: What the last run has seen, and would come to again (`plan/unchanged.py`).
 SEEN = "seen.json"
 BEFORE = "before.json"
@@ -100,20 +102,25 @@ def read_content(path: Path | str) -> Content | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty where there is none, or none that can be read: a run then writes it anew."""
     try:
-        return _mapping(read_text(path))
+        return mapping(read_text(path))
     except HostError:
         return {}
 
 
 def read_cache(path: Path) -> dict[str, Any]:
     """The same, of a file that only spares work: no plan depends on what is in it."""
+    return mapping(cached_text(path))
+
+
+def cached_text(path: Path) -> str | None:
+    """The text of such a file; None where it cannot be read."""
     try:
-        return _mapping(path.read_text("utf-8", "backslashreplace"))
+        return path.read_text("utf-8", "backslashreplace")
     except OSError:
-        return {}
+        return None
 
 
-def _mapping(text: str | None) -> dict[str, Any]:
+def mapping(text: str | None) -> dict[str, Any]:
     try:
         parsed = json.loads(text) if text else {}
     except (ValueError, RecursionError):
@@ -126,13 +133,23 @@ def kept_text(paths: Paths, path: Path) -> str | None:
     return paths.staged[path] if path in paths.staged else read_text(path)
 
 
-def read_state(paths: Paths) -> dict[str, Any]:
-    """What the last successful run declared."""
+def read_state(paths: Paths, known: tuple[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """What the last successful run declared. `known` is the text of such a file that has been read before, and what is
+    in it."""
     for path in (paths.etc / STATE, paths.run / STATE):
-        staged = _mapping(paths.staged[path]) if path in paths.staged else read_json(path)
-        if staged:
-            return staged
+        text = state_text(paths, path)
+        found = known[1] if known is not None and text == known[0] else mapping(text)
+        if found:
+            return found
     return {}
+
+
+def state_text(paths: Paths, path: Path) -> str | None:
+    """The text of one of the files in which a run may have kept its request; None where it cannot be read, either."""
+    try:
+        return kept_text(paths, path)
+    except HostError:
+        return None
 
 
 def state_path(paths: Paths) -> Path | None:
@@ -287,6 +304,7 @@ def remove_if_unused(paths: Paths) -> None:
         return
     records = (
         NORMAL,
+        DECLARED,
         SEEN,
         BEFORE,
         HEALTH,

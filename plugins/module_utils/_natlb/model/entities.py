@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -186,6 +187,11 @@ class Service:
 
     def snat_of(self, family: str) -> tuple[str, ...]:
         return tuple(address for address in self.snat_addresses if family_of(address) == family)
+
+    @cached_property
+    def line(self) -> str:
+        """It as JSON, with every key, on one line."""
+        return json.dumps(_dump_service(self))
 
     def seed(self) -> int:
         """32 bits from the name alone: the same on every balancer and after every boot."""

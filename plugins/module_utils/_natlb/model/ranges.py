@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from ..host import addresses
+
 #: First and last of a range of numbers, both included.
 Range = tuple[int, int]
 ALL_PORTS: Range = (0, 65535)
@@ -16,7 +18,7 @@ def number_range(network: str) -> Range:
     """First and last address of a network, or of an address alone, as numbers."""
     if "/" not in network:
         # A network takes more than twice as long to make.
-        number = int(ipaddress.ip_address(network))
+        _version, number = addresses.number(network)
         return number, number
     parsed = ipaddress.ip_network(network)
     return int(parsed.network_address), int(parsed.broadcast_address)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
 from . import redispatch, words
@@ -27,6 +27,7 @@ from .entities import (
     PROTOCOLS,
     Backend,
     Config,
+    Frontend,
     Listen,
     Service,
     family_of,
@@ -39,30 +40,55 @@ T = TypeVar("T")
 _MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())
 
 
-def parse_config(services: Any, egress: Any = None, mark_mask: Any = None) -> Config:
-    """Read `natlb_services` and `natlb_egress`.
+class Known(NamedTuple):
+    """What is known of a list of services before it is read. `services` are those, by their places, that have been read
+    before. `former` is what stood at all other places of such a list, or None where that had others, or elsewhere."""
+
+    services: Mapping[int, Service]
+    former: Mapping[int, Service] | None = None
+
+    def claims(self, services: Mapping[int, Service]) -> bool:
+        """Whether all of these have the names and frontends that they had then, when there were no conflicts."""
+        former = self.former
+        return former is not None and all(
+            number in services and _claims(service) == _claims(services[number]) for number, service in former.items()
+        )
+
+
+def _claims(service: Service) -> tuple[str, tuple[Frontend, ...]]:
+    return service.name, service.frontends()
+
+
+def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None) -> Config:
+    """Read `natlb_services` and `natlb_egress`; `known` is what need not be read.
 
     Raises `ConfigErrors` with all errors. The parts of a service are checked against each other if each of them is
     valid, and services against each other if they are valid themselves.
     """
     reading = Reading()
-    parsed_services = _each(services, "services", _service, reading)
-    parsed_egress = _each(egress, "egress", egress_rule, reading)
+    parsed_services = _each(services, "services", _service, reading, known.services if known else {})
+    parsed_egress = _each(egress, "egress", egress_rule, reading, {})
     if len(parsed_services) > MAX_SERVICES:
         reading.add("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}")
     mask = reading.read(read_mark_mask, mark_mask, otherwise=DEFAULT_MARK_MASK)
-    reading.errors.extend(between(parsed_services))
+    if known is None or not known.claims(parsed_services):
+        reading.errors.extend(between(parsed_services))
     if not reading.errors:
         reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
     reading.done()
     return Config(tuple(parsed_services.values()), tuple(parsed_egress.values()), mask)
 
 
-def _each(value: Any, path: str, function: Callable[[Any, str], T], reading: Reading) -> dict[int, T]:
+def _each(
+    value: Any, path: str, function: Callable[[Any, str], T], reading: Reading, known: Mapping[int, T]
+) -> dict[int, T]:
     """The items that can be read, by their places."""
     found: dict[int, T] = {}
     items: list[Any] = reading.read(parse.sequence, value if value is not None else [], path, otherwise=[])
     for index, item in enumerate(items):
+        if index in known:
+            found[index] = known[index]
+            continue
         for parsed in reading.each(function, [(f"{path}[{index}]", item)]):
             found[index] = parsed
     return found

@@ -66,14 +66,15 @@ class _Change:
 
     def __post_init__(self) -> None:
         live, normal = self.live, self.normal
-        self.gone_tables = [key.family for key in live if key.kind == "table" and key not in normal]
+        # In one order, whatever the order of the sections.
+        self.gone_tables = sorted(key.family for key in live if key.kind == "table" and key not in normal)
         # A table takes with it what is in it.
-        self.gone = [key for key in live if key not in normal and key.family not in self.gone_tables]
+        self.gone = sorted(key for key in live if key not in normal and key.family not in self.gone_tables)
         self.new = sorted((key for key in normal if key not in live), key=load_order)
-        kept = [key for key in normal if key in live and live[key] != normal[key]]
+        kept = sorted(key for key in normal if key in live and live[key] != normal[key])
         self.remade = sorted((key for key in kept if self._is_remade(key)), key=load_order)
         names = {(key.family, key.name) for key in self.remade if key.kind != "chain"}
-        using = [key for key in normal if key in live and names and self._uses(key, names)]
+        using = sorted(key for key in normal if key in live and self._uses(key, names)) if names else []
         self.changed = [key for key in dict.fromkeys([*kept, *using]) if key not in self.remade]
 
     def _is_remade(self, key: Key) -> bool:

@@ -10,7 +10,6 @@ A plan is a list of parts. Each part has a live and a wanted ruleset, and the co
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from ..host.observation import Watch, digest
 from ..host.revision import Revision
 from ..host.routes import Routes
 from ..host.staging import Staging
-from ..host.store import Paths
 from ..model import tracking, unclaimed
 from ..model.engine import Engine
 from ..model.entities import Config
@@ -35,15 +33,29 @@ from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset, unified
 from ..ruleset.transaction import Transaction
 from ..warnings import host, interfaces
-from . import boot, engines, expected, forwarding, overlay, removal, rollback, summary, taken, unchanged
+from . import (
+    boot,
+    engines,
+    expected,
+    forwarding,
+    last_declaration,
+    overlay,
+    removal,
+    rollback,
+    summary,
+    taken,
+    unchanged,
+)
 from . import request as requests
 from .forwarding import Before
+from .last_declaration import KnownForms
 from .outcome import Outcome
 from .overlay import Overlay, Record
 from .parts import Part, engine_part, other_engine_part, sysctl_part, sysctls, uplinks_part
 from .request import Request
 from .rollback import WayBack
 from .stale_flows import delete_stale
+from .unchanged import Asked
 from .undo import undo_now, way_back
 
 
@@ -64,11 +76,13 @@ class Plan:
     #: What is left for the next boot once the rest stands.
     staged: Staging
     #: What the last run has left about normal forms, and those of this run.
-    known: dict[str, Any]
+    known: KnownForms
     normal: list[NormalForm]
     #: What holds as long as nothing changes, and what is said of this change alone.
     warnings: list[str]
     passing: list[str]
+    #: What the last run has kept of its request, as it was read.
+    state: Mapping[str, Any]
     #: What is kept now, and what will be.
     records: tuple[Record, Record]
     #: What overrides and health make of the declaration.
@@ -117,7 +131,7 @@ def check(request: Request, state: str) -> Outcome:
     return outcome
 
 
-def carry_out(request: Request, state: str, key: str) -> tuple[Plan, Outcome]:
+def carry_out(request: Request, state: str, asked: Asked) -> tuple[Plan, Outcome]:
     """Change what is to be changed. To be called with the lock held."""
     began = revision.current()
     with observation.watched() as watch:
@@ -130,7 +144,7 @@ def carry_out(request: Request, state: str, key: str) -> tuple[Plan, Outcome]:
     outcome.warnings += delete_stale(plan.previous, plan.laid.config)
     outcome.warnings += _tidied(plan, bool(outcome.token))
     if not request.config.empty:
-        _remember(plan, key, watch, began, bool(outcome.token))
+        _remember(plan, asked, watch, began, bool(outcome.token))
     return plan, outcome
 
 
@@ -151,7 +165,7 @@ def carry_out_live(request: Request) -> tuple[Plan, Outcome, Revision | None]:
     return plan, outcome, after if after == revision.current() else None
 
 
-def _remember(plan: Plan, key: str, watch: Watch, began: Revision | None, waits: bool) -> None:
+def _remember(plan: Plan, asked: Asked, watch: Watch, began: Revision | None, waits: bool) -> None:
     """So that the next run need not look for what this one has left."""
     settings = sysctls(plan.request)
     ours = {("host.sysctl.get", (name,)): digest(value) for name, value in settings.items()}
@@ -161,7 +175,12 @@ def _remember(plan: Plan, key: str, watch: Watch, began: Revision | None, waits:
         ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).replay())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
-    unchanged.keep(plan.request.paths, key, watch, began, commits, ours, {**kept, "sysctls": settings})
+    unchanged.keep(plan.request.paths, asked.key, watch, began, commits, ours, {**kept, "sysctls": settings})
+    state = plan.records[1].request
+    if asked.services and state is not None:
+        configs = plan.request.config, plan.laid.live
+        rules = last_declaration.rules_key(plan.engine, *configs, plan.around, plan.known, len(plan.rendered))
+        last_declaration.keep(plan.request.paths, asked, state, rules)
 
 
 def _tidied(plan: Plan, waits: bool) -> list[str]:
@@ -171,7 +190,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
     """
     try:
         _keep_normal_form(plan)
-        _keep_before(plan.request)
+        forwarding.keep_before(plan.request.paths, plan.request.before)
         if not waits:
             overlay.repair_health_file(plan.laid)
             store.remove(plan.request.paths.run / store.CONFIRMED)
@@ -184,9 +203,9 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
 def _planned(request: Request, state: str) -> tuple[Plan, Outcome]:
     plan = make_plan(request)
     plan.must_be_possible()
-    plan.passing += requests.complaints(request.paths)
+    plan.passing += requests.complaints(request.paths, plan.state)
     if state == "present":
-        plan.passing += removal.warnings(store.read_state(request.paths), request.config)
+        plan.passing += removal.warnings(plan.state, request.config)
     return plan, plan.outcome()
 
 
@@ -266,7 +285,8 @@ def make_plan(request: Request) -> Plan:
     Reasoning for the order of the parts: forwarding and routes do no harm without rules, rules without them lose
     packets; what another engine left goes once its successor stands; files come last, since they say what was done.
     """
-    laid = overlay.read(request)
+    state = store.read_state(request.paths, request.last.file if request.last else None)
+    laid = overlay.read(request, state)
     config = laid.config
     engine, warnings = _engine(request)
     table = Routes()
@@ -274,14 +294,14 @@ def make_plan(request: Request) -> Plan:
     with ThreadPoolExecutor(3) as pool:
         boot_read = pool.submit(boot.read, request.paths)
         # The kernel takes as long to list all as to validate all. What depends on neither is done meanwhile.
-        known = store.read_cache(request.paths.run / store.NORMAL)
-        listing = pool.submit(_live, engine, request.paths, known)
-        previous, before = requests.previous(request.paths)
+        known = last_declaration.known_forms(request.paths)
+        listing = pool.submit(last_declaration.live, engine, request.paths, known)
+        previous, before = requests.previous(request.paths, state)
         request, released, passing = _forwarded(request, before, table, no_ip)
         around = _surroundings(request, config, table)
-        rendered = engine.render(laid.live, around)
+        rendered = last_declaration.rendered(request.last, engine, request.config, laid.live, around, known)
         # The question stands before anything else begins: threads of Python take turns, and the kernel would wait.
-        question = normal_form.question(engine, rendered, known)
+        question = normal_form.question(engine, rendered, known.forms)
         validation = pool.submit(question.answer)
         chains = nf_tables.base_chains()
         path = forward.read(config, request.firewall, table, chains)
@@ -298,7 +318,7 @@ def make_plan(request: Request) -> Plan:
     warnings += [*interfaces.idle_warnings(idle), *laid.warnings]
     rules = engine_part(engine, live, normal.ruleset, lambda: plan.transaction)
     transaction = engine.plan(live, normal.ruleset, rendered)
-    kept = (files.staging, known, [normal], warnings, passing, files.records, laid, around)
+    kept = (files.staging, known, [normal], warnings, passing, state, files.records, laid, around)
     plan = Plan(request, previous, engine, path, rendered, transaction, [], rules, files.part, *kept)
     plan.parts += [
         sysctl_part({**settings, **released}, request.expected),
@@ -359,31 +379,14 @@ def _forwarded(
     return replace(request, before=found), *forwarding.released(before, families)
 
 
-def _live(engine: Engine, paths: Paths, known: Mapping[str, Any]) -> Ruleset:
-    """The live rules: what the last run loaded, where nobody has committed any since; else as they are listed."""
-    if engine.name == "nftables" and unchanged.holds(paths):
-        observation.note_generation()
-        found = normal_form.known_rules(engine, known)
-        if found is not None:
-            return found
-    return engine.listed()
-
-
 def _keep_normal_form(plan: Plan) -> None:
     known = {normal.engine.title: normal.known_after_load() for normal in plan.normal if normal.rendered}
-    if known and plan.known != known:
-        store.write_text(plan.request.paths.run / store.NORMAL, json.dumps(known))
-
-
-def _keep_before(request: Request) -> None:
-    """What the host was before the first run nobody can find out later, should state.json be lost: a second copy."""
-    path, kept = request.paths.run / store.BEFORE, forwarding.dump_before(request.before)
-    if request.before.closed and store.read_json(path) != kept:
-        store.write_text(path, json.dumps(kept))
+    if known and plan.known.forms != known:
+        plan.known = last_declaration.keep_forms(plan.request.paths, known)
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:
-    normal = normal_form.ask(opening, opening.rendered, plan.known)
+    normal = normal_form.ask(opening, opening.rendered, plan.known.forms)
     plan.normal.append(normal)
     wanted = normal.ruleset
 

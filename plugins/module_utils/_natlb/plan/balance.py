@@ -52,21 +52,22 @@ def _balance(
     program: Callable[[], str] | None,
     options: Mapping[str, Any],
 ) -> Outcome:
-    key = unchanged.key({"services": services, "egress": egress, **options, "variant": iptables_variant})
-    if unchanged.is_known(paths, key):
+    asked = unchanged.asked({"services": services, "egress": egress, **options, "variant": iptables_variant})
+    if unchanged.is_known(paths, asked.key):
         with contextlib.nullcontext() if check else rollback.lock_with_nothing_pending(paths):
-            kept = _kept(paths, key)
+            kept = _kept(paths, asked.key)
         if kept:
             return kept
     # What is wrong with a declaration is said before another run is waited for.
-    from . import apply, module_options  # noqa: PLC0415
+    from . import apply, last_declaration, module_options  # noqa: PLC0415
 
     declared = module_options.Options(services, egress, **options)
-    request = declared.request(paths, iptables_variant, check, program)
+    last = last_declaration.read(paths, asked)
+    request = declared.request(paths, iptables_variant, check, program, last)
     if check:
         return apply.check(request, declared.state)
     with rollback.lock_with_nothing_pending(paths):
-        return apply.carry_out(request, declared.state, key)[1]
+        return apply.carry_out(request, declared.state, asked)[1]
 
 
 def _kept(paths: Paths, key: str) -> Outcome | None:

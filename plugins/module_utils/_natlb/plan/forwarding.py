@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from ..host import links, sysctl
+from ..host import links, store, sysctl
 from ..host.routes import Routes
+from ..host.store import Paths
 from ..model.entities import Config
 from ..model.transit import Closed, dump, parse
 from ..ruleset.sections import Key, Ruleset, Section
@@ -104,6 +106,14 @@ def accept_ra(interface: str) -> str:
 
 def dump_before(before: Before) -> dict[str, Any]:
     return {"listening": list(before.listening), "closed": dump(before.closed)}
+
+
+def keep_before(paths: Paths, before: Before) -> None:
+    """A second copy, should state.json be lost: nobody can find out later what the host was before the first run.
+    Raises `HostError`."""
+    path, kept = paths.run / store.BEFORE, dump_before(before)
+    if before.closed and store.read_json(path) != kept:
+        store.write_text(path, json.dumps(kept))
 
 
 def parse_before(value: Any) -> Before:

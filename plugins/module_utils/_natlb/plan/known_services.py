@@ -40,6 +40,10 @@ class KnownServices:
         self._some: SomeServices = engine.some_services(config, around)
         self._rules = KnownRules(engine.render(config, around) if rendered is None else rendered)
 
+    def prepare(self) -> None:
+        """Do now what the first of many steps would take longer for."""
+        self._rules.count()
+
     @property
     def rules(self) -> Ruleset:
         """All that is live, as rendered."""

@@ -19,6 +19,7 @@ from ..model.metrics import Metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, parse_tracking
 from . import declaration, guard
+from .last_declaration import LastDeclaration
 from .request import Request
 
 
@@ -43,14 +44,19 @@ class Options:
     metrics: Any = None
 
     def request(
-        self, paths: Paths, variant: str | None, check: bool, program: Callable[[], str] | None = None
+        self,
+        paths: Paths,
+        variant: str | None,
+        check: bool,
+        program: Callable[[], str] | None = None,
+        last: LastDeclaration | None = None,
     ) -> Request:
         """The same, checked and complete. Raises `ConfigErrors`, and `HostError` for anybody but root."""
         present = self.state == "present"
         if self.services is None and not self.egress and present:
             remedy = "write services: [] or state: absent to remove every service"
             raise ConfigError("services", "is missing", remedy)
-        config = parse_config(self.services, self.egress, self.mark_mask)
+        config = parse_config(self.services, self.egress, self.mark_mask, last.known if last else None)
         rollback_after_s = declaration.rollback_seconds(self.rollback_after)
         if not present:
             config = EMPTY
@@ -71,6 +77,7 @@ class Options:
             metrics=parse_metrics(self.metrics, config) if present else Metrics(),
             program=program,
             expected=check and self.assume_installed,
+            last=last,
         )
         if os.geteuid() != 0:
             raise HostError("only root may read or change the rules of this host (become: true)")

@@ -102,9 +102,12 @@ def will_be_read(laid: Overlay) -> dict[Call, str]:
     }
 
 
-def read(request: Request) -> Overlay:
-    """Read the files, end what the declaration ends, and lay the rest over it."""
-    laid = _read(request)
+def read(request: Request, state: Mapping[str, Any] | None = None) -> Overlay:
+    """Read the files, end what the declaration ends, and lay the rest over it.
+
+    `state` is what the last run has kept; where it is not given, it is read if it is needed.
+    """
+    laid = _read(request, state)
     if not any(service.method == "least_connections" for service in request.config.services):
         return laid
     # One that is damaged is written anew by the next look at the connections, and says nothing that counts until then.
@@ -112,7 +115,7 @@ def read(request: Request) -> Overlay:
     return replace(laid, multiples=local_state.parse_multiples(text, identity()).entries)
 
 
-def _read(request: Request) -> Overlay:
+def _read(request: Request, state: Mapping[str, Any] | None) -> Overlay:
     paths = request.paths
     home, other = (paths.etc, paths.run) if request.persist else (paths.run, paths.etc)
     said = _first(paths, home / store.OVERRIDES, other / store.OVERRIDES)
@@ -125,7 +128,7 @@ def _read(request: Request) -> Overlay:
     before, found = (local_state.parse_findings(file.text, host) for file in (last, now))
     # Where nothing of the newer one can be read, the older one is better than to believe that all are well.
     findings = before.entries if now.text is None or (found.fault and not found.entries) else found.entries
-    former = _former(request, {place.address for place in (*overrides.entries, *findings)})
+    former = _former(request.paths, state, {place.address for place in (*overrides.entries, *findings)})
     kept, ended = outdated.lasting_overrides(overrides.entries, request.config, former)
     holding = outdated.lasting_findings(findings, request.config, former)
     standing = list(deviations(request.config, kept, holding))
@@ -163,11 +166,11 @@ def identity() -> str:
     return hashlib.blake2b(text.encode(), digest_size=8, person=b"natlb").hexdigest() if text else ""
 
 
-def _former(request: Request, addresses: set[str]) -> outdated.Former:
+def _former(paths: Paths, state: Mapping[str, Any] | None, addresses: set[str]) -> outdated.Former:
     """State and weight that the last run has declared for backends at these addresses."""
     if not addresses:
         return None
-    services = store.read_state(request.paths).get("services")
+    services = (store.read_state(paths) if state is None else state).get("services")
     if not isinstance(services, list):
         return None
     found: dict[Place, tuple[Any, Any]] = {}

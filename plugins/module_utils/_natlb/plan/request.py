@@ -23,6 +23,7 @@ from ..model.metrics import Metrics, dump_metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, dump_tracking, parse_tracking
 from .forwarding import Before, dump_before, parse_before
+from .last_declaration import LastDeclaration
 
 #: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
 FORMAT = 3
@@ -71,6 +72,8 @@ class Request:
     program: Callable[[], str] | None = None
     #: Not asked for, but found by the first run and kept with the rest.
     before: Before = field(default_factory=Before)
+    #: What the last run has made of its declaration, where that spares work.
+    last: LastDeclaration | None = field(default=None, compare=False, repr=False)
 
 
 def state_text(request: Request, engine: str) -> str:
@@ -78,13 +81,13 @@ def state_text(request: Request, engine: str) -> str:
 
     `engine` is the one that carries it out; what was asked for may be `auto`.
     """
-    declared = dump(request.config)
+    declared = dump(replace(request.config, services=()))
     lines = [f'"format": {FORMAT}', f'"engine": {json.dumps(engine)}']
     lines += [f'"{key}": {json.dumps(value)}' for key, value in _options(request).items()]
     lines.append(f'"mark_mask": {declared["mark_mask"]}')
-    for key in ("services", "egress"):
-        items = ",\n".join(json.dumps(item) for item in declared[key])
-        lines.append(f'"{key}": [\n{items}\n]' if items else f'"{key}": []')
+    services = [service.line for service in request.config.services]
+    for key, items in (("services", services), ("egress", list(map(json.dumps, declared["egress"])))):
+        lines.append('"{}": [\n{}\n]'.format(key, ",\n".join(items)) if items else f'"{key}": []')
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -140,9 +143,10 @@ def _later(state: Mapping[str, Any], kept: Path | None) -> list[str]:
     return [_LATER.format(kept, version, FORMAT)] if isinstance(version, int) and version > FORMAT else []
 
 
-def complaints(paths: Paths) -> list[str]:
-    """What a run cannot read of what the last one has kept, and so cannot compare with. No service is parsed for it."""
-    state, kept = store.read_state(paths), store.state_path(paths)
+def complaints(paths: Paths, state: Mapping[str, Any]) -> list[str]:
+    """What a run cannot read of what the last one has kept (`state`), and so cannot compare with. No service is parsed
+    for it."""
+    kept = store.state_path(paths)
     whole = kept is None or all(isinstance(state.get(key), list) for key in ("services", "egress"))
     return _later(state, kept) or ([] if whole else [_UNCOMPARED.format(kept)])
 
@@ -182,13 +186,12 @@ def _readable(services: Any, egress: Any, mask: Any) -> bool:
     return True
 
 
-def previous(paths: Paths) -> tuple[Config, Before]:
-    """Of what the last run declared, that which it leaves behind outside the rules: UDP flows and uplinks; and what the
-    host was before the first run.
+def previous(paths: Paths, state: Mapping[str, Any]) -> tuple[Config, Before]:
+    """Of what the last run declared (`state`), that which it leaves behind outside the rules: UDP flows and uplinks;
+    and what the host was before the first run.
 
     Ten thousand services take half a second to parse, so the others are left out.
     """
-    state = store.read_state(paths)
     services = [item for item in _listed(state.get("services")) if _speaks_udp(item)]
     kept = state.get("before")
     # The copy counts only where state.json has lost it, and that file is seen to be another one then.

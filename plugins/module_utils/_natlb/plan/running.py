@@ -37,6 +37,7 @@ from .known_services import KnownServices, Step
 from .outcome import Outcome
 from .overlay import Overlay
 from .request import Request
+from .unchanged import Asked
 from .uncollected import uncollected
 
 
@@ -59,7 +60,7 @@ def carry_out(paths: Paths, variant: str | None, directory: Path | None) -> tupl
     if directory is not None:
         return waiting.follow(paths, directory, variant)
     request, _warnings = requests.restored(replace(paths, system=None), variant)
-    return (*apply.carry_out(request, "present", ""), unchanged.last_revision(paths))
+    return (*apply.carry_out(request, "present", Asked("", "")), unchanged.last_revision(paths))
 
 
 class Running:
@@ -135,6 +136,7 @@ class Running:
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
         self._declared = {service.name: service for service in plan.request.config.services}
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
+        self._known.prepare()
         if plan.engine.is_numbered:
             self._revision = left
         else:

@@ -9,6 +9,7 @@ share, or an allow list has 20,000 networks, it names the first ones and counts 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ _IDENTITY = ("address", "port")
 _HELD, _WHY = ("state", "weight"), ("because", "why")
 #: Of the file alone.
 _UNSAID = ("format",)
+
+#: The line of a kept request behind which each service has its own (`request.state_text`).
+_SERVICES = '"services": ['
 
 Item = Mapping[str, Any]
 
@@ -45,13 +49,34 @@ def lines(before: str | None, after: str | None, held: str | None = None, holds:
     """What has changed from one kept request to the next, for people; None where nothing is kept."""
     if before == after and held == holds:
         return []
-    old, new = _read(before), _read(after)
+    old, new = map(_read, _differing(before, after) if held == holds else (before, after))
     found = [*_services(_standing(old, held), _standing(new, holds))]
     found += _egress(_items(old, "egress"), _items(new, "egress"))
     if old and new:
         keys = [key for key in new if key in old and key not in ("services", "egress", *_UNSAID)]
         found += [f"{key}: {_change(old[key], new[key])}" for key in keys if old[key] != new[key]]
     return found
+
+
+def _differing(before: str | None, after: str | None) -> tuple[str | None, str | None]:
+    """The same without the services that have the same line at the same place in both: there is nothing to say of them,
+    and of ten thousand most are so."""
+    old, new = ((text or "").split("\n") for text in (before, after))
+    if (old.count(_SERVICES), new.count(_SERVICES)) != (1, 1) or old.index(_SERVICES) != new.index(_SERVICES):
+        return before, after
+    first = old.index(_SERVICES) + 1
+    pairs = list(itertools.takewhile(lambda pair: pair[0][:1] == pair[1][:1] == "{", zip(old[first:], new[first:])))
+    end = first + len(pairs)
+    changed = [pair for pair in pairs if pair[0] != pair[1]]
+    # One side has one more service, or is damaged.
+    one_more = any(lines[end : end + 1] and lines[end].startswith("{") for lines in (old, new))
+    if one_more or any(one[-1] != two[-1] for one, two in changed):
+        return before, after
+    reduced = [
+        [*lines[:first], ",\n".join(pair[side].rstrip(",") for pair in changed), *lines[end:]]
+        for side, lines in enumerate((old, new))
+    ]
+    return "\n".join(reduced[0]), "\n".join(reduced[1])
 
 
 def _standing(request: Item, holds: str | None) -> list[Item]:

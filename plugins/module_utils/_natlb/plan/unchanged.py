@@ -15,9 +15,9 @@ import json
 import os
 import zipfile
 import zipimport
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..host import revision, store
 from ..host.observation import Call, Watch
@@ -29,13 +29,29 @@ _FORMAT = 1
 _CORE = Path(__file__).parents[1]
 
 
-def key(asked: Mapping[str, Any]) -> str:
-    """A digest of what is asked for and of the code that would carry it out. What cannot be written down is never the
-    same again."""
+class Asked(NamedTuple):
+    """What is asked for: digests of all of it with the code that would carry it out (`key`), of that code alone, and of
+    each service."""
+
+    key: str
+    code: str
+    services: Sequence[str] = ()
+
+
+def asked(options: Mapping[str, Any]) -> Asked:
+    """Digests of the options of a run. What cannot be written down is never the same again."""
+    encode = json.JSONEncoder(default=str).encode
     try:
-        text = json.dumps([_FORMAT, _code(), asked], default=str)
+        code = _text_digest(encode([_FORMAT, _code()]))
+        listed = options.get("services")
+        services = [_text_digest(encode(item)) for item in listed] if isinstance(listed, list) else []
+        others = {**options, "services": None} if services else options
+        return Asked(_text_digest(encode([code, services, others])), code, services)
     except (TypeError, ValueError, RecursionError):
-        return os.urandom(16).hex()
+        return Asked(os.urandom(16).hex(), "")
+
+
+def _text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -52,9 +68,9 @@ def _digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def is_known(paths: Paths, asked: str) -> bool:
+def is_known(paths: Paths, key: str) -> bool:
     """Whether the last run was asked for the same. Nothing else is looked at."""
-    return store.read_cache(paths.run / store.SEEN).get("key") == asked
+    return store.read_cache(paths.run / store.SEEN).get("key") == key
 
 
 def holds(paths: Paths) -> bool:
@@ -69,11 +85,11 @@ def last_revision(paths: Paths) -> Revision | None:
     return Revision(*kept) if isinstance(kept, list) and len(kept) == len(Revision._fields) else None
 
 
-def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
+def outcome(paths: Paths, key: str) -> dict[str, Any] | None:
     """The outcome that is kept, where a run would come to it again. To be called with the lock held."""
     kept = store.read_cache(paths.run / store.SEEN)
     now = revision.current()
-    if now is None or kept.get("key") != asked or last_revision(paths) != now:
+    if now is None or kept.get("key") != key or last_revision(paths) != now:
         return None
     try:
         seen = {(str(name), _tuple(arguments)): str(told) for name, arguments, told in kept["seen"]}
@@ -87,7 +103,7 @@ def outcome(paths: Paths, asked: str) -> dict[str, Any] | None:
 
 def keep(
     paths: Paths,
-    asked: str,
+    key: str,
     watch: Watch,
     began: Revision | None,
     commits: int,
@@ -104,7 +120,7 @@ def keep(
     theirs = Watch({call: told for call, told in watch.seen.items() if call not in ours})
     doubt = _doubt(watch, began and began.after(commits), now, theirs)
     calls = [[name, list(arguments), told] for (name, arguments), told in seen.items()]
-    kept = {"doubt": doubt} if doubt else {"key": asked, "revision": now, "seen": calls, "outcome": found}
+    kept = {"doubt": doubt} if doubt else {"key": key, "revision": now, "seen": calls, "outcome": found}
     store.write_text(paths.run / store.SEEN, json.dumps(kept))
 
 

@@ -37,9 +37,8 @@ class KnownRules:
 
     def __init__(self, ruleset: Ruleset) -> None:
         self._whole = dict(ruleset)
-        self._leads: Counter[_Place] = Counter()
-        for key, section in ruleset.items():
-            self._leads.update(_led_to(key, section.body))
+        #: How many lines lead to each place; None until they are counted.
+        self._leads: Counter[_Place] | None = None
 
     @property
     def ruleset(self) -> Ruleset:
@@ -59,7 +58,8 @@ class KnownRules:
 
     def made(self, change: Change) -> None:
         """Take note that a change is live."""
-        self._leads.update(change.leads)
+        if self._leads is not None:
+            self._leads.update(change.leads)
         for key in {**change.live, **change.wanted}:
             was, now = change.live.get(key), change.wanted.get(key)
             if now is None:
@@ -110,15 +110,20 @@ class KnownRules:
         """What would go stays as long as something that stays leads to it. Returns the change's `leads`."""
         while True:
             leads = self._difference(found)
-            kept = [
-                key
-                for key in found.live.keys() - found.wanted.keys()
-                if self._leads[_place(key)] + leads[_place(key)] > 0
-            ]
+            gone = found.live.keys() - found.wanted.keys()
+            kept = [key for key in gone if self.count()[_place(key)] + leads[_place(key)] > 0]
             if not kept:
                 return leads
             for key in kept:
                 found.wanted[key] = found.live[key]
+
+    def count(self) -> Counter[_Place]:
+        """Count the lines that lead to each place, where that is not done yet: it takes as long as to render."""
+        if self._leads is None:
+            self._leads = Counter()
+            for key, section in self._whole.items():
+                self._leads.update(_led_to(key, section.body))
+        return self._leads
 
     @staticmethod
     def _difference(change: Change) -> Counter[_Place]:

@@ -21,7 +21,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from .sections import Key, Ruleset, Section
@@ -85,7 +85,7 @@ class NormalForm:
         if self.known is None:
             listed = self.engine.listed()
             found = {key: listed[key] for key in self.rendered if key in listed}
-            self.known = _entry(self.engine, self.rendered, found)
+            self.known = _entry(self.engine, self.rendered, found, {})
         return self.known
 
 
@@ -107,6 +107,8 @@ class Question:
     parts: list[Part]
     #: Sections of which one line is asked about for all.
     sampled: Ruleset
+    #: What is known, as it is kept: by the words of each key.
+    lines: dict[str, Any] = field(default_factory=dict)
 
     def answer(self) -> NormalForm:
         """Ask, about all parts side by side. Raises `HostError` where the kernel refuses one."""
@@ -119,7 +121,9 @@ class Question:
             others = self._ask(_parts(self.engine, self.rendered, [*(self.sampled.keys() - set(as_given))]))
             if others is not None:
                 found = {**self.known, **listed, **others}
-                return NormalForm(self.engine, self.rendered, found, _entry(self.engine, self.rendered, found))
+                return NormalForm(
+                    self.engine, self.rendered, found, _entry(self.engine, self.rendered, found, self.lines)
+                )
         return NormalForm(self.engine, self.rendered, self.rendered, None)
 
     def _ask(self, parts: list[Part]) -> Ruleset | None:
@@ -143,14 +147,14 @@ class Question:
 
 def question(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> Question:
     """What has to be asked about `rendered`, as far as it is not `known` from the last run."""
-    found = _remembered(engine, rendered, known)
+    found, lines = _remembered(engine, rendered, known)
     missing = [key for key in rendered if key not in found]
     sampled = {
         key: Section(rendered[key].header, rendered[key].body[:1])
         for key in missing
         if len(rendered[key].body) > 1 and engine.uniform(key, rendered[key])
     }
-    return Question(engine, rendered, found, _parts(engine, {**rendered, **sampled}, missing), sampled)
+    return Question(engine, rendered, found, _parts(engine, {**rendered, **sampled}, missing), sampled, lines)
 
 
 def _parts(engine: Loader, ruleset: Ruleset, keys: list[Key]) -> list[Part]:
@@ -198,31 +202,36 @@ def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
     return found
 
 
-def _remembered(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> Ruleset:
+def _remembered(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> tuple[Ruleset, dict[str, Any]]:
     """What the last run found out about sections that are still rendered the same way, and listed by the same program
-    on the same kernel."""
+    on the same kernel; and the lines that are kept of these."""
+    found: Ruleset = {}
+    lines: dict[str, Any] = {}
     entry = known.get(engine.title)
     if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
-        return {}
+        return found, lines
     sections = entry.get("sections")
     if not isinstance(sections, dict):
-        return {}
-    found: Ruleset = {}
+        return found, lines
     for key, section in rendered.items():
-        line = sections.get(" ".join(key))
+        name = " ".join(key)
+        line = sections.get(name)
         if isinstance(line, list) and line[:1] == [_digest(section)]:
             found[key] = Section(tuple(line[1]), tuple(line[2]))
-    return found
+            lines[name] = line
+    return found, lines
 
 
-def known_rules(engine: Loader, known: Mapping[str, Any]) -> Ruleset | None:
-    """What the last run has loaded, as the kernel lists it; None where that is not kept, or not by this program."""
+def known_rules(engine: Loader, known: Mapping[str, Any], rendered: bool = False) -> Ruleset | None:
+    """What the last run has loaded, as the kernel lists it, or as it was `rendered`; None where that is not kept, or
+    not by this program."""
     entry = known.get(engine.title)
     if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
         return None
     try:
-        sections = entry["sections"].items()
-        return {_key(name): Section(tuple(line[1]), tuple(line[2])) for name, line in sections}
+        if rendered:
+            return {_key(name): Section(*map(tuple, line[-2:])) for name, line in entry["sections"].items()}
+        return {_key(name): Section(tuple(line[1]), tuple(line[2])) for name, line in entry["sections"].items()}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         return None
 
@@ -231,12 +240,19 @@ def _key(name: str) -> Key:
     return Key(*name.split(" ", 3))
 
 
-def _entry(engine: Loader, rendered: Ruleset, found: Ruleset) -> dict[str, Any]:
-    sections = {
-        " ".join(key): [_digest(rendered[key]), list(section.header), list(section.body)]
-        for key, section in found.items()
-    }
+def _entry(engine: Loader, rendered: Ruleset, found: Ruleset, lines: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a normal form; `lines` as far as that is known already."""
+    sections = {}
+    for key, section in found.items():
+        name = " ".join(key)
+        sections[name] = lines[name] if name in lines else _line(rendered[key], section)
     return {"identity": engine.identity(), "sections": sections}
+
+
+def _line(rendered: Section, section: Section) -> list[Any]:
+    """A digest of a section as it is rendered, its normal form, and how it is rendered where that differs."""
+    forms = [section] if section == rendered else [section, rendered]
+    return [_digest(rendered), *(list(part) for form in forms for part in (form.header, form.body))]
 
 
 def _digest(section: Section) -> str:

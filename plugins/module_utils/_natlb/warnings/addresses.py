@@ -10,8 +10,10 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from ..host import addresses
 from ..host.routes import Network, Ways
 from ..model.entities import Backend, Config, Service
+from ..model.ranges import number_range
 
 
 class Addressing(NamedTuple):
@@ -45,11 +47,15 @@ class _Around:
     """Which connected network an address lies in."""
 
     def __init__(self, connected: Sequence[str]) -> None:
-        self.networks = [ipaddress.ip_network(item) for item in connected]
+        networks = [ipaddress.ip_network(item) for item in connected]
+        self._networks = [(net.version, *number_range(item), net) for item, net in zip(connected, networks)]
 
     def network(self, address: str) -> Network | None:
-        ip = ipaddress.ip_address(address)
-        return next((net for net in self.networks if net.version == ip.version and ip in net), None)
+        version, number = addresses.number(address)
+        for its_version, low, high, network in self._networks:
+            if its_version == version and low <= number <= high:
+                return network
+        return None
 
 
 def _own_addresses(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -35,14 +35,20 @@ def warnings(config: Config, listeners: Iterable[Listener], local: Collection[st
     found = []
     for service in config.services:
         for frontend in service.frontends():
-            # A range may be long, a host's listeners are few.
-            span = range(frontend.low, frontend.high + 1)
-            ports = [frontend.low] if len(span) == 1 else [port for _protocol, port in known if port in span]
-            for port in dict.fromkeys(ports):
-                rivals = known.get((frontend.protocol, port), ())
+            for rivals in _rivals(known, frontend):
                 hidden = (rival for rival in rivals if _is_hidden(rival, frontend, local))
                 found += [_text(service.name, frontend.interface, rival) for rival in hidden]
     return list(dict.fromkeys(found))
+
+
+def _rivals(known: Mapping[tuple[str, int], list[Listener]], frontend: Frontend) -> list[list[Listener]]:
+    """The listeners at the ports of a frontend."""
+    if frontend.low == frontend.high:
+        found = known.get((frontend.protocol, frontend.low))
+        return [] if found is None else [found]
+    # A range may be long, a host's listeners are few.
+    ports = [port for protocol, port in known if protocol == frontend.protocol]
+    return [known[frontend.protocol, port] for port in ports if frontend.low <= port <= frontend.high]
 
 
 def _is_hidden(listener: Listener, frontend: Frontend, local: Collection[str]) -> bool:

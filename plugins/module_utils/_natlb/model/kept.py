@@ -1,0 +1,61 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Services from what `entities.dump` made of them: the quick way back, for text that is known to be our own. Everything
+else is for `services.parse_config` to check. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from .entities import Backend, Listen, Service
+from .health import Health, health_check
+
+
+def service(item: Mapping[str, Any], line: str) -> Service:
+    """The service of which `dump` made `item`, by way of JSON, which is `line`. Raises `KeyError`, `TypeError` or
+    `ValueError`, or gives another service, for anything that it did not make."""
+    snat, health = item["snat"], item["health"]
+    has_addresses = isinstance(snat, list)
+    found = Service(
+        name=item["name"],
+        listens=tuple(map(_listen, item["listen"])),
+        protocols=tuple(item["protocol"]),
+        interface=item["interface"],
+        method=item["method"],
+        affinity_s=item["affinity"],
+        snat="address" if has_addresses else snat,
+        snat_addresses=tuple(snat) if has_addresses else (),
+        allow_from=tuple(item["allow_from"]),
+        max_connections_per_client=item["max_connections_per_client"],
+        new_connections_per_second=item["new_connections_per_second"],
+        when_empty=item["when_empty"],
+        log=item["log"],
+        health=None if health is None else _health(json.dumps(health)),
+        redispatch=item["redispatch"],
+        backends=tuple([_backend(*each.values()) for each in item["backends"]]),
+    )
+    # As `cached_property` would keep it.
+    vars(found)["line"] = line
+    return found
+
+
+def _listen(text: str) -> Listen:
+    host, _colon, ports = text.rpartition(":")
+    low, dash, high = ports.partition("-")
+    return Listen(None if host == "*" else host.strip("[]"), int(low), int(high if dash else low))
+
+
+@lru_cache(maxsize=65536)
+def _backend(address: str, port: int | None, name: str, weight: int, state: str, backup: bool) -> Backend:
+    """Services share their backends."""
+    return Backend(address, port, name, weight, state, backup)
+
+
+@lru_cache(maxsize=1024)
+def _health(text: str) -> Health | None:
+    given = {key: value for key, value in json.loads(text).items() if value is not None and value != []}
+    return health_check(given, "health")
