@@ -86,6 +86,7 @@ def info(services: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "forwarding": True,
         "forwards_transit": False,
         "drift": False,
+        "agent": True,
         "remarks": [],
         "warnings": [],
         "egress": [],

@@ -57,6 +57,10 @@ forwards_transit:
   description: Whether the kernel also forwards traffic that is not declared, in an address family in use.
   returned: success
   type: bool
+agent:
+  description: Whether the agent answers. Null where none has to run.
+  returned: success
+  type: bool
 drift:
   description: Whether a run with the options of the last one would change anything, files and kernel settings included.
   returned: success

@@ -191,8 +191,59 @@ def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
         # Another run takes it away again.
         balancer.apply([service(health=FAST)], program=single_file.text)
         deadline = time.monotonic() + 20
-        while serves(balancer):
+        while serves(balancer) or file.exists():
             assert time.monotonic() < deadline
+
+
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize("other", [None, {"listen": LISTEN}], ids=["absent", "declared otherwise"])
+def test_a_file_that_nobody_writes_any_more_goes(
+    balancer: Balancer, tmp_path: Path, other: dict[str, str] | None
+) -> None:
+    """The agent is dead, so a run has to do it: node_exporter would tell the last numbers for ever."""
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    options = {"program": single_file.text, "agent": True}
+    balancer.apply([service()], metrics={"directory": str(folder)}, **options)
+    file = folder / "natlb.prom"
+    file.write_text("natlb_up 1\n")
+    balancer.apply([service()], metrics={"directory": str(folder)}, **options)
+    assert file.exists(), "a run without a change leaves it"
+    if other is None:
+        assert f"--- file {file}" in balancer.remove(check=True).diff
+        assert file.exists()
+        balancer.remove()
+    else:
+        balancer.apply([service()], metrics=other, **options)
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.engines("nftables")
+def test_metrics_that_nobody_gets_are_told(balancer: Balancer, tmp_path: Path) -> None:
+    folder = tmp_path / "textfile"
+    asked = {"directory": str(folder), "listen": "192.0.2.77:9780"}
+    missing = f"metrics.directory: {folder} is not there"
+    with running(balancer, service(health=FAST), metrics=asked) as here:
+        here.wait_for("metrics.listen: nobody can be served at 192.0.2.77:9780: Cannot assign requested address")
+        here.wait_for(f"{folder} is not there")
+        (again,) = [
+            line
+            for line in balancer.apply([service(health=FAST)], metrics=asked, program=single_file.text).warnings
+            if "metrics" in line
+        ]
+        assert again.startswith(f"{missing}, so no metrics are written")
+        deadline = time.monotonic() + 20
+        while not any(missing == line for line in balancer.info()["warnings"]):
+            assert time.monotonic() < deadline
+        told = balancer.info()
+        assert told["agent"] is True
+        assert any("nobody can be served at 192.0.2.77:9780" in line for line in told["warnings"])
+        assert "nobody can be served at 192.0.2.77:9780" in balancer.natlb("status")[1]
+    told = balancer.info()
+    assert told["agent"] is False
+    assert [line for line in told["warnings"] if "the agent does not answer" in line]
+    balancer.apply([service()])
+    assert balancer.info()["agent"] is None
 
 
 def serves(balancer: Balancer) -> bool:

@@ -85,6 +85,17 @@ def test_a_host_that_is_right_does_not_fail(site: Site) -> None:
     assert status == 0, printed
 
 
+def test_a_dead_agent_is_a_problem(site: Site) -> None:
+    """It is to run, and no systemd starts it here."""
+    site.deploy([{**DECLARED[0], "health": {"type": "tcp"}}])
+    status, printed = site.playbook("status")
+    assert status == 0, printed
+    assert "the agent does not answer" in printed
+    status, printed = site.playbook("status", "-e", "natlb_fail_on_problems=true")
+    assert status == 2, printed
+    assert "the agent does not answer; look at it with systemctl status natlb-agent" in printed
+
+
 def test_a_host_that_cannot_be_read_stands_in_the_table(site: Site) -> None:
     site.own["lb2"] = {"ansible_port": 1}
     status, printed = site.playbook("status")

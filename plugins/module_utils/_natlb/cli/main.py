@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
-from ..host import commits, store
+from ..host import agent_socket, commits, store
 from ..host.store import DEFAULT_PATHS, Paths
 from ..trace.question import Question
 from . import arguments, commands
@@ -77,14 +77,14 @@ def _plain(line: Line) -> str:
 
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
-    from ..health import inquiries, overview  # noqa: PLC0415
+    from ..health import overview  # noqa: PLC0415
     from ..plan import orders, overlay, request, waiting  # noqa: PLC0415
     from ..status import checks_table  # noqa: PLC0415
 
     _root_alone()
     problem, answers = None, True
     try:
-        checks = inquiries.asked(paths.run / store.AGENT_SOCKET, inquiries.CHECKS)
+        checks = agent_socket.asked(paths.run / store.AGENT_SOCKET, agent_socket.CHECKS)
     except HostError as error:
         kept = request.restored(waiting.live(paths), parsed.variant)[0]
         checks = overview.of_files(kept.config.services, overlay.read(kept).findings)
@@ -143,7 +143,6 @@ def _follow(asked: Question, seconds: float, as_json: bool) -> int:
 
 
 def _metrics(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..health import inquiries  # noqa: PLC0415
     from ..plan import waiting  # noqa: PLC0415
     from ..status import metrics, scrape  # noqa: PLC0415
     from . import single_file  # noqa: PLC0415
@@ -152,9 +151,9 @@ def _metrics(parsed: argparse.Namespace, paths: Paths) -> None:
     checks, vitals = [], None
     agent = paths.run / store.AGENT_SOCKET
     with contextlib.suppress(HostError):
-        checks, vitals = inquiries.asked(agent, inquiries.CHECKS), metrics.Vitals()
+        checks, vitals = agent_socket.asked(agent, agent_socket.CHECKS), metrics.Vitals()
         # One of an earlier version does not know the question.
-        vitals = metrics.Vitals(*inquiries.asked(agent, inquiries.VITALS))
+        vitals = metrics.Vitals(*agent_socket.asked(agent, agent_socket.VITALS))
     state = scrape.State.of_files(waiting.live(paths), parsed.variant)
     sys.stdout.write(scrape.scrape(state, single_file.digest(), checks, vitals, not parsed.no_idle))
 
@@ -227,9 +226,10 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..health import overview  # noqa: PLC0415
     from ..health.agent import Agent  # noqa: PLC0415
     from ..health.checks import Checker  # noqa: PLC0415
-    from ..health.inquiries import CHECKS, VITALS, Inquiries  # noqa: PLC0415
+    from ..health.inquiries import Inquiries  # noqa: PLC0415
     from ..health.publisher import Publisher  # noqa: PLC0415
     from ..host import proc, service_manager  # noqa: PLC0415
+    from ..host.agent_socket import CHECKS, TROUBLES, VITALS  # noqa: PLC0415
     from ..plan.running import Running  # noqa: PLC0415
     from ..status import scrape  # noqa: PLC0415
     from ..status.metrics import Vitals  # noqa: PLC0415
@@ -248,7 +248,7 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             # A child answers, whose own times are not asked for.
             return Vitals(began, proc.processor_s(pid), agent.restored)
 
-        desk = Inquiries(path, selector, {CHECKS: checks, VITALS: vitals})
+        desk = Inquiries(path, selector, {CHECKS: checks, VITALS: vitals, TROUBLES: lambda: publisher.troubles})
 
         def say(message: str, priority: int = service_manager.INFO, **fields: str) -> None:
             service_manager.say(message, priority, **fields)

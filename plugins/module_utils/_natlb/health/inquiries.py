@@ -1,10 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Questions to the agent from other processes of the host, and its answers: `checks`, `vitals`, and `follow`.
+"""Questions to the agent from other processes of the host, and its answers.
 
-A question is a line. `checks` and `vitals` are answered with JSON, and `follow` with a line of JSON for each event
-until the client hangs up. An answer in JSON is written by a child process, so that a client that does not read holds
+A question is a line. It is answered with JSON, and `follow` with a line of JSON for each event until the client hangs
+up. An answer in JSON is written by a child process, so that a client that does not read holds
 nothing up. A follower that does not read is dropped.
 """
 
@@ -19,13 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from ..errors import HostError
 from ..host import unix_socket
+from ..host.agent_socket import FOLLOW, TIMEOUT_S, silent
 from ..host.date import utc
 
-CHECKS, VITALS, FOLLOW = "checks", "vitals", "follow"
-#: How long a question and its answer may take.
-TIMEOUT_S = 5.0
 _LONGEST_QUESTION, _CHUNK = 64, 1 << 16
 #: Clients at a time.
 _MOST = 32
@@ -107,17 +104,6 @@ class Inquiries:
         client.close()
 
 
-def asked(path: Path, question: str) -> Any:
-    """The agent's answer. Raises `HostError` where there is none."""
-    try:
-        with contextlib.closing(unix_socket.connected(path, TIMEOUT_S)) as peer:
-            peer.sendall(f"{question}\n".encode())
-            answer = b"".join(iter(lambda: peer.recv(_CHUNK), b""))
-        return json.loads(answer)
-    except (OSError, ValueError) as error:
-        raise _unanswered(path, error) from error
-
-
 class Followed:
     """The events that the agent tells, without waiting for any."""
 
@@ -127,7 +113,7 @@ class Followed:
             self._peer = unix_socket.connected(path, TIMEOUT_S)
             self._peer.sendall(f"{FOLLOW}\n".encode())
         except OSError as error:
-            raise _unanswered(path, error) from error
+            raise silent(path, error) from error
         self._peer.setblocking(False)
         self._rest = b""
         self.ended = False
@@ -153,13 +139,3 @@ class Followed:
     def close(self) -> None:
         """Hang up."""
         self._peer.close()
-
-
-def _unanswered(path: Path, error: Exception) -> HostError:
-    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
-        why = f"nobody listens at {path}"
-    elif isinstance(error, TimeoutError):
-        why = f"{path}: no answer within {TIMEOUT_S:g} s"
-    else:
-        why = f"{path}: {getattr(error, 'strerror', None) or error}"
-    return HostError(f"the agent does not answer: {why} (`systemctl status natlb-agent` says how it is)")

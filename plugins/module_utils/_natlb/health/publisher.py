@@ -19,9 +19,9 @@ from typing import Callable
 from ..errors import HostError, NatlbError
 from ..host import service_manager, store
 from ..model.metrics import Metrics
+from ..model.values import endpoint
 from .forked import forked
 
-FILE = "natlb.prom"
 #: How often the file is written, and after an error.
 EVERY_S, RETRY_S = 15.0, 60.0
 #: Whoever asks has so long, and so many are answered at once.
@@ -30,7 +30,7 @@ _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Publisher:
-    """`due` says when `advance` is to be called next. `collect` gives the text."""
+    """`collect` gives the text."""
 
     def __init__(
         self,
@@ -43,41 +43,64 @@ class Publisher:
         self._peer: socket.socket | None = None
         self._writer: int | None = None
         self._answering: set[int] = set()
-        self.due = float("inf")
+        self._due = self._listen_at = float("inf")
+        self._trouble: dict[str, str] = {}
+        #: Files that are not written any more.
+        self._left: set[Path] = set()
+
+    @property
+    def due(self) -> float:
+        """When `advance` is to be called next."""
+        return min(self._due, self._listen_at)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why nobody sees the metrics, as of now."""
+        return list(self._trouble.values())
 
     def set_up(self, wanted: Metrics, now: float) -> None:
         """Publish so from now on."""
         if wanted.listen != self._wanted.listen or (wanted.listen and self._peer is None):
-            self._listen(wanted.listen)
+            self._listen(wanted.listen, now)
+        if self._wanted.file is not None and self._wanted.file != wanted.file:
+            self._left.add(Path(self._wanted.file))
         if wanted.directory is None:
-            self.due = float("inf")
+            self._due = float("inf")
+            self._trouble.pop("directory", None)
         elif wanted.directory != self._wanted.directory:
-            self.due = now
+            self._due = now
         self._wanted = wanted
 
     def advance(self, now: float) -> None:
-        """Write the file where that is due."""
+        """Write the file, and try again to listen, where that is due."""
         self._reap(now)
-        if now >= self.due and self._writer is None and self._wanted.directory is not None:
-            path = Path(self._wanted.directory, FILE)
+        if now >= self._listen_at:
+            self._listen(self._wanted.listen, now)
+        if now >= self._due and self._writer is None and self._wanted.file is not None:
+            path = Path(self._wanted.file)
             self._writer = forked(lambda: _write(path, self._collect(self._wanted.idle)), "metrics: ")
-            self.due = now + EVERY_S
+            self._due = now + EVERY_S
 
     def close(self) -> None:
-        self._listen(None)
+        self._listen(None, 0.0)
 
-    def _listen(self, where: tuple[str, int] | None) -> None:
+    def _listen(self, where: tuple[str, int] | None, now: float) -> None:
+        self._listen_at = float("inf")
         if self._peer is not None:
             self._selector.unregister(self._peer)
             self._peer.close()
             self._peer = None
+        before = self._trouble.pop("listen", None)
         if where is None:
             return
         family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         try:
             self._peer = socket.create_server(where, family=family, backlog=16)
         except OSError as error:
-            self._say(f"metrics.listen: {where[0]} port {where[1]}: {error.strerror}", service_manager.WARNING)
+            trouble = f"metrics.listen: nobody can be served at {endpoint(*where)}: {os.strerror(error.errno or 0)}"
+            self._trouble["listen"], self._listen_at = trouble, now + RETRY_S
+            if trouble != before:
+                self._say(trouble, service_manager.WARNING)
             return
         self._peer.setblocking(False)
         self._selector.register(self._peer, selectors.EVENT_READ, self._accept)
@@ -95,13 +118,31 @@ class Publisher:
                         forked(lambda: _answer(client, address, lambda: self._collect(idle)), "metrics: ")
                     )
 
+    def _remove_left(self) -> None:
+        """What node_exporter would go on telling."""
+        while self._left:
+            path = self._left.pop()
+            if self._wanted.file != str(path):
+                with contextlib.suppress(HostError):
+                    store.remove(path)
+
     def _reap(self, now: float) -> None:
         if self._writer is None:
+            self._remove_left()
             return
         ended, status = os.waitpid(self._writer, os.WNOHANG)
         if ended:
             self._writer = None
-            self.due = now + RETRY_S if status else self.due
+            self._trouble.pop("directory", None)
+            if status:
+                self._due = now + RETRY_S
+                self._trouble["directory"] = _unwritten(self._wanted)
+
+
+def _unwritten(wanted: Metrics) -> str:
+    if wanted.directory is not None and not Path(wanted.directory).is_dir():
+        return f"metrics.directory: {wanted.directory} is not there"
+    return f"metrics.directory: {wanted.file} could not be written (`journalctl -u natlb-agent` says why)"
 
 
 def _write(path: Path, text: str) -> None:

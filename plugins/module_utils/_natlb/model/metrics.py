@@ -15,6 +15,7 @@ from .entities import Config, family_of
 from .reading import Reading
 
 _KEYS = ("directory", "listen", "idle")
+_FILE = "natlb.prom"
 _DIRECTORY = re.compile(r"/[A-Za-z0-9._/-]+\Z")
 
 
@@ -26,6 +27,11 @@ class Metrics:
     listen: tuple[str, int] | None = None
     #: Whether backends without connections are told of as well.
     idle: bool = True
+
+    @property
+    def file(self) -> str | None:
+        """Where the agent writes them; None where it writes none."""
+        return None if self.directory is None else f"{self.directory}/{_FILE}"
 
     @property
     def published(self) -> bool:

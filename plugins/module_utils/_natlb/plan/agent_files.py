@@ -6,15 +6,19 @@ agent where one is needed."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..host import boot_set, staging, unix_socket
+from ..errors import HostError
+from ..host import agent_socket, boot_set, staging, store, unix_socket
 from ..host.staging import Entry
 from ..host.store import AGENT_SOCKET, Content
 from ..model.entities import Service
+from ..model.metrics import Metrics
 from .request import Request
 from .unit_files import PROGRAM, WRITTEN, AgentUnit
 
@@ -34,6 +38,11 @@ def files(request: Request, live: Mapping[str, Content]) -> dict[str, Content]:
     if request.program is not None:
         return {PROGRAM: (request.program(), 0o700)}
     return {PROGRAM: live[PROGRAM]} if PROGRAM in live else {}
+
+
+_NO_FOLDER = "metrics.directory: {} is not there, so no metrics are written (make it, or install node_exporter)"
+#: So long who shows the state of the host waits for the agent to say what is wrong.
+_PATIENCE_S = 1.0
 
 
 def unit(request: Request, boots: Mapping[str, Content]) -> AgentUnit | None:
@@ -81,8 +90,16 @@ exec {python} -I {program} "$@"
 
 
 def warnings(request: Request, systemd: bool) -> list[str]:
-    """Why the agent does not run where it is to."""
-    if not runs(request) or request.paths.system is None:
+    """Why the agent does not run where it is to, and why it has nowhere to write."""
+    if not runs(request):
+        return []
+    folder = request.metrics.directory
+    missing = folder is not None and not store.exists(folder)
+    return [*_absent(request, systemd), *([_NO_FOLDER.format(folder)] if missing else [])]
+
+
+def _absent(request: Request, systemd: bool) -> list[str]:
+    if request.paths.system is None:
         return []
     if not request.persist:
         without = "backends are taken as healthy, and least_connections takes them in turn"
@@ -94,9 +111,35 @@ def warnings(request: Request, systemd: bool) -> list[str]:
     return []
 
 
-def unanswered(request: Request) -> list[str]:
-    """A warning where the agent should run now, and nobody listens at its socket. Health is then of the past."""
-    if not (runs(request) and request.persist) or unix_socket.is_served(request.paths.run / AGENT_SOCKET):
-        return []
-    without = "nobody checks backends, and nobody restores rules"
-    return [f"the agent does not answer: {without} (`systemctl status natlb-agent` says how it is)"]
+def answers(request: Request) -> bool | None:
+    """Whether the agent runs now; None where it need not."""
+    if not (runs(request) and request.persist):
+        return None
+    return unix_socket.is_served(request.paths.run / AGENT_SOCKET)
+
+
+def troubles(request: Request) -> list[str]:
+    """What is wrong with the agent. Where it should run, and nobody listens at its socket, health is of the past."""
+    there = answers(request)
+    if there is False:
+        without = "nobody checks backends, and nobody restores rules"
+        return [f"the agent does not answer: {without} (`systemctl status natlb-agent` says how it is)"]
+    found: list[str] = []
+    if there:
+        # One that is busy, or of an earlier version, says nothing.
+        with contextlib.suppress(HostError):
+            found = agent_socket.asked(request.paths.run / AGENT_SOCKET, agent_socket.TROUBLES, _PATIENCE_S)
+    return found
+
+
+def left_metrics(former: str | None, request: Request) -> dict[Path, Entry]:
+    """The file of metrics that nobody writes any more, though the `former` request says that somebody did. What is in
+    it is of no interest."""
+    try:
+        kept = json.loads(former or "{}")["metrics"]["directory"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    if not isinstance(kept, str) or (kept == request.metrics.directory and runs(request)):
+        return {}
+    path = Metrics(directory=kept).file
+    return {Path(path): ("", 0o644)} if path and store.exists(path) else {}

@@ -243,6 +243,7 @@ def change(
 ) -> Change:
     """The way from what boots to what is to boot, see `wanted`."""
     wants = wanted(engine, path, request, rendered, settings, live, laid)
+    live = replace(live, entries={**live.entries, **agent_files.left_metrics(live.record.request, request)})
     part, staged = difference(request.paths, live, wants)
     return Change(part, staged, (live.record, wants.record), warnings(request, live))
 

@@ -54,7 +54,7 @@ def info(
     outcome = plan.outcome()
     warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new, clients_known = plan.engine.counters(plan.laid.live)
-    warnings += [*clients.warnings(clients_known), *agent_files.unanswered(request)]
+    warnings += [*clients.warnings(clients_known), *agent_files.troubles(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
     kept = health_history.read(paths)
@@ -65,6 +65,7 @@ def info(
         ),
         "forwards_transit": _forwards_transit(request),
         "drift": outcome.changed,
+        "agent": agent_files.answers(request),
         "warnings": warnings,
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
