@@ -132,6 +132,12 @@ def troubles(request: Request) -> list[str]:
     return found
 
 
+def remove_left_metrics(former: str | None, request: Request) -> None:
+    """Remove what the agent may have written once more before it was stopped. Raises `HostError`."""
+    for path in left_metrics(former, request):
+        store.remove(path)
+
+
 def left_metrics(former: str | None, request: Request) -> dict[Path, Entry]:
     """The file of metrics that nobody writes any more, though the `former` request says that somebody did. What is in
     it is of no interest."""

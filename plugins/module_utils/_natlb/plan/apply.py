@@ -193,9 +193,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
         _keep_normal_form(plan)
         forwarding.keep_before(plan.request.paths, plan.request.before)
         if not waits:
-            for path in agent_files.left_metrics(plan.records[0].request, plan.request):
-                # The agent may have written it once more before it was stopped.
-                store.remove(path)
+            agent_files.remove_left_metrics(plan.records[0].request, plan.request)
             overlay.repair_health_file(plan.laid)
             store.remove(plan.request.paths.run / store.CONFIRMED)
             store.remove_if_unused(plan.request.paths)
