@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from _natlb.errors import HostError
 from _natlb.health.agent import FIRST_RETRY_S, Agent
-from _natlb.health.inquiries import CHECKS, Followed, Inquiries, asked
+from _natlb.health.inquiries import Followed, Inquiries
 from _natlb.host import unix_socket
+from _natlb.host.agent_socket import CHECKS, asked
 from _natlb.model.entities import EMPTY
 from _natlb.plan.outcome import Outcome
 
