@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from _natlb.model.admission import admission
 from hypothesis import strategies as st
 
 Declared = dict[str, Any]
@@ -57,6 +58,8 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         "snat": draw(_snat(families)),
         "affinity": draw(_durations),
         "allow_from": draw(_allowed(families)),
+        "deny_from": draw(_allowed(families)),
+        "when_denied": draw(st.sampled_from(("reject", "drop"))),
         "max_connections_per_client": draw(_limits),
         "new_connections_per_second": draw(_limits),
         "when_empty": draw(st.sampled_from(("reject", "drop"))),
@@ -70,10 +73,19 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         declared["redispatch"] = False
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
-    kept -= {key for key in ("allow_from", "interface") if not declared[key]}
+    kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
+    if "deny_from" in kept and _leaves_nobody(declared["allow_from"] if "allow_from" in kept else [], declared):
+        kept.discard("deny_from")
     if "protocol" not in kept:
         kept.discard("redispatch")
     return {key: declared[key] for key in declared if key in kept}
+
+
+def _leaves_nobody(allow: list[str], declared: Declared) -> bool:
+    """Whether the lists contradict each other, or admit nobody of a family, which is refused."""
+    deny = declared["deny_from"]
+    found = [admission(tuple(allow), tuple(deny), family) for family in ("ip", "ip6")]
+    return bool({*allow} & {*deny}) or any(item is not None and item.only and not item.networks for item in found)
 
 
 @st.composite

@@ -85,6 +85,19 @@ options:
           - By default every client may use it. An empty list is an error.
         type: list
         elements: str
+      deny_from:
+        description:
+          - Networks whose clients may not connect. All others may, unless there is also an O(services[].allow_from).
+          - Where both lists have a client, the network with the longer prefix decides.
+        type: list
+        elements: str
+      when_denied:
+        description:
+          - What a client gets that may not connect, a refusal as if nothing listened, or no answer.
+          - On iptables, a client over a limit of the service gets the same.
+        type: str
+        choices: [reject, drop]
+        default: reject
       max_connections_per_client:
         description: How many connections a client address may have at a time. V(0) is no limit.
         type: int
@@ -563,6 +576,8 @@ SERVICE = {
     "affinity": {"type": "str", "default": "0"},
     "snat": {"type": "raw", "default": "masquerade"},
     "allow_from": {"type": "list", "elements": "str"},
+    "deny_from": {"type": "list", "elements": "str"},
+    "when_denied": {"type": "str", "choices": ["reject", "drop"], "default": "reject"},
     "max_connections_per_client": {"type": "int", "default": 0},
     "new_connections_per_second": {"type": "int", "default": 0},
     "when_empty": {"type": "str", "choices": ["reject", "drop"], "default": "reject"},

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
+from typing import Any
 
 import pytest
 from kernel_lab import traffic
@@ -64,6 +66,46 @@ def test_a_large_allow_list(balancer: Balancer) -> None:
     balancer.apply([service(allow_from=nets, backends=webs("web1"))])
     assert balancer.tally(sources=["198.18.7.5"]) == {"web1": 1}
     assert balancer.tally(sources=["198.18.7.7"]) == {REFUSED: 1}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_deny_from(balancer: Balancer, protocol: str) -> None:
+    # Not the client's own address: it is of the frontend's network, and the kernel's redirects take the place of refusals.
+    for denied in (["198.18.7.0/24"], ["198.18.7.0/24", "203.0.113.0/24", "198.18.8.8"]):
+        balancer.apply([service(protocol=protocol, deny_from=denied)])
+        assert balancer.tally(count=4, protocol=protocol, sources=[STRANGER]) == dict.fromkeys(NAMES, 1)
+        assert balancer.tally(protocol=protocol, sources=[GUEST]) == {REFUSED: 1}
+    assert balancer.tally(protocol=protocol, sources=["198.18.8.8"]) == {REFUSED: 1}
+    balancer.apply([service(protocol=protocol)])
+    assert balancer.tally(count=4, protocol=protocol, sources=[GUEST]) == dict.fromkeys(NAMES, 1)
+
+
+def test_the_longest_prefix_decides(balancer: Balancer) -> None:
+    backends = [*webs("web1"), {"address": WEB6["web2"]}]
+    lists: dict[str, Any] = {
+        "allow_from": ["198.18.0.0/16", f"{GUEST}/32", "2001:db8:18::/64"],
+        "deny_from": [str(ipaddress.ip_network(f"{GUEST}/24", strict=False)), f"{GUEST6}/128"],
+    }
+    balancer.apply([service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=backends, **lists)])
+    beside = str(ipaddress.ip_address(GUEST) + 1)
+    assert balancer.tally(sources=[GUEST]) == {"web1": 1}
+    assert balancer.tally(sources=[beside]) == {REFUSED: 1}
+    assert balancer.tally(sources=[CLIENT]) == {REFUSED: 1}
+    assert balancer.tally(f"[{VIP6}]:80", sources=[GUEST6]) == {REFUSED: 1}
+    assert not balancer.apply([service(listen=[f"{VIP}:80", f"[{VIP6}]:80"], backends=backends, **lists)]).changed
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_connections_per_client": 50}], ids=["alone", "with a limit"])
+def test_who_is_denied_may_get_no_answer(balancer: Balancer, limits: dict[str, int]) -> None:
+    keys: dict[str, Any] = {"deny_from": f"{GUEST}/32", **limits}
+    balancer.apply([service(**keys, when_denied="drop"), service("other", listen=f"{VIP}:81", **keys)])
+    (answer,) = balancer.ask(sources=[GUEST], timeout_s=1.5)
+    assert (answer.error, answer.resent) == ("TimeoutError", 1)
+    assert balancer.tally(f"{VIP}:81", sources=[GUEST]) == {REFUSED: 1}
+    assert balancer.tally(count=4, sources=[STRANGER]) == dict.fromkeys(NAMES, 1)
+    # Where nobody serves, everybody gets the answer for that.
+    balancer.apply([service(**keys, when_denied="drop", backends=[])])
+    assert balancer.tally(sources=[STRANGER]) == {REFUSED: 1}
 
 
 def test_connections_per_client(balancer: Balancer) -> None:

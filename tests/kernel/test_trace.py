@@ -263,6 +263,13 @@ def test_the_list_of_clients(balancer: Balancer) -> None:
     assert traced(balancer, "198.18.7.7")[0] == REACHABLE
 
 
+def test_the_list_of_those_who_are_denied(balancer: Balancer) -> None:
+    apply(balancer, [service(deny_from=["203.0.113.0/24", f"{CLIENT}/32"], when_denied="drop")])
+    assert stopped_at(balancer)["said"] == f"deny_from of web has {CLIENT}/32: {CLIENT} is dropped"
+    assert set(balancer.tally(count=4, sources=["198.18.7.7"])) == set(NAMES)
+    assert traced(balancer, "198.18.7.7")[0] == REACHABLE
+
+
 def test_the_limit_of_connections(balancer: Balancer) -> None:
     apply(balancer, [service(max_connections_per_client=2)])
     assert traced(balancer)[0] == REACHABLE

@@ -493,6 +493,8 @@ FULL = {
             "affinity": "3h",
             "snat": "masquerade",
             "allow_from": ["198.51.100.0/24"],
+            "deny_from": ["198.51.100.7/32"],
+            "when_denied": "drop",
             "max_connections_per_client": 1,
             "new_connections_per_second": 1,
             "when_empty": "reject",

@@ -133,11 +133,14 @@ def _add_loops(tables: Tables, unclaimed: Unclaimed) -> list[str]:
 def refuses(service: Service, family: str) -> bool:
     """Whether some clients of the service, or all, are turned away."""
     limited = service.max_connections_per_client or service.new_connections_per_second
-    return bool(limited or service.allowed(family) is not None or not service.serving(family))
+    return bool(limited or service.admission(family) is not None or not service.serving(family))
 
 
 def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:
-    if service.when_empty == "drop" and not service.serving(frontend.family):
+    # Clients over a limit get the answer of those that are denied: here nothing tells one from the other any more.
+    denies = service.admission(frontend.family) is not None
+    does = (service.when_denied if denies else "reject") if service.serving(frontend.family) else service.when_empty
+    if does == "drop":
         return [_to_frontend(frontend, "-j DROP")]
     answer = "tcp-reset" if frontend.protocol == "tcp" else _UNREACHABLE[frontend.family]
     return [_to_frontend(frontend, f"-j REJECT --reject-with {answer}")]

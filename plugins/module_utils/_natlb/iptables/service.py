@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ConfigError
+from ..model.admission import Admission
 from ..model.entities import Backend, Service
 from ..model.slots import dealt_weights, slots
 from ..ruleset.names import digest
@@ -152,12 +153,13 @@ def _guard(tables: Tables, service: Service) -> list[str]:
     name = chain_name(service.name, "guard")
     if ("nat", name) in tables.chains:
         return [name]
-    networks = service.allowed(tables.family)
+    admission = service.admission(tables.family)
     rules = _limits(tables, service)
-    if networks is not None and len(networks) < 2:
-        rules.insert(0, " ".join([*(f"! -s {network}" for network in networks), _PAST]))
-    elif networks is not None:
-        _add_sources(tables, service, networks, rules)
+    if admission is not None and len(admission.networks) < 2:
+        match = "! -s" if admission.only else "-s"
+        rules.insert(0, " ".join([*(f"{match} {network}" for network in admission.networks), _PAST]))
+    elif admission is not None:
+        _add_sources(tables, service, admission, rules)
         return [name]
     if not rules:
         return []
@@ -181,12 +183,14 @@ def _limits(tables: Tables, service: Service) -> list[str]:
     return rules
 
 
-def _add_sources(tables: Tables, service: Service, networks: Sequence[str], limits: list[str]) -> None:
-    """A tree over many allowed sources as the guard: it goes on to the limits, or past the service."""
+def _add_sources(tables: Tables, service: Service, admission: Admission, limits: list[str]) -> None:
+    """A tree over many sources as the guard: it goes on to the limits, or past the service."""
     onward = "-j RETURN"
     if limits:
         tables.chains["nat", chain_name(service.name, "limits")] = limits
         onward = f"-g {chain_name(service.name, 'limits')}"
     # A chain that was entered by -g comes back to the service, not to the one it was entered from.
-    for chain, rules in source_tree.build((service.name, "guard"), tables.bits, networks, onward, _PAST).items():
+    within, otherwise = (onward, _PAST) if admission.only else (_PAST, onward)
+    tree = source_tree.build((service.name, "guard"), tables.bits, admission.networks, within, otherwise)
+    for chain, rules in tree.items():
         tables.chains["nat", chain] = rules

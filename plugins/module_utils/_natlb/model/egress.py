@@ -22,7 +22,7 @@ from .entities import (
     family_of,
     is_everything,
 )
-from .lists import networks, snat_choice
+from .lists import collapsed, networks, snat_choice
 from .reading import Reading
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def egress_rule(value: Any, path: str) -> Egress:
     no_uplinks: tuple[Uplink, ...] = ()
     masquerade: tuple[str, str | None] = ("masquerade", None)
     no_sources: tuple[str, ...] = ()
-    sources = read("source", no_sources, networks, "name at least one network")
+    sources = collapsed(read("source", no_sources, networks, "name at least one network"))
     protocol = read("protocol", None, values.choice, PROTOCOLS)
     ports = read("destination_ports", no_ports, _ports)
     if "destination_ports" in given and "protocol" not in given:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+from .admission import Admission, admission
 from .health import Health, dump_health
 
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -131,6 +132,8 @@ class Service:
     snat: str
     snat_addresses: tuple[str, ...]
     allow_from: tuple[str, ...]
+    deny_from: tuple[str, ...]
+    when_denied: str
     max_connections_per_client: int
     new_connections_per_second: int
     when_empty: str
@@ -180,10 +183,18 @@ class Service:
         able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
         return [b for b in able if not b.backup] or able
 
-    def allowed(self, family: str) -> list[str] | None:
-        """The networks of a family that clients may come from: none at all, or None where they may come from all."""
-        networks = [network for network in self.allow_from if family_of(network) == family]
-        return None if not self.allow_from or any(map(is_everything, networks)) else networks
+    @cached_property
+    def _admissions(self) -> dict[str, Admission | None]:
+        return {family: admission(self.allow_from, self.deny_from, family) for family in FAMILIES}
+
+    def admission(self, family: str) -> Admission | None:
+        """The clients of a family that may connect; None where all may."""
+        return self._admissions[family] if self.allow_from or self.deny_from else None
+
+    def admits(self, client: str) -> bool:
+        """Whether a client at this address may connect."""
+        found = self.admission(family_of(client))
+        return found is None or found.admits(client)
 
     def snat_of(self, family: str) -> tuple[str, ...]:
         return tuple(address for address in self.snat_addresses if family_of(address) == family)
@@ -310,6 +321,8 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "affinity": service.affinity_s,
         "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
         "allow_from": list(service.allow_from),
+        "deny_from": list(service.deny_from),
+        "when_denied": service.when_denied,
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
         "when_empty": service.when_empty,

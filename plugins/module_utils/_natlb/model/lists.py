@@ -32,13 +32,19 @@ def snat_choice(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def networks(value: Any, path: str, without: str) -> tuple[str, ...]:
-    """Networks in their shortest equal form, so that no two of them overlap. An empty list, as a template may give it,
-    is refused; the remedy says what to do `without` any."""
+    """Networks as they were given, each once. An empty list, as a template may give it, is refused; the remedy says
+    what to do `without` any."""
     reading = Reading()
     found = reading.each(values.network, values.one_or_more(value, path))
     reading.done()
     if not found:
         raise ConfigError(path, "is empty", without)
+    return tuple(distinct([str(network) for network in found]))
+
+
+def collapsed(given: Sequence[str]) -> tuple[str, ...]:
+    """Networks in their shortest equal form, so that no two of them overlap."""
+    found = [ipaddress.ip_network(network) for network in given]
     v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
     return tuple(str(network) for network in [*v4, *v6])

@@ -31,9 +31,10 @@ from .entities import (
     Listen,
     Service,
     family_of,
+    is_everything,
 )
 from .health import Health, health_check
-from .lists import distinct, networks, snat_choice
+from .lists import collapsed, distinct, networks, snat_choice
 from .reading import Reading
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ SERVICE_KEYS = (
     "affinity",
     "snat",
     "allow_from",
+    "deny_from",
+    "when_denied",
     "max_connections_per_client",
     "new_connections_per_second",
     "when_empty",
@@ -115,6 +118,7 @@ SERVICE_KEYS = (
 
 _LIMITS = ("max_connections_per_client", "new_connections_per_second")
 _NOBODY = "leave it out to allow everybody, or name networks"
+_ANSWERS = ("reject", "drop")
 
 
 def _service(value: Any, path: str) -> Service:
@@ -130,6 +134,8 @@ def _service(value: Any, path: str) -> Service:
     health: Health | None = read("health", None, health_check)
     protocols: tuple[str, ...] = read("protocol", ("tcp",), _protocols)
     backends: tuple[Backend, ...] = read("backends", (), _backends)
+    allow: tuple[str, ...] = read("allow_from", (), networks, _NOBODY)
+    deny: tuple[str, ...] = read("deny_from", (), networks, _NOBODY)
     most, rate = _LIMITS
     service = Service(
         name=read("name", "", parse.name),
@@ -140,10 +146,12 @@ def _service(value: Any, path: str) -> Service:
         affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
         snat=snat,
         snat_addresses=snat_addresses,
-        allow_from=read("allow_from", (), networks, _NOBODY),
+        allow_from=collapsed(allow) if not deny else allow,
+        deny_from=collapsed(deny) if not allow else deny,
+        when_denied=read("when_denied", "reject", parse.choice, _ANSWERS),
         max_connections_per_client=read(most, 0, parse.integer, 0, 1000000),
         new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
-        when_empty=read("when_empty", "reject", parse.choice, ("reject", "drop")),
+        when_empty=read("when_empty", "reject", parse.choice, _ANSWERS),
         log=read("log", False, parse.boolean),
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
@@ -311,12 +319,28 @@ def _check_service(service: Service, path: str) -> None:
             reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
         if service.snat == "address" and not service.snat_of(family):
             reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
-    for key, values in (("snat", service.snat_addresses), ("allow_from", service.allow_from)):
+    _check_clients(service, path, reading)
+    lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}
+    for key, values in lists.items():
         strange = [value for value in values if family_of(value) not in families]
         if strange:
             problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
             reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
     reading.done()
+
+
+def _check_clients(service: Service, path: str, reading: Reading) -> None:
+    both = [network for network in service.deny_from if network in service.allow_from]
+    if both:
+        problem = f"{both[0]} stands in allow_from as well"
+        reading.add(f"{path}.deny_from", problem, "take it out of one of them: the longest prefix decides")
+        return
+    for family in service.families():
+        denied = [network for network in service.deny_from if family_of(network) == family]
+        found = service.admission(family) if denied else None
+        if found is not None and (not found.networks if found.only else any(map(is_everything, found.networks))):
+            problem = f"leaves no {family_name(family)} client that may connect"
+            reading.add(f"{path}.deny_from", problem, "allow some, or take the service away")
 
 
 def _check_health(service: Service, path: str, reading: Reading) -> None:

@@ -79,6 +79,7 @@ def has_own_chain(service: Service) -> bool:
         service.takes_turns
         or service.affinity_s
         or service.allow_from
+        or service.deny_from
         or service.max_connections_per_client
         or service.new_connections_per_second
         or service.log

@@ -235,14 +235,16 @@ class ServiceTable(Table):
         """What a new connection has to pass before a backend is chosen, cheapest first."""
         saddr = f"{self.family} saddr"
         rules: Lines = []
-        allowed = service.allowed(self.family)
-        if allowed is not None:
-            networks = [plain(network) for network in allowed]
+        admission = service.admission(self.family)
+        if admission is not None:
+            networks = [plain(network) for network in admission.networks]
             # Another list is another set, and the rule is switched to it: nft takes half a second to take one of
             # 100,000 networks out of a set, and as long as that to load them all.
-            name = f"allow.{service.name}/{digest(' '.join(networks))}"
+            kind, matches = ("allow", "!= ") if admission.only else ("deny", "")
+            name = f"{kind}.{service.name}/{digest(' '.join(networks))}"
             self.declare("set", name, f"typeof {saddr}", "flags interval").update(dict.fromkeys(networks, ""))
-            rules.append(f"{saddr} != @{name} goto {self.refuse()}")
+            denied = "drop" if service.when_denied == "drop" else f"goto {self.refuse()}"
+            rules.append(f"{saddr} {matches}@{name} {denied}")
         if service.new_connections_per_second:
             rate, name = service.new_connections_per_second, rate_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")

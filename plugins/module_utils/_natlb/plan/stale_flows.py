@@ -12,19 +12,17 @@ it would for the first time. TCP and SCTP are never cut: their peers notice by t
 from __future__ import annotations
 
 import bisect
-import ipaddress
 from collections.abc import Iterable
 
 from ..errors import HostError
 from ..host import flows as tracked
 from ..host import proc
 from ..host.flows import Flow
-from ..model.entities import FAMILIES, STATES, Config, Service, family_of, is_wild
-from ..model.ranges import Range, number_range
+from ..model.entities import FAMILIES, STATES, Config, Service, is_wild
 
 Peer = tuple[str, int]
-#: Above each port and address.
-_BEYOND = 1 << 129
+#: Above each port.
+_BEYOND = 1 << 16
 
 
 class Frontends:
@@ -35,7 +33,6 @@ class Frontends:
         #: Ranges of one address (None: of every local one) on one interface do not overlap, so they can be searched.
         self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, Service]]]] = {}
         self._local = local
-        self._sources: dict[tuple[str, str], list[Range]] = {}
         for service in config.services:
             for frontend in service.frontends():
                 if frontend.protocol != protocol:
@@ -63,17 +60,6 @@ class Frontends:
                         found.append(ranges[at][2])
         return found
 
-    def allows(self, service: Service, source: str) -> bool:
-        """Whether the service's list of clients, if it has one, has this address."""
-        if not service.allow_from:
-            return True
-        key = (service.name, family_of(source))
-        if key not in self._sources:
-            self._sources[key] = sorted(number_range(net) for net in service.allow_from if family_of(net) == key[1])
-        ranges, number = self._sources[key], int(ipaddress.ip_address(source))
-        at = bisect.bisect_right(ranges, (number, _BEYOND)) - 1
-        return at >= 0 and number <= ranges[at][1]
-
 
 def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> bool:
     """Whether one of the service's backends is the one that answers."""
@@ -100,7 +86,7 @@ def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Fl
         then = [s for s in before.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
         # With no backend at all packets are refused, which deletes their entries by itself.
         now = after.find(flow.family, flow.target, flow.target_port)
-        allowed = [s for s in now if answers(s, flow, ("active", "drained")) and after.allows(s, flow.source)]
+        allowed = [s for s in now if answers(s, flow, ("active", "drained")) and s.admits(flow.source)]
         if now or then:
             kept = bool(allowed) and all(any(_same_way(one, other, flow) for other in allowed) for one in then)
             found += [] if kept else [flow]

@@ -146,7 +146,7 @@ def _service(
         "affinity": service.affinity_s,
         "redispatch": service.redispatch,
         "interface": service.interface,
-        "restricted": bool(service.allow_from),
+        "restricted": bool(service.allow_from or service.deny_from),
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
         "known_clients": clients.shown(service, known),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from ..host import sysctl, tracked
 from ..model import tracking
+from ..model.admission import decisive
 from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
@@ -50,15 +51,18 @@ def found(
 
 def admission(question: Question, service: Service, frontends: Frontends) -> Iterator[Step]:
     """The list of clients and the limits, as they stand for this one."""
-    client = ipaddress.ip_address(question.client)
-    networks = service.allowed(question.family)
-    if networks is not None:
-        within = [item for item in networks if client in ipaddress.ip_network(item)]
-        if not within:
-            said = f"allow_from of {service.name} has no network of {question.client}: it is refused"
+    if service.allow_from or service.deny_from:
+        network = decisive(service.allow_from, service.deny_from, question.client)
+        if not service.admits(question.client):
+            does = "refused" if service.when_denied == "reject" else "dropped"
+            if network is None:
+                said = f"allow_from of {service.name} has no network of {question.client}: it is {does}"
+            else:
+                said = f"deny_from of {service.name} has {network}: {question.client} is {does}"
             yield Step("admission", "stops", said, f"add {question.client} to allow_from of {service.name}")
             return
-        yield Step("admission", "ok", f"allow_from has {within[0]}")
+        said = f"allow_from has {network}" if network else f"deny_from has no network of {question.client}"
+        yield Step("admission", "ok", said)
     most = service.max_connections_per_client
     if most:
         count = _connections(question, service, frontends)

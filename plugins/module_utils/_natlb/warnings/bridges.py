@@ -10,13 +10,12 @@ br_forward.c). So a backend that connects to its own service, and is chosen itse
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Mapping, Sequence
 
 from ..host import sysctl
 from ..host.links import Link
 from ..host.routes import Ways
-from ..model.entities import Config, Service
+from ..model.entities import Config
 
 _SYSCTLS = {"ip": "net/bridge/bridge-nf-call-iptables", "ip6": "net/bridge/bridge-nf-call-ip6tables"}
 _NAMED = 3
@@ -36,20 +35,13 @@ def bridged_backends(
     known: dict[str, str] = {}
     for service in config.services if bridges else ():
         for backend in service.backends:
-            if backend.family in families and backend.state == "active" and _may_ask(service, backend.address):
+            if backend.family in families and backend.state == "active" and service.admits(backend.address):
                 if backend.address not in known:
                     known[backend.address] = ways.interface(backend.address)
                 bridge = known[backend.address]
                 if bridge in bridges and service.interface in (None, bridge):
                     found.setdefault(bridge, {}).setdefault(f"service {service.name}", []).append(backend.address)
     return found
-
-
-def _may_ask(service: Service, address: str) -> bool:
-    """Whether the service takes connections from this address."""
-    ip = ipaddress.ip_address(address)
-    networks = map(ipaddress.ip_network, service.allow_from)
-    return not service.allow_from or any(ip.version == net.version and ip in net for net in networks)
 
 
 def warning(

@@ -44,7 +44,9 @@ def without_return_route(
 
 
 def _reached(service: Service, ways: Sequence[tuple[Network, str]]) -> bool:
-    sources = [ipaddress.IPv4Network(source) for source in service.allow_from or ("0.0.0.0/0",) if ":" not in source]
+    admitted = service.admission("ip")
+    networks = admitted.networks if admitted is not None and admitted.only else ("0.0.0.0/0",)
+    sources = [ipaddress.IPv4Network(source) for source in networks]
     return any(
         interface == service.interface and isinstance(network, ipaddress.IPv4Network) and network.overlaps(source)
         for network, interface in ways
