@@ -70,7 +70,7 @@ def test_a_large_allow_list(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_deny_from(balancer: Balancer, protocol: str) -> None:
-    # Not the client's own address: it is of the frontend's network, and the kernel's redirects take the place of refusals.
+    # Not an address of the frontend's network: redirects of the kernel take the place of refusals there.
     for denied in (["198.18.7.0/24"], ["198.18.7.0/24", "203.0.113.0/24", "198.18.8.8"]):
         balancer.apply([service(protocol=protocol, deny_from=denied)])
         assert balancer.tally(count=4, protocol=protocol, sources=[STRANGER]) == dict.fromkeys(NAMES, 1)
