@@ -57,7 +57,9 @@ def balance(root: str, deep: bool, services: Any, egress: Any = None, **options:
         rules = [f"jump {after}"] if after else [] if deep else [RULES["nftables"]]
         nft[Key("ip", TABLE, "chain", name)] = Section((), tuple(rules))
         rules = [f"-j NATLB.{after}"] if after else [] if deep else [RULES["iptables"]]
-        tables["ip", "nat", "chain", f"NATLB.{name}"] = Section((), tuple(f"-A NATLB.{name} {rule}" for rule in rules))
+        tables[Key("ip", "nat", "chain", f"NATLB.{name}")] = Section(
+            (), tuple(f"-A NATLB.{name} {rule}" for rule in rules)
+        )
     with (
         _rendering(nftables, nft, Key("ip", TABLE, "chain", "prerouting"), "jump broken0"),
         _rendering(iptables, tables, Key("ip", "nat", "chain", "NATLB.pre"), "-A NATLB.pre -j NATLB.broken0"),
