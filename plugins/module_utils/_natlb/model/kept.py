@@ -30,6 +30,8 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         snat="address" if has_addresses else snat,
         snat_addresses=tuple(snat) if has_addresses else (),
         allow_from=tuple(item["allow_from"]),
+        deny_from=tuple(item["deny_from"]),
+        when_denied=item["when_denied"],
         max_connections_per_client=item["max_connections_per_client"],
         new_connections_per_second=item["new_connections_per_second"],
         when_empty=item["when_empty"],
