@@ -142,6 +142,7 @@ INTERNAL = frozenset(
         "natlb_balancer_release",
         "natlb_order_answer",
         "natlb_order_answers",
+        "natlb_order_changed",
         "natlb_order_first",
         "natlb_order_second",
         "natlb_order_state",

@@ -12,11 +12,15 @@ from typing import Callable
 
 from ..errors import HostError
 from ..host import removed
+from ..host.removed import Removed
 from ..model.engine import Engine
 from ..model.entities import Config
 from . import totals
 from .request import Request
 from .totals import Key
+
+#: What slots had counted that are gone, once the change is made.
+Gone = Callable[[], Mapping[Key, int]]
 
 
 @contextlib.contextmanager
@@ -28,7 +32,11 @@ def noted(request: Request, engine: Engine) -> Iterator[None]:
     if not totals.are_asked_for(request.paths) or request.config.empty:
         yield
         return
-    with _told(request.config, engine) if engine.is_numbered else _compared(request.config, engine) as gone:
+    with contextlib.ExitStack() as stack:
+        if engine.is_numbered:
+            gone = _told(request.config, engine, stack.enter_context(removed.followed()))
+        else:
+            gone = _compared(request.config, engine)
         try:
             yield
         finally:
@@ -36,14 +44,11 @@ def noted(request: Request, engine: Engine) -> Iterator[None]:
                 totals.taken(request.paths, gone())
 
 
-@contextlib.contextmanager
-def _told(config: Config, engine: Engine) -> Iterator[Callable[[], Mapping[Key, int]]]:
-    with removed.followed() as found:
-        yield lambda: engine.counted_by(found(), config)
+def _told(config: Config, engine: Engine, found: Callable[[], Removed]) -> Gone:
+    return lambda: engine.counted_by(found(), config)
 
 
-@contextlib.contextmanager
-def _compared(config: Config, engine: Engine) -> Iterator[Callable[[], Mapping[Key, int]]]:
+def _compared(config: Config, engine: Engine) -> Gone:
     """iptables-legacy does not tell what goes, so its counters are read before and afterwards. What comes in between is
     lost."""
     before: Mapping[Key, int] = {}
@@ -54,4 +59,4 @@ def _compared(config: Config, engine: Engine) -> Iterator[Callable[[], Mapping[K
         now = engine.counters(config)[0] if before else {}
         return {key: max(0, count - now.get(key, 0)) for key, count in before.items()}
 
-    yield gone
+    return gone

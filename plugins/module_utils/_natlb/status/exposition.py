@@ -48,6 +48,6 @@ def escaped(value: str) -> str:
 
 
 def _number(value: Value) -> str:
-    if type(value) is int:
-        return str(value)
-    return repr(float(value)) if isinstance(value, float) and not value.is_integer() else str(int(value))
+    if isinstance(value, float) and not value.is_integer():
+        return repr(value)
+    return str(int(value))
