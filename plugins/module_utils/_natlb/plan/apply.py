@@ -161,7 +161,7 @@ def carry_out_live(request: Request) -> tuple[Plan, Outcome, Revision | None]:
     outcome.diff = "".join(unified(part.live, part.wanted) for part in parts)
     outcome.transaction = plan.transaction.kind
     outcome.warnings += delete_stale(plan.previous, plan.laid.config)
-    _keep_normal_form(plan)
+    outcome.warnings += _tidied(plan, waits=True)
     after = began and began.after(sum(part.commits() for part in parts))
     return plan, outcome, after if after == revision.current() else None
 

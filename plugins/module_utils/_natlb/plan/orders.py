@@ -9,7 +9,7 @@ It is kept beside the declaration (`model/local_state.py`), and the host is made
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple, Union
@@ -173,15 +173,36 @@ def give(
     with rollback.lock_with_none_overdue(paths) as directory:
         change = look(paths, backend, service, order, variant)
         permit(change)
-        if not change.is_none:
-            if directory is None:
-                _write(change)
-            else:
-                with contextlib.suppress(HostError):
-                    # The former declaration may have no such backend.
-                    _write(_change(requests.restored(paths, variant)[0], backend, service, order))
+        if change.is_none:
+            return change, running.carry_out(paths, variant, directory)[1]
+        kept: Change | None = change
+        if directory is not None:
+            kept = None
+            with contextlib.suppress(UnknownBackendError):
+                # The former declaration may have no such backend.
+                kept = _change(requests.restored(paths, variant)[0], backend, service, order)
+        with _all_or_nothing() as undo:
+            if directory is not None:
+                undo.append(partial(rollback.restage, directory, rollback.staged(directory)))
                 waiting.say(directory, _path(change.request), _text(change))
-        return change, running.carry_out(paths, variant, directory)[1]
+            if kept is not None:
+                undo.append(partial(_write, kept._replace(after=kept.before)))
+                _write(kept)
+            return change, running.carry_out(paths, variant, directory)[1]
+
+
+@contextlib.contextmanager
+def _all_or_nothing() -> Iterator[list[Callable[[], None]]]:
+    """Where the host cannot follow, what was said is taken back by these steps, the last one first: an error has to
+    mean that nothing has changed."""
+    undo: list[Callable[[], None]] = []
+    try:
+        yield undo
+    except Exception:
+        for step in reversed(undo):
+            with contextlib.suppress(HostError):
+                step()
+        raise
 
 
 def _change(request: Request, backend: str, service: str | None, order: Order) -> Change:

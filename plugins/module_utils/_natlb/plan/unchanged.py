@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import HostError
 from ..host import revision, store
 from ..host.observation import Call, Watch
 from ..host.revision import Revision
@@ -121,7 +122,11 @@ def keep(
     doubt = _doubt(watch, began and began.after(commits), now, theirs)
     calls = [[name, list(arguments), told] for (name, arguments), told in seen.items()]
     kept = {"doubt": doubt} if doubt else {"key": key, "revision": now, "seen": calls, "outcome": found}
-    store.write_text(paths.run / store.SEEN, json.dumps(kept))
+    try:
+        store.write_text(paths.run / store.SEEN, json.dumps(kept))
+    except HostError:
+        # A full disk makes the next run read everything, and is no fault of this one.
+        store.remove(paths.run / store.SEEN)
 
 
 def _doubt(watch: Watch, expected: Revision | None, now: Revision | None, theirs: Watch) -> str:
