@@ -21,7 +21,7 @@ demo: ## Balance 300 real connections over four containers and show who answered
 	@$(RUN) python tools/demo.py
 
 test: dev ## Run everything: lint, unit, kernel, drills and molecule, with one summary at the end
-	@$(PYTEST) --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	@NATLB_KERNEL=short $(PYTEST) --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: dev ## ansible-lint, ansible-test sanity, ruff and mypy
 	@$(PYTEST) tests/lint
@@ -29,7 +29,7 @@ lint: dev ## ansible-lint, ansible-test sanity, ruff and mypy
 unit: dev ## Tests of the pure core; no root, no network
 	@$(PYTEST) tests/unit
 
-kernel: dev ## The behaviour of both engines on the real kernel, in network namespaces
+kernel: dev ## Both engines on the real kernel, in network namespaces; make test leaves most of iptables-legacy out
 	@$(PYTEST) tests/kernel
 
 browser: dev ## The web page of the playbook report in a headless Chromium, with an accessibility checker

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "balancer" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("engines")
-        metafunc.parametrize("balancer", marker.args if marker else ENGINES, indirect=True)
+        metafunc.parametrize("balancer", marker.args if marker else _engines(metafunc.function.__name__), indirect=True)
+
+
+def _engines(test: str) -> Sequence[str]:
+    """The engines of a test that does not name its own: all of them; in the short form, which `make test` asks for, one
+    test of four, always the same ones, meets iptables-legacy. That is iptables-nft with another program."""
+    if os.environ.get("NATLB_KERNEL") == "short" and zlib.crc32(test.encode()) % 4:
+        return [engine for engine in ENGINES if engine != "iptables-legacy"]
+    return ENGINES
 
 
 @pytest.fixture(scope="session")
