@@ -45,6 +45,7 @@ def test_methods(method: str, words: list[str]) -> None:
         ("ip_hash", "write source_hash"),
         ("hash", "write source_hash (the client's address) or flow_hash"),
         ("maglev", "write source_hash or flow_hash"),
+        ("random_two", "write least_connections"),
         ("sed", "the nearest is least_connections"),
         ("dh", "the nearest is source_hash"),
         ("first", "backup: true"),

@@ -38,6 +38,8 @@ _OTHER_METHODS = {
     "sed": "the nearest is least_connections",
     "nq": "the nearest is least_connections",
     "least_time": "the nearest is least_connections",
+    "random_two": "write least_connections: the agent counts the connections of all backends, not of two",
+    "p2c": "write least_connections: the agent counts the connections of all backends, not of two",
     "dh": _BY_DESTINATION,
     "lblc": _BY_DESTINATION,
     "lblcr": _BY_DESTINATION,
