@@ -7,21 +7,27 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: to_addresses
-short_description: Expand ranges and networks to addresses
+short_description: Expand ranges, networks and host names to addresses
 version_added: 0.1.0
 description:
   - Turns C(10.0.0.3-10.0.0.6), C(10.0.0.3-6), C(10.0.0.0/29), a single address, or a list of these into addresses.
   - A network gives the addresses that hosts can have, without its first and its broadcast address.
+  - The name of a host gives the addresses that the controller finds for it, each of them, in ascending order. They are
+    written into the rules, and names are not looked up again before the next run.
   - An address that occurs twice is returned once, at its first place.
 author:
   - natlb contributors (@natlb)
 positional: _input
 options:
   _input:
-    description: The ranges, networks and addresses, IPv4 or IPv6. They may hold at most 65536 addresses.
+    description: The ranges, networks, addresses (IPv4 or IPv6) and host names. They may hold at most 65536 addresses.
     type: list
     elements: str
     required: true
+  family:
+    description: Of host names take only addresses of this family. By default they give all of their addresses.
+    type: str
+    choices: [ipv4, ipv6]
 requirements:
   - netaddr (on the controller)
 seealso:
@@ -37,6 +43,13 @@ EXAMPLES = r"""
         listen: [192.0.2.10:80]
         backends: "{{ '10.0.0.3-10.0.0.6' | natlb.netfilter.to_addresses | natlb.netfilter.to_backends(port=8080) }}"
 
+- name: Balance over all addresses of a name
+  natlb.netfilter.balancer:
+    services:
+      - name: web
+        listen: [192.0.2.10:80]
+        backends: "{{ 'web.example.com' | natlb.netfilter.to_addresses(family='ipv4') }}"
+
 - name: Show the addresses of a network and of another host
   ansible.builtin.debug:
     msg: "{{ ['10.0.0.0/29', '10.0.1.1'] | natlb.netfilter.to_addresses }}"
@@ -50,10 +63,13 @@ _value:
   sample: [10.0.0.3, 10.0.0.4, 10.0.0.5, 10.0.0.6]
 """
 
+import ipaddress
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.values import is_host_name
 
 try:
     import netaddr
@@ -64,11 +80,14 @@ else:
     NETADDR_ERROR = None
 
 MAX_ADDRESSES = 65536
-_REMEDY = "write an address, a range such as 10.0.0.3-10.0.0.6, or a network such as 10.0.0.0/24"
+_REMEDY = "write an address, a range such as 10.0.0.3-10.0.0.6, a network such as 10.0.0.0/24, or the name of a host"
+_FAMILIES = {None: socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
-def to_addresses(value: Any) -> list[str]:
+def to_addresses(value: Any, family: str | None = None) -> list[str]:
     """The addresses that `value` stands for. Raises AnsibleFilterError, naming the part that is wrong."""
+    if family not in _FAMILIES:
+        raise AnsibleFilterError(f"natlb.netfilter.to_addresses: {family!r} is not a family (write ipv4 or ipv6)")
     if netaddr is None:
         raise AnsibleFilterError(
             "natlb.netfilter.to_addresses needs the Python library netaddr on the controller: pip install netaddr"
@@ -76,6 +95,9 @@ def to_addresses(value: Any) -> list[str]:
     items = value if isinstance(value, (list, tuple)) else [value]
     found: dict[str, None] = {}
     for item in items:
+        if isinstance(item, str) and is_host_name(item.strip()):
+            found.update(dict.fromkeys(_looked_up(item.strip(), family)))
+            continue
         first, last = _ends(item)
         if int(last) - int(first) + 1 + len(found) > MAX_ADDRESSES:
             raise AnsibleFilterError(
@@ -83,6 +105,19 @@ def to_addresses(value: Any) -> list[str]:
             )
         found.update((str(address), None) for address in netaddr.iter_iprange(first, last))
     return list(found)
+
+
+def _looked_up(name: str, family: str | None) -> list[str]:
+    """All addresses of a host, in an order of their own: name servers rotate them."""
+    try:
+        answers = socket.getaddrinfo(name, None, _FAMILIES[family], socket.SOCK_STREAM)
+    except OSError as error:
+        raise AnsibleFilterError(
+            f"natlb.netfilter.to_addresses: the controller finds no {family or 'address'} of {name}: {error} "
+            "(write its address, or correct the name)"
+        ) from None
+    found = {ipaddress.ip_address(str(answer[4][0])) for answer in answers}
+    return [str(address) for address in sorted(found, key=lambda address: (address.version, int(address)))]
 
 
 def _ends(item: Any) -> tuple[Any, Any]:

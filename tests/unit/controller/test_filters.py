@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_hosts_holds_a_whole_16_network() -> None:
         ("10.0.0.0/33", "10.0.0.0/33 is not a network"),
         ("10.0.0.0/", "10.0.0.0/ is not a network"),
         ("10/8", "'10' in '10/8' is not an address"),
-        ("web1", "'web1' in 'web1' is not an address"),
+        ("web_1", "'web_1' in 'web_1' is not an address"),
         ("10.0.0.300", "'10.0.0.300' in '10.0.0.300' is not an address"),
         ("10.0.0.3-", "'' in '10.0.0.3-' is not an address"),
         ("", "'' in '' is not an address"),
@@ -142,6 +143,36 @@ def test_backends_refuses(names: Any, variables: dict[str, Any], arguments: dict
     with pytest.raises(AnsibleFilterError) as caught:
         backends(names, {"web1": variables}, **arguments)
     assert message in str(caught.value)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]]) -> None:
+    """A name server that knows these names, and rotates what it answers."""
+
+    def getaddrinfo(name: str, _port: None, family: int, *_more: int) -> list[Any]:
+        every = [(socket.AF_INET6 if ":" in item else socket.AF_INET, item) for item in reversed(found.get(name, []))]
+        chosen = [item for item in every if family in (socket.AF_UNSPEC, item[0])] * 2
+        if not chosen:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(its_family, 0, 0, "", (address, 0)) for its_family, address in chosen]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_names_of_hosts_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"web.example.com": ["10.0.0.3", "10.0.0.20", "2001:db8:2::3"], "db-1": ["10.0.1.9"]})
+    assert hosts("web.example.com") == ["10.0.0.3", "10.0.0.20", "2001:db8:2::3"]
+    assert hosts("web.example.com", family="ipv4") == ["10.0.0.3", "10.0.0.20"]
+    assert hosts(["db-1", "10.0.0.3-4", "10.0.1.9"]) == ["10.0.1.9", "10.0.0.3", "10.0.0.4"]
+
+
+def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"web.example.com": ["10.0.0.3"]})
+    with pytest.raises(AnsibleFilterError, match=r"finds no address of wbe\.example\.com: .*not known"):
+        hosts(["web.example.com", "wbe.example.com"])
+    with pytest.raises(AnsibleFilterError, match=r"finds no ipv6 of web\.example\.com"):
+        hosts("web.example.com", family="ipv6")
+    with pytest.raises(AnsibleFilterError, match="'inet' is not a family"):
+        hosts("10.0.0.3", family="inet")
 
 
 def test_what_is_not_hostvars_is_refused() -> None:

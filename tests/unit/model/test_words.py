@@ -104,7 +104,7 @@ def test_a_comma_in_an_argument_is_one() -> None:
 def test_the_name_of_a_host(name: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
         read(backends=[name])
-    assert "write the address of this host" in str(caught.value)
+    assert "have the controller look it up" in str(caught.value)
 
 
 def test_what_was_written_is_read_without_a_check() -> None:

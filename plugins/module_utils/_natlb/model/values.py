@@ -156,6 +156,11 @@ def whole_seconds(value: Any, path: str, low_s: int, high_s: int) -> int:
     return whole
 
 
+def is_host_name(value: str) -> bool:
+    """Whether it is written as the name of a host."""
+    return bool(_HOST_NAME.match(value))
+
+
 @lru_cache(maxsize=65536)
 def _address(value: str) -> Address | None:
     """The parsed address; of ten thousand services many share their backends."""
@@ -177,8 +182,8 @@ def address(value: Any, path: str) -> Address:
             )
         return parsed
     remedy = "write one such as 192.0.2.10 or 2001:db8::10"
-    if isinstance(value, str) and _HOST_NAME.match(value):
-        remedy = "write the address of this host: a balancer that boots cannot ask for names"
+    if isinstance(value, str) and is_host_name(value):
+        remedy = "write its address, or have the controller look it up with the filter natlb.netfilter.to_addresses"
     raise ConfigError(path, f"{shown(value)} is not an IP address", remedy)
 
 
