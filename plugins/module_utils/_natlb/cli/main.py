@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, TextIO
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
 from ..host import agent_socket, commits, store
 from ..host.store import DEFAULT_PATHS, Paths
+from ..model.entities import State
 from ..trace.question import Question
 from . import arguments, commands
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..status.table import Line
 
 _STATUSES = {MinActiveError: commands.TOO_FEW, BusyError: commands.BUSY}
-_STATES = {"drain": "drained", "disable": "disabled", "restore": "active"}
+_STATES: dict[str, State] = {"drain": "drained", "disable": "disabled", "restore": "active"}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -45,7 +45,7 @@ class Check:
         self.askers: list[Asker] = []
         self.attempt: Attempt | None = None
         self.finding = kept
-        self.state = BackendState(kept.state if kept is not None else "unknown")  # type: ignore[arg-type]
+        self.state = BackendState(kept.state if kept is not None else "unknown")
         #: When it is to begin, to be looked at, or late.
         self.due = 0.0
         self.started = 0.0

@@ -310,9 +310,9 @@ class Checker:
         changed = check.state.take(outcome, health.fall, health.rise, now)
         due = state.next_due(check.identity, health, check.state.count > 0, check.started, check.number)
         self._push(check, max(due, now))
-        if not changed:
-            return
         after = check.state.state
+        if not changed or after == "unknown":
+            return
         if check.finding is None or after != before:
             check.finding = Finding(after, self._date(), check.state.reason)
             slow = before == "down" and any(asker.slow_start_s for asker in check.askers)

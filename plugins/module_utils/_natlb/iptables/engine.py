@@ -17,7 +17,7 @@ from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Backend, Config, Service, family_of
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
-from ..ruleset.transaction import Transaction
+from ..ruleset.transaction import Kind, Transaction
 from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
 from .choice import hashed_slot
 from .dispatch import PREFIX
@@ -115,7 +115,7 @@ class IptablesEngine:
             return Transaction("none", {})
         if not normal:
             return Transaction("remove", restore.remove(live, self._held))
-        kind = "delta" if live else "replace"
+        kind: Kind = "delta" if live else "replace"
         return Transaction(kind, restore.delta(live, normal, rendered, held=self._held))
 
     def delta(self, live: Ruleset, wanted: Ruleset) -> Transaction:

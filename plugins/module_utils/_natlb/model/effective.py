@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from .entities import STATES, Backend, Config, Service
+from .entities import STATES, Backend, Config, Service, State
 from .slots import fits
 from .values import endpoint
 
 #: What a check may find: that the backend serves, that it asks for no new connections, or that it is dead.
-FOUND = ("up", "drain", "down")
-_STATE_OF = {"up": "active", "drain": "drained", "down": "disabled"}
+Found = Literal["up", "drain", "down"]
+FOUND: tuple[Found, ...] = ("up", "drain", "down")
+_STATE_OF: dict[Found, State] = {"up": "active", "drain": "drained", "down": "disabled"}
 
 Because = Literal["declared", "override", "health", "fail_open"]
 
@@ -44,7 +45,7 @@ class Place(NamedTuple):
 class Override:
     """The override of an operator for a backend. None and `active` both mean: as declared."""
 
-    state: str | None = None
+    state: State | None = None
     weight: int | None = None
     since: str = ""
     reason: str = ""
@@ -78,9 +79,9 @@ def joined(parts: Sequence[Override]) -> Override:
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of health checks for a backend; one of `FOUND`."""
+    """The result of health checks for a backend."""
 
-    state: str
+    state: Found
     since: str = ""
     reason: str = ""
     #: The part of its weight that it is to get.
@@ -197,7 +198,7 @@ class _Concerned:
 
 def _effective_backend(declared: Backend, override: Override | None, finding: Finding | None) -> EffectiveBackend:
     intended = declared if override is None else _intended(declared, override)
-    found = _STATE_OF[finding.state] if finding is not None else "active"
+    found: State = _STATE_OF[finding.state] if finding is not None else "active"
     # Of two that take it out, the one that takes it out further.
     worse = STATES.index(found) > STATES.index(intended.state)
     holds = replace(intended, state=found) if worse else intended
@@ -209,12 +210,12 @@ def _effective_backend(declared: Backend, override: Override | None, finding: Fi
 
 
 def _intended(declared: Backend, override: Override) -> Backend:
-    state = declared.state if override.state in (None, "active") else override.state
+    state = declared.state if override.state is None or override.state == "active" else override.state
     weight = declared.weight if override.weight is None else override.weight
     if weight == 0 and declared.weight:
         # A weight of 0 takes a backend out of the table of a hash, which moves clients of others; a drain does not.
         weight, state = declared.weight, "drained" if state == "active" else state
-    return replace(declared, state=str(state), weight=weight)
+    return replace(declared, state=state, weight=weight)
 
 
 def _within_slots(service: Service, found: list[EffectiveBackend]) -> list[EffectiveBackend]:

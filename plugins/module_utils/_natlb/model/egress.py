@@ -18,6 +18,7 @@ from .entities import (
     PROTOCOLS,
     Config,
     Egress,
+    EgressSnat,
     Uplink,
     family_of,
     is_everything,
@@ -42,7 +43,7 @@ def egress_rule(value: Any, path: str) -> Egress:
 
     no_ports: tuple[tuple[int, int], ...] = ()
     no_uplinks: tuple[Uplink, ...] = ()
-    masquerade: tuple[str, str | None] = ("masquerade", None)
+    masquerade: tuple[EgressSnat, str | None] = ("masquerade", None)
     no_sources: tuple[str, ...] = ()
     sources = collapsed(read("source", no_sources, networks, "name at least one network"))
     protocol = read("protocol", None, values.choice, PROTOCOLS)
@@ -73,7 +74,7 @@ def _ports(value: Any, path: str) -> tuple[tuple[int, int], ...]:
     return _merged(ports)
 
 
-def _snat(value: Any, path: str) -> tuple[str, str | None]:
+def _snat(value: Any, path: str) -> tuple[EgressSnat, str | None]:
     snat, addresses = snat_choice(value, path)
     if snat == "none" or len(addresses) > 1:
         raise ConfigError(path, f"{values.shown(value)} is not a choice here", "masquerade or one address")

@@ -13,14 +13,23 @@ import ipaddress
 import json
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 from .admission import Admission, admission
 from .health import Health, dump_health
 
-PROTOCOLS = ("tcp", "udp", "sctp")
-METHODS = ("round_robin", "random", "source_hash", "flow_hash", "least_connections")
-STATES = ("active", "drained", "disabled")
+Protocol = Literal["tcp", "udp", "sctp"]
+Method = Literal["round_robin", "random", "source_hash", "flow_hash", "least_connections"]
+State = Literal["active", "drained", "disabled"]
+#: What who is not served gets.
+Refusal = Literal["reject", "drop"]
+#: How the source of what a service forwards is translated, and of what comes from networks behind the balancer.
+Snat = Literal["masquerade", "none", "address"]
+EgressSnat = Literal["masquerade", "address"]
+PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
+METHODS: tuple[Method, ...] = ("round_robin", "random", "source_hash", "flow_hash", "least_connections")
+STATES: tuple[State, ...] = ("active", "drained", "disabled")
+REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
 FAMILIES = ("ip", "ip6")
 
 MAX_SERVICES = 65536
@@ -74,7 +83,7 @@ class Frontend:
     """What the kernel tells services apart by; no two services may share one."""
 
     family: str
-    protocol: str
+    protocol: Protocol
     address: str | None
     low: int
     high: int
@@ -98,7 +107,7 @@ class Backend:
     port: int | None
     name: str
     weight: int
-    state: str
+    state: State
     backup: bool
     #: The part of its weight that it gets for now: by health, where it has just come back or asks for less, and by the
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
@@ -125,18 +134,18 @@ class Service:
 
     name: str
     listens: tuple[Listen, ...]
-    protocols: tuple[str, ...]
+    protocols: tuple[Protocol, ...]
     interface: str | None
-    method: str
+    method: Method
     affinity_s: int
-    snat: str
+    snat: Snat
     snat_addresses: tuple[str, ...]
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
-    when_denied: str
+    when_denied: Refusal
     max_connections_per_client: int
     new_connections_per_second: int
-    when_empty: str
+    when_empty: Refusal
     log: bool
     health: Health | None
     #: Whether an attempt that is refused takes another backend; see `redispatch.py`.
@@ -236,7 +245,7 @@ class Egress:
     out_interface: str | None
     protocol: str | None
     ports: tuple[tuple[int, int], ...]
-    snat: str
+    snat: EgressSnat
     snat_address: str | None
     uplinks: tuple[Uplink, ...]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from .entities import Backend, Listen, Service
+from .entities import Backend, Listen, Service, State
 from .health import Health, health_check
 
 
@@ -52,7 +52,7 @@ def _listen(text: str) -> Listen:
 
 
 @lru_cache(maxsize=65536)
-def _backend(address: str, port: int | None, name: str, weight: int, state: str, backup: bool) -> Backend:
+def _backend(address: str, port: int | None, name: str, weight: int, state: State, backup: bool) -> Backend:
     """Services share their backends."""
     return Backend(address, port, name, weight, state, backup)
 

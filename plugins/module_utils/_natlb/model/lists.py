@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
+from .entities import Snat
 from .reading import Reading
 
 
@@ -18,9 +19,11 @@ def distinct(items: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-def snat_choice(value: Any, path: str) -> tuple[str, tuple[str, ...]]:
-    if value in ("masquerade", "none"):
-        return str(value), ()
+def snat_choice(value: Any, path: str) -> tuple[Snat, tuple[str, ...]]:
+    if value == "masquerade":
+        return "masquerade", ()
+    if value == "none":
+        return "none", ()
     reading = Reading()
     addresses = distinct(
         [str(address) for address in reading.each(values.host_address, values.one_or_more(value, path))]

@@ -25,11 +25,14 @@ from .entities import (
     MAX_SERVICES,
     MAX_WEIGHT,
     PROTOCOLS,
+    REFUSALS,
     Backend,
     Config,
     Frontend,
     Listen,
+    Protocol,
     Service,
+    Snat,
     family_of,
     is_everything,
 )
@@ -38,7 +41,7 @@ from .lists import collapsed, distinct, networks, snat_choice
 from .reading import Reading
 
 T = TypeVar("T")
-_MASQUERADE: tuple[str, tuple[str, ...]] = ("masquerade", ())
+_MASQUERADE: tuple[Snat, tuple[str, ...]] = ("masquerade", ())
 
 
 class Known(NamedTuple):
@@ -118,7 +121,6 @@ SERVICE_KEYS = (
 
 _LIMITS = ("max_connections_per_client", "new_connections_per_second")
 _NOBODY = "leave it out to allow everybody, or name networks"
-_ANSWERS = ("reject", "drop")
 
 
 def _service(value: Any, path: str) -> Service:
@@ -132,7 +134,7 @@ def _service(value: Any, path: str) -> Service:
 
     snat, snat_addresses = read("snat", _MASQUERADE, snat_choice)
     health: Health | None = read("health", None, health_check)
-    protocols: tuple[str, ...] = read("protocol", ("tcp",), _protocols)
+    protocols: tuple[Protocol, ...] = read("protocol", ("tcp",), _protocols)
     backends: tuple[Backend, ...] = read("backends", (), _backends)
     allow: tuple[str, ...] = read("allow_from", (), networks, _NOBODY)
     deny: tuple[str, ...] = read("deny_from", (), networks, _NOBODY)
@@ -148,10 +150,10 @@ def _service(value: Any, path: str) -> Service:
         snat_addresses=snat_addresses,
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
-        when_denied=read("when_denied", "reject", parse.choice, _ANSWERS),
+        when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
         max_connections_per_client=read(most, 0, parse.integer, 0, 1000000),
         new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
-        when_empty=read("when_empty", "reject", parse.choice, _ANSWERS),
+        when_empty=read("when_empty", "reject", parse.choice, REFUSALS),
         log=read("log", False, parse.boolean),
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
@@ -188,7 +190,7 @@ def _listen(value: Any, path: str) -> Listen:
     return Listen(str(address), low, high)
 
 
-def _protocols(value: Any, path: str) -> tuple[str, ...]:
+def _protocols(value: Any, path: str) -> tuple[Protocol, ...]:
     reading = Reading()
     chosen = reading.each(lambda item, at: parse.choice(item, at, PROTOCOLS), parse.one_or_more(value, path))
     reading.done()

@@ -14,12 +14,13 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from ..errors import ConfigError
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Choice = TypeVar("Choice", bound=str)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 # dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
@@ -83,9 +84,11 @@ def name(value: Any, path: str) -> str:
     )
 
 
-def choice(value: Any, path: str, choices: Sequence[str]) -> str:
-    if isinstance(value, str) and value in choices:
-        return value
+def choice(value: Any, path: str, choices: Sequence[Choice]) -> Choice:
+    """One of the choices, as typed."""
+    for each in choices:
+        if each == value:
+            return each
     raise ConfigError(path, f"{shown(value)} is not a choice here", f"choose one of {', '.join(choices)}")
 
 

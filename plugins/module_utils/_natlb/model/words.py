@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
-from .entities import METHODS, STATES
+from .entities import METHODS, STATES, Method, State
 
 _METHODS = {
     "rr": "round_robin",
@@ -58,7 +58,7 @@ _STATES = {
 }
 
 
-def method(value: Any, path: str) -> str:
+def method(value: Any, path: str) -> Method:
     """A method of balancing. Raises `ConfigError`."""
     word = _plain(value)
     if word in _OTHER_METHODS:
@@ -66,7 +66,7 @@ def method(value: Any, path: str) -> str:
     return values.choice(_METHODS.get(word, word or value), path, METHODS)
 
 
-def state(value: Any, path: str) -> str:
+def state(value: Any, path: str) -> State:
     """The state of a backend. Raises `ConfigError`."""
     word = _plain(value)
     return values.choice(_STATES.get(word, word or value), path, STATES)

@@ -93,6 +93,7 @@ class _Change:
     # -- the three transactions --------------------------------------------------------------------------------
 
     def additions(self) -> Lines:
+        """What nothing leads to yet: new sections, and new slots."""
         lines = self._filled(self.new)
         for key in self._slot_maps():
             lines += element_lines("add", key, sorted(self._new_slots(key)))
@@ -116,6 +117,7 @@ class _Change:
         return lines + [f"delete table {family} {TABLE}" for family in self.gone_tables]
 
     def removals(self) -> Lines:
+        """What nothing leads to any more."""
         late = [key for key in self.gone if _late(key)]
         lines: Lines = [f"flush chain {_where(key)}" for key in late if key.kind == "chain"]
         for key in self._slot_maps():

@@ -18,7 +18,7 @@ from ..model.clients import KnownClients
 from ..model.entities import FAMILIES, Backend, Config, Service
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
-from ..ruleset.transaction import Transaction
+from ..ruleset.transaction import Kind, Transaction
 from . import batch, render
 from .clients import of_nftables
 from .counters import added, count_rules, count_slots
@@ -35,7 +35,7 @@ LINUX_MINIMUM = (5, 13)
 
 
 class NftablesEngine:
-    """Rules in tables of our own, `ip natlb` and `ip6 natlb`."""
+    """Rules in tables of our own, `ip natlb` and `ip6 natlb`. See `model.engine.Engine` for what has no word here."""
 
     name = title = "nftables"
     nat_priorities = NAT
@@ -201,11 +201,12 @@ class NftablesEngine:
         return []
 
 
-def _numbered(texts: Sequence[str], kind: str = "delta") -> Transaction:
+def _numbered(texts: Sequence[str], kind: Kind = "delta") -> Transaction:
     return Transaction(kind if texts else "none", {f"nft {number}": text for number, text in enumerate(texts, 1)})
 
 
 def linux_version() -> tuple[int, ...]:
+    """(major, minor) of the running kernel."""
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 

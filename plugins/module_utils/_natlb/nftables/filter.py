@@ -31,6 +31,8 @@ _ANSWER = "tcp flags & (syn | ack) == syn | ack return"
 
 
 def add_filter(table: Table, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
+    """Base chains of filters: they drop what belongs to no connection, hold refusals back, and refuse what comes to
+    `unclaimed` addresses."""
     invalid = _invalid(table, services)
     refused = add_redispatch(table, services)
     loops = _loops(table, unclaimed) if unclaimed else []

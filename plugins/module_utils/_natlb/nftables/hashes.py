@@ -69,6 +69,7 @@ class HashTable(NamedTuple):
 
 
 def most_frequent(numbers: Sequence[int]) -> int:
+    """The number that occurs most often; of several the smallest. `numbers` are not empty."""
     counts = Counter(numbers)
     return min(counts, key=lambda number: (-counts[number], number))
 

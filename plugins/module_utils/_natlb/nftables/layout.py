@@ -57,6 +57,7 @@ class Layout(NamedTuple):
 
 
 def lay_out(config: Config) -> Layout:
+    """The layout of a whole configuration."""
     services = config.services
     return Layout(_lookups(services), _slots(services), _hash_tables(services))
 

@@ -23,6 +23,7 @@ class SlotMap(NamedTuple):
 
     @property
     def name(self) -> str:
+        """As it is declared in the table."""
         return f"slot_{self.protocol}" + (f"_{self.shard}" if self.shard else "")
 
     @property

@@ -27,10 +27,12 @@ class Nft:
         return run([self.path, "--stateless", "--terse", "list", "table", family, table])
 
     def list_table(self, family: str, table: str, counters: bool = False) -> str:
+        """A table with all elements, and with `counters` what was counted. Raises `HostError`."""
         observation.note_generation()
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])
 
     def check(self, text: str) -> None:
+        """Raises `HostError` where the kernel would refuse this text."""
         run([self.path, "--check", "-f", "-"], text)
 
     def normal(self, text: str) -> str | None:

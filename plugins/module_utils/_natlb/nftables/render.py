@@ -108,6 +108,7 @@ class ServiceTable(Table):
     # -- services ----------------------------------------------------------------------------------------------
 
     def add_service(self, service: Service) -> None:
+        """Add the chains and elements of one service, and its frontends that lead there."""
         if service.name in self.hash_tables:
             shared = hash_table(service, self.family, self.hash_tables)
             verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
@@ -120,6 +121,7 @@ class ServiceTable(Table):
                     self.add_frontend(frontend, verdict)
 
     def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
+        """Where new connections go: `drop`, or `goto CHAIN`, which is added. `table` has the backend of each slot."""
         if not table:
             return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
         if not has_own_chain(service):
@@ -166,10 +168,12 @@ class ServiceTable(Table):
         return f"goto {self.chain(name, [pick, goto[most]])}"
 
     def add_frontend(self, frontend: Frontend, verdict: str) -> None:
+        """Let the dispatch lead a frontend there. Raises `ConfigError` where it leads elsewhere already."""
         (kinds, *flags), key = frontend_key(frontend, self.address)
         self.put("map", frontend_map(frontend), [f"{kinds} : verdict", *flags], key, verdict)
 
     def shard(self, service: Service) -> int:
+        """Which of the slot maps of its protocol has the slots of a service; by its name, so that it seldom moves."""
         return service.seed() % self.shards
 
     def add_slots(self, service: Service, protocol: str, table: Sequence[Backend], shard: int) -> None:
@@ -200,11 +204,13 @@ class ServiceTable(Table):
         return [catch] if pick == "numgen inc mod 1" else [self.dnat(protocol, pick, shard), catch]
 
     def first_slot(self, protocol: str, shard: int) -> str:
+        """The name of the chain that takes the first slot of a service, which is added."""
         # Not `inc`, whose counter all processors would share.
         rules = [self.dnat(protocol, "numgen random mod 1", shard)]
         return self.chain(SlotMap(protocol, shard).first, rules)
 
     def pick(self, service: Service, protocol: str, size: int) -> str:
+        """The expression that picks one of `size` slots, as the method of the service wants it."""
         if service.takes_turns:
             return f"numgen inc mod {size}"
         if service.method == "random":
@@ -213,6 +219,7 @@ class ServiceTable(Table):
         return f"jhash {key} mod {size} seed {SEED:#x}"
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
+        """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
         rules = self.guards(service, protocol)
         pick = self.pick(service, protocol, len(table))
         if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):

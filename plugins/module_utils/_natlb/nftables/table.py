@@ -33,15 +33,18 @@ class Table:
         return self.elements.setdefault((kind, name), {})
 
     def put(self, kind: str, name: str, declaration: Sequence[str], key: str, data: str = "") -> None:
+        """Add an element to a map (with `data`) or to a set. Raises `ConfigError` where its key has other data."""
         elements = self.declare(kind, name, *declaration)
         if elements.setdefault(key, data) != data:
             raise ConfigError(f"map {name}", f"{key} would lead to both {elements[key]} and {data}", "declare it once")
 
     def chain(self, name: str, rules: Lines) -> str:
+        """Add a chain, unless there is one of that name. Returns the name."""
         self.chains.setdefault(name, rules)
         return name
 
     def refuse(self) -> str:
+        """The name of the chain that refuses a packet, which is added."""
         return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
 
     def over_limit(self, room: int) -> str:
@@ -58,10 +61,12 @@ class Table:
         return self.chain("over_limit", [again, f"add @over_limit {{ {client} }} drop", f"goto {self.refuse()}"])
 
     def base(self, name: str, header: str, rules: Lines) -> None:
+        """Add a base chain; `header` is its hook, priority and policy."""
         self.chains[name] = rules
         self.headers[name] = header
 
     def sections(self) -> Ruleset:
+        """All that was added, with the section of the table itself."""
         found: Ruleset = {Key(self.family, TABLE, "table", TABLE): Section((), ())}
         for (kind, name), declaration in self.declarations.items():
             body = (f"{key} : {data}" if data else key for key, data in self.elements[(kind, name)].items())

@@ -222,7 +222,7 @@ def counts_elsewhere(service: Service) -> bool:
 
 def count(config: Config, listing: str) -> dict[tuple[str, str], int]:
     """New connections by (service, backend key), from a listing with its counters."""
-    owners = {
+    owners: dict[tuple[str, str, int], Service] = {
         (f.protocol, str(f.address), f.low): service
         for service in config.services
         for f in service.frontends()

@@ -64,7 +64,7 @@ def end_untranslated(config: Config) -> int:
     Raises `HostError`.
     """
     local = proc.local_addresses()
-    frontends = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
+    frontends: dict[str, Frontends] = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
     families = config.families()
     found = [item for item in tracked.unanswered(translated=False) if item.family in families]
     return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))

@@ -15,7 +15,7 @@ from ..errors import HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import Override, effective
-from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service
+from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service, State
 from . import backend_connections, orders, overlay
 from .backend_connections import NONE, Connections
 from .orders import Change, Target
@@ -46,7 +46,7 @@ def backend(
     *,
     backend: str,
     service: str | None,
-    state: str | None,
+    state: State | None,
     weight: int | None,
     reason: str,
     only_reason: str | None = None,

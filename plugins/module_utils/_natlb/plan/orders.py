@@ -20,7 +20,7 @@ from ..host.date import utc
 from ..host.store import Paths
 from ..model import local_state, values
 from ..model.effective import Override, Place, joined
-from ..model.entities import MAX_WEIGHT, Backend, Config, Service
+from ..model.entities import MAX_WEIGHT, Backend, Config, Service, State
 from . import overlay, rollback, running, waiting
 from . import request as requests
 from .outcome import Outcome
@@ -78,7 +78,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(found[:_NAMED]) + more or "none"
 
 
-def combined(state: str | None, weight: int | None, reason: str = "", only_reason: str | None = None) -> Order:
+def combined(state: State | None, weight: int | None, reason: str = "", only_reason: str | None = None) -> Order:
     """The order for a state, a weight or both. `active` takes back whatever was said before, or with `only_reason` what
     was said for that reason alone. What is said for another reason than before is kept beside it.
 
@@ -99,11 +99,11 @@ def _without(reason: str, former: Override) -> Override | None:
     return joined(left) if left else None
 
 
-def _ordered(state: str | None, weight: int | None, reason: str, former: Override) -> Override | None:
+def _ordered(state: State | None, weight: int | None, reason: str, former: Override) -> Override | None:
     before = () if state == "active" else former.by_reason
     mine = next((part for part in before if part.reason == reason), Override())
     said = Override(
-        mine.state if state in (None, "active") else state,
+        mine.state if state is None or state == "active" else state,
         mine.weight if weight is None else weight,
         utc(),
         reason,

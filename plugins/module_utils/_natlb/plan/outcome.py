@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ruleset.transaction import Kind
+
 
 @dataclass
 class Outcome:
@@ -16,7 +18,7 @@ class Outcome:
     changed: bool
     diff: str
     engine: str
-    transaction: str
+    transaction: Kind
     services: int
     sysctls: dict[str, str]
     warnings: list[str]

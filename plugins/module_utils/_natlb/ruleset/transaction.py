@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["none", "delta", "replace", "remove"]
 
 
 @dataclass(frozen=True)
 class Transaction:
     """What will be loaded: `kind` is none, delta, replace or remove; `texts` go to the engine's program by unit."""
 
-    kind: str
+    kind: Kind
     texts: dict[str, str]

@@ -46,7 +46,7 @@ class Meter:
         self._config = config
         self.engine = engines.choose_to_read(request.held_by, request.variant)[0]
         local = proc.local_addresses()
-        found = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
+        found: dict[str, Frontends] = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
         self._frontends = {protocol: frontends for protocol, frontends in found.items() if frontends}
 
     def read(self) -> Reading:
