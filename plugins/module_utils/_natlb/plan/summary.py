@@ -65,18 +65,25 @@ def _differing(before: str | None, after: str | None) -> tuple[str | None, str |
     if (old.count(_SERVICES), new.count(_SERVICES)) != (1, 1) or old.index(_SERVICES) != new.index(_SERVICES):
         return before, after
     first = old.index(_SERVICES) + 1
-    pairs = list(itertools.takewhile(lambda pair: pair[0][:1] == pair[1][:1] == "{", zip(old[first:], new[first:])))
-    end = first + len(pairs)
-    changed = [pair for pair in pairs if pair[0] != pair[1]]
-    # One side has one more service, or is damaged.
-    one_more = any(lines[end : end + 1] and lines[end].startswith("{") for lines in (old, new))
-    if one_more or any(one[-1] != two[-1] for one, two in changed):
+    kept, others = (list(itertools.takewhile(_is_item, lines[first:])) for lines in (old, new))
+    if not (_is_list(kept) and _is_list(others)):
         return before, after
-    reduced = [
-        [*lines[:first], ",\n".join(pair[side].rstrip(",") for pair in changed), *lines[end:]]
-        for side, lines in enumerate((old, new))
-    ]
-    return "\n".join(reduced[0]), "\n".join(reduced[1])
+    changed = [pair for pair in itertools.zip_longest(kept, others, fillvalue="") if pair[0] != pair[1]]
+
+    def reduced(side: int, lines: Sequence[str], count: int) -> str:
+        items = [pair[side].rstrip(",") for pair in changed if pair[side]]
+        return "\n".join([*lines[:first], ",\n".join(items), *lines[first + count :]])
+
+    return reduced(0, old, len(kept)), reduced(1, new, len(others))
+
+
+def _is_item(line: str) -> bool:
+    return line.startswith("{")
+
+
+def _is_list(items: Sequence[str]) -> bool:
+    """Whether these lines are items of JSON that follow each other."""
+    return bool(items) and all(line.endswith("},") for line in items[:-1]) and items[-1].endswith("}")
 
 
 def _standing(request: Item, holds: str | None) -> list[Item]:
