@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import ConfigError, HostError
 from ..firewalls import forward
@@ -19,8 +19,10 @@ from ..model.metrics import Metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, parse_tracking
 from . import declaration, guard
-from .last_declaration import LastDeclaration
 from .request import Request
+
+if TYPE_CHECKING:
+    from .last_declaration import LastDeclaration
 
 
 @dataclass(frozen=True)

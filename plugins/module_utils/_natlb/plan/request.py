@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import NatlbError
 from ..host import store
@@ -23,7 +23,9 @@ from ..model.metrics import Metrics, dump_metrics, parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import Tracking, dump_tracking, parse_tracking
 from .forwarding import Before, dump_before, parse_before
-from .last_declaration import LastDeclaration
+
+if TYPE_CHECKING:
+    from .last_declaration import LastDeclaration
 
 #: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
 FORMAT = 3
