@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from _natlb.cli import single_file
+from _natlb.host import nf_tables
 from kernel_lab import agent, server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service
 from kernel_lab.topology import NAMES, PORTS, VIP, WEB
@@ -25,6 +26,9 @@ FAST = {"type": "tcp", "interval": "0.5s", "fast_interval": "0.1s", "timeout": "
 SLOW = {**FAST, "interval": "10s", "timeout": "1s", "fall": 3}
 #: Attempts a second, as many as are made in all, and how long one may take.
 RATE, COUNT, TIMEOUT_S = 200.0, 800, 20.0
+#: How long a backend flaps. It comes back after 2, 4 and 8 successes, and 16 do not fit into the second that it is
+#: there: four times down and three times up, and up at last. One commit takes it out, and two bring it back.
+FLAPPING_S, FLAPPING_COMMITS = 20, 4 * 1 + 4 * 2
 
 
 class Agent:
@@ -48,6 +52,9 @@ class Agent:
 
     def said(self) -> list[str]:
         return str(self.balancer.host.call(agent.said, self.balancer._root)).splitlines()
+
+    def cost(self) -> Mapping:
+        return dict(self.balancer.host.call(agent.cost, self.balancer._root))
 
     def health(self, name: str = "web2") -> str:
         (found,) = self.balancer.info("web")["services"]
@@ -258,4 +265,33 @@ def test_a_file_of_findings_that_says_nothing_is_set_aside(balancer: Balancer, t
         (balancer.etc.parent / "run" / "health.json").write_text(text)
         here.start()
         here.wait_for("is up", 2 * len(NAMES))
+        assert set(balancer.tally(count=8)) == set(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_a_backend_that_comes_and_goes_loads_nobody(balancer: Balancer) -> None:
+    """Its server is there for a second, and gone for a second. It has to succeed ever more often to come back, so the
+    kernel gets few commits, and in the end it stays out while it flaps."""
+    with running(balancer, service(health=FAST)) as here:
+        web2 = balancer.lab.backends["web2"]
+        generation, cost = balancer.host.call(nf_tables.generation), here.cost()
+        pending = attempts(balancer, count=FLAPPING_S * 50, rate=50.0)
+        began = time.monotonic()
+        while time.monotonic() < began + FLAPPING_S:
+            web2.call(server.crash)
+            time.sleep(1)
+            web2.call(server.start, "web2", PORTS)
+            time.sleep(1)
+        found = of(pending)
+        commits = balancer.host.call(nf_tables.generation) - generation
+        used_s = here.cost()["cpu_s"] - cost["cpu_s"]
+        said = [line for line in here.said() if "web2 of web is" in line]
+        print(told(f"{balancer.engine} {balancer.variant}, flapping for {FLAPPING_S} s", found))
+        print(f"  {commits} commits, {len(said) - 1} changes of state, {used_s:.2f} s of a processor")
+        assert not lost(found)
+        assert commits <= FLAPPING_COMMITS
+        assert used_s <= FLAPPING_S * 0.1
+        # It is as it says once it has settled down.
+        here.wait_for("web2 of web is up", sum("is up" in line for line in said) + ("is down" in said[-1]))
         assert set(balancer.tally(count=8)) == set(NAMES)
