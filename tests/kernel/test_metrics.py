@@ -18,7 +18,7 @@ from _natlb.cli import single_file
 from _natlb.host import nf_tables
 from kernel_lab import agent, server, traffic
 from kernel_lab.balancer import Balancer, service, weighted
-from kernel_lab.topology import CLIENT, NAMES, PORTS, VIP
+from kernel_lab.topology import CLIENT, NAMES, PORTS, VIP, WEB
 from prometheus_client.parser import text_string_to_metric_families
 from promtool import promtool
 from test_agent import FAST, running
@@ -110,6 +110,8 @@ def test_totals_are_exact_while_slots_are_dealt_anew(balancer: Balancer, tmp_pat
         began = totals(balancer)
         balancer.hold(count=200)
         balancer.lab.backends["web4"].call(server.crash)
+        # An entry that the backend has reset takes a new connection from the same port to it, past all rules.
+        balancer.host.run("conntrack", "-D", "--reply-src", WEB["web4"])
         balancer.lab.backends["web4"].call(server.start, "web4", PORTS)
         before = balancer.host.call(nf_tables.generation)
         names = Counter(balancer.client.begin(traffic.hold_more, f"{VIP}:80", 600, 100, 5).result(timeout=60))

@@ -86,9 +86,9 @@ def count_removed(config: Config, rules: Iterable[Rule]) -> dict[tuple[str, str]
     names that begin alike and share a backend it cannot be told which one it was: that is not counted."""
     found: dict[tuple[str, str], int] = {}
     translations = [(rule, to) for rule in rules if rule.table == "nat" for to in _destination(rule)]
-    owners = _Owners(config) if translations else None
+    owners = _Owners(config, {_beginning(rule.chain) for rule, _to in translations})
     for rule, to in translations:
-        keys = owners.of(rule.chain, to) if owners else []
+        keys = owners.of(rule.chain, to)
         if len(keys) == 1:
             found[keys[0]] = found.get(keys[0], 0) + rule.packets
     return found
@@ -113,18 +113,17 @@ def _destination(rule: Rule) -> Iterable[tuple[bytes, int]]:
 class _Owners:
     """The backends that a rule may have counted for, by its chain and where it led to."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, beginnings: set[str]) -> None:
         self._services: dict[str, list[Service]] = {}
-        for service in config.services:
+        for service in config.services if beginnings else ():
             for protocol in service.protocols:
                 whole = ".".join((PREFIX[:-1], service.name, protocol))
-                for beginning in (whole, whole[:_CUT]):
+                for beginning in beginnings.intersection((whole, whole[:_CUT])):
                     self._services.setdefault(beginning, []).append(service)
 
     def of(self, chain: str, to: tuple[bytes, int]) -> list[tuple[str, str]]:
         """(service, backend key) of each."""
-        is_cut = len(chain) == MAX_NAME and chain[_CUT] == "/"
-        beginning = chain[:_CUT] if is_cut else ".".join(chain.split(".")[:3])
+        beginning = _beginning(chain)
         return list(
             {
                 (service.name, backend.key): None
@@ -133,6 +132,12 @@ class _Owners:
                 if (_packed(backend.address), backend.port or 0) == to
             }
         )
+
+
+def _beginning(chain: str) -> str:
+    """What the name of a chain says of its service: service and protocol, or as much of it as was not cut off."""
+    is_cut = len(chain) == MAX_NAME and chain[_CUT] == "/"
+    return chain[:_CUT] if is_cut else ".".join(chain.split(".")[:3])
 
 
 def _packed(address: str) -> bytes:

@@ -9,8 +9,10 @@ A program that lists them, and a reader of its text, cost ten times as much: wit
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ..model.entities import Config, Service
 from .names import is_backend_chain
@@ -51,6 +53,13 @@ def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) 
     return found
 
 
+def concerned(config: Config, elements: Iterable[tuple[str, bytes, bytes, int]]) -> Config:
+    """With the services alone that these few slots may be of: of ten thousand, all would be prepared for in vain."""
+    targets = {_unpacked(key) for _protocol, key, _data, _packets in elements}
+    found = [s for s in config.services if any(frontend.address in targets for frontend in s.frontends())]
+    return replace(config, services=tuple(found))
+
+
 def count_rules(config: Config, rules: Iterable[tuple[str, int]]) -> dict[tuple[str, str], int]:
     """The same of the chains of backends, from the chain and the packets of each rule."""
     counting = [(chain, packets) for chain, packets in rules if is_backend_chain(chain) and packets]
@@ -76,3 +85,9 @@ def _backends(service: Service) -> dict[tuple[bytes, bytes], str]:
 
 def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _unpacked(key: bytes) -> str:
+    """The address that a slot is of."""
+    size = _ADDRESS.get(len(key), 0)
+    return str(ipaddress.ip_address(key[:size])) if size else ""

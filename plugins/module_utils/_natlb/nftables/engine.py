@@ -21,7 +21,7 @@ from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
 from . import batch, render
 from .clients import of_nftables
-from .counters import added, count_rules, count_slots
+from .counters import added, concerned, count_rules, count_slots
 from .delta import delta
 from .layout import lay_out
 from .names import slot_map
@@ -180,7 +180,7 @@ class NftablesEngine:
             for element in found
         ]
         return added(
-            count_slots(config, elements),
+            count_slots(concerned(config, elements), elements),
             count_rules(config, [(rule.chain, rule.packets) for rule in removed.rules if rule.table == TABLE]),
         )
 
