@@ -269,6 +269,13 @@ def kept_text(services: list[Any], **keys: Any) -> str:
     return "{\n" + head + ('"services": [\n' + items + "\n]" if services else '"services": []') + ',\n"egress": []\n}\n'
 
 
+def test_beside_a_damaged_request_every_service_is_new() -> None:
+    """Also those whose lines can still be read in it."""
+    text = kept_text(SERVICES[:3])
+    damaged = text[: text.index(json.dumps(SERVICES[2])) - 2]
+    assert [line.partition(":")[0] for line in summary.lines(damaged, text)] == ["a", "b", "c"]
+
+
 @given(st.data())
 def test_services_with_the_same_line_make_no_difference(data: st.DataObject) -> None:
     """What is told is what a reader of both texts as a whole would tell."""

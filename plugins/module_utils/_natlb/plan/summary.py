@@ -50,6 +50,9 @@ def lines(before: str | None, after: str | None, held: str | None = None, holds:
     if before == after and held == holds:
         return []
     old, new = map(_read, _differing(before, after) if held == holds else (before, after))
+    if not (old and new):
+        # Nothing is kept, or it is damaged: then all of the other one is news.
+        old, new = _read(before), _read(after)
     found = [*_services(_standing(old, held), _standing(new, holds))]
     found += _egress(_items(old, "egress"), _items(new, "egress"))
     if old and new:
