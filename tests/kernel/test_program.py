@@ -302,6 +302,8 @@ def test_a_terminal_is_drawn_again_and_given_back(balancer: Balancer) -> None:
         seen.wait_for("\033[H", 4)
         balancer.natlb("drain", "web3")
         seen.wait_for("web3 of web: drained")
+        # News are drawn at once, and the table when it is read again.
+        seen.wait_for("1 overrides")
         status, said = seen.end()
         assert status == 130
         assert said.startswith("\033[?1049h\033[?25l")

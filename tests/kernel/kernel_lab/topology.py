@@ -42,7 +42,7 @@ PORTS = (53, 80, 8080, *range(9000, 9004))
 #: The link-layer addresses of the balancer, whatever it is made of.
 MAC = {"front": "02:00:00:00:00:02", "back": "02:00:00:00:01:01"}
 
-_QUIET = {
+QUIET = {
     "ipv6/conf/default/accept_dad": 0,
     "ipv6/conf/all/accept_dad": 0,
     # A balancer without rules sends a client to an address on its own network directly. Believed once, that would hold
@@ -78,7 +78,7 @@ class Lab:
     def _build(self) -> None:
         for host in self.hosts():
             host.ip("link set lo up")
-            host.sysctl(_QUIET)
+            host.sysctl(QUIET)
         self.switch.ip(
             "link add front type bridge mcast_snooping 0\nlink set front up\n"
             "link add back type bridge mcast_snooping 0\nlink set back up"
@@ -125,7 +125,7 @@ class Lab:
 
     def _build_balancer(self) -> None:
         host = self.balancer
-        host.sysctl({**_QUIET, **_STRICT, **dict.fromkeys(_FORWARDING, 0)})
+        host.sysctl({**QUIET, **_STRICT, **dict.fromkeys(_FORWARDING, 0)})
         self._wire(host, "front", "front", MAC["front"])
         self._wire(host, "back", "back", MAC["back"])
         host.ip(
