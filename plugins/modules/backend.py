@@ -53,6 +53,7 @@ options:
       - Why. It stands in the table of C(natlb status) and in the diff of later runs.
       - A backend that was taken out for several reasons stays out until each of them is taken back, or O(state=active)
         takes back all.
+      - The last eight reasons are kept apart. The oldest of more become one, C(earlier reasons).
     type: str
     default: ""
   only_reason:

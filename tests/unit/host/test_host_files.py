@@ -55,6 +55,17 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     assert [item.name for item in tmp_path.iterdir()] == ["state.json"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, "new\n"), ("", "new\n"), ("old\n", "old\nnew\n"), ("ol", "ol\nnew\n")]
+)
+def test_a_line_that_is_added_begins_a_line(tmp_path: Path, before: str | None, after: str) -> None:
+    path = tmp_path / "lines"
+    if before is not None:
+        path.write_text(before)
+    store.append_text(path, "new\n")
+    assert path.read_text() == after
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00"])
 def test_a_state_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)

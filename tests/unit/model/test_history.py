@@ -105,7 +105,10 @@ def test_no_text_breaks_it(text: str) -> None:
     [
         ([], None, []),
         ([DOWN], None, []),
-        ([], DOWN, []),
+        ([], UP, []),
+        # Its file is younger than what is found of it, as after an upgrade.
+        ([], DOWN, [DOWN]),
+        ([], Finding("down"), []),
         ([DOWN], DOWN, [DOWN]),
         # Its checks were taken away, and declared again when it was well.
         ([DOWN], UP, [DOWN, UP]),

@@ -55,6 +55,14 @@ def test_it_stays_small(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(health_history.read(paths)[WEB]) == history.MOST_CHANGES
 
 
+def test_after_a_line_that_was_cut_the_next_one_counts(paths: Paths) -> None:
+    health_history.note(paths, {WEB: DOWN})
+    with (paths.run / store.HISTORY).open("a") as file:
+        file.write('{"service": "web", "addr')
+    health_history.note(paths, {WEB: UP})
+    assert health_history.read(paths) == {WEB: [DOWN, UP]}
+
+
 def test_it_goes_with_the_last_service(paths: Paths) -> None:
     health_history.note(paths, {WEB: DOWN})
     health_history.keep(paths)

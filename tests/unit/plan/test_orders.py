@@ -57,3 +57,44 @@ def test_a_sequence_of_orders(orders: list[dict[str, Any]], left: str | None) ->
 def test_only_what_is_taken_back_has_been_said_before(order: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="goes with the state active alone"):
         combined(**{"weight": None, **order})
+
+
+def said_for(*reasons: str, state: str = "drained", weight: int | None = None) -> Override:
+    said = Override()
+    for reason in reasons:
+        said = combined(state, weight, reason)(said) or Override()  # type: ignore[arg-type]
+    return said
+
+
+def test_many_reasons_stay_few() -> None:
+    """As of a timer that drains again and again, and names the time."""
+    said = said_for(*(f"at {number}" for number in range(2000)))
+    assert words(said) == "drained (earlier reasons; " + "; ".join(f"at {number}" for number in range(1993, 2000)) + ")"
+    assert len(said.by_reason) == 8
+
+
+def test_of_many_reasons_all_have_to_be_taken_back() -> None:
+    """The oldest not one by one any more."""
+    said: Override | None = said_for(*(f"at {number}" for number in range(20)))
+    for reason in [*(f"at {number}" for number in range(20)), "earlier reasons"]:
+        assert said is not None
+        assert said.state == "drained"
+        said = combined("active", None, only_reason=reason)(said)
+    assert said is None
+    assert combined("active", None)(said_for(*"abcdefghijkl")) is None
+
+
+def test_of_the_oldest_reasons_the_effect_stays() -> None:
+    said = combined(None, 3, "weight")(said_for("first", state="disabled"))
+    for number in range(20):
+        said = combined(None, 5, f"at {number}")(said or Override())
+    assert said is not None
+    assert words(said).startswith("disabled, weight 5 (earlier reasons; at 13; ")
+    for number in range(13, 20):
+        said = combined("active", None, only_reason=f"at {number}")(said)
+        assert said is not None
+    assert words(said) == "disabled, weight 5 (earlier reasons)"
+
+
+def test_eight_reasons_are_kept_apart() -> None:
+    assert words(said_for(*"abcdefgh", *"hgfedcba")) == "drained (a; b; c; d; e; f; g; h)"

@@ -65,6 +65,8 @@ def test_what_is_taken_is_kept_until_somebody_asks(paths: Paths) -> None:
     totals.taken(paths, {WEB1: 0})
     assert not (paths.run / store.TAKEN).exists(), "nothing to keep"
     totals.taken(paths, {WEB1: 30, WEB2: 0})
+    with (paths.run / store.TAKEN).open("a") as file:
+        file.write('["web", "10.0.0.3 80')
     totals.taken(paths, {WEB1: 40, WEB2: 12})
     with (paths.run / store.TAKEN).open("a") as file:
         file.write('["web", "10.0.0.3 80')

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from _natlb.ruleset.normal_form import ask, excerpt
+from _natlb.ruleset.normal_form import ask, excerpt, known_rules
 from _natlb.ruleset.sections import Key, Ruleset, Section
 
 
@@ -113,6 +113,28 @@ def test_what_cannot_be_relied_on_is_asked_again(other: Any) -> None:
     known = {title: {**known["nftables"], **entry} if entry is not None else None for title, entry in other.items()}
     assert ask(engine, BEFORE, known).ruleset == listed(BEFORE)
     assert engine.asked == [BEFORE]
+
+
+def test_rules_are_kept_as_they_are_listed_and_as_they_are_rendered() -> None:
+    engine: Any = Engine()
+    known = known_after(engine, BEFORE)
+    assert known_rules(engine, known) == listed(BEFORE)
+    assert known_rules(engine, known, rendered=True) == BEFORE
+
+
+def test_an_older_version_did_not_say_how_they_are_rendered() -> None:
+    """Its lines are believed as far as they go, and are not handed on as lines of this version."""
+    engine: Any = Engine()
+    entry = known_after(engine, BEFORE)["nftables"]
+    older = {name: line[:3] for name, line in entry["sections"].items()}
+    known = {"nftables": {"identity": entry["identity"], "sections": older}}
+    assert known_rules(engine, known) == listed(BEFORE)
+    assert known_rules(engine, known, rendered=True) is None
+    normal = ask(engine, BEFORE, known)
+    assert engine.asked == []
+    known = json.loads(json.dumps({"nftables": normal.known_after_load()}))
+    assert known_rules(engine, known) == listed(BEFORE)
+    assert known_rules(engine, known, rendered=True) == BEFORE
 
 
 def test_without_a_namespace_the_host_tells_afterwards() -> None:

@@ -199,11 +199,16 @@ def write_text(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to the end of a file that need not be on the disk at once. Raises `HostError`."""
+    """Add lines to the end of a file that need not be on the disk at once. Raises `HostError`.
+
+    A crash or a full disk may have cut the last line. What is added begins a line of its own nevertheless.
+    """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            size = os.fstat(descriptor).st_size
+            is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            file.write("\n" + text if is_cut else text)
     except OSError as error:
         raise HostError(f"{path}: cannot be written: {error.strerror}") from error
 

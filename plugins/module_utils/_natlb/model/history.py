@@ -80,7 +80,8 @@ def of(history: History, place: Place, now: Finding | None) -> list[Finding]:
     if now is None:
         return []
     found = list(history.get(place, ()))
-    if found and found[-1].state != now.state and now.since:
+    # A file may be younger than the finding, or have lost its lines. A backend was up before its first change.
+    if now.since and now.state != (found[-1].state if found else "up"):
         found.append(Finding(now.state, now.since, now.reason))
     return found[-MOST_CHANGES:]
 

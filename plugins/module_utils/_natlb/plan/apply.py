@@ -382,9 +382,9 @@ def _forwarded(
 
 
 def _keep_normal_form(plan: Plan) -> None:
-    known = {normal.engine.title: normal.known_after_load() for normal in plan.normal if normal.rendered}
-    if known and plan.known.forms != known:
-        plan.known = last_declaration.keep_forms(plan.request.paths, known)
+    # Where this fails, `_remember` must not tell the next run that the former rules are those of this one.
+    known, plan.known = plan.known, last_declaration.NO_FORMS
+    plan.known = last_declaration.keep_forms(plan.request.paths, known, plan.normal)
 
 
 def _opening_part(opening: forward.Opening, plan: Plan) -> Part:

@@ -12,10 +12,11 @@ doubt, everything is read and rendered, with the same result.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from ..errors import HostError
 from ..host import observation, store
 from ..host.observation import digest
 from ..host.store import Paths
@@ -25,6 +26,7 @@ from ..model.entities import Config, Service, dump
 from ..model.services import Known
 from ..model.surroundings import Surroundings
 from ..ruleset import normal_form
+from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
 from . import unchanged
 from .known_services import KnownServices
@@ -76,10 +78,13 @@ def _of(text: str, found: Mapping[str, Any], asked: Sequence[str]) -> LastDeclar
 
 
 def keep(paths: Paths, asked: Asked, state: str, rules: str) -> None:
-    """Keep this one for the next run: `state` is the kept request, and `rules` what `rules_key` says. Raises
-    `HostError`."""
+    """Keep this one for the next run: `state` is the kept request, and `rules` what `rules_key` says."""
     found = {"code": asked.code, "services": asked.services, "state": digest(state), "rules": rules}
-    store.write_text(paths.run / store.DECLARED, json.dumps(found))
+    try:
+        store.write_text(paths.run / store.DECLARED, json.dumps(found))
+    except HostError:
+        # A full disk makes the next run read and render everything. It is no fault of this one, whose change is made.
+        store.remove(paths.run / store.DECLARED)
 
 
 # -- rules -----------------------------------------------------------------------------------------------------------
@@ -92,16 +97,32 @@ class KnownForms(NamedTuple):
     digest: str
 
 
+#: What is known where nothing is left.
+NO_FORMS = KnownForms({}, "")
+
+
 def known_forms(paths: Paths) -> KnownForms:
     """What the last run has left."""
     text = store.cached_text(paths.run / store.NORMAL)
     return KnownForms(store.mapping(text), digest(text))
 
 
-def keep_forms(paths: Paths, forms: dict[str, Any]) -> KnownForms:
-    """Leave them for the next run. Raises `HostError`."""
-    text = json.dumps(forms)
-    store.write_text(paths.run / store.NORMAL, text)
+def keep_forms(paths: Paths, known: KnownForms, normals: Iterable[NormalForm]) -> KnownForms:
+    """Leave these forms for the next run, where they are not `known` already.
+
+    Raises `HostError`, and leaves none then: the next run would take older forms for the rules that are loaded now.
+    """
+    path = paths.run / store.NORMAL
+    try:
+        forms = {normal.engine.title: normal.known_after_load() for normal in normals if normal.rendered}
+        if not forms or forms == known.forms:
+            return known
+        text = json.dumps(forms)
+        store.write_text(path, text)
+    except HostError:
+        # This works on a full disk as well.
+        store.remove(path)
+        raise
     return KnownForms(forms, digest(text))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple, Union
@@ -28,6 +29,9 @@ from .request import Request
 
 #: What becomes of the override of a backend; None is none.
 Order = Callable[[Override], Union[Override, None]]
+
+#: So many reasons of an override are kept apart. The oldest of more become one, with these words.
+_REASONS, _EARLIER = 8, "earlier reasons"
 
 #: How many names a message lists.
 _NAMED = 8
@@ -114,7 +118,19 @@ def _ordered(state: State | None, weight: int | None, reason: str, former: Overr
         is_held = state in (None, former.state) and weight in (None, former.weight)
         if is_held:
             return former
-    return joined([*(part for part in before if part.reason != reason), said])
+    return joined(_bounded([*(part for part in before if part.reason != reason), said]))
+
+
+def _bounded(parts: list[Override]) -> list[Override]:
+    """No more than `_REASONS`, and with the same effect.
+
+    The oldest are no longer taken back one by one: they keep the backend out until all is taken back, or what was said
+    for `_EARLIER`.
+    """
+    if len(parts) <= _REASONS:
+        return parts
+    older, newer = parts[: 1 - _REASONS], parts[1 - _REASONS :]
+    return [replace(joined(older), reason=_EARLIER, parts=()), *newer]
 
 
 class Change(NamedTuple):

@@ -63,6 +63,9 @@ class Loader(Protocol):
 #: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
 _LEADS_TO = re.compile(r"\b(?:goto|jump) ([^\s;,}]+)|@([^\s;,}]+)| -[jg] (\S+)$")
 
+#: Of what is kept. It grows where the same lines mean something else: before 2, none said how a section is rendered.
+_FORMAT = 2
+
 #: Fewer take the kernel less time than another namespace does.
 _MANY_LINES = 2000
 
@@ -204,7 +207,7 @@ def excerpt(ruleset: Ruleset, keys: Iterable[Key]) -> Ruleset:
 
 def _remembered(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> tuple[Ruleset, dict[str, Any]]:
     """What the last run found out about sections that are still rendered the same way, and listed by the same program
-    on the same kernel; and the lines that are kept of these."""
+    on the same kernel; and the lines that are kept of these, where they are of this format."""
     found: Ruleset = {}
     lines: dict[str, Any] = {}
     entry = known.get(engine.title)
@@ -218,15 +221,18 @@ def _remembered(engine: Loader, rendered: Ruleset, known: Mapping[str, Any]) -> 
         line = sections.get(name)
         if isinstance(line, list) and line[:1] == [_digest(section)]:
             found[key] = Section(tuple(line[1]), tuple(line[2]))
-            lines[name] = line
+            if entry.get("format") == _FORMAT:
+                lines[name] = line
     return found, lines
 
 
 def known_rules(engine: Loader, known: Mapping[str, Any], rendered: bool = False) -> Ruleset | None:
     """What the last run has loaded, as the kernel lists it, or as it was `rendered`; None where that is not kept, or
-    not by this program."""
+    not by this program or, as rendered, in this format."""
     entry = known.get(engine.title)
     if not isinstance(entry, dict) or entry.get("identity") != engine.identity():
+        return None
+    if rendered and entry.get("format") != _FORMAT:
         return None
     try:
         if rendered:
@@ -246,7 +252,7 @@ def _entry(engine: Loader, rendered: Ruleset, found: Ruleset, lines: Mapping[str
     for key, section in found.items():
         name = " ".join(key)
         sections[name] = lines[name] if name in lines else _line(rendered[key], section)
-    return {"identity": engine.identity(), "sections": sections}
+    return {"format": _FORMAT, "identity": engine.identity(), "sections": sections}
 
 
 def _line(rendered: Section, section: Section) -> list[Any]:
