@@ -303,7 +303,7 @@ def test_a_terminal_is_drawn_again_and_given_back(balancer: Balancer) -> None:
         balancer.natlb("drain", "web3")
         seen.wait_for("web3 of web: drained")
         # News are drawn at once, and the table when it is read again.
-        seen.wait_for("1 overrides")
+        seen.wait_for("agent: 1 down, 1")
         status, said = seen.end()
         assert status == 130
         assert said.startswith("\033[?1049h\033[?25l")

@@ -265,7 +265,9 @@ def test_the_list_of_clients(balancer: Balancer) -> None:
 
 def test_the_list_of_those_who_are_denied(balancer: Balancer) -> None:
     apply(balancer, [service(deny_from=["203.0.113.0/24", f"{CLIENT}/32"], when_denied="drop")])
-    assert stopped_at(balancer)["said"] == f"deny_from of web has {CLIENT}/32: {CLIENT} is dropped"
+    step = stopped_at(balancer)
+    assert step["said"] == f"deny_from of web has {CLIENT}/32: {CLIENT} is dropped"
+    assert step["remedy"] == f"take {CLIENT}/32 out of deny_from of web"
     assert set(balancer.tally(count=4, sources=["198.18.7.7"])) == set(NAMES)
     assert traced(balancer, "198.18.7.7")[0] == REACHABLE
 

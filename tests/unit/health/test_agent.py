@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from _natlb.errors import HostError
-from _natlb.health.agent import FIRST_RETRY_S, Agent
+from _natlb.health.agent import CLOSED_TIMES, FIRST_RETRY_S, Agent
 from _natlb.health.inquiries import Followed, Inquiries
 from _natlb.host import unix_socket
 from _natlb.host.agent_socket import CHECKS, asked
@@ -101,6 +101,16 @@ def test_what_was_closed_while_it_read_the_host_is_looked_at_again(
     agent = agent_of(Busy(is_closed=is_closed, is_current=is_current))
     agent._restore(time.monotonic())
     assert (agent._restore_at is not None, agent._looks_for_harm) == (again, again)
+
+
+def test_what_reading_after_reading_leaves_closed_is_not_hurried_for_any_more() -> None:
+    """Where somebody commits all the time, the host is never as a reading has left it."""
+    agent = agent_of(Busy(is_closed=True, is_current=False))
+    hurried = []
+    for _unused in range(CLOSED_TIMES + 2):
+        agent._restore(time.monotonic())
+        hurried.append(not agent._stays_closed)
+    assert hurried == [True] * (CLOSED_TIMES - 1) + [False] * 3
 
 
 # -- inquiries -------------------------------------------------------------------------------------------------------

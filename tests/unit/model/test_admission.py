@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from _natlb.errors import ConfigErrors
 from _natlb.model.admission import admission, decisive
-from _natlb.model.lists import collapsed
+from _natlb.model.ranges import collapsed
 from _natlb.model.services import parse_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,11 +36,13 @@ def expected(allow: list[str], deny: list[str], client: str) -> bool:
     return not allow if network is None else network in allow
 
 
-@given(allow=_networks, deny=_networks)
-def test_the_longest_prefix_decides(allow: list[str], deny: list[str]) -> None:
+@given(allow=_networks, deny=_networks, of_six=st.tuples(*2 * [st.sampled_from(([], ["2001:db8::/32"]))]))
+def test_the_longest_prefix_decides(allow: list[str], deny: list[str], of_six: tuple[list[str], list[str]]) -> None:
     deny = [network for network in deny if network not in allow]
-    alone = not allow or not deny
-    found = admission(collapsed(allow) if alone else tuple(allow), collapsed(deny) if alone else tuple(deny), "ip")
+    lists = (*allow, *of_six[0]), (*deny, *of_six[1])
+    found = admission(*lists if all(lists) else map(collapsed, lists), "ip")
+    # Networks of the other family only matter in that there is a list of them.
+    allow = [*allow, *of_six[0]]
     for client in CLIENTS:
         assert (found is None or found.admits(client)) == expected(allow, deny, client), client
     if found is not None:

@@ -43,6 +43,8 @@ LOOK_S = 1.0
 QUIET_S = 0.02
 #: After an error, and after the first one of several: others may have changed rules in the same moment.
 RETRY_S, FIRST_RETRY_S = 2.0, 0.05
+#: After so many readings of the host that leave the FORWARD chain of others closed, it is for good.
+CLOSED_TIMES = 5
 
 
 class Event(Protocol):
@@ -121,6 +123,7 @@ class Agent:
         self._looks_for_harm = False
         #: Whether the FORWARD chain of others stays closed to our connections, whatever is done.
         self._stays_closed = False
+        self._closed_times = 0
         self._suspects = Suspects()
         self._levels = Levels(selector)
         self._child: int | None = None
@@ -157,6 +160,8 @@ class Agent:
             self._look_for_harm(now)
             self._act(now)
             self._level(now)
+            if not self._found and self._restore_at is None:
+                self._retry_s = FIRST_RETRY_S
         except NatlbError as error:
             self._say(f"{error}; trying again", service_manager.WARNING)
             self._restore_at = time.monotonic() + self._retry_s
@@ -224,10 +229,11 @@ class Agent:
         self._restore_at = None
         outcome = self._running.restore()
         self._calm.read(time.monotonic(), time.monotonic() - now, outcome.changed)
-        self._retry_s = FIRST_RETRY_S
-        # What somebody has closed while the host was read is not what the reading has left closed.
+        # What somebody has closed while the host was read is not what the reading has left closed; what so many
+        # in a row leave closed, no other one opens.
         closed = self._running.is_newly_closed()
-        self._stays_closed = closed and self._running.is_current()
+        self._closed_times = self._closed_times + 1 if closed else 0
+        self._stays_closed = self._closed_times >= CLOSED_TIMES or (closed and self._running.is_current())
         if closed and not self._stays_closed:
             self._look_closely()
         if outcome.transaction != "none" and self._began:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import bisect
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-from .ranges import Range, number_range
+from .ranges import Range, collapsed, number_range
 
 _TOP = {"ip": 2**32 - 1, "ip6": 2**128 - 1}
 
@@ -34,10 +34,11 @@ class Admission:
         return self.only == (at >= 0 and number <= self._ranges[at][1])
 
 
+@lru_cache(maxsize=64)
 def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: str) -> Admission | None:
     """The clients of a family that these lists admit; None where that is everybody.
 
-    No two networks of a list overlap where the other list is empty; see `lists.collapsed`.
+    A list that stands alone has been `collapsed` already. Services are copied often, and a list may be long.
     """
     six = family == "ip6"
     here = [tuple(network for network in networks if (":" in network) == six) for networks in (allow, deny)]
@@ -45,6 +46,9 @@ def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: str) -> Adm
     networks = here[0] if only else here[1]
     if here[0] and here[1]:
         networks = tuple(_decided(here[0], here[1], _TOP[family]))
+    elif allow and deny:
+        # One of them has networks of the other family alone.
+        networks = collapsed(networks)
     everything = any(network.endswith("/0") for network in networks)
     if (only and everything) or (not only and not networks):
         return None

@@ -23,7 +23,8 @@ from .entities import (
     family_of,
     is_everything,
 )
-from .lists import collapsed, networks, snat_choice
+from .lists import networks, snat_choice
+from .ranges import collapsed
 from .reading import Reading
 
 T = TypeVar("T")

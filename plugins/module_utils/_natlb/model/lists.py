@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,11 +42,3 @@ def networks(value: Any, path: str, without: str) -> tuple[str, ...]:
     if not found:
         raise ConfigError(path, "is empty", without)
     return tuple(distinct([str(network) for network in found]))
-
-
-def collapsed(given: Sequence[str]) -> tuple[str, ...]:
-    """Networks in their shortest equal form, so that no two of them overlap."""
-    found = [ipaddress.ip_network(network) for network in given]
-    v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
-    return tuple(str(network) for network in [*v4, *v6])

@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from ..host import addresses
 
 #: First and last of a range of numbers, both included.
 Range = tuple[int, int]
 ALL_PORTS: Range = (0, 65535)
+
+
+def collapsed(given: Sequence[str]) -> tuple[str, ...]:
+    """Networks in their shortest equal form, so that no two of them overlap."""
+    found = [ipaddress.ip_network(network) for network in given]
+    v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
+    return tuple(str(network) for network in [*v4, *v6])
 
 
 def number_range(network: str) -> Range:

@@ -37,7 +37,8 @@ from .entities import (
     is_everything,
 )
 from .health import Health, health_check
-from .lists import collapsed, distinct, networks, snat_choice
+from .lists import distinct, networks, snat_choice
+from .ranges import collapsed
 from .reading import Reading
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import HostError
+from ..errors import HostError, NatlbError
 from ..firewalls.forward import Opening
 from ..host import processes, revision, scratch, store
 from ..host.processes import Command
@@ -200,12 +200,19 @@ class Running:
         Returns the outcome where the whole host was read for it.
         """
         changed = {place: item for place, item in findings.items() if self._findings.get(place) != item}
-        concerned = {place.service for place in changed}
+        former = {place: self._findings[place] for place in changed if place in self._findings}
         self._findings.update(findings)
-        text = local_state.dump_findings(self._findings, overlay.identity())
-        store.write_text(self._paths.run / store.HEALTH, text)
-        with rollback.lock_with_none_overdue(self._paths) as directory:
-            outcome = self._follow(concerned, directory)
+        try:
+            text = local_state.dump_findings(self._findings, overlay.identity())
+            store.write_text(self._paths.run / store.HEALTH, text)
+            with rollback.lock_with_none_overdue(self._paths) as directory:
+                outcome = self._follow({place.service for place in changed}, directory)
+        except NatlbError:
+            # All of it is still to be done, by the next attempt.
+            for place in changed:
+                self._findings.pop(place, None)
+            self._findings.update(former)
+            raise
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
 
@@ -249,11 +256,16 @@ class Running:
         changed = {place.service for place, item in multiples.items() if self._multiples.get(place, 1.0) != item}
         if not changed:
             return None
-        self._multiples = of_known({**self._multiples, **multiples}, self.config.services)
-        with rollback.lock_with_none_overdue(self._paths) as directory:
-            text = local_state.dump_multiples(self._multiples, overlay.identity())
-            store.write_text(self._paths.run / store.MULTIPLES, text)
-            return self._follow(changed, directory)
+        former = self._multiples
+        self._multiples = of_known({**former, **multiples}, self.config.services)
+        try:
+            with rollback.lock_with_none_overdue(self._paths) as directory:
+                text = local_state.dump_multiples(self._multiples, overlay.identity())
+                store.write_text(self._paths.run / store.MULTIPLES, text)
+                return self._follow(changed, directory)
+        except NatlbError:
+            self._multiples = former
+            raise
 
     def _follow(self, concerned: Iterable[str | None], directory: Path | None) -> Outcome | None:
         """Let the rules of these services follow, by themselves where they can. To be called with the lock held."""

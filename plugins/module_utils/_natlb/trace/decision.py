@@ -59,7 +59,11 @@ def admission(question: Question, service: Service, frontends: Frontends) -> Ite
                 said = f"allow_from of {service.name} has no network of {question.client}: it is {does}"
             else:
                 said = f"deny_from of {service.name} has {network}: {question.client} is {does}"
-            yield Step("admission", "stops", said, f"add {question.client} to allow_from of {service.name}")
+            # Where there is no allow_from, a first one would shut out everybody else.
+            change = f"take {network} out of deny_from"
+            if service.allow_from:
+                change = f"add {question.client} to allow_from"
+            yield Step("admission", "stops", said, f"{change} of {service.name}")
             return
         said = f"allow_from has {network}" if network else f"deny_from has no network of {question.client}"
         yield Step("admission", "ok", said)
