@@ -158,6 +158,7 @@ def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
     folder = tmp_path / "textfile"
     folder.mkdir()
     asked = {"directory": str(folder), "listen": LISTEN}
+    before_s = time.time()
     with running(balancer, service(health=FAST), metrics=asked) as here:
         assert balancer.host.call(get, f"http://{LISTEN}/other")[0] == 404
         balancer.tally(count=8)
@@ -166,8 +167,10 @@ def test_the_agent_publishes_them(balancer: Balancer, tmp_path: Path) -> None:
         assert status == 200
         assert found["natlb_agent_up"] == {"": 1}
         assert found["natlb_agent_restored_rules_total"] == {"": 0}
-        assert 0 < found["natlb_agent_cpu_seconds_total"][""] < 60
-        assert 0 <= time.time() - found["natlb_agent_start_time_seconds"][""] < 60
+        began, now_s = found["natlb_agent_start_time_seconds"][""], time.time()
+        assert before_s <= began <= now_s
+        # No more than all processors have to give since then.
+        assert 0 < found["natlb_agent_cpu_seconds_total"][""] <= (now_s - began) * (os.cpu_count() or 1)
         assert found["natlb_backend_up"] == dict.fromkeys(NAMES, 1)
         assert sum(found["natlb_backend_connections_total"].values()) >= 8
         assert set(found["natlb_check_success"].values()) == {1}

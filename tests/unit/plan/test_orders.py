@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from _natlb.errors import ConfigError
 from _natlb.model.effective import Override
+from _natlb.model.entities import State
 from _natlb.plan.orders import combined, words
 
 DRAIN, DRAIN_X = {"state": "drained"}, {"state": "drained", "reason": "x"}
@@ -59,10 +60,10 @@ def test_only_what_is_taken_back_has_been_said_before(order: dict[str, Any]) -> 
         combined(**{"weight": None, **order})
 
 
-def said_for(*reasons: str, state: str = "drained", weight: int | None = None) -> Override:
+def said_for(*reasons: str, state: State = "drained", weight: int | None = None) -> Override:
     said = Override()
     for reason in reasons:
-        said = combined(state, weight, reason)(said) or Override()  # type: ignore[arg-type]
+        said = combined(state, weight, reason)(said) or Override()
     return said
 
 

@@ -31,6 +31,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _HOST_NAME = re.compile(
     r"(?!.{254})(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\.?\Z", re.I
 )
+_BRACKETED = re.compile(r"\[([^\]]*)\](?::(.*))?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNIT_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS = ("ms", "s", "m", "h", "d")
@@ -42,6 +43,17 @@ def endpoint(address: str, port: object) -> str:
     if not port:
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def taken_apart(text: str) -> tuple[str, str | None]:
+    """Address and port of what `endpoint` writes, as they stand there; without a port, None. Neither is checked."""
+    bracketed = _BRACKETED.fullmatch(text)
+    if bracketed:
+        return bracketed[1], bracketed[2]
+    if text.count(":") == 1:
+        host, _colon, port = text.partition(":")
+        return host, port
+    return text, None
 
 
 def shown(value: Any) -> str:

@@ -86,15 +86,12 @@ def is_percentage(value: Any) -> bool:
 
 
 def endpoint(value: str, path: str) -> tuple[str, str | None]:
-    """`ADDRESS` or `ADDRESS:PORT` (`[ADDRESS]:PORT` over IPv6), taken apart; neither is checked."""
-    host, colon, port = value.rpartition(":")
-    if value.startswith("["):
-        if value.endswith("]"):
-            return value[1:-1], None
-        if host.endswith("]"):
-            return host[1:-1], port
+    """`ADDRESS` or `ADDRESS:PORT` (`[ADDRESS]:PORT` over IPv6), taken apart; neither is checked. Raises `ConfigError`
+    where a bracket is left open."""
+    host, port = values.taken_apart(value)
+    if host.startswith("["):
         raise ConfigError(path, f"{values.shown(value)} is not ADDRESS:PORT", 'write "[2001:db8:2::3]:8080"')
-    return (host, port) if colon and ":" not in host else (value, None)
+    return host, port
 
 
 def backends_as_given(value: Any) -> Iterator[Mapping[str, Any]]:

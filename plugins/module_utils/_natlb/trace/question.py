@@ -54,13 +54,7 @@ def parse(words: Sequence[str]) -> Question:
 
 
 def _peer(text: str, path: str) -> tuple[str, int | None]:
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
-    if bracketed:
-        host, port = bracketed[1], bracketed[2]
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    else:
-        host, port = text, None
+    host, port = values.taken_apart(text)
     try:
         address = values.address(host, path)
     except ConfigError as error:
