@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import selectors
 import shutil
 import signal
@@ -151,11 +150,11 @@ class Watch:
     def _declared(self) -> Any:
         live = waiting.live(self._paths)
         path = store.state_path(live)
-        return path, live.staged.get(path) if path else None, _stamps([path] if path else [])
+        return path, live.staged.get(path) if path else None, store.stamp(path) if path else None
 
     def _laid(self) -> Any:
         folders = (self._paths.etc, self._paths.run)
-        return _stamps([folder / name for folder in folders for name in (store.OVERRIDES, store.HEALTH)])
+        return [store.stamp(folder / name) for folder in folders for name in (store.OVERRIDES, store.HEALTH)]
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -229,17 +228,6 @@ class Watch:
         if peer.ended:
             self._selector.unregister(peer)
             peer.close()
-
-
-def _stamps(paths: Iterable[Any]) -> list[tuple[int, int, int] | None]:
-    found: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            status = os.stat(path)
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    return found
 
 
 def _end(number: int, _frame: Any) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -353,7 +352,4 @@ class _Kept:
 
     def _status(self) -> tuple[int, int, int] | None:
         path = store.state_path(self._paths)
-        if path is None:
-            return None
-        status = os.stat(path)
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return store.stamp(path) if path is not None else None
