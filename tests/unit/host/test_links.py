@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from _natlb.host.links import Link, parse
 from _natlb.host.routes import Routes
-from _natlb.model.entities import Uplink
+from _natlb.model.outbound import Uplink
 from _natlb.model.services import parse_config
 from _natlb.warnings.interfaces import idle, idle_warnings, warnings
 

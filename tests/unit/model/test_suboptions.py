@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from _natlb.model import egress, entities, health, services, tracking
+from _natlb.model import backends, egress, entities, health, services, tracking
 from _natlb.model.services import parse_config
 from _natlb.model.tracking import Tracking, parse_tracking
 from ansible.plugins.action import ActionBase
@@ -34,7 +34,7 @@ def suboptions(*path: str) -> dict[str, Any]:
     ("path", "keys"),
     [
         (("services",), services.SERVICE_KEYS),
-        (("services", "backends"), services.BACKEND_KEYS),
+        (("services", "backends"), backends.BACKEND_KEYS),
         (("services", "health"), health.KEYS),
         (("egress",), egress.KEYS),
         (("egress", "uplinks"), egress.UPLINK_KEYS),

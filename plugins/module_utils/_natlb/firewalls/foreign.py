@@ -16,7 +16,7 @@ from ..host.nf_tables import BaseChain
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
 from ..model.engine import Engine
-from ..model.entities import FAMILIES
+from ..model.families import FAMILIES
 from ..nftables import text
 from ..nftables.program import Nft
 from .listing import BUILTIN, is_of_iptables, parse_nft, parse_save

@@ -24,7 +24,8 @@ from ..host.routes import Routes
 from ..iptables import foreign_jumps, forward_rules, restore
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
-from ..model.entities import FAMILIES, Config, family_of
+from ..model.entities import Config
+from ..model.families import FAMILIES, family_of
 from ..nftables.program import Nft
 from ..nftables.text import TABLE
 from ..ruleset.sections import Key, Ruleset, Section

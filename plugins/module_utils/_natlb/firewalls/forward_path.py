@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..host.routes import Network
-from ..model.entities import Config, Frontend, family_of, is_everything
+from ..model.entities import Config, Frontend
+from ..model.families import family_of, is_everything
 from .walk import Chains, Packet, ends
 
 #: (network, interface) of each route in the main tables; no interface where a route refuses what it is for.

@@ -14,7 +14,8 @@ from ..host.proc import recent_list_size
 from ..host.processes import Command
 from ..host.removed import Removed
 from ..model.clients import KnownClients
-from ..model.entities import FAMILIES, Backend, Config, Service, family_of
+from ..model.entities import Backend, Config, Service
+from ..model.families import FAMILIES, family_of
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction

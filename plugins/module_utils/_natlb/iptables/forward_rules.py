@@ -12,7 +12,9 @@ egress.
 
 from __future__ import annotations
 
-from ..model.entities import Config, Egress, Frontend, Service, family_of, is_everything
+from ..model.entities import Config, Frontend, Service
+from ..model.families import family_of, is_everything
+from ..model.outbound import Egress
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from .dispatch import chain_name, ports_text

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ConfigError
-from ..model.entities import Config, Frontend, Service, mark_value
+from ..model.entities import Config, Frontend, Service
+from ..model.outbound import mark_value
 from ..model.overlaps import overlaps
 
 

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, NamedTuple
 
-from ..model.entities import FAMILIES, PROTOCOLS, Config, Frontend, Service
+from ..model.entities import PROTOCOLS, Config, Frontend, Service
+from ..model.families import FAMILIES
 from ..model.ranges import ALL_PORTS, Range, cidr, number_range
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.unclaimed import Unclaimed

@@ -15,7 +15,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 
-from ..model.entities import FAMILIES
+from ..model.families import FAMILIES
 from ..ruleset.sections import Key, Ruleset, Section
 from .dispatch import PREFIX
 

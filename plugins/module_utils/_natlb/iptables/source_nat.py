@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import Config, Egress, Frontend, Service, Uplink, family_of, mark_value
+from ..model.entities import Config, Frontend, Service
+from ..model.families import family_of
+from ..model.outbound import Egress, Uplink, mark_value
 from ..model.ranges import number_range
 from ..model.slots import interleave
 from ..ruleset.names import digest

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Callable
 
-from ..model.entities import Config, Egress
+from ..model.entities import Config
+from ..model.outbound import Egress
 from ..model.transit import MULTICAST, Closed, ways
 from .dispatch import chain_name
 from .service import Tables

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .entities import Backend, Service, family_of
+from .entities import Backend, Service
+from .families import family_of
 from .ranges import Range
 
 

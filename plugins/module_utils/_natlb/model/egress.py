@@ -10,20 +10,10 @@ from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError
 from . import values
-from .entities import (
-    DEFAULT_MARK_MASK,
-    MAX_UPLINK_WEIGHT_SUM,
-    MAX_UPLINKS,
-    MAX_WEIGHT,
-    PROTOCOLS,
-    Config,
-    Egress,
-    EgressSnat,
-    Uplink,
-    family_of,
-    is_everything,
-)
+from .entities import MAX_WEIGHT, PROTOCOLS, Config
+from .families import family_of, is_everything
 from .lists import networks, snat_choice
+from .outbound import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_UPLINKS, Egress, EgressSnat, Uplink
 from .ranges import collapsed
 from .reading import Reading
 

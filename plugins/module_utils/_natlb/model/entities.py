@@ -16,43 +16,27 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from .admission import Admission, admission
+from .families import FAMILIES, family_of, ports_text
 from .health import Health, dump_health
+from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
 #: What who is not served gets.
 Refusal = Literal["reject", "drop"]
-#: How the source of what a service forwards is translated, and of what comes from networks behind the balancer.
+#: How the source of what a service forwards is translated.
 Snat = Literal["masquerade", "none", "address"]
-EgressSnat = Literal["masquerade", "address"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 METHODS: tuple[Method, ...] = ("round_robin", "random", "source_hash", "flow_hash", "least_connections")
 STATES: tuple[State, ...] = ("active", "drained", "disabled")
 REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
-FAMILIES = ("ip", "ip6")
 
 MAX_SERVICES = 65536
 MAX_BACKENDS = 4096
 MAX_WEIGHT = 256
 #: For the connections of a backend to end.
 MAX_WAIT_S = 7 * 24 * 3600
-MAX_UPLINK_WEIGHT_SUM = 1024
-#: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
-#: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.
-DEFAULT_MARK_MASK = 0x3F000000
-
-
-def family_of(address: str) -> str:
-    """`ip` or `ip6`, of an address or a network in its canonical spelling."""
-    return "ip6" if ":" in address else "ip"
-
-
-def is_everything(network: str) -> bool:
-    """Whether every address of its family is in a network in canonical spelling: `0.0.0.0/0` or `::/0`."""
-    return network.endswith("/0")
-
-
 #: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
 #: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
 NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
@@ -218,49 +202,6 @@ class Service:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
 
 
-#: At most so many ways out, since each has a routing table and a rule of its own (`routing.py`).
-MAX_UPLINKS = 4095
-
-
-@dataclass(frozen=True)
-class Uplink:
-    """A way out of one family. `gateway` is None where the interface itself leads to the other end (WireGuard, PPP)."""
-
-    family: str
-    interface: str
-    gateway: str | None
-    weight: int
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Its identity, in the order in which uplinks are numbered."""
-        return self.interface, self.gateway or "", self.family
-
-
-@dataclass(frozen=True)
-class Egress:
-    """Source NAT for networks behind the balancer. `snat` is `masquerade` or `address`."""
-
-    sources: tuple[str, ...]
-    out_interface: str | None
-    protocol: str | None
-    ports: tuple[tuple[int, int], ...]
-    snat: EgressSnat
-    snat_address: str | None
-    uplinks: tuple[Uplink, ...]
-
-    def families(self) -> tuple[str, ...]:
-        found = {family_of(source) for source in self.sources}
-        return tuple(family for family in FAMILIES if family in found)
-
-    def everything(self, family: str) -> bool:
-        """Whether it speaks of every source of a family, and so of none in particular."""
-        return any(is_everything(source) for source in self.sources_of(family))
-
-    def sources_of(self, family: str) -> tuple[str, ...]:
-        return tuple(source for source in self.sources if family_of(source) == family)
-
-
 @dataclass(frozen=True)
 class Config:
     """Everything that one balancer is to do."""
@@ -296,15 +237,6 @@ class Config:
 EMPTY = Config((), ())
 
 
-def ports_text(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}-{high}"
-
-
-def mark_value(mask: int, index: int) -> int:
-    """The mark of the uplink at `index` (from 0) within `mask`; 0 means none was chosen yet."""
-    return (index + 1) * (mask & -mask)
-
-
 @cache
 def protocol_number(protocol: str) -> int:
     """IANA's number of a transport protocol."""
@@ -315,7 +247,7 @@ def dump(config: Config) -> dict[str, Any]:
     """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
     return {
         "services": [_dump_service(service) for service in config.services],
-        "egress": [_dump_egress(item) for item in config.egress],
+        "egress": [dump_egress(item) for item in config.egress],
         "mark_mask": config.mark_mask,
     }
 
@@ -348,19 +280,5 @@ def _dump_service(service: Service) -> dict[str, Any]:
                 "backup": backend.backup,
             }
             for backend in service.backends
-        ],
-    }
-
-
-def _dump_egress(egress: Egress) -> dict[str, Any]:
-    return {
-        "source": list(egress.sources),
-        "out_interface": egress.out_interface,
-        "protocol": egress.protocol,
-        "destination_ports": [ports_text(low, high) for low, high in egress.ports],
-        "snat": egress.snat_address or egress.snat,
-        "uplinks": [
-            {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
-            for uplink in egress.uplinks
         ],
     }

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
-from .entities import Config, family_of
+from .entities import Config
+from .families import family_of
 from .reading import Reading
 
 _KEYS = ("directory", "listen", "idle")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .entities import Egress
+from .outbound import Egress
 
 #: What a run may do with them.
 CHOICES = ("drop", "accept")

@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..host.routes import Network, Ways
-from .entities import FAMILIES, Config, family_of
+from .entities import Config
+from .families import FAMILIES, family_of
 
 
 class Unclaimed(NamedTuple):

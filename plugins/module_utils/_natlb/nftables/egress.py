@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.entities import Config, Egress, mark_value, ports_text
+from ..model.entities import Config
+from ..model.families import ports_text
+from ..model.outbound import Egress, mark_value
 from ..model.slots import interleave
 from .table import Table, plain
 from .text import Lines

@@ -15,7 +15,8 @@ from ..host import nf_tables, processes, revision
 from ..host.processes import Command
 from ..host.removed import Removed
 from ..model.clients import KnownClients
-from ..model.entities import FAMILIES, Backend, Config, Service
+from ..model.entities import Backend, Config, Service
+from ..model.families import FAMILIES
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction

@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.backend_ports import backend_ports
-from ..model.entities import Service, ports_text, protocol_number
+from ..model.entities import Service, protocol_number
+from ..model.families import ports_text
 from ..model.unclaimed import Unclaimed
 from .redispatch import add_redispatch
 from .table import Table, frontend_key, frontend_lookups, frontend_map

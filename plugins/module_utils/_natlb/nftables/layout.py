@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..model.entities import FAMILIES, Config, Service
+from ..model.entities import Config, Service
+from ..model.families import FAMILIES
 from .hashes import shares_table, slot_elements, table_names, widest
 
 #: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that

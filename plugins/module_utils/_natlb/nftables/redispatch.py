@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model import redispatch
-from ..model.entities import Frontend, Service, ports_text
+from ..model.entities import Frontend, Service
+from ..model.families import ports_text
 from .table import Table
 from .text import Lines
 

@@ -20,14 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..model.entities import (
-    FAMILIES,
-    Backend,
-    Config,
-    Frontend,
-    Service,
-    family_of,
-)
+from ..model.entities import Backend, Config, Frontend, Service
+from ..model.families import FAMILIES, family_of
 from ..model.hash_table import BLOCKS
 from ..model.kernel_hashes import jhash, scaled, source_key
 from ..model.slots import HASHES, hash_slots, slots

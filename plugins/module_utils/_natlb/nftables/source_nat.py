@@ -13,7 +13,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import Backend, Frontend, Service, ports_text, protocol_number
+from ..model.entities import Backend, Frontend, Service, protocol_number
+from ..model.families import ports_text
 from .table import Table, frontend_map, plain
 from .text import Lines
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ConfigError
-from ..model.entities import NOT_WILD, Frontend, ports_text, protocol_number
+from ..model.entities import NOT_WILD, Frontend, protocol_number
+from ..model.families import ports_text
 from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..model.clients import options as client_options
-from ..model.entities import FAMILIES, Config, Service
+from ..model.entities import Config, Service
+from ..model.families import FAMILIES
 from ..ruleset.sections import Key, Ruleset, Section
 from .names import backend_chain, is_affinity, slot_map
 

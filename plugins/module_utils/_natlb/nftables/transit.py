@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.entities import Config, Egress, ports_text
+from ..model.entities import Config
+from ..model.families import ports_text
+from ..model.outbound import Egress
 from ..model.transit import MULTICAST, Closed, ways
 from .table import Table
 

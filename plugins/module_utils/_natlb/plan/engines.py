@@ -10,7 +10,7 @@ from ..host import nf_tables, processes
 from ..iptables import program
 from ..iptables.engine import IptablesEngine
 from ..model.engine import Engine
-from ..model.entities import FAMILIES
+from ..model.families import FAMILIES
 from ..nftables import text
 from ..nftables.engine import NftablesEngine, nft_problem
 from ..ruleset.sections import Ruleset

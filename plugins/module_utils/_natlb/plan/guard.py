@@ -9,7 +9,8 @@ import ipaddress
 from collections.abc import Sequence
 
 from ..errors import ConfigError
-from ..model.entities import Config, Frontend, family_of, is_wild
+from ..model.entities import Config, Frontend, is_wild
+from ..model.families import family_of
 
 #: (address, port) of this host's end of an ssh connection.
 Endpoint = tuple[str, int]

@@ -16,7 +16,9 @@ from ..host import iproute, proc, sysctl
 from ..host.processes import Command
 from ..model import tracking
 from ..model.engine import Engine
-from ..model.entities import FAMILIES, Config, Uplink
+from ..model.entities import Config
+from ..model.families import FAMILIES
+from ..model.outbound import Uplink
 from ..ruleset.sections import Ruleset, compare
 from ..ruleset.transaction import Transaction
 from . import forwarding, routing

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..model.entities import FAMILIES, Config, Uplink, mark_value
+from ..model.entities import Config
+from ..model.families import FAMILIES
+from ..model.outbound import Uplink, mark_value
 from ..ruleset.sections import Key, Ruleset, Section, compare
 
 #: Rule preferences and table numbers of ours: this one, and one above it for each uplink. All below main's 32766.

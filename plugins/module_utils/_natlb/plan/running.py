@@ -25,7 +25,8 @@ from ..host.revision import Revision
 from ..host.store import Paths
 from ..model import local_state
 from ..model.effective import Finding, Findings, Place, effective
-from ..model.entities import EMPTY, Config, Service, family_of
+from ..model.entities import EMPTY, Config, Service
+from ..model.families import family_of
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset

@@ -18,7 +18,8 @@ from ..errors import HostError
 from ..host import flows as tracked
 from ..host import proc
 from ..host.flows import Flow
-from ..model.entities import FAMILIES, STATES, Config, Service, is_wild
+from ..model.entities import STATES, Config, Service, is_wild
+from ..model.families import FAMILIES
 
 Peer = tuple[str, int]
 #: Above each port.

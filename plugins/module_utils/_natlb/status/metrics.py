@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends
-from ..model.entities import Backend, Config, Service, ports_text
+from ..model.entities import Backend, Config, Service
+from ..model.families import ports_text
 from ..model.least_connections import Multiples, levelled_service
 from ..model.values import endpoint
 from ..plan.totals import Key

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..model import values
-from ..model.entities import PROTOCOLS, family_of
+from ..model.entities import PROTOCOLS
+from ..model.families import family_of
 
 _EXAMPLE = "write it like 198.51.100.7 192.0.2.10:80/tcp"
 _BRACKETS = "an IPv6 address stands in brackets before a port, like [2001:db8::10]:80"

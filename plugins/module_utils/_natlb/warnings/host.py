@@ -16,7 +16,7 @@ from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..model.services import family_name
+from ..model.families import family_name
 from . import addresses, boot_settings, bridges, checks, interfaces, listeners, reverse_path
 
 

@@ -11,7 +11,8 @@ from difflib import SequenceMatcher
 
 from ..host.links import Link, is_up
 from ..host.routes import Routes
-from ..model.entities import Config, Uplink
+from ..model.entities import Config
+from ..model.outbound import Uplink
 
 #: So many names are offered in place of one that does not exist.
 _OFFERED = 5

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from ..host.sockets import Listener, Ports
-from ..model.entities import Config, Frontend, family_of
+from ..model.entities import Config, Frontend
+from ..model.families import family_of
 
 _ANY = {"0.0.0.0": "ip", "::": "ip6"}
 

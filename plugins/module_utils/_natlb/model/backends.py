@@ -1,0 +1,115 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backends of a service, as a user types them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Callable, TypeVar
+
+from ..errors import ConfigError, ConfigErrors
+from . import values as parse
+from . import words
+from .entities import MAX_BACKENDS, MAX_WEIGHT, Backend
+from .reading import Reading
+
+T = TypeVar("T")
+
+
+def read_backends(value: Any, path: str) -> tuple[Backend, ...]:
+    items = (
+        [item for _at, item in parse.one_or_more(value, path)]
+        if isinstance(value, str)
+        else parse.sequence(value, path)
+    )
+    if len(items) > MAX_BACKENDS:
+        raise ConfigError(path, f"{len(items)} backends", f"at most {MAX_BACKENDS} in one service")
+    reading = Reading()
+    places: dict[str, str] = {}
+    names: dict[str, str] = {}
+    backends: list[Backend] = []
+    for index, item in enumerate(items):
+        at = f"{path}[{index}]"
+        for backend in reading.each(_backend, [(at, item)]):
+            backends.append(backend)
+            if backend.key in places:
+                problem = f"{backend.address} stands at {places[backend.key]} already"
+                reading.add(at, problem, "name it once, with a higher weight if it is to get more")
+            elif backend.name in names:
+                problem = f"{backend.name} is the name of {names[backend.name]} already"
+                reading.add(f"{at}.name", problem, "give each backend of a service a name of its own")
+            places.setdefault(backend.key, at)
+            names.setdefault(backend.name, at)
+    if not reading.errors and backends and not any(backend.weight for backend in backends):
+        remedy = "to take backends out, use state: drained or disabled"
+        reading.add(path, "every weight is 0, so none could ever serve", remedy)
+    shares = [isinstance(item, Mapping) and words.is_percentage(item.get("weight")) for item in items]
+    if any(shares) and len(shares) != sum(shares):
+        problem, remedy = "some weights are percentages, and others are not", "write all of them in one way"
+        reading.add(path, problem, remedy)
+    reading.done()
+    return tuple(backends)
+
+
+BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
+
+
+def _backend(value: Any, path: str) -> Backend:
+    """Services share their backends, so a valid one is not read again."""
+    try:
+        return _read_before(tuple((key, type(item), item) for key, item in value.items()))
+    except (AttributeError, TypeError, ConfigError, ConfigErrors):
+        return _read_backend(value, path)
+
+
+@lru_cache(maxsize=65536)
+def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
+    """The backend of these keys and values. Their types are part of the key, for 1 and True are equal and do not mean
+    the same."""
+    return _read_backend({key: item for key, _type, item in items}, "")
+
+
+def _read_backend(value: Any, path: str) -> Backend:
+    reading = Reading()
+    given = reading.mapping({"address": value} if isinstance(value, str) else value, path, BACKEND_KEYS, ("address",))
+    given = reading.read(_with_port, given, f"{path}.address", otherwise=given)
+
+    def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
+        if key not in given:
+            return otherwise
+        return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
+
+    address = str(read("address", None, parse.host_address))
+    backend = Backend(
+        address=address,
+        port=read("port", None, parse.port),
+        name=read("name", address, _backend_name),
+        weight=read("weight", 1, words.weight, MAX_WEIGHT),
+        state=read("state", "active", words.state),
+        backup=read("backup", False, parse.boolean),
+    )
+    reading.done()
+    return backend
+
+
+def _with_port(given: dict[str, Any], path: str) -> dict[str, Any]:
+    """With the port on its own, which may stand behind the address."""
+    if not isinstance(given.get("address"), str):
+        return given
+    address, port = words.endpoint(given["address"], path)
+    if port is None:
+        return {**given, "address": address} if address != given["address"] else given
+    if "port" in given:
+        raise ConfigError(
+            path, f"{parse.shown(given['address'])} has a port, and port is given as well", "write it once"
+        )
+    return {**given, "address": address, "port": port}
+
+
+def _backend_name(value: Any, path: str) -> str:
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(name, str) and 0 < len(name) <= 253 and name.isascii() and name.isprintable():
+        return name
+    raise ConfigError(path, f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters")

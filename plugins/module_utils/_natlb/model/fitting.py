@@ -1,0 +1,68 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the parts of one service fit together. Pure."""
+
+from __future__ import annotations
+
+from . import values as parse
+from .entities import Service
+from .families import family_name, family_of, is_everything
+from .reading import Reading
+
+
+def check_service(service: Service, path: str) -> None:
+    """Checks whether the parts of one service fit together."""
+    reading = Reading()
+    if service.redispatch and "tcp" not in service.protocols:
+        problem = f"there is none for {' and '.join(service.protocols)}"
+        reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+    families = service.families()
+    for index, backend in enumerate(service.backends):
+        at = f"{path}.backends[{index}]"
+        if backend.family not in families:
+            problem = f"{backend.address} is not of the family that the service listens in"
+            remedy = "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend"
+            reading.add(f"{at}.address", problem, remedy)
+        for listen in filter(backend.is_at, service.listens):
+            problem = f"{backend.address} is the frontend {listen} itself"
+            reading.add(at, problem, "choose another port or another address")
+    _check_health(service, path, reading)
+    backend_families = {backend.family for backend in service.backends}
+    for family in families:
+        title = family_name(family)
+        if service.backends and family not in backend_families:
+            problem = f"listens in {title}, but no backend has such an address"
+            reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
+        if service.snat == "address" and not service.snat_of(family):
+            reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
+    _check_clients(service, path, reading)
+    lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}
+    for key, values in lists.items():
+        strange = [value for value in values if family_of(value) not in families]
+        if strange:
+            problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
+            reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
+    reading.done()
+
+
+def _check_clients(service: Service, path: str, reading: Reading) -> None:
+    both = [network for network in service.deny_from if network in service.allow_from]
+    if both:
+        problem = f"{both[0]} stands in allow_from as well"
+        reading.add(f"{path}.deny_from", problem, "take it out of one of them: the longest prefix decides")
+        return
+    for family in service.families():
+        denied = [network for network in service.deny_from if family_of(network) == family]
+        found = service.admission(family) if denied else None
+        if found is not None and (not found.networks if found.only else any(map(is_everything, found.networks))):
+            problem = f"leaves no {family_name(family)} client that may connect"
+            reading.add(f"{path}.deny_from", problem, "allow some, or take the service away")
+
+
+def _check_health(service: Service, path: str, reading: Reading) -> None:
+    health = service.health
+    unported = service.listen_port is None and any(backend.port is None for backend in service.backends)
+    if health is not None and health.type != "command" and health.port is None and unported:
+        problem = "is missing: the service listens on several ports, and a backend has none of its own"
+        reading.add(f"{path}.health.port", problem, "name the port to check")

@@ -1,0 +1,82 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a balancer does with connections from the networks behind it, as typed values.
+
+`egress.py` makes them from what a user typed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .families import FAMILIES, family_of, is_everything, ports_text
+
+#: How the source of what comes from networks behind the balancer is translated.
+EgressSnat = Literal["masquerade", "address"]
+MAX_UPLINK_WEIGHT_SUM = 1024
+#: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
+#: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.
+DEFAULT_MARK_MASK = 0x3F000000
+#: At most so many ways out, since each has a routing table and a rule of its own (`routing.py`).
+MAX_UPLINKS = 4095
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """A way out of one family. `gateway` is None where the interface itself leads to the other end (WireGuard, PPP)."""
+
+    family: str
+    interface: str
+    gateway: str | None
+    weight: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Its identity, in the order in which uplinks are numbered."""
+        return self.interface, self.gateway or "", self.family
+
+
+@dataclass(frozen=True)
+class Egress:
+    """Source NAT for networks behind the balancer. `snat` is `masquerade` or `address`."""
+
+    sources: tuple[str, ...]
+    out_interface: str | None
+    protocol: str | None
+    ports: tuple[tuple[int, int], ...]
+    snat: EgressSnat
+    snat_address: str | None
+    uplinks: tuple[Uplink, ...]
+
+    def families(self) -> tuple[str, ...]:
+        found = {family_of(source) for source in self.sources}
+        return tuple(family for family in FAMILIES if family in found)
+
+    def everything(self, family: str) -> bool:
+        """Whether it speaks of every source of a family, and so of none in particular."""
+        return any(is_everything(source) for source in self.sources_of(family))
+
+    def sources_of(self, family: str) -> tuple[str, ...]:
+        return tuple(source for source in self.sources if family_of(source) == family)
+
+
+def mark_value(mask: int, index: int) -> int:
+    """The mark of the uplink at `index` (from 0) within `mask`; 0 means none was chosen yet."""
+    return (index + 1) * (mask & -mask)
+
+
+def dump_egress(egress: Egress) -> dict[str, Any]:
+    """It with every key, as JSON has it."""
+    return {
+        "source": list(egress.sources),
+        "out_interface": egress.out_interface,
+        "protocol": egress.protocol,
+        "destination_ports": [ports_text(low, high) for low, high in egress.ports],
+        "snat": egress.snat_address or egress.snat,
+        "uplinks": [
+            {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
+            for uplink in egress.uplinks
+        ],
+    }
