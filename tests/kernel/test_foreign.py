@@ -15,7 +15,8 @@ PLACES = ("nft", "iptables-nft", "iptables-legacy")
 
 
 def settle(balancer: Balancer, place: str) -> None:
-    """Other tools' rules, in one of the places where they live."""
+    """Other tools' rules, in one of the places where they live. Their counters are compared, so nobody else sends."""
+    balancer.lab.silence()
     if place == "nft":
         balancer.host.run("nft", "-f", "-", stdin=NFT)
         return

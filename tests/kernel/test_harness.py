@@ -85,6 +85,18 @@ def test_a_reset_lab_has_forgotten_the_connections_that_were_held(lab: Lab) -> N
     assert ":40000 " not in lab.client.run("ss", "--no-header", "--tcp", "--all", "--numeric")
 
 
+def test_a_silenced_lab_repeats_nothing_of_what_was_before(lab: Lab) -> None:
+    lab.balancer.sysctl({"ipv4/ip_forward": 1})
+    lab.client.call(traffic.hold, f"{WEB['web1']}:80", source="198.18.3.8")
+    # The client ends it, and the end of the backend never arrives.
+    lab.balancer.ip("route add blackhole 198.18.3.8")
+    lab.client.call(traffic.release)
+    shown = ("ss", "--no-header", "--tcp", "state", "connected", "dst", "198.18.3.8")
+    assert lab.backends["web1"].run(*shown)
+    lab.silence()
+    assert lab.backends["web1"].run(*shown) == ""
+
+
 def test_what_one_balancer_said_about_ways_is_not_believed_of_the_next(lab: Lab) -> None:
     """Without rules a router sends packets for an address of the same network back, with an ICMP redirect: ask there
     yourself. Who believes it loses that address for 300 s (RT_GC_TIMEOUT in net/ipv4/route.c)."""

@@ -38,6 +38,9 @@ WEB = {name: f"10.0.0.{parts[0]}" for name, parts in HOST_PARTS.items()}
 WEB6 = {name: f"2001:db8:2::{parts[0]}" for name, parts in HOST_PARTS.items()}
 TEN = [f"10.0.0.{part}" for parts in HOST_PARTS.values() for part in parts]
 PORTS = (53, 80, 8080, *range(9000, 9004))
+#: Source ports that tests name. The kernel gives them to nobody else: a connection of the test before, which waits to be
+#: forgotten, would hold its port for a second.
+NAMED_PORTS = "10000-23999,30000-30999,40000-40999"
 
 #: The link-layer addresses of the balancer, whatever it is made of.
 MAC = {"front": "02:00:00:00:00:02", "back": "02:00:00:00:01:01"}
@@ -109,7 +112,12 @@ class Lab:
         # tcp_tw_reuse and the wide range: thousands of connections in a row. ip_nonlocal_bind: IPv6 asks for it even
         # where a local route has the address.
         self.client.sysctl(
-            {"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": 1, "ipv6/ip_nonlocal_bind": 1}
+            {
+                "ipv4/ip_local_port_range": "1024 65535",
+                "ipv4/ip_local_reserved_ports": NAMED_PORTS,
+                "ipv4/tcp_tw_reuse": 1,
+                "ipv6/ip_nonlocal_bind": 1,
+            }
         )
         self.client.call(server.start, "client", PORTS)
 
@@ -148,6 +156,12 @@ class Lab:
         self._wired.clear()
         self.balancer.renew()
         self._build_balancer()
+
+    def silence(self) -> None:
+        """Let client and backends forget their connections of the tests before: what they still repeat of one, such as
+        its end, would be routed by the next balancer, and count there."""
+        for host in (self.client, *self.backends.values()):
+            host.run("ss", "--kill", "--tcp", "state", "connected")
 
     def vacate(self) -> None:
         """Cut the balancer off at once (the kernel takes its namespace away in its own time, which is longer), so that

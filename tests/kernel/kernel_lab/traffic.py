@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import struct
@@ -41,6 +42,8 @@ class Answer(NamedTuple):
     resent: int = 0
     #: Whether what ended with an error had been opened before.
     opened: bool = False
+    #: The error by the kernel's name, such as EHOSTUNREACH, which has no exception of its own.
+    reason: str = ""
 
     @property
     def who(self) -> str:
@@ -111,7 +114,7 @@ def back_to_back(target: str, count: int, source: str, pause_s: float = 0.0) -> 
                 while sock.recv(512):
                     pass
         except OSError as error:
-            answers.append(Answer(error=type(error).__name__, resent=getattr(error, "resent", 0)))
+            answers.append(_failed(error, getattr(error, "resent", 0)))
         time.sleep(pause_s)
     return answers
 
@@ -126,12 +129,17 @@ def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, 
             try:
                 return _exchange(sock, speak=protocol == "udp")
             except OSError as error:
-                return Answer(error=type(error).__name__, resent=_resent(sock), opened=True)
+                return _failed(error, _resent(sock), opened=True)
     except OSError as error:
         # A reset of what was still opening is "refused" (tcp_reset in net/ipv4/tcp_input.c of Linux). Any other has
         # come before this thread saw the connection open.
         opened = isinstance(error, ConnectionResetError)
-        return Answer(error=type(error).__name__, resent=getattr(error, "resent", 0), opened=opened)
+        return _failed(error, getattr(error, "resent", 0), opened)
+
+
+def _failed(error: OSError, resent: int = 0, opened: bool = False) -> Answer:
+    reason = errno.errorcode.get(error.errno or 0, "")
+    return Answer(error=type(error).__name__, resent=resent, opened=opened, reason=reason)
 
 
 def _exchange(sock: socket.socket, speak: bool) -> Answer:
@@ -246,7 +254,7 @@ def _on_held(handle: int, timeout_s: float, speak: bool) -> Answer:
     try:
         return _exchange(sock, speak)
     except OSError as error:
-        return Answer(error=type(error).__name__)
+        return _failed(error)
 
 
 def release() -> None:

@@ -29,6 +29,23 @@ with store.lock(store.Paths(root / "etc", root / "run")):
     ])
 """
 
+#: Ctrl-C comes while a program is being started, just after its deadline has begun.
+INTERRUPTED = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from _natlb.host import processes
+start, threads = threading.Timer.start, []
+def interrupted(timer):
+    start(timer)
+    threads.append(timer)
+    raise KeyboardInterrupt
+threading.Timer.start = interrupted
+try:
+    processes.run(["true"])
+except KeyboardInterrupt:
+    sys.exit(130 if threads else 1)
+"""
+
 
 def until(path: Path) -> None:
     deadline = time.monotonic() + 10
@@ -74,3 +91,9 @@ def test_programs_that_only_read_have_no_part_in_the_lock(tmp_path: Path) -> Non
     with store.lock(store.Paths(tmp_path / "etc", tmp_path / "run")):
         opened = processes.run(["ls", "-l", "/proc/self/fd"])
     assert "lock" not in opened
+
+
+def test_an_interrupt_ends_it_at_any_moment() -> None:
+    """Not when the deadline of the program that it was starting has passed, in ten minutes."""
+    argv = [sys.executable, "-c", INTERRUPTED, str(Path(processes.__file__).parents[2])]
+    assert subprocess.run(argv, timeout=60, check=False).returncode == 130

@@ -135,8 +135,10 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, group: bool) -> int 
             process.kill()
 
     timer = threading.Timer(seconds, give_up)
-    timer.start()
+    # An interrupt may come at any line. Python does not wait for a timer of this kind as it ends.
+    timer.daemon = True
     try:
+        timer.start()
         status = process.wait()
     finally:
         timer.cancel()
