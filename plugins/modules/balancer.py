@@ -274,6 +274,10 @@ options:
         type: list
         elements: str
         required: true
+      destination:
+        description: The networks to which connections are translated. By default it is every destination.
+        type: list
+        elements: str
       out_interface:
         description: Translate only what leaves by this interface. It cannot be combined with O(egress[].uplinks).
         type: str
@@ -286,7 +290,9 @@ options:
         type: list
         elements: str
       snat:
-        description: The new source address. V(masquerade) is the address of the interface that a packet leaves by.
+        description:
+          - The new source address. V(masquerade) is the address of the interface that a packet leaves by.
+          - V(none) is an exception; what matches keeps its address, and the rules behind this one do not apply to it.
         type: str
         default: masquerade
       uplinks:
@@ -593,6 +599,7 @@ UPLINK = {
 }
 EGRESS = {
     "source": {"type": "list", "elements": "str", "required": True},
+    "destination": {"type": "list", "elements": "str"},
     "out_interface": {"type": "str"},
     "protocol": {"type": "str", "choices": PROTOCOLS},
     "destination_ports": {"type": "list", "elements": "str"},

@@ -66,6 +66,61 @@ def test_the_first_rule_that_fits(balancer: Balancer) -> None:
     assert out(balancer, f"{CLIENT}:8080")[0].peer == FRONT
 
 
+@pytest.mark.parametrize("sources", [INSIDE, [INSIDE, "10.1.0.0/16"], "0.0.0.0/0"], ids=str)
+def test_some_destinations(balancer: Balancer, sources: str | list[str]) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    far = ["198.18.7.0/24", "198.18.9.1"]
+    balancer.apply([], [{"source": sources, "destination": far, "snat": PUBLIC}])
+    seen = {host: out(balancer, f"{host}:80")[0].peer for host in ("198.18.7.7", "198.18.9.1", "198.18.9.2", CLIENT)}
+    inside = WEB["web1"]
+    assert seen == {"198.18.7.7": PUBLIC, "198.18.9.1": PUBLIC, "198.18.9.2": inside, CLIENT: inside}
+
+
+@pytest.mark.parametrize("sources", [INSIDE, [INSIDE, "10.1.0.0/16"]], ids=str)
+def test_all_but_some(balancer: Balancer, sources: str | list[str]) -> None:
+    """The exception is forwarded, too, though natlb has turned forwarding on for what is declared alone."""
+    vpn = {"source": sources, "destination": ["198.18.7.0/24", "198.18.9.1"], "snat": "none"}
+    balancer.apply([], [vpn, {"source": sources, "out_interface": "front"}])
+    seen = {host: out(balancer, f"{host}:80")[0].peer for host in ("198.18.7.7", "198.18.9.1", "198.18.9.2", CLIENT)}
+    inside = WEB["web1"]
+    assert seen == {"198.18.7.7": inside, "198.18.9.1": inside, "198.18.9.2": FRONT, CLIENT: FRONT}
+    assert not balancer.apply([], [vpn, {"source": sources, "out_interface": "front"}]).changed
+
+
+def test_all_but_some_over_ipv6(balancer: Balancer) -> None:
+    both = {"source": [INSIDE, INSIDE6]}
+    exception = {**both, "destination": ["198.18.7.0/24", "2001:db8:18::7"], "snat": "none"}
+    balancer.apply([], [exception, both])
+    web1 = balancer.lab.backends["web1"]
+    as_it_is, translated = (web1.call(traffic.ask, f"[2001:db8:18::{host}]:80")[0].peer for host in (7, 8))
+    assert as_it_is.startswith("2001:db8:2::")
+    assert translated == FRONT6
+
+
+@pytest.mark.engines("iptables-nft", "iptables-legacy")
+def test_destinations_through_a_closed_chain(balancer: Balancer) -> None:
+    balancer.host.run(f"iptables-{balancer.variant}", "-w", "10", "-P", "FORWARD", "DROP")
+    some = {"source": INSIDE, "destination": "198.18.7.0/24"}
+    balancer.apply([], [{**some, "snat": "none", "protocol": "udp"}, some], firewall="accept")
+    assert out(balancer, "198.18.7.7:80")[0].peer == FRONT
+    assert out(balancer, "198.18.7.7:80", protocol="udp")[0].peer == WEB["web1"]
+    assert out(balancer, "198.18.8.8:80", timeout_s=0.3)[0].error
+
+
+def test_what_is_excepted_takes_no_uplink(balancer: Balancer) -> None:
+    """Both providers have the address, and so has the client; the main table leads to the client."""
+    balancer.lab.uplinks()
+    balancer.client.ip(f"address add {INTERNET}/32 dev lo")
+    try:
+        balancer.host.ip(f"route add default via {CLIENT}")
+        exception = {"source": INSIDE, "destination": INTERNET, "protocol": "tcp", "snat": "none"}
+        balancer.apply([], [exception, by_weight(1, 1)])
+        assert {answer.who for answer in out(balancer, f"{INTERNET}:80", 4)} == {"client"}
+        assert ways(out(balancer, f"{INTERNET}:80", 4, protocol="udp")) == {"isp1": 2, "isp2": 2}
+    finally:
+        balancer.client.ip(f"address delete {INTERNET}/32 dev lo")
+
+
 def test_foreign_traffic_is_not_translated(balancer: Balancer) -> None:
     balancer.host.sysctl({"ipv4/ip_forward": 1})
     balancer.apply([], [{"source": "10.0.0.3"}])

@@ -280,7 +280,20 @@ EGRESSES = [
     ([{"source": ["0.0.0.0/1", "128.0.0.0/1"]}], "egress[0].source", "without an interface would rewrite all"),
     ([{"source": "::/0", "protocol": "tcp"}], "egress[0].source", "without an interface would rewrite all"),
     ([{"source": "10.0.0.1/24"}], "egress[0].source", "bits set behind its prefix"),
-    ([{**EGRESS, "snat": "none"}], "egress[0].snat", "not a choice"),
+    ([{**EGRESS, "uplinks": [UPLINK], "snat": "none"}], "egress[0].snat", "does not go with uplinks"),
+    ([{**EGRESS, "destination": []}], "egress[0].destination", "is empty"),
+    ([{**EGRESS, "destination": None}], "egress[0].destination", "has no value"),
+    ([{**EGRESS, "destination": "2001:db8::/32"}], "egress[0].destination", "not of the family of the source"),
+    (
+        [{"source": ["10.0.0.0/8", "2001:db8::/32"], "destination": "192.0.2.0/24"}],
+        "egress[0].destination",
+        "names no IPv6 network",
+    ),
+    (
+        [{"source": "0.0.0.0/0", "destination": "0.0.0.0/0"}],
+        "egress[0].source",
+        "without an interface would rewrite all",
+    ),
     ([{**EGRESS, "snat": ["192.0.2.1", "192.0.2.2"]}], "egress[0].snat", "not a choice"),
     ([{**EGRESS, "snat": "2001:db8::1"}], "egress[0].snat", "not of the family"),
     ([{**EGRESS, "destination_ports": [80]}], "egress[0].destination_ports", "needs a protocol"),
@@ -416,7 +429,7 @@ def test_all_problems_of_one_service_are_told_at_once() -> None:
 
 def test_all_problems_of_one_egress_rule_are_told_at_once() -> None:
     uplinks = [{"interface": "-i"}, {"gateway": "x", "interface": "eth1", "weight": 0}]
-    egress = {"source": ["10.0.0.1/24", "x"], "protocol": "icmp", "destination_ports": [0, "x"], "snat": "none"}
+    egress = {"source": ["10.0.0.1/24", "x"], "protocol": "icmp", "destination_ports": [0, "x"], "snat": "no"}
     paths = [error.path for error in refused([], [{**egress, "uplinks": uplinks, "colour": 5}]).errors]
     assert set(paths) == {
         "egress[0].colour",
@@ -506,7 +519,14 @@ FULL = {
         for number, health in enumerate(FULL_HEALTH, 1)
     ],
     "egress": [
-        {**EGRESS, "out_interface": "eth0", "protocol": "tcp", "destination_ports": [80], "snat": "masquerade"},
+        {
+            **EGRESS,
+            "destination": "198.51.100.0/24",
+            "out_interface": "eth0",
+            "protocol": "tcp",
+            "destination_ports": [80],
+            "snat": "masquerade",
+        },
         {**EGRESS, "uplinks": [{**UPLINK, "weight": 1}]},
     ],
 }

@@ -58,8 +58,9 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
     for item in config.egress[:TRIED]:
         for source in item.sources:
             family = family_of(source)
-            outs = {item.out_interface} if item.out_interface else {uplink.interface for uplink in item.uplinks}
-            outs = outs or ways(routes, family, None)
+            to = next(iter(item.destinations_of(family)), None)
+            to = None if to is None or is_everything(to) else to
+            outs = set(item.ways()) or (set(_way(routes, to)) if to else ways(routes, family, None))
             first = Packet(
                 owners=(f"egress of {source}",),
                 family=family,
@@ -69,7 +70,8 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
                 inside=frozenset(() if is_everything(source) else _way(routes, source)),
                 outside=frozenset(filter(None, outs)),
                 source=None if is_everything(source) else source,
-                not_target=elsewhere(routes, outs),
+                target=to,
+                not_target=() if to else elsewhere(routes, outs),
                 port=item.ports[0][0] if item.ports else None,
             )
             found += [first, _answer(first)]

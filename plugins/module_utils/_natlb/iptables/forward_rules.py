@@ -12,6 +12,8 @@ egress.
 
 from __future__ import annotations
 
+from itertools import product
+
 from ..model.entities import Config, Frontend, Service
 from ..model.families import family_of, is_everything
 from ..model.outbound import Egress
@@ -74,21 +76,16 @@ def _egress(tables: Tables, config: Config) -> list[str]:
             continue
         everything = item.everything(family_of(sources[0]))
         rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources if not everything]
-        for source in sources:
-            for match in _matches(item, source):
+        targets = item.destinations_of(tables.family) or ("0.0.0.0/0",)
+        for source, target in product(sources, targets):
+            for match in _matches(item, source, target):
                 rules += [f"-m conntrack {match}--ctdir {way} -j ACCEPT" for way in ("ORIGINAL", "REPLY")]
-        if _ways(item):
-            rules = [rule for line in rules for rule in _on_ways(line, _ways(item))]
+        if item.ways():
+            rules = [rule for line in rules for rule in _on_ways(line, item.ways())]
         name = chain_name("", "a", digest("\n".join(rules)))
         tables.chains["filter", name] = rules
         jumps.append(f"-j {name}")
     return jumps
-
-
-def _ways(item: Egress) -> list[str]:
-    if item.uplinks:
-        return sorted({uplink.interface for uplink in item.uplinks})
-    return [item.out_interface] if item.out_interface else []
 
 
 def _on_ways(rule: str, ways: list[str]) -> list[str]:
@@ -98,8 +95,9 @@ def _on_ways(rule: str, ways: list[str]) -> list[str]:
     return [f"{'-o' if 'ORIGINAL' in rule else '-i'} {way} {rule}" for way in ways]
 
 
-def _matches(item: Egress, source: str) -> list[str]:
+def _matches(item: Egress, source: str, target: str) -> list[str]:
     match = "" if is_everything(source) else f"--ctorigsrc {source} "
+    match += "" if is_everything(target) else f"--ctorigdst {target} "
     if item.protocol is None:
         return [match]
     match += f"--ctproto {item.protocol} "

@@ -31,13 +31,14 @@ from ..ruleset.sections import Ruleset
 from . import transit
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
+from .egress import add_egress, add_uplinks
 from .frontends import ANYWHERE, enter_wildcard
 from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
 from .redispatch import add_redispatch
 from .service import Tables, service_target
-from .source_nat import add_egress, add_uplinks, port_matches, snat_action
+from .source_nat import snat_action
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 
@@ -59,7 +60,7 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         _add_dnat(tables, services, marked)
         _add_refusals(tables, services, around.unclaimed.get(family))
         if family in around.closed and family in config.families():
-            transit.enter_chains(tables, config, around.closed[family], port_matches)
+            transit.enter_chains(tables, config, around.closed[family])
         add_uplinks(tables, config)
         _add_snat(tables, services, around.connected, marked)
         add_egress(tables, config)

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from itertools import product
 
 from ..model.entities import Config
-from ..model.outbound import Egress
-from ..model.transit import MULTICAST, Closed, ways
+from ..model.transit import MULTICAST, Closed
 from .dispatch import chain_name
+from .egress import destination_matches, port_matches
 from .service import Tables
 
 ROOT = chain_name("transit")
 
 
-def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: Callable[[Egress], list[str]]) -> None:
+def enter_chains(tables: Tables, config: Config, closed: Closed) -> None:
     """In place of the jump from FORWARD that there is already, which this chain then makes first."""
     ways_in = [name for name in closed.interfaces if name not in closed.forwarding]
     if not ways_in:
@@ -26,10 +26,10 @@ def enter_chains(tables: Tables, config: Config, closed: Closed, port_matches: C
     rules = [f"-j {former.rpartition(' ')[2]}"] if former else []
     rules += ["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
     for item in config.egress:
-        for source in item.sources_of(tables.family):
-            for way in ways(item) or [""]:
-                for match in port_matches(item):
-                    rules.append(" ".join(f"-s {source} {f'-o {way}' if way else ''} {match} -j RETURN".split()))
+        outs = [f"-o {way}" for way in item.ways()] or [""]
+        sources = [f"-s {source}" for source in item.sources_of(tables.family)]
+        found = product(sources, destination_matches(item, tables.family), outs, port_matches(item))
+        rules += [" ".join(" ".join((*matches, "-j RETURN")).split()) for matches in found]
     rules += [f"-i {name} -o {name} -j RETURN" for name in closed.bridges]
     rules.append(f"! -d {MULTICAST[tables.family]} -j {into}")
     tables.chains["filter", into] = [f"-i {name} -j {out}" for name in ways_in]

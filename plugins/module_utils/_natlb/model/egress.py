@@ -11,7 +11,7 @@ from typing import Any, Callable, TypeVar
 from ..errors import ConfigError
 from . import values
 from .entities import MAX_WEIGHT, PROTOCOLS, Config
-from .families import family_of, is_everything
+from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_UPLINKS, Egress, EgressSnat, Uplink
 from .ranges import collapsed
@@ -19,7 +19,7 @@ from .reading import Reading
 
 T = TypeVar("T")
 
-KEYS = ("source", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
+KEYS = ("source", "destination", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
 UPLINK_KEYS = ("interface", "gateway", "weight")
 
 
@@ -37,6 +37,7 @@ def egress_rule(value: Any, path: str) -> Egress:
     masquerade: tuple[EgressSnat, str | None] = ("masquerade", None)
     no_sources: tuple[str, ...] = ()
     sources = collapsed(read("source", no_sources, networks, "name at least one network"))
+    destinations = collapsed(read("destination", no_sources, networks, "leave it out for every destination"))
     protocol = read("protocol", None, values.choice, PROTOCOLS)
     ports = read("destination_ports", no_ports, _ports)
     if "destination_ports" in given and "protocol" not in given:
@@ -44,6 +45,7 @@ def egress_rule(value: Any, path: str) -> Egress:
     snat, address = read("snat", masquerade, _snat)
     egress = Egress(
         sources=sources,
+        destinations=destinations,
         out_interface=read("out_interface", None, values.interface),
         protocol=protocol,
         ports=ports,
@@ -67,8 +69,8 @@ def _ports(value: Any, path: str) -> tuple[tuple[int, int], ...]:
 
 def _snat(value: Any, path: str) -> tuple[EgressSnat, str | None]:
     snat, addresses = snat_choice(value, path)
-    if snat == "none" or len(addresses) > 1:
-        raise ConfigError(path, f"{values.shown(value)} is not a choice here", "masquerade or one address")
+    if len(addresses) > 1:
+        raise ConfigError(path, f"{values.shown(value)} is not a choice here", "masquerade, none or one address")
     return snat, addresses[0] if addresses else None
 
 
@@ -132,21 +134,37 @@ def _check_egress(egress: Egress, path: str) -> None:
         reading.add(
             f"{path}.out_interface", "cannot be combined with uplinks", "leave it out: the uplinks name the interfaces"
         )
-    if egress.uplinks and egress.snat_address:
-        reading.add(f"{path}.snat", "a fixed address does not fit every uplink", "use masquerade with uplinks")
+    if egress.uplinks and egress.snat != "masquerade":
+        problem = (
+            "a fixed address does not fit every uplink" if egress.snat_address else "none does not go with uplinks"
+        )
+        reading.add(f"{path}.snat", problem, "use masquerade with uplinks")
+    _check_destinations(egress, path, reading)
     for index, uplink in enumerate(egress.uplinks):
         if uplink.family not in families:
             reading.add(f"{path}.uplinks[{index}].gateway", "is not of the family of the source", "use one that is")
     if egress.snat_address and family_of(egress.snat_address) not in families:
         reading.add(f"{path}.snat", f"{egress.snat_address} is not of the family of the source", "use one that is")
+    named = egress.destinations and not any(map(is_everything, egress.destinations))
     for source in filter(is_everything, egress.sources):
-        if not egress.out_interface and not egress.uplinks:
+        if not egress.ways() and not named and egress.snat != "none":
             reading.add(
                 f"{path}.source",
                 f"{source} without an interface would rewrite all that this host forwards, to its backends too",
                 "add out_interface: the one towards the outside, or name the networks behind this host",
             )
     reading.done()
+
+
+def _check_destinations(egress: Egress, path: str, reading: Reading) -> None:
+    families = egress.families()
+    for network in egress.destinations:
+        if family_of(network) not in families:
+            reading.add(f"{path}.destination", f"{network} is not of the family of the source", "drop it")
+    for family in families:
+        if egress.destinations and not egress.destinations_of(family):
+            problem = f"names no {family_name(family)} network, but the source does"
+            reading.add(f"{path}.destination", problem, "name one, or write one egress rule for each family")
 
 
 def mark_mask(value: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from .families import FAMILIES, family_of, is_everything, ports_text
 
 #: How the source of what comes from networks behind the balancer is translated.
-EgressSnat = Literal["masquerade", "address"]
+EgressSnat = Literal["masquerade", "none", "address"]
 MAX_UPLINK_WEIGHT_SUM = 1024
 #: Connection mark bits that outbound balancing over uplinks uses unless told otherwise. Kubernetes takes bits 14 and
 #: 15, Tailscale 16 to 23, Docker none: 24 to 29 are seldom taken, and hold 63 uplinks.
@@ -40,9 +40,13 @@ class Uplink:
 
 @dataclass(frozen=True)
 class Egress:
-    """Source NAT for networks behind the balancer. `snat` is `masquerade` or `address`."""
+    """Source NAT for networks behind the balancer. `snat` is `masquerade`, `address`, or `none` for an exception.
+
+    `destinations` are empty where it goes for every one.
+    """
 
     sources: tuple[str, ...]
+    destinations: tuple[str, ...]
     out_interface: str | None
     protocol: str | None
     ports: tuple[tuple[int, int], ...]
@@ -61,6 +65,15 @@ class Egress:
     def sources_of(self, family: str) -> tuple[str, ...]:
         return tuple(source for source in self.sources if family_of(source) == family)
 
+    def destinations_of(self, family: str) -> tuple[str, ...]:
+        return tuple(network for network in self.destinations if family_of(network) == family)
+
+    def ways(self) -> list[str]:
+        """The interfaces by which it lets packets out; none where it names none."""
+        if self.uplinks:
+            return sorted({uplink.interface for uplink in self.uplinks})
+        return [self.out_interface] if self.out_interface else []
+
 
 def mark_value(mask: int, index: int) -> int:
     """The mark of the uplink at `index` (from 0) within `mask`; 0 means none was chosen yet."""
@@ -71,6 +84,7 @@ def dump_egress(egress: Egress) -> dict[str, Any]:
     """It with every key, as JSON has it."""
     return {
         "source": list(egress.sources),
+        "destination": list(egress.destinations),
         "out_interface": egress.out_interface,
         "protocol": egress.protocol,
         "destination_ports": [ports_text(low, high) for low, high in egress.ports],

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .outbound import Egress
-
 #: What a run may do with them.
 CHOICES = ("drop", "accept")
 #: A host may route multicast without forwarding unicast.
@@ -52,10 +50,3 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) < 16 and value.isprintable() and not set(value) & set(' "/*\\;')
-
-
-def ways(item: Egress) -> list[str]:
-    """The interfaces by which an egress rule lets packets out; none where it names none."""
-    if item.uplinks:
-        return sorted({uplink.interface for uplink in item.uplinks})
-    return [item.out_interface] if item.out_interface else []

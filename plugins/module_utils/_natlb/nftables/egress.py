@@ -26,13 +26,17 @@ class EgressRules:
         self.source_nat: Lines = []
         for number, item in enumerate(egress):
             self._add(number, item)
+        if not self._used:
+            self.choice = []
 
     def _add(self, number: int, item: Egress) -> None:
         family, match = self._table.family, self._match(item)
         if not item.uplinks:
             out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
-            nat = f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"
-            self.source_nat.append(f"{match}{out}{nat}")
+            self.source_nat.append(f"{match}{out}{_action(item, family)}")
+            if item.snat == "none" and not out:
+                # Nor does it take another way.
+                self.choice.append(f"{match}return")
             return
         uplinks = {uplink.key: index for index, uplink in enumerate(self._config.uplinks())}
         names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
@@ -51,6 +55,8 @@ class EgressRules:
         match = f"{family} saddr {{ {sources} }} {family} daddr != {{ {sources} }} "
         if item.everything(family):
             match = ""
+        if item.destinations:
+            match += f"{family} daddr {{ {', '.join(map(plain, item.destinations_of(family)))} }} "
         if item.protocol and item.ports:
             ports = ", ".join(ports_text(low, high) for low, high in item.ports)
             match += f"{item.protocol} dport {{ {ports} }} "
@@ -94,3 +100,9 @@ class EgressRules:
             name = self._table.chain(f"mark.{index}", [self._mark("meta mark", index)])
             entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
         return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
+
+
+def _action(item: Egress, family: str) -> str:
+    if item.snat == "none":
+        return "return"
+    return f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"

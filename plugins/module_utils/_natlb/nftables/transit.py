@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..model.entities import Config
 from ..model.families import ports_text
 from ..model.outbound import Egress
-from ..model.transit import MULTICAST, Closed, ways
+from ..model.transit import MULTICAST, Closed
 from .table import Table
 
 
@@ -33,8 +33,10 @@ def _set(names: Sequence[str]) -> str:
 
 def _egress_match(table: Table, item: Egress) -> str:
     match = f"{table.family} saddr {{ {', '.join(item.sources_of(table.family))} }} "
-    if ways(item):
-        match += f"oifname {_set(ways(item))} "
+    if item.destinations:
+        match += f"{table.family} daddr {{ {', '.join(item.destinations_of(table.family))} }} "
+    if item.ways():
+        match += f"oifname {_set(item.ways())} "
     if item.protocol and item.ports:
         match += f"{item.protocol} dport {{ {', '.join(ports_text(low, high) for low, high in item.ports)} }} "
     elif item.protocol:

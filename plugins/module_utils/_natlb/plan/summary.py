@@ -246,12 +246,16 @@ def _egress(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
 def _way(item: Item) -> str:
     """A rule of egress in short."""
     words = [_named(item.get("source"))]
+    if item.get("destination"):
+        words.append(f"to {_named(item['destination'])}")
     if item.get("destination_ports"):
         words.append(f"to {item.get('protocol')} {_named(item['destination_ports'])}")
     uplinks = [str(uplink.get("interface")) for uplink in _items(item, "uplinks")]
     if uplinks or item.get("out_interface"):
         words.append(f"by {_named(uplinks or [item.get('out_interface')])}")
-    if item.get("snat") not in (None, "masquerade"):
+    if item.get("snat") == "none":
+        words.append("as it is")
+    elif item.get("snat") not in (None, "masquerade"):
         words.append(f"as {item['snat']}")
     return " ".join(words)
 

@@ -287,8 +287,12 @@ def egress(rule: Mapping[str, Any]) -> str:
     ways = [str(uplink["interface"]) for uplink in rule.get("uplinks") or []]
     by = f" by {' or '.join(ways) or rule.get('out_interface')}" if ways or rule.get("out_interface") else ""
     ports = ", ".join(map(str, rule.get("destination_ports") or []))
-    to = f" to {rule.get('protocol') or ''} {ports}".rstrip() if ports else ""
-    return f"source NAT for {', '.join(map(str, rule.get('source') or []))}{to}{by} ({rule.get('snat')})"
+    to = f" to {', '.join(map(str, rule['destination']))}" if rule.get("destination") else ""
+    to += f" to {rule.get('protocol') or ''} {ports}".rstrip() if ports else ""
+    source = ", ".join(map(str, rule.get("source") or []))
+    if rule.get("snat") == "none":
+        return f"no source NAT for {source}{to}{by}"
+    return f"source NAT for {source}{to}{by} ({rule.get('snat')})"
 
 
 def tracking(usage: Mapping[str, Any]) -> str:
