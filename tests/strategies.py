@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 Declared = dict[str, Any]
 
-METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash", "destination_hash")
 PROTOCOLS = ("tcp", "udp", "sctp")
 #: Interfaces that a host need not have: rules may name them all the same.
 INTERFACES = ("front", "back", "eth0.100", "wg-1", "br_lan.if7")
@@ -29,6 +29,7 @@ _names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True) | st.from_re
 _weights = st.sampled_from((1, 1, 1, 1, 2, 3, 5, 10, 0)) | st.integers(0, 256)
 _ports = st.integers(1, 65535)
 _durations = st.sampled_from((0, 0, 5, "90s", "3h"))
+_client_prefixes = st.fixed_dictionaries({}, optional={"ipv4": st.integers(1, 32), "ipv6": st.integers(1, 128)})
 _limits = st.just(0) | st.integers(1, 5000)
 _v4_networks = st.builds(lambda b, n: _network(f"198.{18 + b % 2}.{b}.0", n), st.integers(0, 255), st.integers(15, 32))
 _v6_networks = st.builds(lambda b, n: _network(f"2001:db8:{b:x}::", n), st.integers(1, 0xFFFF), st.integers(33, 128))
@@ -57,6 +58,7 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         "backends": draw(_backends(families)),
         "snat": draw(_snat(families)),
         "affinity": draw(_durations),
+        "client_prefix": draw(_client_prefixes),
         "allow_from": draw(_allowed(families)),
         "deny_from": draw(_allowed(families)),
         "when_denied": draw(st.sampled_from(("reject", "drop"))),
@@ -76,6 +78,9 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
     if "deny_from" in kept and _leaves_nobody(declared["allow_from"] if "allow_from" in kept else [], declared):
         kept.discard("deny_from")
+    sticks = declared["affinity"] and "affinity" in kept
+    if not sticks and not (declared["method"] == "source_hash" and "method" in kept):
+        kept.discard("client_prefix")
     if "protocol" not in kept:
         kept.discard("redispatch")
     return {key: declared[key] for key in declared if key in kept}

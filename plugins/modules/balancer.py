@@ -59,11 +59,12 @@ options:
           - V(round_robin) takes the backends in turn, with exact shares.
           - V(random) chooses at random, by weight.
           - V(source_hash) hashes the address of the client, so that a client keeps its backend.
-          - V(flow_hash) hashes the address and the port of the client. Only the nftables engine has it.
+          - V(flow_hash) hashes the address and the port of the client.
+          - V(destination_hash) hashes the address that the client asked for.
           - V(least_connections) prefers the backends with the fewest active connections for their weight. The agent
             counts them every second, and no backend gets more than twice its fair share of new connections.
         type: str
-        choices: [round_robin, random, source_hash, flow_hash, least_connections]
+        choices: [round_robin, random, source_hash, flow_hash, destination_hash, least_connections]
         default: round_robin
       affinity:
         description:
@@ -71,6 +72,21 @@ options:
           - A number of seconds, or one with a unit, such as V(90s), V(5m), V(3h) or V(1d). V(0) turns affinity off.
         type: str
         default: "0"
+      client_prefix:
+        description:
+          - How many leading bits of an address make one client, for O(services[].affinity) and the method
+            V(source_hash). Clients whose provider moves them among addresses keep their backend so.
+          - Limits for each client are for each address all the same.
+        type: dict
+        suboptions:
+          ipv4:
+            description: From V(1) to V(32), such as V(24).
+            type: int
+            default: 32
+          ipv6:
+            description: From V(1) to V(128), such as V(64).
+            type: int
+            default: 128
       snat:
         description:
           - The source address that the backends see.
@@ -571,7 +587,7 @@ HEALTH = {
     "fail_open": {"type": "bool", "default": False},
     "on_down": {"type": "str", "choices": ["keep", "reset"], "default": "keep"},
 }
-METHODS = ["round_robin", "random", "source_hash", "flow_hash", "least_connections"]
+METHODS = ["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 PROTOCOLS = ["tcp", "udp", "sctp"]
 SERVICE = {
     "name": {"type": "str", "required": True},
@@ -580,6 +596,10 @@ SERVICE = {
     "interface": {"type": "str"},
     "method": {"type": "str", "choices": METHODS, "default": "round_robin"},
     "affinity": {"type": "str", "default": "0"},
+    "client_prefix": {
+        "type": "dict",
+        "options": {"ipv4": {"type": "int", "default": 32}, "ipv6": {"type": "int", "default": 128}},
+    },
     "snat": {"type": "raw", "default": "masquerade"},
     "allow_from": {"type": "list", "elements": "str"},
     "deny_from": {"type": "list", "elements": "str"},

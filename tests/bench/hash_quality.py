@@ -163,7 +163,7 @@ def paper(backends: Sequence[Backend]) -> Table:
 #: Our engines, and what makes their tables.
 OURS: dict[str, Callable[[Sequence[Backend]], Table]] = {
     "natlb, nftables": lambda backends: ours(backends, slots.slots),
-    "natlb, iptables": lambda backends: ours(backends, iptables_service.source_slots),
+    "natlb, iptables": lambda backends: ours(backends, iptables_service.hashed_slots),
 }
 CONTESTANTS = {
     **OURS,

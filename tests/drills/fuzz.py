@@ -104,7 +104,7 @@ EVIL: tuple[Any, ...] = (
     object(),
     range(3),
 )
-METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash", "destination_hash")
 NAMES = ("a", "web", "x-1", "w_w", "0")
 LINKS = ("eth0", "front", "wg-1", "br_lan.if7", "eth0.100")
 

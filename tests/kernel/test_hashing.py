@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from _natlb.errors import NatlbError
 from _natlb.model import slots
 from _natlb.model.services import parse_config
 from _natlb.nftables import render
 from benchmarks import benchmark
-from kernel_lab.balancer import Balancer, Mapping, service, weighted
+from kernel_lab.balancer import Balancer, Mapping, service, webs, weighted
 from kernel_lab.statistics import p_value
 from kernel_lab.topology import NAMES, TEN, VIP, VIP6, WEB6
 
@@ -26,17 +25,6 @@ CLIENTS = [f"198.18.{i // 200}.{i % 200 + 1}" for i in range(SAMPLE)]
 HASHES = ("source_hash", "flow_hash")
 #: Moved clients of the other nine when one of ten backends leaves the list.
 MOST_MOVED = 0.025
-
-
-def unsupported(balancer: Balancer, method: str) -> bool:
-    """Port hashes need nftables. Such a service must be refused with a word about it, then nothing is left to test."""
-    if balancer.nftables or method != "flow_hash":
-        return False
-    before = balancer.snapshot()
-    with pytest.raises(NatlbError, match="flow_hash"):
-        balancer.apply([service(method=method)])
-    assert balancer.snapshot() == before
-    return True
 
 
 def fits(seen: Counter[str], weights: dict[str, int], label: str) -> bool:
@@ -55,8 +43,6 @@ def test_random_has_the_right_shares(balancer: Balancer, weights: dict[str, int]
 @pytest.mark.parametrize("method", HASHES)
 @pytest.mark.parametrize("weights", [dict.fromkeys(NAMES, 1), {"web1": 4, "web2": 2, "web3": 2}])
 def test_hashes_have_the_right_shares(balancer: Balancer, method: str, weights: dict[str, int]) -> None:
-    if unsupported(balancer, method):
-        return
     balancer.apply([service(method=method, backends=weighted(**weights))])
     if method == "source_hash":
         seen = balancer.tally(count=SAMPLE, sources=CLIENTS)
@@ -71,7 +57,6 @@ def test_source_hash_looks_at_the_address_only(balancer: Balancer) -> None:
         assert len(balancer.tally(count=5, sources=[client])) == 1
 
 
-@pytest.mark.engines("nftables")
 def test_flow_hash_looks_at_the_port_as_well(balancer: Balancer) -> None:
     """Two listening ports, so that no connection is opened twice: an address and a port lead to one backend on both."""
     balancer.apply([service(method="flow_hash", listen=[f"{VIP}:80", f"{VIP}:8080"])])
@@ -81,6 +66,45 @@ def test_flow_hash_looks_at_the_port_as_well(balancer: Balancer) -> None:
     )
     assert one == two
     assert len(set(one)) == 4
+
+
+def test_flow_hash_over_ipv6_and_udp(balancer: Balancer) -> None:
+    backends = [{"address": address} for address in WEB6.values()]
+    listen = [f"[{VIP6}]:80", f"[{VIP6}]:8080"]
+    balancer.apply([service(method="flow_hash", listen=listen, protocol=["tcp", "udp"], backends=backends)])
+    for protocol in ("tcp", "udp"):
+        ports = {"first_source_port": 30000, "sources": ["2001:db8:18::7"], "protocol": protocol}
+        one, two = ([a.name for a in balancer.ask(f"[{VIP6}]:{port}", 40, **ports)] for port in (80, 8080))
+        assert one == two
+        assert set(one) == set(NAMES)
+
+
+def test_options_of_a_header_do_not_hide_the_port(balancer: Balancer) -> None:
+    """The port stands behind the options of an IPv4 header, however long these are."""
+    balancer.apply([service(method="flow_hash", listen=[f"{VIP}:80", f"{VIP}:8080"])])
+    plain = [a.name for a in balancer.ask(f"{VIP}:80", 24, first_source_port=31000)]
+    long = [a.name for a in balancer.ask(f"{VIP}:8080", 24, first_source_port=31000, header_options=12)]
+    assert long == plain
+    assert set(long) == set(NAMES)
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_destination_hash_looks_at_the_address_that_was_asked_for(balancer: Balancer, family: str) -> None:
+    """Every service address of a service that listens on all local ones has a backend, whoever asks for it."""
+    hosts = [f"192.0.2.{n}" for n in range(30, 54)] if family == "ip" else [f"2001:db8:1::{n:x}" for n in range(48, 72)]
+    lengths = [f"{host}/{32 if family == 'ip' else 128}" for host in hosts]
+    balancer.host.ip("\n".join(f"address add {host} dev front" + " nodad" * (":" in host) for host in lengths))
+    try:
+        backends = [{"address": a} for a in WEB6.values()] if family == "ip6" else webs()
+        balancer.apply([service(method="destination_hash", listen="*:80", backends=backends)])
+        at = [f"{host}:80" if family == "ip" else f"[{host}]:80" for host in hosts]
+        homes = {place: balancer.ask(place, 1)[0].name for place in at}
+        assert set(homes.values()) == set(NAMES)
+        guests = CLIENTS[:5] if family == "ip" else [f"2001:db8:18::{n}" for n in range(1, 6)]
+        for place in at[:8]:
+            assert {a.name for a in balancer.ask(place, 5, sources=guests)} == {homes[place]}
+    finally:
+        balancer.host.ip("\n".join(f"address delete {host} dev front" for host in lengths))
 
 
 def ten(**changed: Mapping) -> list[Mapping]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kernel_lab import drive, looking
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.topology import VIP
-from strategies import METHODS, Declared, services
+from strategies import Declared, services
 from test_effective import down, drained, health, override
 from test_rollback import undone
 from test_round_trip import bounded
@@ -70,8 +70,7 @@ def changed(draw: st.DrawFn, declared: list[Declared]) -> list[Declared]:
 @bounded
 @given(data=st.data())
 def test_any_change_of_any_declaration(balancer: Balancer, data: st.DataObject) -> None:
-    methods = METHODS if balancer.nftables else METHODS[:4]
-    declared = data.draw(services(methods=methods))
+    declared = data.draw(services())
     balancer.apply(declared)
     for _turn in range(2):
         declared = data.draw(changed(declared))

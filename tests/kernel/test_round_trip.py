@@ -13,7 +13,7 @@ from _natlb.model.services import parse_config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_lab.balancer import Balancer
-from strategies import METHODS, Declared, egress, services
+from strategies import Declared, egress, services
 
 #: More examples, and others each time, on demand.
 EXAMPLES = int(os.environ.get("NATLB_EXAMPLES", "0"))
@@ -35,8 +35,7 @@ bounded = settings(
 def test_any_declaration_is_loaded_read_back_and_final(balancer: Balancer, data: st.DataObject) -> None:
     if "up1" not in balancer.host.run("ip", "link"):
         balancer.lab.uplinks()
-    methods = METHODS if balancer.nftables else METHODS[:4]
-    declared = data.draw(services(methods=methods))
+    declared = data.draw(services())
     outward = data.draw(egress())
     outcome = balancer.apply(declared, outward)
     assert outcome.changed == bool(outcome.diff)
@@ -57,7 +56,7 @@ def _able(config: Any) -> set[tuple[str, str]]:
 
 
 @bounded
-@given(first=services(most=3, methods=METHODS[:4]), second=services(most=3, methods=METHODS[:4]))
+@given(first=services(most=3), second=services(most=3))
 @pytest.mark.engines("nftables", "iptables-nft")
 def test_check_mode_foretells(balancer: Balancer, first: list[Declared], second: list[Declared]) -> None:
     balancer.apply(first)

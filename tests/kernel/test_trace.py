@@ -18,7 +18,7 @@ import pytest
 from _natlb.cli import single_file
 from kernel_lab import drive, filling, server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, PORTS, VIP, VIP6, WEB, WEB6
+from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, OTHER_VIP, PORTS, VIP, VIP6, WEB, WEB6
 from test_forward_path import DOCKER, FIREWALLD
 from test_warnings import BRIDGED, BRIDGED6, bridged
 
@@ -72,26 +72,40 @@ def test_a_healthy_service(balancer: Balancer) -> None:
     assert told.splitlines()[-1] == "reachable"
 
 
+@pytest.mark.parametrize("prefix", [{}, {"ipv4": 28, "ipv6": 123}], ids=str)
 @pytest.mark.parametrize("family", ["ip", "ip6"])
-def test_the_backend_of_a_hash_is_the_one_that_answers(balancer: Balancer, family: str) -> None:
+def test_the_backend_of_a_hash_is_the_one_that_answers(balancer: Balancer, family: str, prefix: dict[str, int]) -> None:
     backends = webs() if family == "ip" else [{"name": name, "address": WEB6[name]} for name in NAMES]
     target = WEB_SERVICE if family == "ip" else f"[{VIP6}]:80"
-    apply(balancer, [service(method="source_hash", listen=[target], backends=backends)])
-    sources = [f"198.18.7.{n}" if family == "ip" else f"2001:db8:18::{n:x}" for n in range(1, 25)]
+    apply(balancer, [service(method="source_hash", client_prefix=prefix, listen=[target], backends=backends)])
+    sources = [f"198.18.7.{7 * n}" if family == "ip" else f"2001:db8:18::{7 * n:x}" for n in range(1, 25)]
     answers = balancer.ask(target, len(sources), sources=sources)
     for source, answer, said in zip(sources, answers, picks(balancer, target, sources), strict=True):
         assert said.startswith(f"{answer.name} "), (source, answer, said)
 
 
-@pytest.mark.engines("nftables")
-def test_the_backend_of_a_flow_is_the_one_that_answers(balancer: Balancer) -> None:
-    apply(balancer, [service(method="flow_hash")])
-    answers = balancer.ask(count=24, first_source_port=20000)
-    clients = [f"{CLIENT}:{port}" for port in range(20000, 20024)]
-    for client, answer, said in zip(clients, answers, picks(balancer, WEB_SERVICE, clients), strict=True):
-        assert said.startswith(f"{answer.name} "), (client, answer, said)
-    _status, found = traced(balancer)
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_the_backend_of_a_flow_is_the_one_that_answers(balancer: Balancer, family: str) -> None:
+    backends = webs() if family == "ip" else [{"name": name, "address": WEB6[name]} for name in NAMES]
+    target, client = (WEB_SERVICE, CLIENT) if family == "ip" else (f"[{VIP6}]:80", f"[{CLIENT6}]")
+    apply(balancer, [service(method="flow_hash", listen=[target], backends=backends)])
+    answers = balancer.ask(target, 24, first_source_port=20000)
+    clients = [f"{client}:{port}" for port in range(20000, 20024)]
+    for who, answer, said in zip(clients, answers, picks(balancer, target, clients), strict=True):
+        assert said.startswith(f"{answer.name} "), (who, answer, said)
+    _status, found = traced(balancer, client.strip("[]"), target)
     assert any("the client's port, which is not given" in step["said"] for step in found["steps"])
+
+
+def test_the_backend_of_an_address_is_the_one_that_answers(balancer: Balancer) -> None:
+    listen = [f"{VIP}:{port}" for port in (80, 8080)] + [f"{OTHER_VIP}:80", f"[{VIP6}]:80"]
+    backends = [*webs(), *({"name": f"{name}-six", "address": WEB6[name]} for name in NAMES)]
+    apply(balancer, [service(method="destination_hash", listen=listen, backends=backends)])
+    for target in listen:
+        (answer,) = balancer.ask(target)
+        (said,) = picks(balancer, target, [CLIENT6 if "[" in target else CLIENT])
+        assert said.startswith((f"{answer.name} ", f"{answer.name}-six ")), (target, answer, said)
+        assert "by the hash of the address that was asked for" in said
 
 
 # -- obstacles -------------------------------------------------------------------------------------------------------

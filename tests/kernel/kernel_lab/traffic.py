@@ -69,16 +69,18 @@ def ask(
     sources: Sequence[str] = (),
     timeout_s: float = TIMEOUT_S,
     first_source_port: int = 0,
+    header_options: int = 0,
 ) -> list[Answer]:
     """Open `count` connections one after the other, from the source addresses in turn.
 
-    With `first_source_port` connection i comes from that port + i, so that nothing is left to chance.
+    With `first_source_port` connection i comes from that port + i, so that nothing is left to chance. `header_options`
+    are bytes of options in each IPv4 header: a multiple of four.
     """
     answers = []
     for i in range(count):
         source = sources[i % len(sources)] if sources else None
         port = first_source_port + i if first_source_port else 0
-        answers.append(_ask_once(target, protocol, source, timeout_s, port))
+        answers.append(_ask_once(target, protocol, source, timeout_s, port, header_options))
     return answers
 
 
@@ -123,9 +125,11 @@ def tally(answers: Iterable[Answer]) -> Counter[str]:
     return Counter(answer.who for answer in answers)
 
 
-def _ask_once(target: str, protocol: str, source: str | None, timeout_s: float, source_port: int) -> Answer:
+def _ask_once(
+    target: str, protocol: str, source: str | None, timeout_s: float, source_port: int, header_options: int = 0
+) -> Answer:
     try:
-        with connected(target, protocol, source, timeout_s, source_port) as sock:
+        with connected(target, protocol, source, timeout_s, source_port, header_options) as sock:
             try:
                 return _exchange(sock, speak=protocol == "udp")
             except OSError as error:
@@ -160,7 +164,12 @@ def _resent(sock: socket.socket) -> int:
 
 
 def connected(
-    target: str, protocol: str = "tcp", source: str | None = None, timeout_s: float = TIMEOUT_S, source_port: int = 0
+    target: str,
+    protocol: str = "tcp",
+    source: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+    source_port: int = 0,
+    header_options: int = 0,
 ) -> socket.socket:
     """A connected socket; UDP too, so that ICMP errors reach it.
 
@@ -175,6 +184,9 @@ def connected(
     sock = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
     try:
         sock.settimeout(timeout_s)
+        if header_options:
+            # Nothing but "no operation" (RFC 791).
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x01" * header_options)
         if source or source_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # The port is chosen at connect(): one that is waiting to be forgotten for another target will do.

@@ -3,13 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
-from ipaddress import IPv6Address
 
 import pytest
-from _natlb.iptables.choice import Chains, Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
+from _natlb.iptables.choice import Chains, Target, by_chance, by_hash, by_turn, hash_slots
 from _natlb.model.slots import interleave
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,72 +173,3 @@ def test_a_hash_tree_has_every_slot_in_its_place() -> None:
                     break
         assert chain == f"B{index}"
     assert len(set(seeds)) == len(seeds), "each level asks a hash of its own"
-
-
-def test_masks_are_small_enough_for_iptables_to_read_back() -> None:
-    """1.8.9 refuses a --cluster-local-nodemask over 32."""
-    assert cluster_match(0xDEADBEEF, 9) == (
-        "-m cluster --cluster-local-nodemask 0x00000009 --cluster-total-nodes 4 --cluster-hash-seed 0xdeadbeef"
-    )
-
-
-def run_bpf(text: str, packet: bytes) -> int:
-    """A classic BPF program, as far as `bpf_match` uses the language."""
-    accumulator = index = 0
-    memory = [0] * 16
-    for step in text.split(",")[1:]:
-        code, _unused, _unused, operand = map(int, step.split())
-        if code == 0x00:
-            accumulator = operand
-        elif code == 0x20:
-            accumulator = int.from_bytes(packet[operand : operand + 4], "big")
-        elif code == 0x61:
-            index = memory[operand]
-        elif code == 0x02:
-            memory[operand] = accumulator
-        elif code == 0x07:
-            index = accumulator
-        elif code == 0x16:
-            return accumulator
-        else:
-            accumulator = _calculated(code, accumulator, index, operand)
-    raise AssertionError("it never returned")
-
-
-def _calculated(code: int, accumulator: int, index: int, operand: int) -> int:
-    results = {
-        0x24: accumulator * operand,
-        0x74: accumulator >> operand,
-        0x54: accumulator & operand,
-        0xAC: accumulator ^ index,
-        0x6C: accumulator << (index & 31),
-    }
-    return results[code] % 2**32
-
-
-def _bits(seed: int, address: IPv6Address) -> int:
-    packet = bytes(8) + address.packed + bytes(16)
-    programs = [bpf_match(seed, 1 << node).split('"')[1] for node in range(4)]
-    (found,) = [node for node in range(4) if run_bpf(programs[node], packet)]
-    return found
-
-
-def test_a_bpf_program_is_short_enough() -> None:
-    """XT_BPF_MAX_NUM_INSTR is 64."""
-    program = bpf_match(0xFFFFFFFF, 15).split('"')[1]
-    assert int(program.split(",")[0]) == len(program.split(",")) - 1 <= 64
-
-
-@pytest.mark.parametrize("step", [1, 2**16, 2**32, 2**64, 2**80], ids=hex)
-def test_ipv6_clients_spread_whatever_part_of_the_address_tells_them(step: int) -> None:
-    first = int(IPv6Address("2001:db8::1"))
-    seen = Counter((_bits(1, a), _bits(1015568748, a)) for i in range(1600) for a in [IPv6Address(first + i * step)])
-    # 16 cells of 100; a chi-square of 15 degrees of freedom is below 37.7 with p = 0.001.
-    assert sum((seen[i, j] - 100) ** 2 / 100 for i in range(4) for j in range(4)) < 37.7
-
-
-def test_seeds_matter() -> None:
-    rng = random.Random(1)
-    addresses = [IPv6Address(rng.getrandbits(128)) for _unused in range(200)]
-    same = sum(_bits(1, address) == _bits(2, address) for address in addresses)
-    assert 25 < same < 75

@@ -414,13 +414,6 @@ def test_frontends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
     ]
 
 
-def test_flow_hash_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        render({**WEB, "method": "flow_hash"})
-    assert caught.value.path == "service web"
-    assert "engine: nftables" in caught.value.remedy
-
-
 def test_names_fit_the_kernel() -> None:
     name = "a-name-as-long-as-a-name-may-be-" * 2
     keys = {"affinity": 60, "log": True, "new_connections_per_second": 5, "max_connections_per_client": 1}

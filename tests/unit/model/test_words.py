@@ -33,6 +33,7 @@ def backends(*items: Any) -> list[tuple[str, int | None, int, str]]:
         ("least_connections", ["lc", "wlc", "leastconn", "least_conn", "Least-Connections"]),
         ("source_hash", ["sh", "mh", "source", "source-hash"]),
         ("flow_hash", ["flow-hash"]),
+        ("destination_hash", ["dh"]),
     ],
 )
 def test_methods(method: str, words: list[str]) -> None:
@@ -42,12 +43,12 @@ def test_methods(method: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("word", "remedy"),
     [
-        ("ip_hash", "write source_hash"),
+        ("ip_hash", "write source_hash, and client_prefix"),
         ("hash", "write source_hash (the client's address) or flow_hash"),
         ("maglev", "write source_hash or flow_hash"),
         ("random_two", "write least_connections"),
         ("sed", "the nearest is least_connections"),
-        ("dh", "the nearest is source_hash"),
+        ("lblc", "the nearest is destination_hash"),
         ("first", "backup: true"),
     ],
 )

@@ -23,7 +23,7 @@ from _natlb.ruleset.sections import unified
 from hypothesis import given
 from hypothesis import strategies as st
 
-METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash")
+METHODS = ("round_robin", "least_connections", "random", "source_hash", "flow_hash", "destination_hash")
 
 
 class NoProgram:
@@ -59,8 +59,7 @@ def is_right_after(known: KnownServices, made: Engine, config: Config, services:
 @given(data=st.data())
 def test_any_services_in_any_states(name: str, data: st.DataObject) -> None:
     made = engine(name)
-    methods = METHODS if name == "nftables" else METHODS[:4]
-    config = parse_config(data.draw(strategies.services(methods=methods)))
+    config = parse_config(data.draw(strategies.services()))
     try:
         known = KnownServices(made, config)
     except NatlbError:
@@ -95,8 +94,6 @@ def many(method: str, count: int = 150, different: int = 3, **keys: Any) -> Conf
 def test_one_backend_of_one_service_of_many_and_of_all_that_share_it(
     name: str, method: str, keys: dict[str, Any]
 ) -> None:
-    if (name, method) == ("iptables", "flow_hash"):
-        return
     made, config = engine(name), many(method, 12, **keys)
     known = KnownServices(made, config)
     for states in (["active", "drained"], ["active"], ["drained", "active", "disabled"], ["active"]):

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How iptables picks one of several targets: by a counter, by a random number, or by a hash of the client.
+"""How iptables picks one of several targets: by a counter, by a random number, or by a hash.
 
 Each function returns chains, name to rules without `-A CHAIN`; the first chain has the given name, and every packet
 that enters it takes one of the targets.
@@ -9,22 +9,18 @@ that enters it takes one of the targets.
 
 from __future__ import annotations
 
-import ipaddress
-import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..model.hash_table import MAX_SIZE, deal
-from ..model.kernel_hashes import jhash_word, scaled
 from .dispatch import cut
 
 #: Longest list of rules that a packet is led past one by one, where a list can be cut.
 _FLAT = 16
 #: Hash nodes of one level. `iptables-save` prints `--cluster-local-node K` as a mask with bit K set, and iptables 1.8.9
 #: refuses masks over 32 when it reads them back; with four nodes no mask exceeds 15.
-_NODES = 4
+NODES = 4
 #: Blocks that are dealt to backends; the slots are a power of four. More blocks move fewer clients, but are more rules:
 #: one of ten backends that goes moves 6.0 points of a hundred without need with 64 blocks (67 rules for three backends,
 #: 118 for ten), 4.6 with 128 (150, 228), 3.4 with 256 (243, 345).
@@ -110,80 +106,25 @@ def by_hash(name: str, slots: Sequence[Target], seed: int, in_nodes: Callable[[i
     if len(set(slots)) == 1:
         chains[name].append(slots[0].when())
         return chains
-    size = len(slots) // _NODES
+    size = len(slots) // NODES
     nodes: list[Target] = []
-    for node in range(_NODES):
+    for node in range(NODES):
         part = slots[node * size : (node + 1) * size]
         if len(set(part)) == 1:
             nodes.append(part[0])
             continue
         child = cut(f"{name}.n{node}")
         nodes.append(Target("", f"-g {child}"))
-        chains.update(by_hash(child, part, _next_seed(seed), in_nodes))
+        chains.update(by_hash(child, part, next_seed(seed), in_nodes))
     ranked = sorted(Counter(nodes).items(), key=lambda entry: (entry[1], nodes.index(entry[0])))
     for target, _unused in ranked[:-1]:
-        mask = sum(1 << node for node in range(_NODES) if nodes[node] == target)
+        mask = sum(1 << node for node in range(NODES) if nodes[node] == target)
         chains[name].append(target.when(in_nodes(seed, mask)))
     chains[name].append(ranked[-1][0].when())
     return chains
 
 
-def cluster_match(seed: int, mask: int) -> str:
-    """The leading two bits of the kernel's own hash of the IPv4 source (net/netfilter/xt_cluster.c)."""
-    return (
-        f"-m cluster --cluster-local-nodemask {mask:#010x} --cluster-total-nodes {_NODES} "
-        f"--cluster-hash-seed {seed:#010x}"
-    )
-
-
-def bpf_match(seed: int, mask: int) -> str:
-    """The leading two bits of a hash of the IPv6 source, as a classic BPF program.
-
-    xt_cluster hashes no more than the first 32 bits of an IPv6 address (it hands jhash2 NF_CT_TUPLE_L3SIZE / 4 = one
-    word), which all clients of a provider share. So each of the four words is mixed in here: xor, multiply, shift.
-    """
-    program = [(_LOAD_NUMBER, seed), (_STORE, 0)]
-    for offset in range(_IPV6_SOURCE, _IPV6_SOURCE + 16, 4):
-        program += [(_LOAD_WORD, offset), (_LOAD_X, 0), (_XOR_X, 0), (_MULTIPLY, 0x85EBCA6B)]
-        program += [(_TO_X, 0), (_SHIFT_RIGHT, 15), (_XOR_X, 0), (_STORE, 0)]
-    program += [(_MULTIPLY, 0xC2B2AE35), (_SHIFT_RIGHT, 30), (_TO_X, 0)]
-    program += [(_LOAD_NUMBER, 1), (_SHIFT_LEFT_X, 0), (_AND, mask), (_RETURN_A, 0)]
-    steps = ",".join(f"{code} 0 0 {operand}" for code, operand in program)
-    return f'-m bpf --bytecode "{len(program)},{steps}"'
-
-
-# Operations of classic BPF (include/uapi/linux/bpf_common.h), and where an IPv6 header has its source address.
-_LOAD_NUMBER, _LOAD_WORD, _LOAD_X, _STORE, _TO_X, _RETURN_A = 0x00, 0x20, 0x61, 0x02, 0x07, 0x16
-_MULTIPLY, _SHIFT_RIGHT, _AND, _XOR_X, _SHIFT_LEFT_X = 0x24, 0x74, 0x54, 0xAC, 0x6C
-_IPV6_SOURCE = 8
-
-
-def hashed_slot(address: str, seed: int, count: int) -> int:
-    """The slot of so many that a client's packet comes to by way of `by_hash`."""
-    packed = ipaddress.ip_address(address).packed
-    slot = 0
-    while count > 1:
-        count //= _NODES
-        slot += count * (_cluster_node(packed, seed) if len(packed) == 4 else _bpf_node(packed, seed))
-        seed = _next_seed(seed)
-    return slot
-
-
-def _cluster_node(packed: bytes, seed: int) -> int:
-    """What `cluster_match` looks at. The kernel takes the address as a number of this machine."""
-    return scaled(jhash_word(int.from_bytes(packed, sys.byteorder), seed), _NODES)
-
-
-def _bpf_node(packed: bytes, seed: int) -> int:
-    """What `bpf_match` looks at."""
-    mixed = seed
-    for word in struct.unpack("!IIII", packed):
-        mixed = (mixed ^ word) * 0x85EBCA6B & 0xFFFFFFFF
-        mixed ^= mixed >> 15
-    return (mixed * 0xC2B2AE35 & 0xFFFFFFFF) >> 30
-
-
-def _next_seed(seed: int) -> int:
+def next_seed(seed: int) -> int:
     """Another seed for the level below: a linear congruence of full period (constants: Numerical Recipes)."""
     return (seed * 1664525 + 1013904223) % 2**32
 
@@ -195,5 +136,5 @@ def hash_slots(
     since one that is whole needs a single rule. All levels but the last lead to the same places in a larger table."""
     size = _SMALLEST
     while size * min(weights) < _SLOTS_OF_LIGHTEST * sum(weights) and size < MAX_SIZE:
-        size *= _NODES
+        size *= NODES
     return deal(keys, weights, primary, staying, size, _BLOCKS)

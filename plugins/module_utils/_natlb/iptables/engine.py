@@ -16,15 +16,16 @@ from ..host.removed import Removed
 from ..model.clients import KnownClients
 from ..model.entities import Backend, Config, Service
 from ..model.families import FAMILIES, family_of
+from ..model.hash_keys import Opening
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
 from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
-from .choice import hashed_slot
 from .dispatch import PREFIX
+from .packet_hash import hashed_slot
 from .program import Iptables, legacy_tables
 from .render import SomeServices
-from .service import source_slots
+from .service import hashed_slots
 
 _OVERTAKEN = ("# stands behind rules that let connections pass",)
 
@@ -199,10 +200,14 @@ class IptablesEngine:
         """As those had counted that are gone."""
         return counters.count_removed(config, removed.rules)
 
-    def picked(self, service: Service, client: str, _client_port: int | None) -> Backend | None:
-        """The backend that the method picks for a client; None where turns or chance do."""
-        table = source_slots(service, family_of(client)) if service.method == "source_hash" else []
-        return table[hashed_slot(client, service.seed(), len(table))] if table else None
+    def picked(self, service: Service, opening: Opening) -> Backend | None:
+        """The backend that the method picks; None where turns, chance, or a port that is not known do."""
+        family = family_of(opening.client)
+        key = service.hash_key(family)
+        table = hashed_slots(service, family) if key else []
+        if key is None or not table or (key.with_port and opening.client_port is None):
+            return None
+        return table[hashed_slot(key, opening, service.seed(), len(table))]
 
     def retained(self, wanted: Ruleset) -> list[str]:
         programs = {family: self.program.program(family) for family in FAMILIES}

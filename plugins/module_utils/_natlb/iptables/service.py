@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ConfigError
 from ..model.admission import Admission
 from ..model.entities import Backend, Service
+from ..model.hash_keys import BITS, mask
 from ..model.slots import dealt_weights, slots
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from . import source_tree
-from .choice import Target, bpf_match, by_chance, by_hash, by_turn, cluster_match, hash_slots
+from .choice import Target, by_chance, by_hash, by_turn, hash_slots
 from .dispatch import chain_name
+from .packet_hash import match_of
 
 #: Clients that an affinity list keeps before it forgets the oldest, unless xt_recent was loaded with another
 #: `ip_list_tot`; the parameter's file tells which (net/netfilter/xt_recent.c).
@@ -64,12 +65,6 @@ class Tables:
 
 def service_target(tables: Tables, service: Service, protocol: str) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
-    if service.method == "flow_hash":
-        raise ConfigError(
-            f"service {service.name}",
-            "the iptables engine cannot do method: flow_hash, since no match of it hashes the client's port",
-            "use engine: nftables, or method: source_hash or random",
-        )
     serving = service.serving(tables.family)
     if not serving:
         return "ACCEPT"
@@ -77,7 +72,8 @@ def service_target(tables: Tables, service: Service, protocol: str) -> str:
     rules = [f"-j {guard}" for guard in _guard(tables, service)]
     targets = {backend: _backend_target(tables, service, protocol, backend) for backend in serving}
     if service.affinity_s:
-        back = f"-m recent --rcheck --seconds {service.affinity_s} --reap --name {{}} --mask {_mask(tables)} --rsource"
+        known = f"--mask {_client_mask(tables, service)} --rsource"
+        back = f"-m recent --rcheck --seconds {service.affinity_s} --reap --name {{}} {known}"
         rules += [targets[b].when(back.format(affinity_list(service, b))) for b in serving]
     chosen = _choice(name, service, tables.family, targets)
     chosen[name] = rules + chosen[name]
@@ -87,8 +83,11 @@ def service_target(tables: Tables, service: Service, protocol: str) -> str:
 
 
 def affinity_list(service: Service, backend: Backend) -> str:
-    """The list of a backend's clients in /proc/net/xt_recent; the protocols of a service share it."""
-    return f"natlb-{service.name}-{digest(backend.key)}"
+    """The list of a backend's clients in /proc/net/xt_recent; the protocols of a service share it. Clients of another
+    prefix have another list, since xt_recent keeps the mask of a list that exists already."""
+    bits = service.client_prefix.of(backend.family)
+    prefix = "" if bits == BITS[backend.family] else f"/{bits}"
+    return f"natlb-{service.name}-{digest(backend.key + prefix)}"
 
 
 def rate_list(service: Service) -> str:
@@ -97,8 +96,8 @@ def rate_list(service: Service) -> str:
     return f"natlb{digest(f'{service.name} {service.new_connections_per_second} {CLIENTS}')}"
 
 
-def _mask(tables: Tables) -> str:
-    return "255.255.255.255" if tables.bits == 32 else ":".join(["ffff"] * 8)
+def _client_mask(tables: Tables, service: Service) -> str:
+    return mask(tables.family, service.client_prefix.of(tables.family))
 
 
 def destination(backend: Backend) -> str:
@@ -115,7 +114,7 @@ def _backend_target(tables: Tables, service: Service, protocol: str, backend: Ba
     if not service.affinity_s:
         return dnat
     name = chain_name(service.name, protocol, backend.key.replace(" ", "/"))
-    noted = f"-m recent --set --name {affinity_list(service, backend)} --mask {_mask(tables)} --rsource"
+    noted = f"-m recent --set --name {affinity_list(service, backend)} --mask {_client_mask(tables, service)} --rsource"
     tables.chains["nat", name] = [dnat.when(noted)]
     return Target("", f"-j {name}")
 
@@ -126,12 +125,14 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
     if service.method == "random":
         return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
-    table = [targets[backend] for backend in source_slots(service, family)]
-    return by_hash(name, table, service.seed(), bpf_match if family == "ip6" else cluster_match)
+    key = service.hash_key(family)
+    assert key is not None
+    table = [targets[backend] for backend in hashed_slots(service, family)]
+    return by_hash(name, table, service.seed(), match_of(key, family))
 
 
-def source_slots(service: Service, family: str) -> list[Backend]:
-    """The slots of `source_hash` on iptables: other ones than slots.slots gives, made for a tree of few rules.
+def hashed_slots(service: Service, family: str) -> list[Backend]:
+    """The slots of a hash on iptables: other ones than slots.slots gives, made for a tree of few rules.
 
     As there, a backend that does not serve leaves its slots to the others and finds them again afterwards.
     """

@@ -15,6 +15,7 @@ from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
 from .clients import KnownClients
 from .entities import Backend, Config, Service
+from .hash_keys import Opening
 from .surroundings import NOWHERE, Surroundings
 
 
@@ -106,8 +107,8 @@ class Engine(Loader, Protocol):
         """New connections by (service, backend key), as rules and elements had counted that are gone. Only where
         commits are numbered."""
 
-    def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
-        """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""
+    def picked(self, service: Service, opening: Opening) -> Backend | None:
+        """The backend that the method picks; None where turns, chance, or a port that is not known do."""
 
     def retained(self, wanted: Ruleset) -> list[str]:
         """What of ours has to stay though it is not wanted, in words. It is known once the live rules are listed."""

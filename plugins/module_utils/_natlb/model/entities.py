@@ -17,18 +17,26 @@ from typing import Any, Literal
 
 from .admission import Admission, admission
 from .families import FAMILIES, family_of, ports_text
+from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 
 Protocol = Literal["tcp", "udp", "sctp"]
-Method = Literal["round_robin", "random", "source_hash", "flow_hash", "least_connections"]
+Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
 #: What who is not served gets.
 Refusal = Literal["reject", "drop"]
 #: How the source of what a service forwards is translated.
 Snat = Literal["masquerade", "none", "address"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
-METHODS: tuple[Method, ...] = ("round_robin", "random", "source_hash", "flow_hash", "least_connections")
+METHODS: tuple[Method, ...] = (
+    "round_robin",
+    "random",
+    "source_hash",
+    "flow_hash",
+    "destination_hash",
+    "least_connections",
+)
 STATES: tuple[State, ...] = ("active", "drained", "disabled")
 REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
 
@@ -122,6 +130,8 @@ class Service:
     interface: str | None
     method: Method
     affinity_s: int
+    #: Which clients are one to affinity and `source_hash`.
+    client_prefix: ClientPrefix
     snat: Snat
     snat_addresses: tuple[str, ...]
     allow_from: tuple[str, ...]
@@ -156,6 +166,10 @@ class Service:
     def takes_turns(self) -> bool:
         """Whether the kernel goes from slot to slot. Least connections are levelled by who deals the slots."""
         return self.method in ("round_robin", "least_connections")
+
+    def hash_key(self, family: str) -> HashKey | None:
+        """What of a first packet picks its slot; None where it is no hash."""
+        return hash_key(self.method, self.client_prefix, family)
 
     def families(self) -> tuple[str, ...]:
         """The families that the service listens in. `*` means those of its backends (both while it has none)."""
@@ -260,6 +274,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "interface": service.interface,
         "method": service.method,
         "affinity": service.affinity_s,
+        "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
         "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
         "allow_from": list(service.allow_from),
         "deny_from": list(service.deny_from),

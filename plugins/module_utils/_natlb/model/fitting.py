@@ -8,6 +8,7 @@ from __future__ import annotations
 from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
+from .hash_keys import WHOLE
 from .reading import Reading
 
 
@@ -47,6 +48,9 @@ def check_service(service: Service, path: str) -> None:
 
 
 def _check_clients(service: Service, path: str, reading: Reading) -> None:
+    if service.client_prefix != WHOLE and not service.affinity_s and service.method != "source_hash":
+        remedy = "add affinity, or take method: source_hash; limits are for each address"
+        reading.add(f"{path}.client_prefix", "is of no use to this service", remedy)
     both = [network for network in service.deny_from if network in service.allow_from]
     if both:
         problem = f"{both[0]} stands in allow_from as well"

@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from .entities import Backend, Listen, Service, State
+from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 
 
 def service(item: Mapping[str, Any], line: str) -> Service:
     """The service of which `dump` made `item`, by way of JSON, which is `line`. Raises `KeyError`, `TypeError` or
     `ValueError`, or gives another service, for anything that it did not make."""
-    snat, health = item["snat"], item["health"]
+    snat, health, prefix = item["snat"], item["health"], item["client_prefix"]
     has_addresses = isinstance(snat, list)
     found = Service(
         name=item["name"],
@@ -27,6 +28,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         interface=item["interface"],
         method=item["method"],
         affinity_s=item["affinity"],
+        client_prefix=WHOLE if prefix is None else ClientPrefix(*prefix.values()),
         snat="address" if has_addresses else snat,
         snat_addresses=tuple(snat) if has_addresses else (),
         allow_from=tuple(item["allow_from"]),

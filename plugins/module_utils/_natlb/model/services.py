@@ -31,6 +31,7 @@ from .entities import (
     Snat,
 )
 from .fitting import check_service
+from .hash_keys import WHOLE, client_prefix
 from .health import Health, health_check
 from .listens import listens
 from .lists import networks, snat_choice
@@ -103,6 +104,7 @@ SERVICE_KEYS = (
     "interface",
     "method",
     "affinity",
+    "client_prefix",
     "snat",
     "allow_from",
     "deny_from",
@@ -144,6 +146,7 @@ def _service(value: Any, path: str) -> Service:
         interface=read("interface", None, parse.interface),
         method=read("method", "round_robin", words.method),
         affinity_s=read("affinity", 0, parse.whole_seconds, 0, 86400 * 7),
+        client_prefix=read("client_prefix", WHOLE, client_prefix),
         snat=snat,
         snat_addresses=snat_addresses,
         allow_from=collapsed(allow) if not deny else allow,

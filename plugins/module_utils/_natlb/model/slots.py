@@ -23,8 +23,8 @@ from .entities import Backend, Service
 MAX_SLOTS = hash_table.MAX_SIZE
 #: A share of a weight is a multiple of this part of it.
 SHARE_STEPS = 20
-#: Methods of which a hash of the client picks the slot.
-HASHES = ("source_hash", "flow_hash")
+#: Methods of which a hash picks the slot.
+HASHES = ("source_hash", "flow_hash", "destination_hash")
 #: Fewer places are sooner taken out of a list one by one than by a walk over all of it, which for 4,096 backends with
 #: different weights is a quarter of a billion steps.
 _FEW_PLACES = 256

@@ -27,11 +27,12 @@ _METHODS = {
     "sh": "source_hash",
     "mh": "source_hash",
     "source": "source_hash",
+    "dh": "destination_hash",
 }
-_BY_DESTINATION = "nothing here chooses by the address that the client asked for; the nearest is source_hash"
+_BY_DESTINATION = "the nearest is destination_hash, which does not look at connections"
 _SPARE = "write round_robin, and backup: true at the backends that are to wait"
 _OTHER_METHODS = {
-    "ip_hash": "write source_hash, which hashes the whole address, where nginx takes the first three numbers of it",
+    "ip_hash": "write source_hash, and client_prefix: {ipv4: 24} to hash the first three numbers alone, as nginx does",
     "hash": "write source_hash (the client's address) or flow_hash (its address and port)",
     "symhash": "write flow_hash (the client's address and port)",
     "maglev": "write source_hash or flow_hash: both fill their tables as Maglev does",
@@ -40,7 +41,6 @@ _OTHER_METHODS = {
     "least_time": "the nearest is least_connections",
     "random_two": "write least_connections: the agent counts the connections of all backends, not of two",
     "p2c": "write least_connections: the agent counts the connections of all backends, not of two",
-    "dh": _BY_DESTINATION,
     "lblc": _BY_DESTINATION,
     "lblcr": _BY_DESTINATION,
     "first": _SPARE,

@@ -17,6 +17,7 @@ from ..host.removed import Removed
 from ..model.clients import KnownClients
 from ..model.entities import Backend, Config, Service
 from ..model.families import FAMILIES
+from ..model.hash_keys import Opening
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
@@ -185,9 +186,9 @@ class NftablesEngine:
             count_rules(config, [(rule.chain, rule.packets) for rule in removed.rules if rule.table == TABLE]),
         )
 
-    def picked(self, service: Service, client: str, client_port: int | None) -> Backend | None:
-        """The backend that the method picks for a client; None where turns, chance, or a port that is not known do."""
-        return render.picked(service, client, client_port)
+    def picked(self, service: Service, opening: Opening) -> Backend | None:
+        """The backend that the method picks; None where turns, chance, or a port that is not known do."""
+        return render.picked(service, opening)
 
     def retained(self, _wanted: Ruleset) -> list[str]:
         """Nothing: no rule leads from one table into another."""

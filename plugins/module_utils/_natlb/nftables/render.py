@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..model.entities import Backend, Config, Frontend, Service
 from ..model.families import FAMILIES, family_of
+from ..model.hash_keys import BITS, Opening, mask
 from ..model.hash_table import BLOCKS
 from ..model.kernel_hashes import jhash, scaled, source_key
 from ..model.slots import HASHES, hash_slots, slots
@@ -136,7 +137,7 @@ class ServiceTable(Table):
             goto.append(f"goto {self.chain(f'hash_{protocol}_{number}{end}', [dnat, first])}")
         rules = [goto[table.common]]
         if len(set(table.slots)) > 1:
-            name = f"{service.method}_{protocol}.{table.name}"
+            name = f"{self.hash_name(service)}_{protocol}.{table.name}"
             if ("map", name) not in self.declarations:
                 rows = table.rows()
                 verdicts = {row: self.row_verdict(service, protocol, row, goto, end) for row in set(rows.values())}
@@ -146,14 +147,14 @@ class ServiceTable(Table):
                 elements.update((str(place), verdicts[row]) for place, row in rows.items())
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
         if not has_own_chain(service):
-            return f"goto {self.chain(f'{service.method}_{protocol}.{table.name}', rules)}"
+            return f"goto {self.chain(f'{self.hash_name(service)}_{protocol}.{table.name}', rules)}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service, protocol), *rules])}"
 
     def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
         if len(row) == 1:
             return goto[row[0]]
-        name = f"{service.method}_{protocol}_{'.'.join(map(str, row))}{end}"
+        name = f"{self.hash_name(service)}_{protocol}_{'.'.join(map(str, row))}{end}"
         if name in self.chains:
             return f"goto {name}"
         most = most_frequent(row)
@@ -209,8 +210,24 @@ class ServiceTable(Table):
             return f"numgen inc mod {size}"
         if service.method == "random":
             return f"numgen random mod {size}"
-        key = f"{self.family} saddr" + (f" . {protocol} sport" if service.method == "flow_hash" else "")
-        return f"jhash {key} mod {size} seed {SEED:#x}"
+        key = service.hash_key(self.family)
+        assert key is not None
+        fields = self.leading(key.field, key.bits) + (f" . {protocol} sport" if key.with_port else "")
+        return f"jhash {fields} mod {size} seed {SEED:#x}"
+
+    def hash_name(self, service: Service) -> str:
+        """What the names of chains and maps begin with that hash the same of a packet."""
+        key = service.hash_key(self.family)
+        return service.method if key is None or key.bits == BITS[self.family] else f"{service.method}/{key.bits}"
+
+    def leading(self, field: str, bits: int) -> str:
+        """An address of the packet, with all but its leading bits 0."""
+        whole = f"{self.family} {field}"
+        return whole if bits == BITS[self.family] else f"{whole} & {mask(self.family, bits)}"
+
+    def client(self, service: Service) -> str:
+        """What affinity knows a client by."""
+        return self.leading("saddr", service.client_prefix.of(self.family))
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
         """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
@@ -223,8 +240,8 @@ class ServiceTable(Table):
         goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
         if service.affinity_s:
             serving = {backend.key: backend for backend in table}
-            saddr = f"{self.family} saddr"
-            rules += [f"{saddr} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
+            client = self.client(service)
+            rules += [f"{client} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
         # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
         # Of a hash the slots of that one need not be in the map.
         left_out = table[0].key if service.method in HASHES else ""
@@ -269,22 +286,22 @@ class ServiceTable(Table):
             # rule of its own: where the set is full, the kernel gives up the rule that should add to it.
             name, saddr = affinity_set(service, backend), f"{self.family} saddr"
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout")
-            rules.append(f"update @{name} {{ {saddr} timeout {service.affinity_s}s }}")
+            rules.append(f"update @{name} {{ {self.client(service)} timeout {service.affinity_s}s }}")
         target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
         port = f":{backend.port}" if backend.port else ""
         name = backend_chain(service, protocol, backend)
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 
 
-def picked(service: Service, client: str, client_port: int | None) -> Backend | None:
+def picked(service: Service, opening: Opening) -> Backend | None:
     """The backend in the slot that the hash of `pick` points to; None where it is no hash, or of an unknown port."""
-    with_port = service.method == "flow_hash"
-    family = family_of(client)
-    if service.method not in HASHES or not service.serving(family) or (with_port and client_port is None):
+    family = family_of(opening.client)
+    key = service.hash_key(family)
+    if key is None or not service.serving(family) or (key.with_port and opening.client_port is None):
         return None
     declared, table = hash_slots(service, family)
-    key = source_key(client, client_port if with_port else None)
-    return declared[table[scaled(jhash(key, SEED), len(table))]]
+    hashed = source_key(key.address_in(opening), opening.client_port if key.with_port else None)
+    return declared[table[scaled(jhash(hashed, SEED), len(table))]]
 
 
 def _add_base_chains(table: Table, egress: EgressRules) -> None:

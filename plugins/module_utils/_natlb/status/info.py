@@ -15,14 +15,14 @@ from ..host import flows as tracked
 from ..host import proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
-from ..iptables.service import source_slots
+from ..iptables.service import hashed_slots
 from ..model import clients, history, tracking
 from ..model.effective import EffectiveBackend, Place, effective_backends
 from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
-from ..model.slots import dealt_slots, dealt_weights
+from ..model.slots import HASHES, dealt_slots, dealt_weights
 from ..plan import agent_files, apply, forwarding, health_history, orders
 from ..plan import request as requests
 from ..plan.apply import Plan
@@ -199,8 +199,8 @@ def expected_shares(service: Service, engine: str) -> dict[str, float]:
         if service.method == "random" and engine == "iptables":
             # It draws by weight and has no slots, so weights that would need too many of them are fine here.
             dealt = dict(zip([backend.key for backend in serving], dealt_weights(serving)))
-        elif service.method == "source_hash" and engine == "iptables":
-            dealt = Counter(backend.key for backend in source_slots(service, family))
+        elif service.method in HASHES and engine == "iptables":
+            dealt = Counter(backend.key for backend in hashed_slots(service, family))
         else:
             dealt = dealt_slots(service, family)
         for key, count in dealt.items():

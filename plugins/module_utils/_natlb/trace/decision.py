@@ -15,6 +15,7 @@ from ..model.admission import decisive
 from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
+from ..model.hash_keys import BITS, Opening
 from ..model.slots import dealt_slots
 from ..model.values import endpoint
 from ..plan.stale_flows import Frontends
@@ -108,15 +109,22 @@ def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[B
         said = f"no backend of {service.name} can serve: the connection is {does} (when_empty)"
         return [], Step("backend", "stops", said, "natlb status shows why; bring one back")
     dealt = dealt_slots(service, question.family)
-    one = engine.picked(service, question.client, question.client_port)
+    one = engine.picked(service, Opening(question.client, question.client_port, question.target))
     unless = ", unless affinity remembers another one" if service.affinity_s else ""
     if one is not None:
-        said = f"{named(one)}, by the hash of the client ({service.method}){unless}"
+        said = f"{named(one)}, by the hash of {_hashed(service, question.family)} ({service.method}){unless}"
         return [one], Step("backend", "fact", said)
     whole = sum(dealt.values())
     shares = [f"{named(item)} {100 * dealt.get(item.key, 0) / whole:.0f} %" for item in serving[:_NAMED]]
     more = ", …" if len(serving) > _NAMED else ""
     return serving, Step("backend", "fact", f"{_BY[service.method]}: {', '.join(shares)}{more}{unless}")
+
+
+def _hashed(service: Service, family: str) -> str:
+    key = service.hash_key(family)
+    if key is None or key.field == "daddr":
+        return "the address that was asked for"
+    return "the client" if key.bits == BITS[family] else f"the first {key.bits} bits of the client"
 
 
 def named(backend: Backend) -> str:
