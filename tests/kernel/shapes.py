@@ -22,6 +22,10 @@ PLAIN: list[Mapping] = [
     service("node", listen="*:30080", protocol=["tcp", "udp"], backends=BOTH, redispatch=True),
     service("inside", listen=f"{VIP}:83", interface="back", backends=webs("web1", "web2"), redispatch=True),
     service("local", listen=f"{FRONT}:84", backends=[{"address": FRONT, "port": 8080}]),
+    service(
+        "flows", listen=[f"{VIP}:8186", f"[{VIP6}]:8186"], method="flow_hash", protocol=["tcp", "udp"], backends=BOTH
+    ),
+    service("asked", listen=[f"{OTHER_VIP}:8187", "*:30087"], method="destination_hash"),
 ]
 GUARDED: list[Mapping] = [
     service(
@@ -34,6 +38,15 @@ GUARDED: list[Mapping] = [
         backends=BOTH,
     ),
     service("loyal", listen=f"{VIP}:91", affinity="3h", backends=[*webs("web1", "web2"), *webs("web3", backup=True)]),
+    service(
+        "carrier",
+        listen=[f"{VIP}:8195", f"[{VIP6}]:8195"],
+        method="source_hash",
+        affinity=60,
+        client_prefix={"ipv4": 24, "ipv6": 56},
+        backends=BOTH,
+    ),
+    service("networks", listen=f"{VIP}:8196", method="source_hash", client_prefix={"ipv4": 20}),
     service("empty", listen=f"{VIP}:92", backends=[]),
     service("silent", listen=f"{VIP}:93", when_empty="drop", protocol=["tcp", "udp"], backends=webs(state="drained")),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kernel_lab.balancer import Balancer, Mapping, service
+from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import NAMES, VIP, VIP6, WEB6
 
 PREFIX = {"ipv4": 24, "ipv6": 124}
@@ -23,8 +23,8 @@ def declared(**keys: Any) -> Mapping:
 
 
 def network(family: str, number: int) -> list[str]:
-    """Three clients of a network: its first address, its last one, and one between."""
-    hosts = (0, 77, 255) if family == "ip" else (0, 7, 15)
+    """Three clients of a network, with its first address and its last one."""
+    hosts = (77, 0, 255) if family == "ip" else (7, 0, 15)
     return [f"198.18.{number}.{n}" if family == "ip" else f"2001:db8:18::{16 * number + n:x}" for n in hosts]
 
 
@@ -55,12 +55,13 @@ def test_a_hash_is_of_the_network(balancer: Balancer, family: str) -> None:
 
 def test_services_with_the_same_backends_may_differ_in_it(balancer: Balancer) -> None:
     """On nftables they would share a table of slots otherwise."""
-    whole = service("whole", listen=f"{VIP}:80", method="source_hash")
-    wide = service("wide", listen=f"{VIP}:81", method="source_hash", client_prefix={"ipv4": 24})
+    whole = service("whole", method="source_hash", backends=webs(port=80))
+    wide = {**whole, "name": "wide", "listen": f"{VIP}:81", "client_prefix": {"ipv4": 24}}
     balancer.apply([whole, wide])
     networks = [network("ip", number) for number in range(1, 21)]
     for target, alike in ((f"{VIP}:80", False), (f"{VIP}:81", True)):
         found = [{a.name for a in balancer.ask(target, 3, sources=clients)} for clients in networks]
+        assert set.union(*found) == set(NAMES)
         assert all(len(names) == 1 for names in found) == alike
 
 
