@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 from kernel_lab import traffic
-from kernel_lab.balancer import Balancer, Mapping, service
-from kernel_lab.topology import BACK, CLIENT, CLIENT6, FRONT, FRONT6, INTERNET, NAMES, UPLINKS, VIP, WEB
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.topology import BACK, CLIENT, CLIENT6, FRONT, FRONT6, INTERNET, NAMES, UPLINKS, VIP, WEB, WEB6
 
 INSIDE, INSIDE6 = "10.0.0.0/24", "2001:db8:2::/64"
 PUBLIC = "192.0.2.12"
@@ -255,3 +255,45 @@ def test_a_lost_route_or_rule_is_put_back(balancer: Balancer) -> None:
     assert outcome.diff
     assert balancer.snapshot()["routes-4"] == good["routes-4"]
     assert ways(out(balancer, f"{INTERNET}:80", 6)) == {"isp1": 4, "isp2": 2}
+
+
+SHADOW_PORT = 40500
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("snat", ["masquerade", FRONT])
+def test_a_host_inside_cannot_take_the_place_of_a_service(balancer: Balancer, protocol: str, snat: str) -> None:
+    """It would open a connection from the port of a service to a client, and so be who answers what that client sends
+    to the service from there (port shadowing: test_port_shadow of the kernel's own nft_nat.sh)."""
+    ours = service(listen=[f"{FRONT}:80", "*:8080"], protocol=protocol, backends=webs("web2", port=80))
+    balancer.apply([ours], [{"source": INSIDE, "snat": snat}])
+    for port in (80, 8080):
+        shadow = {"protocol": protocol, "timeout_s": 0.2, "first_source_port": port}
+        (attack,) = balancer.lab.backends["web3"].call(traffic.ask, f"{CLIENT}:{SHADOW_PORT}", **shadow)
+        assert attack.error
+        asked = {"protocol": protocol, "first_source_port": SHADOW_PORT}
+        assert balancer.tally(f"{FRONT}:{port}", **asked) == {"web2": 1}
+
+
+@pytest.mark.parametrize("keys", [{"out_interface": "front"}, {"snat": FRONT6}, {"destination": "2001:db8:1::/64"}])
+def test_nor_over_ipv6(balancer: Balancer, keys: dict[str, str]) -> None:
+    ours = service(listen=f"[{FRONT6}]:80", protocol=["tcp", "udp"], backends=[{"address": WEB6["web2"]}])
+    egress = [{"source": INSIDE6, **keys}]
+    balancer.apply([ours], egress)
+    assert not balancer.apply([ours], egress).changed
+    for protocol in ("tcp", "udp"):
+        shadow = {"protocol": protocol, "timeout_s": 0.2, "first_source_port": 80}
+        (attack,) = balancer.lab.backends["web3"].call(traffic.ask, f"[{CLIENT6}]:{SHADOW_PORT}", **shadow)
+        assert attack.error
+        asked = {"protocol": protocol, "first_source_port": SHADOW_PORT}
+        assert balancer.tally(f"[{FRONT6}]:80", **asked) == {"web2": 1}
+
+
+def test_other_source_ports_are_kept(balancer: Balancer) -> None:
+    declared = [service(listen=[f"{FRONT}:{port}" for port in range(9000, 9040, 4)], protocol=["tcp", "udp"])]
+    mail = {"source": INSIDE, "protocol": "udp", "destination_ports": [80, 8080]}
+    balancer.apply(declared, [mail, {"source": INSIDE}])
+    for protocol in ("tcp", "udp"):
+        for port, kept in ((9000, False), (9036, False), (8999, True), (9037, True)):
+            (answer,) = out(balancer, protocol=protocol, first_source_port=port)
+            assert (answer.peer_port == port) == kept, (protocol, port, answer)

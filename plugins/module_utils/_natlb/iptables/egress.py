@@ -11,6 +11,7 @@ from itertools import product
 from ..model.entities import Config
 from ..model.families import is_everything
 from ..model.outbound import Egress, Uplink, mark_value
+from ..model.shadowing import Shadowed, shadowed
 from ..model.slots import interleave
 from ..ruleset.names import digest
 from .choice import Target, by_turn
@@ -32,10 +33,22 @@ def add_egress(tables: Tables, config: Config) -> None:
         matches = [f"{out} {ports}" for out in outs for ports in port_matches(item)]
         if item.snat == "none":
             rules += _exception(tables, item, matches)
-        else:
-            rules += _for_item(tables, item, matches, snat_to(item.snat_address) if item.snat_address else MASQUERADE)
+            continue
+        for found in shadowed(config.services, tables.family, item):
+            rules += _for_item(tables, item, *_shadowed(found, item, outs))
+        rules += _for_item(tables, item, matches, snat_to(item.snat_address) if item.snat_address else MASQUERADE)
     if rules:
         tables.enter("nat", "POSTROUTING", "post", rules)
+
+
+def _shadowed(found: Shadowed, item: Egress, outs: Sequence[str]) -> tuple[list[str], str]:
+    """The matches for source ports of services, and what becomes of such connections."""
+    sports = ",".join(map(ports_text, found.ports))
+    ways = [f"{out} {to}" for out in outs for to in (port_matches(item) if item.ports else [f"-p {found.protocol}"])]
+    ports = "-".join(map(str, found.instead))
+    address = f"[{item.snat_address}]" if ":" in (item.snat_address or "") else item.snat_address
+    action = f"-j SNAT --to-source {address}:{ports}" if item.snat_address else f"-j MASQUERADE --to-ports {ports}"
+    return [f"{way} -m multiport --sports {sports}" for way in ways], action
 
 
 def _exception(tables: Tables, item: Egress, matches: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from .entities import MAX_WEIGHT, PROTOCOLS, Config
 from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_UPLINKS, Egress, EgressSnat, Uplink
-from .ranges import collapsed
+from .ranges import collapsed, merged
 from .reading import Reading
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def _ports(value: Any, path: str) -> tuple[tuple[int, int], ...]:
     reading.done()
     if not ports:
         raise ConfigError(path, "is empty", "name at least one port, or leave it out for all of them")
-    return _merged(ports)
+    return merged(ports)
 
 
 def _snat(value: Any, path: str) -> tuple[EgressSnat, str | None]:
@@ -72,17 +72,6 @@ def _snat(value: Any, path: str) -> tuple[EgressSnat, str | None]:
     if len(addresses) > 1:
         raise ConfigError(path, f"{values.shown(value)} is not a choice here", "masquerade, none or one address")
     return snat, addresses[0] if addresses else None
-
-
-def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Port ranges sorted, with overlapping and adjoining ones made one."""
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
 
 
 def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..host import addresses
 
@@ -21,6 +21,17 @@ def collapsed(given: Sequence[str]) -> tuple[str, ...]:
     v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
     return tuple(str(network) for network in [*v4, *v6])
+
+
+def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """Ranges in order, with overlapping and adjoining ones made one."""
+    found: list[Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return tuple(found)
 
 
 def number_range(network: str) -> Range:

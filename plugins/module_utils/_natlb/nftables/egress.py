@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..model.entities import Config
 from ..model.families import ports_text
 from ..model.outbound import Egress, mark_value
+from ..model.shadowing import shadowed
 from ..model.slots import interleave
 from .table import Table, plain
 from .text import Lines
@@ -30,17 +31,17 @@ class EgressRules:
             self.choice = []
 
     def _add(self, number: int, item: Egress) -> None:
-        family, match = self._table.family, self._match(item)
+        match = self._match(item)
         if not item.uplinks:
             out = f'oifname "{item.out_interface}" ' if item.out_interface else ""
-            self.source_nat.append(f"{match}{out}{_action(item, family)}")
+            self._translate(item, f"{match}{out}")
             if item.snat == "none" and not out:
                 # Nor does it take another way.
                 self.choice.append(f"{match}return")
             return
         uplinks = {uplink.key: index for index, uplink in enumerate(self._config.uplinks())}
         names = ", ".join(sorted({f'"{uplink.interface}"' for uplink in item.uplinks}))
-        self.source_nat.append(f"{match}oifname {{ {names} }} masquerade")
+        self._translate(item, f"{match}oifname {{ {names} }} ")
         ring = interleave([uplink.weight for uplink in item.uplinks])
         chosen = [uplinks[item.uplinks[i].key] for i in ring]
         entries = ", ".join(f"{slot} : goto {self._uplink_chain(index)}" for slot, index in enumerate(chosen))
@@ -48,6 +49,19 @@ class EgressRules:
         # One that came in by an uplink leaves by it, whoever its sender is.
         unmarked = f"ct mark & {self._config.mark_mask:#010x} == 0x00000000 "
         self.choice.append(f"{match}{unmarked}fib daddr type != local goto {name}")
+
+    def _translate(self, item: Egress, match: str) -> None:
+        if item.snat == "none":
+            self.source_nat.append(f"{match}return")
+            return
+        family = self._table.family
+        for protocol, ports, (low, high) in shadowed(self._config.services, family, item):
+            which = ", ".join(ports_text(*each) for each in ports)
+            address = f"[{item.snat_address}]" if family == "ip6" else item.snat_address
+            nat = f"snat {family} to {address}" if item.snat_address else "masquerade to "
+            self.source_nat.append(f"{match}{protocol} sport {{ {which} }} {nat}:{low}-{high}")
+        nat = f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"
+        self.source_nat.append(f"{match}{nat}")
 
     def _match(self, item: Egress) -> str:
         family = self._table.family
@@ -100,9 +114,3 @@ class EgressRules:
             name = self._table.chain(f"mark.{index}", [self._mark("meta mark", index)])
             entries.append(f"{mark_value(mask, index):#010x} : goto {name}")
         return f"ct mark & {mask:#010x} vmap {{ {', '.join(entries)} }}"
-
-
-def _action(item: Egress, family: str) -> str:
-    if item.snat == "none":
-        return "return"
-    return f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"
