@@ -84,6 +84,11 @@ def ask(
     return answers
 
 
+def ask_each(targets: Sequence[tuple[str, str]], timeout_s: float = TIMEOUT_S) -> list[Answer]:
+    """One connection to each of these: protocol and target."""
+    return [_ask_once(target, protocol, None, timeout_s, 0) for protocol, target in targets]
+
+
 class Attempt(NamedTuple):
     """Who answered, or with which error it ended, and how long that took from the first SYN on."""
 

@@ -17,7 +17,7 @@ from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.iptables import render as iptables
 from _natlb.iptables.choice import hash_slots
 from _natlb.model import hash_table, slots
-from _natlb.model.conflicts import MOST_OVERLAPS
+from _natlb.model.conflicts import MOST_CONFLICTS
 from _natlb.model.entities import MAX_BACKENDS, MAX_SERVICES, MAX_WEIGHT, Backend, Frontend
 from _natlb.model.overlaps import overlaps
 from _natlb.model.services import parse_config
@@ -180,4 +180,4 @@ def test_of_too_many_overlaps_some_are_told() -> None:
     many = [{"name": f"s{i}", "listen": "192.0.2.1:80", "backends": []} for i in range(2000)]
     with pytest.raises(ConfigErrors) as caught:
         parse_config(many)
-    assert len(caught.value.errors) == MOST_OVERLAPS
+    assert len(caught.value.errors) == MOST_CONFLICTS

@@ -24,7 +24,7 @@ from . import clients, counters, foreign_jumps, forward_rules, redispatch, rende
 from .dispatch import PREFIX
 from .packet_hash import hashed_slot
 from .program import Iptables, legacy_tables
-from .render import SomeServices
+from .render import Sharing, SomeServices
 from .service import hashed_slots
 
 _OVERTAKEN = ("# stands behind rules that let connections pass",)
@@ -60,7 +60,7 @@ class IptablesEngine:
         return render.render(config, around)
 
     def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
-        return SomeServices(config.mark_mask, around)
+        return SomeServices(config.mark_mask, around, Sharing.of(config))
 
     def texts(self, rendered: Ruleset) -> dict[str, str]:
         return {family: restore.full(rendered, family) for family in FAMILIES if _has(rendered, family)}

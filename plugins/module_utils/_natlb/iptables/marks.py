@@ -5,7 +5,8 @@
 
 In POSTROUTING iptables knows only the outgoing interface (`-i` is refused there). Nearly always the original
 destination and the backend identify the service. If they do not, the first packet is marked when it comes in, within
-the bits that we use for uplinks. One mark for each interface is enough, since no two services of one interface overlap.
+the bits that we use for uplinks. One mark for each interface is enough: of two frontends of one interface the original
+destination tells which takes a packet, or they share none.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from ..errors import ConfigError
 from ..model.entities import Config, Frontend, Service
 from ..model.outbound import mark_value
 from ..model.overlaps import overlaps
+from ..model.precedence import rank
+from .service import Tables
 
 
-def marks(config: Config, family: str) -> dict[Frontend, str]:
+def marks(config: Config, tables: Tables) -> dict[Frontend, str]:
     """`VALUE/MASK` of each frontend whose connections have to be marked.
 
-    Those are the ones that another interface's service overlaps, with a backend in common and another source NAT.
-    Raises `ConfigError` where the marks do not fit behind those of the uplinks.
+    Those are frontends of one interface that share packets with a less specific one of another interface or of any,
+    with a backend in common and another source NAT; that one as well, if it is of an interface. Raises `ConfigError`
+    where the marks do not fit behind those of the uplinks.
     """
-    found = _ambiguous([service for service in config.services if service.interface], family)
+    found = _ambiguous(config.services, tables) if any(service.interface for service in config.services) else set()
     interfaces = sorted({frontend.interface or "" for frontend in found})
     first, room = len(config.uplinks()), config.mark_mask // (config.mark_mask & -config.mark_mask)
     if first + len(interfaces) > room:
@@ -38,20 +42,20 @@ def marks(config: Config, family: str) -> dict[Frontend, str]:
     return {frontend: f"{values[frontend.interface or '']:#x}/{config.mark_mask:#x}" for frontend in found}
 
 
-def _ambiguous(services: Sequence[Service], family: str) -> set[Frontend]:
+def _ambiguous(services: Sequence[Service], tables: Tables) -> set[Frontend]:
     if len({_source_nat(service) for service in services}) < 2:
         return set()
-    claims = [
-        (frontend, index)
-        for index, service in enumerate(services)
-        for frontend in service.frontends()
-        if frontend.family == family
-    ]
+    claims = [(frontend, index) for index, service in enumerate(services) for frontend in tables.frontends(service)]
     backends = [{backend.address for backend in service.backends} for service in services]
     found: set[Frontend] = set()
     for (first, one), (second, two) in overlaps(claims, meet=_on_other_interfaces):
-        if _source_nat(services[one]) != _source_nat(services[two]) and not backends[one].isdisjoint(backends[two]):
-            found |= {first, second}
+        more, less = sorted((first, second), key=rank, reverse=True)
+        if (
+            more.interface is not None
+            and _source_nat(services[one]) != _source_nat(services[two])
+            and not backends[one].isdisjoint(backends[two])
+        ):
+            found |= {frontend for frontend in (more, less) if frontend.interface is not None}
     return found
 
 

@@ -11,17 +11,18 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Callable
+from typing import Callable, Optional
 
-from ..model.entities import PROTOCOLS, Frontend, Service
+from ..model.entities import Frontend, Service
 from ..model.ranges import Range, cidr, number_range
 from ..ruleset.names import digest
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
+from .frontends import Group, group_of, in_order
 from .service import Tables
 
 #: What is done with a frontend's connections, as the end of a rule.
-Action = Callable[[Service, Frontend], str]
+Action = Callable[[Service, Frontend], Optional[str]]
 
 
 def add_trees(
@@ -36,38 +37,40 @@ def add_trees(
     """A tree for each protocol, and one more for frontends on every local address: (protocol, root) of each.
 
     `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the
-    protocol. For `dear` see `Tree`; `above` is how many chains in a row lead to a root.
+    protocol. Where `action` is None for a frontend, it has no rule. For `dear` see `Tree`; `above` is how many chains in
+    a row lead to a root.
     """
-    cells: dict[tuple[bool, str], dict[str, list[tuple[Range, Range]]]] = {}
+    cells: dict[Group, dict[str, list[tuple[Range, Range]]]] = {}
     for service in services:
-        for frontend in service.frontends():
-            if frontend.family == tables.family:
+        for frontend in tables.frontends(service):
+            what = action(service, frontend)
+            if what is not None:
                 addresses = number_range(frontend.address) if frontend.address else (0, 0)
-                alike = cells.setdefault((frontend.address is None, frontend.protocol), {})
-                alike.setdefault(action(service, frontend), []).append((addresses, (frontend.low, frontend.high)))
+                alike = cells.setdefault(group_of(tables, frontend), {})
+                alike.setdefault(what, []).append((addresses, (frontend.low, frontend.high)))
     roots = []
-    for wildcard, protocol in sorted(cells, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+    for group in in_order(cells):
         tree = Tree(
-            ("", f"{kind}{'w' if wildcard else ''}", protocol),
+            ("", f"{kind}{group.suffix}", group.protocol),
             tables.bits,
             "-m conntrack --ctorigdstport {}".format,
             "-m conntrack --ctorigdst {}".format,
             dear,
         )
         items = [
-            Item(ports, addresses, (f"{_match(addresses, ports, 0 if wildcard else tables.bits)} {what}",))
-            for what, places in cells[wildcard, protocol].items()
+            Item(ports, addresses, (f"{_match(addresses, ports, 0 if group.wildcard else tables.bits)} {what}",))
+            for what, places in cells[group].items()
             for addresses, ports in merged(places)
         ]
         add_tree(tables, table, tree, sorted(items, key=_order), above)
-        roots.append((protocol, tree.root))
+        roots.append((group.protocol, tree.root))
     return roots
 
 
 def behind_backends(tables: Tables, kind: str, service: Service, frontend: Frontend, action: str) -> str:
     """An action in the table filter for connections of one frontend alone. Where the original destination does not tell
     that they are its own, the backend does; the name of the chain for that begins with `kind`."""
-    if frontend.address is not None and frontend.interface is None:
+    if tables.territory.shows(frontend):
         return action
     ports = ports_text((frontend.low, frontend.high))
     rules = [

@@ -8,7 +8,7 @@ filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → NATLB..r → tree by origina
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..model import redispatch
 from ..model.entities import Frontend, Service
@@ -27,19 +27,28 @@ _UNREACHABLE = {
 _OPENING = "-m conntrack --ctstate DNAT --ctproto tcp ! --ctstatus ASSURED --ctdir REPLY"
 
 
-def add_redispatch(tables: Tables, services: Sequence[Service]) -> tuple[list[str], list[str]]:
+def add_redispatch(
+    tables: Tables, services: Sequence[Service], spared: Collection[Frontend]
+) -> tuple[list[str], list[str]]:
     """The chains that hold refusals back; returns the rules that lead there, none where no service redispatches: those
-    for packets of a connection, and those for what is related to one."""
+    for packets of a connection, and those for what is related to one.
+
+    Those of `spared` frontends pass, where their own service does not hold them back.
+    """
     declared = redispatch.redispatching(services)
     found = [service for service in declared if redispatch.has_choice(service, tables.family)]
     if not found:
         return [], []
+    names = {service.name for service in found}
+    others = [service for service in services if service.name not in names] if spared else []
     to_client = f"-g {_add_client(tables)}"
 
-    def action(service: Service, frontend: Frontend) -> str:
-        return behind_backends(tables, "r", service, frontend, to_client)
+    def action(service: Service, frontend: Frontend) -> str | None:
+        if service.name in names:
+            return behind_backends(tables, "r", service, frontend, to_client)
+        return "-j ACCEPT" if frontend in spared else None
 
-    roots = add_trees(tables, "filter", "r", found, action, above=3)
+    roots = add_trees(tables, "filter", "r", [*found, *others], action, above=3)
     # What this host sends to itself has met these rules in OUTPUT, where it has no interface that it came in by.
     tables.chains["filter", ROOT] = ["-i lo -j RETURN", *(f"-j {root}" for _protocol, root in roots)]
     return [f"{_RESET} {_OPENING} -j {ROOT}"], [f"{_UNREACHABLE[tables.family]} {_OPENING} -j {ROOT}"]

@@ -19,20 +19,22 @@ and the filter table refuses what is still addressed to a frontend then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Callable, NamedTuple
 
-from ..model.entities import PROTOCOLS, Config, Frontend, Service
+from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
 from ..model.ranges import ALL_PORTS, Range, cidr, number_range
+from ..model.redispatch import spared
 from ..model.surroundings import NOWHERE, Surroundings
+from ..model.territory import Territory, territory
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
 from . import transit
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
 from .egress import add_egress, add_uplinks
-from .frontends import ANYWHERE, enter_wildcard
+from .frontends import ANYWHERE, Group, enter_wildcard, group_of, in_order
 from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
@@ -52,13 +54,29 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
 
     Raises `ConfigError` for what iptables cannot do.
     """
+    return _render(config, around, Sharing.of(config))
+
+
+class Sharing(NamedTuple):
+    """How the frontends of all services share packets; for `spared` see `redispatch.spared`."""
+
+    territory: Territory
+    spared: frozenset[Frontend]
+
+    @classmethod
+    def of(cls, config: Config) -> Sharing:
+        found = territory(config.services)
+        return cls(found, spared(config.services, found))
+
+
+def _render(config: Config, around: Surroundings, sharing: Sharing) -> Ruleset:
     ruleset: Ruleset = {}
     for family in FAMILIES:
-        tables = Tables(family)
+        tables = Tables(family, sharing.territory)
         services = [service for service in config.services if family in service.families()]
-        marked = marks(config, family)
+        marked = marks(config, tables)
         _add_dnat(tables, services, marked)
-        _add_refusals(tables, services, around.unclaimed.get(family))
+        _add_refusals(tables, services, around.unclaimed.get(family), sharing.spared)
         if family in around.closed and family in config.families():
             transit.enter_chains(tables, config, around.closed[family])
         add_uplinks(tables, config)
@@ -74,14 +92,16 @@ class SomeServices(NamedTuple):
 
     mark_mask: int
     around: Surroundings
+    sharing: Sharing
 
     def render(self, services: Sequence[Service]) -> Ruleset:
-        return render(Config(tuple(services), (), self.mark_mask), self.around)
+        return _render(Config(tuple(services), (), self.mark_mask), self.around, self.sharing)
 
     def after(
-        self, _before: Sequence[Service], _after: Sequence[Service], _services: Iterable[Service]
+        self, before: Sequence[Service], after: Sequence[Service], _services: Iterable[Service]
     ) -> tuple[SomeServices, set[str]] | None:
-        return self, set()
+        same = [service.frontends() for service in before] == [service.frontends() for service in after]
+        return (self, set()) if same else None
 
 
 def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:
@@ -98,14 +118,16 @@ def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Front
         tables.enter("nat", "OUTPUT", "out", jumps)
 
 
-def _add_refusals(tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
+def _add_refusals(
+    tables: Tables, services: Sequence[Service], unclaimed: Unclaimed | None, spared: Collection[Frontend]
+) -> None:
     """New connections to a frontend that no rule has translated, where a service may leave some so; to other ports of
     an address that no host has; packets of backends and clients that belong to no connection; and refusals that are
     held back."""
     refusing = [service for service in services if refuses(service, tables.family)]
     refusals = _add_trees(tables, "filter", refusing, _refusal)
     loops = _add_loops(tables, unclaimed) if unclaimed else []
-    resets, unreachable = add_redispatch(tables, services)
+    resets, unreachable = add_redispatch(tables, services, spared)
     rules = [*unreachable, *add_invalid(tables, services)]
     if refusals or loops:
         # A connection that was translated is somebody's, even if its backend has the address of a frontend that
@@ -174,18 +196,18 @@ def _add_snat(
 
 def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _Rules) -> list[str]:
     """A tree for each protocol, and one more for every local address; returns the rules that enter them."""
-    found: dict[tuple[bool, str], list[Item]] = {}
+    found: dict[Group, list[Item]] = {}
     for service in services:
-        for frontend in service.frontends():
-            if frontend.family == tables.family:
-                item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
-                found.setdefault((frontend.address is None, frontend.protocol), []).append(item)
+        for frontend in tables.frontends(service):
+            item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
+            found.setdefault(group_of(tables, frontend), []).append(item)
     jumps = []
-    for wildcard, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
-        name = ("", f"d{'w' if wildcard else ''}", protocol)
+    for group in in_order(found):
+        protocol = group.protocol
+        name = ("", f"d{group.suffix}", protocol)
         tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
-        add_tree(tables, table, tree, sorted(found[wildcard, protocol], key=_item_order), above=2)
-        condition = enter_wildcard(tables, table, tree) if wildcard else ""
+        add_tree(tables, table, tree, sorted(found[group], key=_item_order), above=2)
+        condition = enter_wildcard(tables, table, tree) if group.wildcard else ""
         jumps.append(f"-p {protocol} {condition}-j {tree.root}")
     return jumps
 

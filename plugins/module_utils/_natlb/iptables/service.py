@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.admission import Admission
-from ..model.entities import Backend, Service
+from ..model.entities import Backend, Frontend, Service
 from ..model.hash_keys import BITS, mask
 from ..model.slots import dealt_weights, slots
+from ..model.territory import APART, Territory
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from . import source_tree
@@ -42,11 +43,17 @@ _PAST = "-j ACCEPT"
 class Tables:
     """The chains of one family while they are being written: (table, name) to rules without `-A CHAIN`."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, territory: Territory = APART) -> None:
         self.family = family
+        #: See `frontends`.
+        self.territory = territory
         self.bits = 128 if family == "ip6" else 32
         self.chains: dict[tuple[str, str], list[str]] = {}
         self.jumps: dict[tuple[str, str], str] = {}
+
+    def frontends(self, service: Service) -> list[Frontend]:
+        """The frontends of a service in this family, without what others take of them."""
+        return [frontend for frontend in self.territory.of(service) if frontend.family == self.family]
 
     def enter(self, table: str, builtin: str, name: str, rules: Sequence[str]) -> None:
         """Add rules to `NATLB.<name>`, and let a built-in chain jump there."""

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .entities import Backend, Service
 from .families import family_of
-from .ranges import Range
+from .ranges import Range, apart
 
 
 def backend_ports(services: Sequence[Service], family: str) -> dict[tuple[str, str], list[Range]]:
@@ -22,7 +22,7 @@ def backend_ports(services: Sequence[Service], family: str) -> dict[tuple[str, s
             ranges = _ranges(service, backend)
             for protocol in service.protocols:
                 found.setdefault((protocol, backend.address), set()).update(ranges)
-    return {key: _apart(ranges) for key, ranges in found.items()}
+    return {key: apart(ranges) for key, ranges in found.items()}
 
 
 def _ranges(service: Service, backend: Backend) -> list[Range]:
@@ -32,13 +32,3 @@ def _ranges(service: Service, backend: Backend) -> list[Range]:
         listen for listen in service.listens if listen.address is None or family_of(listen.address) == backend.family
     ]
     return [(listen.low, listen.high) for listen in listens]
-
-
-def _apart(ranges: Iterable[Range]) -> list[Range]:
-    found: list[Range] = []
-    for low, high in sorted(ranges):
-        if found and low <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], high))
-        else:
-            found.append((low, high))
-    return found

@@ -72,7 +72,7 @@ class Listen:
 
 @dataclass(frozen=True)
 class Frontend:
-    """What the kernel tells services apart by; no two services may share one."""
+    """What the kernel tells services apart by; no two services may share one. Where two overlap, see `precedence.py`."""
 
     family: str
     protocol: Protocol
@@ -82,9 +82,14 @@ class Frontend:
     interface: str | None
 
     @property
+    def spans(self) -> bool:
+        """Whether it is a range of ports."""
+        return self.low != self.high
+
+    @property
     def exact(self) -> bool:
         """One address, one port, any interface: the case that is a single hash look-up."""
-        return self.address is not None and self.low == self.high and self.interface is None
+        return self.address is not None and not self.spans and self.interface is None
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""

@@ -15,6 +15,17 @@ Range = tuple[int, int]
 ALL_PORTS: Range = (0, 65535)
 
 
+def apart(ranges: Iterable[Range]) -> list[Range]:
+    """The same numbers in ranges that do not overlap; those that only touch stay apart."""
+    found: list[Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found
+
+
 def collapsed(given: Sequence[str]) -> tuple[str, ...]:
     """Networks in their shortest equal form, so that no two of them overlap."""
     found = [ipaddress.ip_network(network) for network in given]

@@ -17,8 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .entities import Backend, Service
+from .entities import Backend, Frontend, Service
 from .health import Health
+from .overlaps import overlaps
+from .precedence import rank
+from .territory import Territory
 
 #: How long an attempt lives on after its first refusal. Linux sends a SYN again after 1, 2, 3, 4, 5, 7 and 11 s (before
 #: 6.5 after 1, 3, 7 and 15 s, tcp_syn_linear_timeouts), so where every backend refuses, the client knows after 11 or
@@ -40,6 +43,26 @@ def redispatching(services: Sequence[Service]) -> list[Service]:
         for service in services
         if service.redispatch and "tcp" in service.protocols
     ]
+
+
+def spared(services: Sequence[Service], territory: Territory) -> frozenset[Frontend]:
+    """Frontends on an address, open to any interface, that take packets which a service that redispatches would have
+    otherwise. Their refusals pass where their own service does not hold them back, although one of the other would be
+    held back that came from the same backend."""
+    if not any(service.redispatch for service in services):
+        return frozenset()
+    claims = [
+        (frontend, index)
+        for index, service in enumerate(services)
+        for frontend in territory.of(service)
+        if frontend.protocol == "tcp"
+    ]
+    found = set()
+    for pair in overlaps(claims):
+        (_lesser, owner), (greater, _owner) = sorted(pair, key=lambda claim: rank(claim[0]))
+        if services[owner].redispatch and greater.address is not None and greater.interface is None:
+            found.add(greater)
+    return frozenset(found)
 
 
 def has_choice(service: Service, family: str) -> bool:

@@ -17,10 +17,10 @@ A packet for another port of an address that no host has would go back to where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..model.backend_ports import backend_ports
-from ..model.entities import Service, protocol_number
+from ..model.entities import Frontend, Service, protocol_number
 from ..model.families import ports_text
 from ..model.unclaimed import Unclaimed
 from .redispatch import add_redispatch
@@ -31,11 +31,13 @@ from .text import Lines
 _ANSWER = "tcp flags & (syn | ack) == syn | ack return"
 
 
-def add_filter(table: Table, services: Sequence[Service], unclaimed: Unclaimed | None) -> None:
+def add_filter(
+    table: Table, services: Sequence[Service], unclaimed: Unclaimed | None, spared: Collection[Frontend] = ()
+) -> None:
     """Base chains of filters: they drop what belongs to no connection, hold refusals back, and refuse what comes to
-    `unclaimed` addresses."""
+    `unclaimed` addresses. For `spared` see `model/redispatch.py`."""
     invalid = _invalid(table, services)
-    refused = add_redispatch(table, services)
+    refused = add_redispatch(table, services, spared)
     loops = _loops(table, unclaimed) if unclaimed else []
     hooks = {"input": [*invalid, *refused], "forward": [*invalid, *refused, *loops], "output": refused}
     for hook, rules in hooks.items():
@@ -58,12 +60,12 @@ def _invalid(table: Table, services: Sequence[Service]) -> Lines:
         for name in ("backends", "backends_range")
         if ("set", name) in table.declarations
     ]
-    for frontend in (item for service in services for item in service.frontends() if item.family == table.family):
+    for frontend in (item for service in services for item in table.frontends(service)):
         declaration, key = frontend_key(frontend, table.address)
         table.put("set", _frontend_set(frontend_map(frontend)), declaration, key)
     rules += [
         f"{match}{key} @{_frontend_set(name)} drop"
-        for name, match, key in frontend_lookups(table.family)
+        for name, match, key in frontend_lookups(table)
         if ("set", _frontend_set(name)) in table.declarations
     ]
     return [f"ct state invalid goto {table.chain('invalid', [_ANSWER, *rules])}"] if rules else []

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..model.entities import Config, Service
+from ..model import redispatch
+from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
+from ..model.territory import Territory, territory
 from .hashes import shares_table, slot_elements, table_names, widest
+from .table import frontend_map
 
 #: Services whose rules look up one map. With each rule the kernel walks all elements of the map, and all rules that
 #: look it up already (nf_tables_bind_set), so the cost of a load grows with the square: ten thousand rules on one map
@@ -24,11 +27,13 @@ SLOTS_PER_MAP = 32768
 
 class Layout(NamedTuple):
     """`hash_tables` are the names of tables by family and service. `lookups` and `slots` are what all services have
-    of rules that look up a slot map, and of slots in them."""
+    of rules that look up a slot map, and of slots in them. `territory` is how their frontends share packets; for `spared` see `redispatch.spared`."""
 
     lookups: int
     slots: int
     hash_tables: Mapping[str, Mapping[str, str]]
+    territory: Territory
+    spared: frozenset[Frontend]
 
     @property
     def shards(self) -> int:
@@ -60,18 +65,23 @@ class Layout(NamedTuple):
 def lay_out(config: Config) -> Layout:
     """The layout of a whole configuration."""
     services = config.services
-    return Layout(_lookups(services), _slots(services), _hash_tables(services))
+    found = territory(services, frontend_map)
+    spared = redispatch.spared(services, found)
+    return Layout(_lookups(services), _slots(services), _hash_tables(services), found, spared)
 
 
 def laid_out_anew(
     layout: Layout, before: Sequence[Service], after: Sequence[Service], services: Iterable[Service]
 ) -> Layout:
-    """The layout where some services have changed; `services` are all of them, as they are then."""
+    """The layout where some services have changed, and none its frontends; `services` are all of them, as they are
+    then."""
     hashes = any(map(shares_table, (*before, *after)))
     return Layout(
         layout.lookups + _lookups(after) - _lookups(before),
         layout.slots + _slots(after) - _slots(before),
         _hash_tables(services) if hashes else layout.hash_tables,
+        layout.territory,
+        layout.spared,
     )
 
 

@@ -16,11 +16,13 @@ elements go and no rule does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Optional
 
 from ..model import redispatch
 from ..model.entities import Frontend, Service
 from ..model.families import ports_text
+from ..model.ranges import Range, apart
 from .table import Table
 from .text import Lines
 
@@ -36,52 +38,68 @@ _UNREACHABLE = {
 _OF_TCP = "ct original protocol tcp "
 _CLIENT = "redispatch_client"
 
+#: A set that tells by the backend as well, its declaration, and what its elements have beside the ports: the address of
+#: the frontend, if it has one, and address and port of a backend.
+_Behind = tuple[str, tuple[str, ...], tuple[str, ...], str, Optional[int]]
 
-def add_redispatch(table: Table, services: Sequence[Service]) -> Lines:
-    """The chains that hold refusals back; returns the rule that leads there, none where no service redispatches."""
+
+def add_redispatch(table: Table, services: Sequence[Service], spared: Collection[Frontend]) -> Lines:
+    """The chains that hold refusals back; returns the rule that leads there, none where no service redispatches.
+
+    Those of `spared` frontends pass, where their own service does not hold them back.
+    """
     found = redispatch.redispatching(services)
     if not found:
         return []
+    behind: dict[_Behind, list[Range]] = {}
     for service in found:
-        for frontend in service.frontends():
-            if frontend.family == table.family:
-                _add_frontend(table, service, frontend)
+        for frontend in table.frontends(service):
+            _add_frontend(table, service, frontend, behind)
+    for (name, kinds, address, backend, port), places in behind.items():
+        for ports in (ports_text(*place) for place in apart(places)):
+            table.put("set", name, kinds, " . ".join([*address, ports, backend, str(port or ports)]))
+    _spare(table, services, spared)
     frontends = table.chain("redispatch_frontend", _lookups(table))
     refusals = ["tcp flags & (syn | rst | ack) == rst | ack", _UNREACHABLE[table.family]]
     chain = table.chain("redispatch", [f"{refusal} goto {frontends}" for refusal in refusals])
     return [f"ct direction reply ct status & (dnat | assured) == dnat goto {chain}"]
 
 
-def _add_frontend(table: Table, service: Service, frontend: Frontend) -> None:
-    """Neither `*` nor an interface shows in the original destination; there the backend tells as well. Such an element
+def _add_frontend(
+    table: Table, service: Service, frontend: Frontend, behind: dict[_Behind, list[Range]]
+) -> None:
+    """Where the original destination does not show it (`Territory.shows`), the backend tells as well. Such an element
     may be that of several services, so it stands in a set; one in a map belongs to one service."""
-    ports = ports_text(frontend.low, frontend.high)
-    kinds, key = ([], []) if frontend.address is None else ([table.address], [frontend.address])
-    kinds, key = [*kinds, "inet_service"], [*key, ports]
-    shown = frontend.address is not None and frontend.interface is None
-    if not shown:
-        kinds += [table.address, "inet_service"]
-    kind, name, goes = ("map", _name(frontend), " : verdict") if shown else ("set", _name(frontend), "")
-    exact = shown and frontend.low == frontend.high
-    declaration = [f"type {' . '.join(kinds)}{goes}", *([] if exact else ["flags interval"])]
-    table.declare(kind, name, *declaration)
-    if not redispatch.has_choice(service, table.family):
+    address = () if frontend.address is None else (frontend.address,)
+    able = redispatch.has_choice(service, table.family)
+    if table.territory.shows(frontend):
+        _put(table, frontend, f"goto {_CLIENT}" if able else None)
         return
-    if shown:
-        table.put(kind, name, declaration, " . ".join(key), f"goto {_CLIENT}")
-        return
-    for backend in service.backends:
+    kinds = f"type {' . '.join([*[table.address] * len(address), 'inet_service', table.address, 'inet_service'])}"
+    name, declaration = "redispatch_interface" if address else "redispatch_node", (kinds, "flags interval")
+    table.declare("set", name, *declaration)
+    for backend in service.backends if able else ():
         if backend.family == table.family:
-            behind = [*key, backend.address, str(backend.port or ports)]
-            table.put(kind, name, declaration, " . ".join(behind))
+            place = name, declaration, address, backend.address, backend.port
+            behind.setdefault(place, []).append((frontend.low, frontend.high))
 
 
-def _name(frontend: Frontend) -> str:
-    if frontend.address is None:
-        return "redispatch_node"
-    if frontend.interface is not None:
-        return "redispatch_interface"
-    return "redispatch" if frontend.low == frontend.high else "redispatch_range"
+def _put(table: Table, frontend: Frontend, verdict: str | None) -> None:
+    """Add a frontend on an address to its map, which is declared even where there is no verdict yet."""
+    name = "redispatch_range" if frontend.spans else "redispatch"
+    declaration = [f"type {table.address} . inet_service : verdict", *(["flags interval"] if frontend.spans else [])]
+    table.declare("map", name, *declaration)
+    if verdict is not None:
+        table.put("map", name, declaration, f"{frontend.address} . {ports_text(frontend.low, frontend.high)}", verdict)
+
+
+def _spare(table: Table, services: Sequence[Service], spared: Collection[Frontend]) -> None:
+    """Where a service does not redispatch, or has no choice just now."""
+    for service in services if spared else ():
+        if not (service.redispatch and redispatch.has_choice(service, table.family)):
+            for frontend in table.frontends(service):
+                if frontend in spared:
+                    _put(table, frontend, "accept")
 
 
 def _lookups(table: Table) -> Lines:

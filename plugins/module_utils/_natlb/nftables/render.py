@@ -65,7 +65,7 @@ def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
         for service in services:
             table.add_service(service)
         add_snat(table, services, around.connected)
-        add_filter(table, services, around.unclaimed.get(family))
+        add_filter(table, services, around.unclaimed.get(family), layout.spared)
         _add_base_chains(table, EgressRules(table, config, egress))
         if family in around.closed:
             transit.add_chain(table, config, around.closed[family])
@@ -85,6 +85,8 @@ class SomeServices(NamedTuple):
     def after(
         self, before: Sequence[Service], after: Sequence[Service], services: Iterable[Service]
     ) -> tuple[SomeServices, set[str]] | None:
+        if [service.frontends() for service in before] != [service.frontends() for service in after]:
+            return None
         layout = laid_out_anew(self.layout, before, after, services)
         if not layout.is_like(self.layout):
             return None
@@ -95,7 +97,7 @@ class ServiceTable(Table):
     """One family's table with what services put into it."""
 
     def __init__(self, family: str, layout: Layout) -> None:
-        super().__init__(family)
+        super().__init__(family, layout.territory)
         #: Names of the tables of services with a hash.
         self.hash_tables = layout.hash_tables[family]
         self.shards = layout.shards
@@ -111,8 +113,8 @@ class ServiceTable(Table):
             table = slots(service, self.family)
             verdicts = {protocol: self.verdict(service, protocol, table) for protocol in service.protocols}
         for protocol, verdict in verdicts.items():
-            for frontend in service.frontends():
-                if frontend.family == self.family and frontend.protocol == protocol:
+            for frontend in self.frontends(service):
+                if frontend.protocol == protocol:
                     self.add_frontend(frontend, verdict)
 
     def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
@@ -177,8 +179,8 @@ class ServiceTable(Table):
         where = f"{self.family} daddr . {protocol} dport"
         declaration = (f"typeof {where} . numgen random mod 65536 : {where}", "counter")
         elements = self.declare("map", SlotMap(protocol, shard).name, *declaration)
-        for frontend in service.frontends():
-            if frontend.family != self.family or frontend.protocol != protocol:
+        for frontend in self.frontends(service):
+            if frontend.protocol != protocol:
                 continue
             prefix = f"{frontend.address} . {frontend.low} . "
             for index, backend in enumerate(table):
@@ -322,6 +324,6 @@ def _dispatch(table: Table, interfaces: bool) -> Lines:
     """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
     return [
         f"{match}{key} vmap @{name}"
-        for name, match, key in frontend_lookups(table.family)
+        for name, match, key in frontend_lookups(table)
         if ("map", name) in table.declarations and (interfaces or "interface" not in name)
     ]

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 from ..model.entities import Backend, Frontend, Service, protocol_number
 from ..model.families import ports_text
-from .table import Table, frontend_map, plain
+from .table import Table, frontend_map, in_order, plain
 from .text import Lines
 
 _ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
 #: A `*` does not show in the original destination, which may have been anybody's: there the backend tells as well.
 _BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
-#: What is looked up in the map of each kind of frontend, in the order of the dispatch.
+#: What is looked up in the map of each kind of frontend.
 _KEYS = {
     "source_nat": _ORIGINAL,
     "source_nat_range": _ORIGINAL,
@@ -37,9 +37,8 @@ def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str])
     for service in services:
         verdict = f"goto {_snat_chain(table, service)}"
         backends = [backend for backend in service.backends if backend.family == table.family]
-        for frontend in service.frontends():
-            if frontend.family == table.family:
-                _add_frontend(table, frontend, backends, verdict)
+        for frontend in table.frontends(service):
+            _add_frontend(table, frontend, backends, verdict)
     _add_hairpin(table, services, networks)
     protocols = sorted({f.protocol for service in services for f in service.frontends() if f.family == table.family})
     table.chains["source_nat"] = _rules(table, protocols)
@@ -97,8 +96,8 @@ def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[s
 
 def _rules(table: Table, protocols: Sequence[str]) -> Lines:
     return [
-        f"meta l4proto {protocol} {key.format(family=table.family, protocol=protocol)} vmap @{name}"
-        for name, key in _KEYS.items()
+        f"meta l4proto {protocol} {_KEYS[name].format(family=table.family, protocol=protocol)} vmap @{name}"
+        for name in in_order(table, _KEYS)
         if ("map", name) in table.declarations
         for protocol in protocols
     ]

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import ConfigError
-from ..model.entities import NOT_WILD, Frontend, protocol_number
+from ..model.entities import NOT_WILD, Frontend, Service, protocol_number
 from ..model.families import ports_text
+from ..model.territory import APART, Territory
 from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines
 
@@ -20,13 +21,19 @@ _AGAIN_S = 4
 class Table:
     """Sections by kind and name. What is added twice has to be the same."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, territory: Territory = APART) -> None:
         self.family = family
+        #: See `frontends`.
+        self.territory = territory
         self.address = "ipv6_addr" if family == "ip6" else "ipv4_addr"
         self.declarations: dict[tuple[str, str], Lines] = {}
         self.elements: dict[tuple[str, str], dict[str, str]] = {}
         self.chains: dict[str, Lines] = {}
         self.headers: dict[str, str] = {}
+
+    def frontends(self, service: Service) -> list[Frontend]:
+        """The frontends of a service in this family, without what others take of them."""
+        return [frontend for frontend in self.territory.of(service) if frontend.family == self.family]
 
     def declare(self, kind: str, name: str, *lines: str) -> dict[str, str]:
         """The elements of a map or set, which is declared at its first use."""
@@ -83,7 +90,7 @@ def frontend_map(frontend: Frontend) -> str:
     name = "node" if frontend.address is None else "service"
     if frontend.interface is not None:
         name += "_interface"
-    return f"{name}_range" if frontend.address is not None and frontend.low != frontend.high else name
+    return f"{name}_range" if frontend.address is not None and frontend.spans else name
 
 
 def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
@@ -97,22 +104,33 @@ def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
         kinds, key = [address, *kinds], [frontend.address, *key]
     if frontend.interface is not None:
         kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
-    interval = ["flags interval"] if frontend.address is None or frontend.low != frontend.high else []
+    interval = ["flags interval"] if frontend.address is None or frontend.spans else []
     return [f"type {' . '.join(kinds)}", *interval], " . ".join(key)
 
 
-def frontend_lookups(family: str) -> list[tuple[str, str, str]]:
+def frontend_lookups(table: Table) -> list[tuple[str, str, str]]:
     """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key."""
+    family = table.family
     daddr, port = f"{family} daddr", "meta l4proto . th dport"
     local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[family]), ""])
-    return [
-        ("service", "", f"{daddr} . {port}"),
-        ("service_range", "", f"{daddr} . {port}"),
-        ("service_interface", "", f"meta iifname . {daddr} . {port}"),
-        ("service_interface_range", "", f"meta iifname . {daddr} . {port}"),
-        ("node", local, port),
-        ("node_interface", local, f"meta iifname . {port}"),
-    ]
+    keys = {
+        "service": ("", f"{daddr} . {port}"),
+        "service_range": ("", f"{daddr} . {port}"),
+        "service_interface": ("", f"meta iifname . {daddr} . {port}"),
+        "service_interface_range": ("", f"meta iifname . {daddr} . {port}"),
+        "node": (local, port),
+        "node_interface": (local, f"meta iifname . {port}"),
+    }
+    return [(name, *keys[name]) for name in in_order(table, keys)]
+
+
+def in_order(table: Table, names: Iterable[str]) -> list[str]:
+    """Names of maps of frontends in the order to look into them, so that the most specific one is met first. They are
+    given in the usual one, with the map that most packets are found in first; `*` is last in both."""
+    found = list(names)
+    if table.territory.prefers(table.family):
+        found.sort(key=lambda name: ("node" in name, "interface" not in name))
+    return found
 
 
 def plain(network: str) -> str:

@@ -1,0 +1,124 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of each frontend is left to it where a more specific one takes some of its packets (`precedence.py`).
+
+Engines look frontends up in several places, one after the other: those on an address before those on `*`. Within one
+place no two may overlap. So there a range is cut into the parts that narrower ones leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Callable, NamedTuple
+
+from .entities import Frontend, Service
+from .overlaps import overlaps
+
+
+@dataclass(frozen=True)
+class Part(Frontend):
+    """Some ports of a range, perhaps a single one."""
+
+    @property
+    def spans(self) -> bool:
+        return True
+
+
+class Territory(NamedTuple):
+    """`parts` has the frontends that are cut. `preferred` are those of one interface that share packets with one of
+    any interface on the same address, which is in `shadowed`, and so have to be met before it."""
+
+    parts: Mapping[Frontend, tuple[Frontend, ...]]
+    preferred: frozenset[Frontend]
+    shadowed: frozenset[Frontend]
+
+    def of(self, service: Service) -> Sequence[Frontend]:
+        """The frontends of a service, without what others take of them."""
+        if not self.parts:
+            return service.frontends()
+        return [part for frontend in service.frontends() for part in self.parts.get(frontend, (frontend,))]
+
+    def shows(self, frontend: Frontend) -> bool:
+        """Whether the original destination of a connection tells that it is of this frontend. It shows neither that
+        the address was a local one nor by which interface the connection came in."""
+        return frontend.address is not None and frontend.interface is None and frontend not in self.shadowed
+
+    def prefers(self, family: str) -> bool:
+        """Whether frontends of one interface have to be met first in this family."""
+        return any(frontend.family == family for frontend in self.preferred)
+
+
+#: Where no frontend is more specific than another.
+APART = Territory({}, frozenset(), frozenset())
+
+
+def _one_place(_frontend: Frontend) -> Hashable:
+    return None
+
+
+def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
+    """The territory of each of these services. Of one address and one interface, frontends of the same `place` are cut
+    along each other; by default all of them."""
+    found = APART._replace(parts=_cut(services, place))
+    if not any(service.interface for service in services):
+        return found
+    pairs = list(_shared(services, found))
+    return found._replace(preferred=frozenset(one for one, _other in pairs), shadowed=frozenset(other for _one, other in pairs))
+
+
+def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> dict[Frontend, tuple[Frontend, ...]]:
+    def lane(frontend: Frontend) -> Hashable:
+        return frontend.family, frontend.protocol, frontend.address, frontend.interface, place(frontend)
+
+    frontends = [frontend for service in services for frontend in service.frontends()]
+    lanes: dict[Hashable, list[Frontend]] = {lane(frontend): [] for frontend in frontends if frontend.spans}
+    for frontend in frontends if lanes else ():
+        if lane(frontend) in lanes:
+            lanes[lane(frontend)].append(frontend)
+    found: dict[Frontend, tuple[Frontend, ...]] = {}
+    for listed in lanes.values():
+        for outer, inner in _nested(listed).items():
+            found[outer] = tuple(_left(outer, inner))
+    return found
+
+
+def _nested(frontends: Iterable[Frontend]) -> dict[Frontend, list[Frontend]]:
+    """By each frontend that has others within it those directly within it, by their ports. None cross."""
+    found: dict[Frontend, list[Frontend]] = {}
+    around: list[Frontend] = []
+    for frontend in sorted(frontends, key=lambda item: (item.low, -item.high)):
+        while around and around[-1].high < frontend.low:
+            around.pop()
+        if around:
+            found.setdefault(around[-1], []).append(frontend)
+        around.append(frontend)
+    return found
+
+
+def _left(outer: Frontend, inner: Iterable[Frontend]) -> Iterator[Part]:
+    low = outer.low
+    for item in inner:
+        if low < item.low:
+            yield _part(outer, low, item.low - 1)
+        low = item.high + 1
+    if low <= outer.high:
+        yield _part(outer, low, outer.high)
+
+
+def _part(outer: Frontend, low: int, high: int) -> Part:
+    family, protocol, address, _low, _high, interface = astuple(outer)
+    return Part(family, protocol, address, low, high, interface)
+
+
+def _shared(services: Sequence[Service], whole: Territory) -> Iterator[tuple[Frontend, Frontend]]:
+    """Pairs of one address with packets in common: that of one interface, and that of any."""
+    claims = [(frontend, index) for index, service in enumerate(services) for frontend in whole.of(service)]
+    for (first, _one), (second, _two) in overlaps(claims, meet=_of_one_and_of_any):
+        if first.address == second.address:
+            yield (second, first) if first.interface is None else (first, second)
+
+
+def _of_one_and_of_any(one: Frontend, two: Frontend) -> bool:
+    return (one.interface is None) != (two.interface is None)

@@ -1,0 +1,145 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Of overlapping frontends the most specific one takes a packet: random packets over random services, compared with
+`model/precedence.py`; and what becomes of connections when such services come and go."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+
+import pytest
+from _natlb.errors import ConfigErrors
+from _natlb.model.precedence import Packet, winner
+from _natlb.model.services import parse_config
+from kernel_lab import server, traffic
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6, FRONT, FRONT6, PORTS, TEN, VIP
+
+#: Packets of one declaration, and declarations, one after the other: ten thousand in all but for `make test`.
+PACKETS = 250
+ROUNDS = 4 if os.environ.get("NATLB_KERNEL") == "short" else 20
+INSIDE = "web2"
+#: Of each declaration as many packets wait in vain: for addresses that are somewhere else.
+UNANSWERED = 2
+LAST_PORT = 12
+REFLECTED = {"ip": "10.0.0.200", "ip6": "2001:db8:2::c8"}
+OWN = {"ip": BACK, "ip6": BACK6}
+OUTSIDE = {"ip": CLIENT, "ip6": CLIENT6}
+#: Those that the balancer has, and those that are just routed to it.
+LOCAL = {"ip": ["192.0.2.9", "192.0.2.11"], "ip6": ["2001:db8:1::11", "2001:db8:1::13"]}
+FAR = {"ip": ["192.0.2.8", "192.0.2.10", "192.0.2.12"], "ip6": ["2001:db8:1::10", "2001:db8:1::12"]}
+
+
+def shown(family: str, address: str | None, ports: str | int) -> str:
+    host = "*" if address is None else f"[{address}]" if family == "ip6" else address
+    return f"{host}:{ports}"
+
+
+def declaration(chance: random.Random, family: str) -> list[Mapping]:
+    """Services that overlap in all ways, without conflicts. What a backend sees tells most of them apart."""
+    found: list[Mapping] = []
+    servers = [{"address": address, "port": port} for address in TEN[:4] for port in PORTS]
+    for number in range(chance.randint(8, 40)):
+        low = chance.randint(1, LAST_PORT)
+        high = chance.choice([low, low, min(low + chance.randint(1, 6), LAST_PORT)])
+        ports = str(low) if low == high else f"{low}-{high}"
+        address = chance.choice([None, None, *LOCAL[family], *FAR[family]])
+        backend = dict(chance.choice(servers))
+        if family == "ip6":
+            backend["address"] = f"2001:db8:2::{backend['address'].rpartition('.')[2]}"
+        one: Mapping = {
+            "name": f"s{number}",
+            "listen": [shown(family, address, ports)],
+            "protocol": chance.choice(["tcp", "udp", ["tcp", "udp"]]),
+            "method": chance.choice(["round_robin", "random", "source_hash"]),
+            "snat": chance.choice(["none", "masquerade", REFLECTED[family]]),
+            "backends": [backend],
+        }
+        interface = chance.choice([None, None, "front", "back"])
+        if interface:
+            one["interface"] = interface
+        try:
+            parse_config([*found, one])
+        except ConfigErrors:
+            continue
+        found.append(one)
+    return found
+
+
+def packets(chance: random.Random, family: str) -> list[Packet]:
+    """Some of the client, some of a host on the inside, and some of the balancer itself."""
+    front = FRONT if family == "ip" else FRONT6
+    found = []
+    for _number in range(PACKETS):
+        interface = chance.choice(["front", "front", "back", None])
+        local = chance.random() < 0.6 or interface is None
+        address = chance.choice([*LOCAL[family], front] if local else FAR[family])
+        protocol = chance.choice(["tcp", "udp"])
+        found.append(Packet(family, protocol, address, chance.randint(1, LAST_PORT), local, interface))
+    return found
+
+
+def expected(services: Sequence[Mapping], packet: Packet) -> tuple[str, int, str] | None:
+    """The server that answers, and whom it sees; None where nobody does."""
+    config = parse_config(services)
+    owners = {frontend: item for item in config.services for frontend in item.frontends()}
+    found = winner(owners, packet)
+    if found is None:
+        return None
+    owner = owners[found]
+    (backend,) = owner.backends
+    seen = OUTSIDE[packet.family] if packet.interface == "front" and owner.snat == "none" else OWN[packet.family]
+    return backend.address, backend.port or 0, REFLECTED[packet.family] if owner.snat == "address" else seen
+
+
+def kept(sent: Sequence[Packet], wanted: Sequence[object]) -> list[int]:
+    """The packets that somebody answers, if only the balancer itself, and few of the others."""
+    vain = [number for number, packet in enumerate(sent) if wanted[number] is None and not packet.local]
+    return sorted({*range(len(sent))} - {*vain[UNANSWERED:]})
+
+
+def asked(balancer: Balancer, sent: Sequence[Packet]) -> list[tuple[str, int, str] | None]:
+    hosts = {"front": balancer.client, "back": balancer.lab.backends[INSIDE], None: balancer.host}
+    found: dict[int, tuple[str, int, str] | None] = {}
+    for interface, host in hosts.items():
+        numbers = [number for number, packet in enumerate(sent) if packet.interface == interface]
+        targets = [(sent[n].protocol, shown(sent[n].family, sent[n].address, sent[n].port)) for n in numbers]
+        for number, answer in zip(numbers, host.call(traffic.ask_each, targets, timeout_s=0.3)):
+            served = answer.name not in ("", "balancer")
+            found[number] = (answer.local, answer.local_port, answer.peer) if served else None
+            assert answer.name or not sent[number].local, (sent[number], answer)
+    return [found[number] for number in range(len(sent))]
+
+
+def prepare(balancer: Balancer, family: str) -> None:
+    """What no service takes is for the balancer itself. The address for source NAT is none to masquerade with."""
+    prefix, flags = ("32", "") if family == "ip" else ("128", " nodad")
+    balancer.host.ip(f"address add {REFLECTED[family]}/{prefix} dev back preferred_lft 0{flags}")
+    for address in LOCAL[family]:
+        balancer.host.ip(f"address add {address}/{prefix} dev front{flags}")
+    balancer.host.call(server.start, "balancer", range(1, LAST_PORT + 1))
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_random_packets_over_random_services(balancer: Balancer, family: str) -> None:
+    prepare(balancer, family)
+    chance = random.Random(f"{family} 14")
+    served = overlapping = 0
+    for _round in range(ROUNDS):
+        services = declaration(chance, family)
+        balancer.apply(services)
+        assert not balancer.apply(services).changed
+        sent = packets(chance, family)
+        wanted = [expected(services, packet) for packet in sent]
+        numbers = kept(sent, wanted)
+        sent, wanted = [sent[number] for number in numbers], [wanted[number] for number in numbers]
+        got = asked(balancer, sent)
+        wrong = [(p, w, g) for p, w, g in zip(sent, wanted, got) if w != g]
+        assert not wrong, (services, len(wrong), wrong[:3])
+        served += sum(item is not None for item in wanted)
+        overlapping += len(services)
+    print(f"{ROUNDS * PACKETS} packets, {served} of them served, {overlapping} services")
+    assert served > ROUNDS * PACKETS // 4
