@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Declarations that are valid by construction, for hypothesis.
 
-Each service of a list has addresses and ports of its own, so that no two of them claim the same frontend; within a
-service everything is drawn.
+Each service of a list has addresses and ports of its own. Some listen on ports that several have as well, each in a
+range within those of others or on a port within all; so no two of them are in conflict. Within a service everything is
+drawn.
 """
 
 from __future__ import annotations
@@ -107,6 +108,11 @@ def _listens(draw: st.DrawFn, index: int, families: tuple[str, ...]) -> list[str
         # Above all other ports, so that it overlaps with no address of another service.
         low = 30000 + 100 * index
         found.append(f"*:{low}" + draw(st.sampled_from(("", f"-{low + 99}"))))
+    if draw(st.integers(0, 2)) == 0:
+        shared = {"ip": "192.0.2.9", "ip6": "[2001:db8:1::9]"}
+        host = draw(st.sampled_from(("*", *(shared[family] for family in families))))
+        ports = draw(st.sampled_from((f"{21000 + index}-{21999 - index}", str(21400 + index))))
+        found.append(f"{host}:{ports}")
     return found
 
 

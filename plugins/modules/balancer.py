@@ -39,6 +39,9 @@ options:
         description:
           - Where clients connect to, as C(ADDRESS:PORT), such as V(192.0.2.10:80) or V([2001:db8::10]:80).
           - A range of ports is V(192.0.2.10:8000-8010). V(*:30080) is that port on every local address.
+          - Where several services listen on the same packets, the most specific one takes them. An address comes before
+            V(*), then an O(services[].interface) before none, then a port or a range before the range around it. Only
+            equal ones, and ranges that cross, are an error.
         type: list
         elements: str
         required: true
@@ -397,8 +400,8 @@ options:
   mark_mask:
     description:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
-      - Only O(egress) rules with uplinks use them. The iptables engine also uses them where services overlap except for
-        their interface, and share a backend but not their source NAT. The default is V(0x3f000000).
+      - Only O(egress) rules with uplinks use them. The iptables engine also uses them where services overlap, the more
+        specific one has an interface, and they share a backend but not their source NAT. The default is V(0x3f000000).
     type: raw
   conntrack:
     description:

@@ -16,7 +16,7 @@ BAD: dict[str, tuple[Any, Any]] = {
     "port": ([service(backends=webs(port=99999))], []),
     "address": ([service(listen="192.0.2.300:80")], []),
     "family": ([service(backends=[{"address": WEB6["web1"]}])], []),
-    "overlap": ([service(), service("other", listen=f"{VIP}:79-81")], []),
+    "overlap": ([service(listen=f"{VIP}:79-81"), service("other", listen=f"{VIP}:80-82")], []),
     "name": ([service(), service(listen=f"{VIP}:81")], []),
     "weights": ([service(backends=webs(weight=0))], []),
     "key": ([service(backend=webs())], []),

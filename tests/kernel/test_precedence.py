@@ -15,8 +15,8 @@ from _natlb.errors import ConfigErrors
 from _natlb.model.precedence import Packet, winner
 from _natlb.model.services import parse_config
 from kernel_lab import server, traffic
-from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6, FRONT, FRONT6, PORTS, TEN, VIP
+from kernel_lab.balancer import Balancer, Mapping
+from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6, FRONT, FRONT6, PORTS, TEN
 
 #: Packets of one declaration, and declarations, one after the other: ten thousand in all but for `make test`.
 PACKETS = 250
@@ -107,7 +107,7 @@ def asked(balancer: Balancer, sent: Sequence[Packet]) -> list[tuple[str, int, st
     for interface, host in hosts.items():
         numbers = [number for number, packet in enumerate(sent) if packet.interface == interface]
         targets = [(sent[n].protocol, shown(sent[n].family, sent[n].address, sent[n].port)) for n in numbers]
-        for number, answer in zip(numbers, host.call(traffic.ask_each, targets, timeout_s=0.3)):
+        for number, answer in zip(numbers, host.call(traffic.ask_each, targets, timeout_s=0.3), strict=True):
             served = answer.name not in ("", "balancer")
             found[number] = (answer.local, answer.local_port, answer.peer) if served else None
             assert answer.name or not sent[number].local, (sent[number], answer)
@@ -137,7 +137,7 @@ def test_random_packets_over_random_services(balancer: Balancer, family: str) ->
         numbers = kept(sent, wanted)
         sent, wanted = [sent[number] for number in numbers], [wanted[number] for number in numbers]
         got = asked(balancer, sent)
-        wrong = [(p, w, g) for p, w, g in zip(sent, wanted, got) if w != g]
+        wrong = [(p, w, g) for p, w, g in zip(sent, wanted, got, strict=True) if w != g]
         assert not wrong, (services, len(wrong), wrong[:3])
         served += sum(item is not None for item in wanted)
         overlapping += len(services)

@@ -272,9 +272,11 @@ SERVICES = [
     (service(allow_from="::ffff:0:0/96"), "services[0].allow_from", "are IPv4 addresses"),
     # between services
     (two(), "services[1].listen", "other and web (services[0]) both claim tcp 192.0.2.10:80"),
-    (two(listen="192.0.2.10:70-90"), "services[1].listen", "both claim"),
-    (two(listen="*:80"), "services[1].listen", "both claim"),
-    (two(interface="eth0"), "services[1].listen", "both claim"),
+    (
+        [{**SERVICE, "listen": "192.0.2.10:70-80"}, {**SERVICE, "name": "other", "listen": "192.0.2.10:75-90"}],
+        "services[1].listen",
+        "other and web (services[0]) both claim some ports of tcp 192.0.2.10:70-80 and tcp 192.0.2.10:75-90",
+    ),
     (two(protocol=["udp", "tcp"]), "services[1].listen", "both claim"),
 ]
 

@@ -37,8 +37,8 @@ def add_trees(
     """A tree for each protocol, and one more for frontends on every local address: (protocol, root) of each.
 
     `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the
-    protocol. Where `action` is None for a frontend, it has no rule. For `dear` see `Tree`; `above` is how many chains in
-    a row lead to a root.
+    protocol. A frontend has no rule where its `action` is None. For `dear` see `Tree`; `above` is how many chains in a
+    row lead to a root.
     """
     cells: dict[Group, dict[str, list[tuple[Range, Range]]]] = {}
     for service in services:

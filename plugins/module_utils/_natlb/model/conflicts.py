@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Conflicts between services: two with one name, or two that claim the same packets, neither more specifically.
 
-Frontends that differ in their address or interface never conflict (`precedence.py`). Nor does a range with one within
-it.
+Frontends that differ in their address or interface never conflict (`precedence.py`). Nor does a range with one of
+another service within it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _errors(services: Mapping[int, Service], claims: Iterable[Claim]) -> Iterato
 
 def conflicts(claims: Iterable[Claim]) -> Iterator[tuple[Claim, Claim]]:
     """Pairs of claims with packets in common of which neither is more specific: the same address and interface, and the
-    same ports, or ranges that cross."""
+    same ports, or ranges that cross. Of one service also a range and one within it: there nothing differs."""
     lanes: dict[tuple[str, str, str | None, str | None], list[Claim]] = {}
     for claim in claims:
         frontend = claim[0]
@@ -61,10 +61,11 @@ def conflicts(claims: Iterable[Claim]) -> Iterator[tuple[Claim, Claim]]:
             while around and around[-1][0].high < claim[0].low:
                 around.pop()
             for other in reversed(around):
-                if _is_within(claim[0], other[0]):
-                    break
-                if claim[0].low <= other[0].high:
+                within = _is_within(claim[0], other[0])
+                if claim[0].low <= other[0].high and (not within or claim[1] == other[1]):
                     yield other, claim
+                if within:
+                    break
             around.append(claim)
 
 
@@ -93,5 +94,5 @@ def _error(services: Mapping[int, Service], pair: tuple[int, int], first: Fronte
         f"services[{high}].listen",
         f"{services[high].name} and {services[low].name} (services[{low}]) both claim some ports of {first} and "
         f"{second}, and neither range is within the other",
-        f"let one of them leave out {ports_text(second.low, first.high)}; a range within another one would be no conflict",
+        f"let one of them leave out {ports_text(second.low, first.high)}; a range may lie within another one",
     )

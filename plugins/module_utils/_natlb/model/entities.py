@@ -72,7 +72,7 @@ class Listen:
 
 @dataclass(frozen=True)
 class Frontend:
-    """What the kernel tells services apart by; no two services may share one. Where two overlap, see `precedence.py`."""
+    """What the kernel tells services apart by; no two services may share one. Some overlap: see `precedence.py`."""
 
     family: str
     protocol: Protocol

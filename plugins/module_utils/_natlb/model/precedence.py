@@ -13,7 +13,7 @@ the interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .entities import Frontend, is_wild
@@ -50,3 +50,13 @@ def takes(frontend: Frontend, packet: Packet) -> bool:
 def winner(frontends: Iterable[Frontend], packet: Packet) -> Frontend | None:
     """The frontend that takes a packet; None where none does."""
     return max((item for item in frontends if takes(item, packet)), key=rank, default=None)
+
+
+def possible(frontends: Iterable[Frontend]) -> Iterator[Frontend]:
+    """Of frontends that would all take a packet on some interface those that do, the most specific first: one for each
+    interface, as far as there is none of any interface before it."""
+    ways: set[str | None] = set()
+    for frontend in sorted(frontends, key=rank, reverse=True):
+        if None not in ways and frontend.interface not in ways:
+            ways.add(frontend.interface)
+            yield frontend

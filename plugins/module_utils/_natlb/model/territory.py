@@ -64,8 +64,9 @@ def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable]
     found = APART._replace(parts=_cut(services, place))
     if not any(service.interface for service in services):
         return found
-    pairs = list(_shared(services, found))
-    return found._replace(preferred=frozenset(one for one, _other in pairs), shadowed=frozenset(other for _one, other in pairs))
+    pairs = set(_shared(services, found))
+    preferred, shadowed = frozenset(one for one, _other in pairs), frozenset(other for _one, other in pairs)
+    return found._replace(preferred=preferred, shadowed=shadowed)
 
 
 def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> dict[Frontend, tuple[Frontend, ...]]:

@@ -27,7 +27,8 @@ SLOTS_PER_MAP = 32768
 
 class Layout(NamedTuple):
     """`hash_tables` are the names of tables by family and service. `lookups` and `slots` are what all services have
-    of rules that look up a slot map, and of slots in them. `territory` is how their frontends share packets; for `spared` see `redispatch.spared`."""
+    of rules that look up a slot map, and of slots in them. `territory` is how their frontends share packets; for
+    `spared` see `redispatch.py`."""
 
     lookups: int
     slots: int

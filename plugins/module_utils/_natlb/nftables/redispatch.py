@@ -65,9 +65,7 @@ def add_redispatch(table: Table, services: Sequence[Service], spared: Collection
     return [f"ct direction reply ct status & (dnat | assured) == dnat goto {chain}"]
 
 
-def _add_frontend(
-    table: Table, service: Service, frontend: Frontend, behind: dict[_Behind, list[Range]]
-) -> None:
+def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: dict[_Behind, list[Range]]) -> None:
     """Where the original destination does not show it (`Territory.shows`), the backend tells as well. Such an element
     may be that of several services, so it stands in a set; one in a map belongs to one service."""
     address = () if frontend.address is None else (frontend.address,)

@@ -13,15 +13,25 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import flows as tracked
 from ..host import proc
 from ..host.flows import Flow
-from ..model.entities import STATES, Config, Service, is_wild
+from ..model.entities import STATES, Config, Frontend, Service, is_wild
 from ..model.families import FAMILIES
+from ..model.precedence import possible
+from ..model.territory import territory
 
 Peer = tuple[str, int]
+
+
+class _Owned(NamedTuple):
+    frontend: Frontend
+    service: Service
+
+
 #: Above each port.
 _BEYOND = 1 << 16
 
@@ -30,19 +40,22 @@ class Frontends:
     """Finds the services that a target address and port may belong to: one, or one of each interface."""
 
     def __init__(self, config: Config, protocol: str, local: set[str]) -> None:
-        self._exact: dict[Peer, list[Service]] = {}
-        #: Ranges of one address (None: of every local one) on one interface do not overlap, so they can be searched.
-        self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, Service]]]] = {}
+        self._exact: dict[Peer, list[_Owned]] = {}
+        #: What each frontend has on one address (None: on every local one) and one interface does not overlap with what
+        #: others have, so it can be searched.
+        self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, _Owned]]]] = {}
         self._local = local
+        whole = territory(config.services)
         for service in config.services:
-            for frontend in service.frontends():
+            for frontend in whole.of(service):
                 if frontend.protocol != protocol:
                     continue
-                if frontend.address is not None and frontend.low == frontend.high:
-                    self._exact.setdefault((frontend.address, frontend.low), []).append(service)
+                owned = _Owned(frontend, service)
+                if frontend.address is not None and not frontend.spans:
+                    self._exact.setdefault((frontend.address, frontend.low), []).append(owned)
                 else:
                     ways = self._ranges.setdefault((frontend.family, frontend.address), {})
-                    ways.setdefault(frontend.interface, []).append((frontend.low, frontend.high, service))
+                    ways.setdefault(frontend.interface, []).append((frontend.low, frontend.high, owned))
         for ways in self._ranges.values():
             for ranges in ways.values():
                 ranges.sort(key=lambda item: item[:2])
@@ -51,7 +64,8 @@ class Frontends:
         return bool(self._exact or self._ranges)
 
     def find(self, family: str, target: str, port: int) -> list[Service]:
-        """Which of several it is would be told by the interface, of which nothing is known once it is tracked."""
+        """The most specific one first. Which of several it is would be told by the interface, of which nothing is known
+        once it is tracked."""
         found = list(self._exact.get((target, port), ()))
         for address in (target, None):
             if address is not None or (target in self._local and is_wild(target)):
@@ -59,7 +73,10 @@ class Frontends:
                     at = bisect.bisect_right(ranges, (port, _BEYOND)) - 1
                     if at >= 0 and port <= ranges[at][1]:
                         found.append(ranges[at][2])
-        return found
+        if len(found) < 2:
+            return [owned.service for owned in found]
+        owners = {owned.frontend: owned.service for owned in found}
+        return [owners[frontend] for frontend in possible(owners)]
 
 
 def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> bool:
