@@ -15,8 +15,8 @@ from _natlb.errors import ConfigErrors
 from _natlb.model.precedence import Packet, winner
 from _natlb.model.services import parse_config
 from kernel_lab import server, traffic
-from kernel_lab.balancer import Balancer, Mapping
-from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6, FRONT, FRONT6, PORTS, TEN
+from kernel_lab.balancer import Balancer, Mapping, service, webs
+from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6, FRONT, FRONT6, PORTS, TEN, VIP
 
 #: Packets of one declaration, and declarations, one after the other: ten thousand in all but for `make test`.
 PACKETS = 250
@@ -143,3 +143,87 @@ def test_random_packets_over_random_services(balancer: Balancer, family: str) ->
         overlapping += len(services)
     print(f"{ROUNDS * PACKETS} packets, {served} of them served, {overlapping} services")
     assert served > ROUNDS * PACKETS // 4
+
+
+#: One that is always there, one that comes and goes, and a target of both.
+PAIRS = {
+    "an address": ({"listen": "*:80"}, {"listen": f"{FRONT}:80"}, f"{FRONT}:80"),
+    "a port": ({"listen": f"{VIP}:9000-9003"}, {"listen": f"{VIP}:9002"}, f"{VIP}:9002"),
+    "a port of *": ({"listen": "*:9000-9003"}, {"listen": "*:9002"}, f"{FRONT}:9002"),
+    "a range": ({"listen": f"{VIP}:9000-9003"}, {"listen": f"{VIP}:9001-9002"}, f"{VIP}:9002"),
+    "an interface": ({"listen": f"{VIP}:80"}, {"listen": f"{VIP}:80", "interface": "front"}, f"{VIP}:80"),
+    "an interface of *": ({"listen": "*:80"}, {"listen": "*:80", "interface": "front"}, f"{FRONT}:80"),
+    "all": ({"listen": "*:9000-9003"}, {"listen": f"{FRONT}:9002", "interface": "front"}, f"{FRONT}:9002"),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_the_specific_one_comes_and_goes(balancer: Balancer, kind: str) -> None:
+    """At once for new connections, of which none fails meanwhile. Established ones stay."""
+    wide, narrow, target = PAIRS[kind]
+    general = service("general", **{**wide, "backends": webs("web1")})
+    specific = service("specific", **{**narrow, "backends": webs("web3")})
+    balancer.apply([general])
+    load = balancer.client.begin(traffic.hammer, [target], limit_s=30.0, keep=2)
+    balancer.client.call(traffic.hammering)
+    (early,) = balancer.hold(target)
+    for _turn in range(3):
+        balancer.apply([general, specific])
+        assert balancer.tally(target, 4) == {"web3": 4}
+        (between,) = balancer.hold(target)
+        assert balancer.apply([specific, general]).transaction == "none", "their order is no matter"
+        balancer.apply([general])
+        assert balancer.tally(target, 4) == {"web1": 4}
+        assert balancer.talk(between[0]).name == "web3"
+        assert balancer.talk(early[0]).name == "web1"
+    balancer.client.call(traffic.halt)
+    seen = traffic.Hammered(*load.result(30))
+    assert set(seen.answers) == {"web1", "web3"}, seen
+    assert not seen.cut, seen
+    balancer.apply([specific])
+    assert balancer.tally(target, 2) == {"web3": 2}
+
+
+def test_a_range_around_others_comes_and_goes(balancer: Balancer) -> None:
+    inner = service("inner", listen=f"{VIP}:9001-9002", backends=webs("web1"))
+    port = service("port", listen=f"{VIP}:9002", backends=webs("web2"))
+    outer = service("outer", listen=f"{VIP}:9000-9003", backends=webs("web3"))
+    expected = {
+        "inner port outer": ["web3", "web1", "web2", "web3"],
+        "inner outer": ["web3", "web1", "web1", "web3"],
+        "port outer": ["web3", "web3", "web2", "web3"],
+        "inner port": ["", "web1", "web2", ""],
+        "outer": ["web3"] * 4,
+    }
+    services = {one["name"]: one for one in (inner, port, outer)}
+    for _turn in range(2):
+        for names, wanted in expected.items():
+            declared = [services[name] for name in names.split()]
+            balancer.apply(declared)
+            assert not balancer.apply(declared).changed
+            targets = [("tcp", f"{VIP}:{number}") for number in range(9000, 9004)]
+            found = balancer.client.call(traffic.ask_each, targets, timeout_s=0.3)
+            assert [answer.name for answer in found] == wanted, names
+
+
+def test_state_and_weight_of_one_that_overlaps(balancer: Balancer) -> None:
+    """Such a change renders some services by themselves; what others leave of their ranges is the same then."""
+    declared = [
+        service("outer", listen="*:9000-9003", backends=webs("web1", "web2")),
+        service("inner", listen="*:9001-9002", backends=webs("web3", "web4")),
+        service("address", listen=f"{FRONT}:9000-9002", backends=webs("web2", "web3")),
+        *(service(f"other{n}", listen=f"{VIP}:{n}", backends=webs("web1")) for n in range(1, 13)),
+    ]
+    balancer.apply(declared)
+    for name, port, left in (("outer", 9003, "web2"), ("inner", 9002, "web4"), ("address", 9002, "web3")):
+        (one,) = [item for item in declared if item["name"] == name]
+        states = {left: "active"}
+        one["backends"] = [{**item, "state": states.get(item["name"], "drained")} for item in one["backends"]]
+        assert balancer.apply(declared).changed
+        assert not balancer.apply(declared).changed
+        target = f"{BACK if name == 'inner' else FRONT}:{port}"
+        assert balancer.tally(target, 4) == {left: 4}
+        balancer.backend(left, "drained", service=name, min_active=0)
+        assert not {"web1", "web2", "web3", "web4"} & set(balancer.tally(target, 2, timeout_s=0.5))
+        balancer.backend(left, "active", service=name)
+        assert balancer.tally(target, 4) == {left: 4}

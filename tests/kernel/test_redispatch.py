@@ -104,6 +104,53 @@ NAMED = [
 ]
 
 
+#: One that is more specific, one that is less, and a target of both.
+OVERLAPS = {
+    "an address": (f"{FRONT}:80", "*:80", f"{FRONT}:80"),
+    "a port": (f"{VIP}:9002", f"{VIP}:9000-9003", f"{VIP}:9002"),
+    "a range": (f"{VIP}:9001-9002", f"{VIP}:9000-9003", f"{VIP}:9002"),
+    "a port of *": ("*:9002", "*:9000-9003", f"{FRONT}:9002"),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLAPS)
+def test_overlapping_services_that_differ_in_it(balancer: Balancer, kind: str) -> None:
+    """The backends are the same; whose refusal it is tells the original destination."""
+    narrow, wide, target = OVERLAPS[kind]
+    with dead(balancer, "web4"):
+        for backends in (webs("web1", "web4"), webs("web4")):
+            # With a single backend, one that redispatches has no choice, and refuses at once as well.
+            declared = [again("narrow", listen=narrow, backends=backends), again("wide", listen=wide, backends=TWO)]
+            plain = [{**declared[0], "redispatch": False}, declared[1]]
+            for services in (plain, declared) if len(backends) == 1 else (plain, declared, plain):
+                balancer.apply(services)
+                found = attempts(balancer.client, target, 8)
+                refused = [item for item in found if item.answer.error]
+                if services is declared and len(backends) == 2:
+                    assert not refused, who(found)
+                else:
+                    assert len(refused) == 8 // len(backends), who(found)
+                    assert max(item.waited_s for item in refused) < 0.9
+        balancer.apply([{**declared[0], "backends": TWO}, {**declared[1], "redispatch": False}])
+        assert not who(attempts(balancer.client, target, 8))[REFUSED]
+
+
+def test_an_interface_before_one_that_redispatches(balancer: Balancer) -> None:
+    """Of the frontend that is open to any interface the backend tells as well then."""
+    declared = [
+        service("narrow", interface="front", backends=webs("web4")),
+        again("wide", backends=webs("web1", "web2")),
+    ]
+    with dead(balancer, "web4"):
+        balancer.apply(declared)
+        found = attempts(balancer.client, count=4)
+        assert who(found) == {REFUSED: 4}
+        assert max(item.waited_s for item in found) < 0.9
+    with dead(balancer, "web1"):
+        inside = attempts(balancer.lab.backends["web3"], count=4)
+        assert who(inside) == {"web2": 4}
+
+
 @pytest.mark.parametrize(("keys", "target"), LISTENS, ids=NAMED)
 def test_every_kind_of_frontend(balancer: Balancer, keys: Mapping, target: str) -> None:
     balancer.apply([again(**{"backends": TWO, **keys})])
