@@ -74,6 +74,7 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         declared["snat"] = "masquerade"  # With no backend to tell the family, `*` means both.
     if "tcp" not in declared["protocol"]:
         declared["redispatch"] = False
+    declared["pins"] = draw(_pins(declared["backends"]))
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
@@ -92,6 +93,19 @@ def _leaves_nobody(allow: list[str], declared: Declared) -> bool:
     deny = declared["deny_from"]
     found = [admission(tuple(allow), tuple(deny), family) for family in ("ip", "ip6")]
     return bool({*allow} & {*deny}) or any(item is not None and item.only and not item.networks for item in found)
+
+
+@st.composite
+def _pins(draw: st.DrawFn, backends: list[Declared]) -> list[Declared]:
+    """Networks in each other and side by side."""
+    found = []
+    for backend in backends:
+        six = ":" in backend["address"]
+        nets = ("2001:db8:18::/48", "2001:db8:18::/64", "2001:db8:18::7", "::/0")
+        for network in draw(st.sets(st.sampled_from(nets if six else ("198.18.0.0/16", "198.18.7.0/24", "0.0.0.0/0")))):
+            if network not in [pin["client"] for pin in found]:
+                found.append({"client": network, "backend": backend.get("name", backend["address"])})
+    return found
 
 
 @st.composite

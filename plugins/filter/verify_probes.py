@@ -15,7 +15,8 @@ description:
   - Of a range of ports the first one is probed. Services without a serving backend, and SCTP, are left out.
   - Connections are opened and closed; with UDP one datagram is sent. So this works with every server. The counters of
     the balancer say which backends got them. Backends are asked for their names only if O(overrides) says how.
-  - With the method C(source_hash) or with affinity one client gets one backend, so no spread is expected.
+  - With the methods C(source_hash) and C(destination_hash), with affinity or with pins one client gets one backend, so
+    no spread is expected.
   - A service with limits for each client gets no more connections than these allow.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
@@ -142,7 +143,7 @@ def _probe(
     options = {"target": f"{host}:{port}", "protocol": protocol, **options}
     judge = {key: chosen[key] for key in JUDGING if key in chosen}
     if options["protocol"] == "http" or not {*ASKING}.isdisjoint(chosen) or (protocol == "tcp" and "payload" in chosen):
-        if service["method"] != "source_hash" and not service.get("affinity") and "expected" not in options:
+        if probe_options.spreads(service) and "expected" not in options:
             options["expected"] = {called.get(b["name"], b["name"]): b["weight"] for b in serving}
         options.update(judge if "expected" in options else {k: v for k, v in judge.items() if k == "max_errors"})
     else:

@@ -250,6 +250,21 @@ options:
           - Give an attempt to connect that a backend refuses to another backend.
           - The default is V(true) for a TCP service with O(services[].health) and at least two backends, else V(false).
         type: bool
+      pins:
+        description:
+          - Networks of clients that belong to one backend, whatever the method. The longest prefix decides.
+          - While that backend gets no new connections, they are treated as any other client.
+        type: list
+        elements: dict
+        suboptions:
+          client:
+            description: A network or an address, such as V(198.51.100.0/24).
+            type: str
+            required: true
+          backend:
+            description: The name of a backend of the service. Without a name of its own this is its address.
+            type: str
+            required: true
       backends:
         description: The backends of the service. The list may be empty.
         type: list
@@ -613,6 +628,11 @@ SERVICE = {
     "log": {"type": "bool", "default": False},
     "health": {"type": "dict", "options": HEALTH},
     "redispatch": {"type": "bool"},
+    "pins": {
+        "type": "list",
+        "elements": "dict",
+        "options": {"client": {"type": "str", "required": True}, "backend": {"type": "str", "required": True}},
+    },
     "backends": {"type": "list", "elements": "dict", "options": BACKEND, "required": True},
 }
 UPLINK = {

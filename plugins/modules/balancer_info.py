@@ -112,6 +112,9 @@ services:
     affinity:
       description: How many seconds a client keeps its backend. V(0) if affinity is off.
       type: int
+    pins:
+      description: How many networks are pinned to a backend.
+      type: int
     redispatch:
       description: Whether an attempt that a backend refuses, or does not answer, takes another backend.
       type: bool

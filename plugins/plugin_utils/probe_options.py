@@ -82,3 +82,10 @@ def _typed(key: str, value: Any) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)
     return value if value is not None else _DEFAULTS.get(key)
+
+
+def spreads(service: Mapping[str, Any]) -> bool:
+    """Whether the connections of one client to one address of a service, as `balancer_info` returns it, go to its
+    backends by their shares."""
+    chosen = service["method"] in ("source_hash", "destination_hash")
+    return not (chosen or service.get("affinity") or service.get("pins"))

@@ -146,6 +146,8 @@ def _about(service: Mapping[str, Any]) -> Iterator[str]:
         yield "redispatch"
     if service.get("affinity"):
         yield f"affinity {duration(float(service['affinity']))}"
+    if service.get("pins"):
+        yield f"{service['pins']} pins"
     if service.get("interface"):
         yield f"only by {service['interface']}"
     if service.get("restricted"):
@@ -168,6 +170,7 @@ def _is_steady(group: fleet.Group, at: int) -> bool:
     return all(
         service["method"] in _DEALT
         and not service.get("affinity")
+        and not service.get("pins")
         and not any(item.get("why") or item.get("override") or changes(item) for item in service["backends"])
         for service in services
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.settings import DEFAULT_SIGNIFICANCE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.spread import judge
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import probe_options
 
 Item = Mapping[str, Any]
 
@@ -277,7 +278,7 @@ def _checks(name: str, this: Host, found: Verdict) -> None:
 def _shares(seen: Seen) -> Iterator[str]:
     """Where the counters grew otherwise than the shares say; each address family has shares of its own."""
     chosen = next((probe["item"]["judge"] for probe in seen.probes if probe["item"]["judge"]), {})
-    free = seen.service["method"] == "source_hash" or seen.service.get("affinity")
+    free = not probe_options.spreads(seen.service)
     for six, counts in seen.growth.items():
         backends = [item for item in seen.service["backends"] if (":" in item["address"]) == six]
         shares: dict[str, float] = {}

@@ -46,6 +46,17 @@ GUARDED: list[Mapping] = [
         client_prefix={"ipv4": 24, "ipv6": 56},
         backends=BOTH,
     ),
+    service(
+        "pinned",
+        listen=[f"{VIP}:8197", f"[{VIP6}]:8197"],
+        pins=[
+            {"client": "198.18.7.0/24", "backend": "web1"},
+            {"client": "198.18.7.7", "backend": "web2"},
+            {"client": "2001:db8:18::/64", "backend": WEB6["web1"]},
+        ],
+        affinity=60,
+        backends=BOTH,
+    ),
     service("networks", listen=f"{VIP}:8196", method="source_hash", client_prefix={"ipv4": 20}),
     service("empty", listen=f"{VIP}:92", backends=[]),
     service("silent", listen=f"{VIP}:93", when_empty="drop", protocol=["tcp", "udp"], backends=webs(state="drained")),

@@ -108,6 +108,18 @@ def test_the_backend_of_an_address_is_the_one_that_answers(balancer: Balancer) -
         assert "by the hash of the address that was asked for" in said
 
 
+def test_the_backend_of_a_pin_is_named(balancer: Balancer) -> None:
+    pins = [{"client": "198.18.0.0/16", "backend": "web1"}, {"client": "198.18.7.0/24", "backend": "web2"}]
+    for way in ({}, {"method": "source_hash"}, {"affinity": 60}):
+        apply(balancer, [service(pins=pins, **way)])
+        for client, network, name in (("198.18.3.1", "198.18.0.0/16", "web1"), ("198.18.7.1", "198.18.7.0/24", "web2")):
+            _status, found = traced(balancer, client)
+            assert any(step["said"] == f"{name} ({WEB[name]}), since pins has {network}" for step in found["steps"])
+    apply(balancer, [service(pins=pins, backends=[*webs("web1", "web3"), *webs("web2", state="drained")])])
+    _status, found = traced(balancer, "198.18.7.1")
+    assert any(step["said"].startswith("by turn: ") for step in found["steps"])
+
+
 # -- obstacles -------------------------------------------------------------------------------------------------------
 
 

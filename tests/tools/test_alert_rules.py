@@ -54,9 +54,11 @@ def always(value: float) -> str:
     return f"{value}{HOUR}"
 
 
-def shares(*connections: str, expected: str = "0.5x120", method: str = "round_robin", affinity: str = "0") -> Series:
-    """Two backends on lb1, with new connections as they are counted."""
-    found = {f'natlb_service_info{{{LB1}, service="web", method="{method}", affinity="{affinity}"}}': always(1)}
+def shares(*connections: str, expected: str = "0.5x120", **keys: str) -> Series:
+    """Two backends on lb1, with new connections as they are counted; `keys` are of the service."""
+    chosen = {"method": "round_robin", "affinity": "0", "pins": "0", **keys}
+    about = ", ".join(f'{key}="{value}"' for key, value in chosen.items())
+    found = {f'natlb_service_info{{{LB1}, service="web", {about}}}': always(1)}
     for own, counted in zip((WEB1, WEB2), connections, strict=True):
         found[f"natlb_backend_connections_total{{{LB1}, {own}}}"] = counted
         found[f"natlb_backend_expected_share_ratio{{{LB1}, {own}}}"] = expected
@@ -197,7 +199,9 @@ CASES = [
         ONE,
         {
             f"natlb_agent_up{{{LB1}}}": always(0),
-            f'natlb_service_info{{{LB1}, service="web", method="least_connections", affinity="0"}}': always(1),
+            f'natlb_service_info{{{LB1}, service="web", method="least_connections", affinity="0", pins="0"}}': always(
+                1
+            ),
         },
         {f"natlb_agent_up{{{LB1}}}": always(1), f"natlb_backend_up{{{LB1}, {WEB1}}}": always(1)},
     ),
@@ -217,6 +221,7 @@ CASES = [
     Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares("0+10x120", "0+0x120"), shares("0+5x120", "0+0x120")),
     # Nothing is expected of a single client, or of the next connection.
     Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares(*UNFAIR, method="random"), shares(*UNFAIR, affinity="60")),
+    Case("NatlbShareFarFromExpected", SHARE_OF_WEB1, shares(*UNFAIR), shares(*UNFAIR, pins="2")),
     Case(
         "NatlbShareFarFromExpected",
         SHARE_OF_WEB1,

@@ -29,7 +29,7 @@ Chains = dict[str, list[str]]
 
 def chains_of(networks: Sequence[str]) -> Chains:
     bits = 128 if ":" in networks[0] else 32
-    return build(("web", "guard"), bits, networks, YES, NO)
+    return build(("web", "guard"), bits, {network: f"-s {network} {YES}" for network in networks}, NO)
 
 
 def depth(chains: Chains, name: str = "NATLB.web.guard") -> int:

@@ -100,6 +100,23 @@ SERVICES = [
     (service(interface=".."), "services[0].interface", "not the name of an interface"),
     (service(interface="@eth0"), "services[0].interface", "not the name of an interface"),
     (service(interface="front@if9"), "services[0].interface", "is how `ip link` shows the interface front"),
+    # pins
+    *(
+        (service(pins=[pin]), f"services[0].pins[0]{path}", problem)
+        for pin, path, problem in [
+            ({"client": "198.51.100.0/24", "backend": "web9"}, ".backend", "'web9' is no backend of the service"),
+            ({"client": "198.51.100.7/24", "backend": "web1"}, ".client", "bits set behind its prefix"),
+            ({"client": "2001:db8::/32", "backend": "10.0.0.3"}, ".client", "is not of the family of 10.0.0.3"),
+            ({"client": "198.51.100.0/24"}, ".backend", "is missing"),
+            ({"client": "198.51.100.0/24", "backend": None}, ".backend", "has no value"),
+            ({"client": "198.51.100.0/24", "backend": 3}, ".backend", "3 is not a name"),
+            ({"client": "198.51.100.0/24", "backend": "web1", "port": 1}, ".port", "no such key"),
+            ("198.51.100.0/24", "", "is not a mapping"),
+        ]
+    ),
+    (service(pins={}), "services[0].pins", "is not a list"),
+    (service(pins=[{"client": "198.51.100.0/24", "backend": "10.0.0.3"}] * 2), "services[0].pins[1].client", "already"),
+    (service(pins=[{}] * 4097), "services[0].pins", "4097 pins"),
     # numbers
     (service(affinity="soon"), "services[0].affinity", "not a time"),
     (service(affinity="500ms"), "services[0].affinity", "not a whole number of seconds"),
@@ -530,6 +547,7 @@ FULL = {
             "max_connections_per_client": 1,
             "new_connections_per_second": 1,
             "when_empty": "reject",
+            "pins": [{"client": "198.51.100.0/24", "backend": "web1"}],
             "log": True,
             "health": health,
             "redispatch": True,

@@ -78,6 +78,7 @@ def service_target(tables: Tables, service: Service, protocol: str) -> str:
     name = chain_name(service.name, protocol)
     rules = [f"-j {guard}" for guard in _guard(tables, service)]
     targets = {backend: _backend_target(tables, service, protocol, backend) for backend in serving}
+    rules += _pins(tables, service, protocol, targets)
     if service.affinity_s:
         known = f"--mask {_client_mask(tables, service)} --rsource"
         back = f"-m recent --rcheck --seconds {service.affinity_s} --reap --name {{}} {known}"
@@ -156,6 +157,21 @@ def hashed_slots(service: Service, family: str) -> list[Backend]:
     return [declared[index] for index in table]
 
 
+def _pins(tables: Tables, service: Service, protocol: str, targets: dict[Backend, Target]) -> list[str]:
+    """A tree that takes pinned clients to their backend, and returns with those of one that does not serve."""
+    pinned = service.pinned(tables.family)
+    if not pinned:
+        return []
+    name = (service.name, protocol, "pins")
+    rules = {
+        network: targets[backend].when(f"-s {network}") if backend in targets else f"-s {network} -j RETURN"
+        for network, backend in pinned
+    }
+    tree = source_tree.build(name, tables.bits, rules, "-j RETURN")
+    tables.chains.update((("nat", chain), found) for chain, found in tree.items())
+    return [f"-j {chain_name(*name)}"]
+
+
 def _guard(tables: Tables, service: Service) -> list[str]:
     """The chain that turns away what the service does not want, by ACCEPT, and returns with the rest; none if idle."""
     name = chain_name(service.name, "guard")
@@ -199,6 +215,6 @@ def _add_sources(tables: Tables, service: Service, admission: Admission, limits:
         onward = f"-g {chain_name(service.name, 'limits')}"
     # A chain that was entered by -g comes back to the service, not to the one it was entered from.
     within, otherwise = (onward, _PAST) if admission.only else (_PAST, onward)
-    tree = source_tree.build((service.name, "guard"), tables.bits, admission.networks, within, otherwise)
-    for chain, rules in tree.items():
-        tables.chains["nat", chain] = rules
+    rules = {network: f"-s {network} {within}" for network in admission.networks}
+    tree = source_tree.build((service.name, "guard"), tables.bits, rules, otherwise)
+    tables.chains.update((("nat", chain), found) for chain, found in tree.items())

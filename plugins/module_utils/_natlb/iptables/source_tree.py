@@ -15,7 +15,7 @@ is asked about has all that lies in it and in no narrower one.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..model.ranges import cidr, number_range
@@ -37,12 +37,12 @@ _Pieces = list[list[_Piece]]
 
 
 class _Builder:
-    def __init__(self, name: tuple[str, ...], bits: int, networks: Sequence[str], onward: str, otherwise: str) -> None:
+    def __init__(self, name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str) -> None:
         self.name, self.bits, self.otherwise = name, bits, otherwise
-        found = sorted((number_range(network), network) for network in networks)
-        self.ranges = [block for block, _network in found]
+        found = sorted((number_range(network), rule) for network, rule in rules.items())
+        self.ranges = [block for block, _rule in found]
         self.lows = [low for low, _high in self.ranges]
-        self.rules = [f"-s {network} {onward}" for _block, network in found]
+        self.rules = [rule for _block, rule in found]
         self.chains: dict[str, list[str]] = {}
 
     def root(self) -> dict[str, list[str]]:
@@ -81,12 +81,10 @@ def _joined(one: _Pieces, other: _Pieces) -> _Pieces:
     return [[*found, *(short[height] if height < len(short) else [])] for height, found in enumerate(long)]
 
 
-def build(
-    name: tuple[str, ...], bits: int, networks: Sequence[str], onward: str, otherwise: str
-) -> dict[str, list[str]]:
-    """The chains that take a packet whose source is in one of the networks `onward`, and any other one `otherwise`:
+def build(name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str) -> dict[str, list[str]]:
+    """The chains that bring a packet to the rule of the network that its source is in, and any other one `otherwise`:
     names to rules without `-A CHAIN`. The first is called `name`; the others are reached from it by `-g`.
 
-    The networks do not overlap (see `parse_lists.networks`); `bits` is the length of an address.
+    Each rule matches its network by itself. These do not overlap; `bits` is the length of an address.
     """
-    return _Builder(name, bits, networks, onward, otherwise).root()
+    return _Builder(name, bits, rules, otherwise).root()

@@ -12,9 +12,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
-from .ranges import Range, collapsed, number_range
-
-_TOP = {"ip": 2**32 - 1, "ip6": 2**128 - 1}
+from .ranges import TOP, Range, collapsed, most_specific, networks_of, number_range
 
 
 class Admission:
@@ -30,7 +28,7 @@ class Admission:
     def admits(self, client: str) -> bool:
         """Whether a client at this address, which is of the same family, is admitted."""
         number = int(ipaddress.ip_address(client))
-        at = bisect.bisect_right(self._ranges, (number, _TOP["ip6"])) - 1
+        at = bisect.bisect_right(self._ranges, (number, TOP["ip6"])) - 1
         return self.only == (at >= 0 and number <= self._ranges[at][1])
 
 
@@ -45,7 +43,7 @@ def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: str) -> Adm
     only = bool(allow)
     networks = here[0] if only else here[1]
     if here[0] and here[1]:
-        networks = tuple(_decided(here[0], here[1], _TOP[family]))
+        networks = tuple(_decided(here[0], here[1], family))
     elif allow and deny:
         # One of them has networks of the other family alone.
         networks = collapsed(networks)
@@ -62,34 +60,9 @@ def decisive(allow: Iterable[str], deny: Iterable[str], client: str) -> str | No
     return str(max(having, key=lambda net: net.prefixlen)) if having else None
 
 
-def _decided(allow: Sequence[str], deny: Sequence[str], top: int) -> Iterator[str]:
+def _decided(allow: Sequence[str], deny: Sequence[str], family: str) -> Iterator[str]:
     """The networks that are allowed where both lists have some: as few as it takes, in order."""
-    verdicts = [(number_range(net), True) for net in allow] + [(number_range(net), False) for net in deny]
-    for low, high in _allowed(sorted(verdicts, key=lambda item: (item[0][0], -item[0][1])), top):
-        kind = ipaddress.IPv4Address if top == _TOP["ip"] else ipaddress.IPv6Address
-        yield from map(str, ipaddress.summarize_address_range(kind(low), kind(high)))
-
-
-def _allowed(verdicts: Sequence[tuple[Range, bool]], top: int) -> list[Range]:
-    """The ranges that are allowed, in order and never next to each other. A network comes after those around it."""
-    found: list[Range] = []
-    around = [(top, False)]
-    begin = 0
-
-    def until(end: int) -> None:
-        nonlocal begin
-        if around[-1][1] and begin <= end:
-            low = found.pop()[0] if found and found[-1][1] == begin - 1 else begin
-            found.append((low, end))
-        begin = max(begin, end + 1)
-
-    for (low, high), verdict in verdicts:
-        while around[-1][0] < low:
-            until(around[-1][0])
-            around.pop()
-        until(low - 1)
-        around.append((high, verdict))
-    while around:
-        until(around[-1][0])
-        around.pop()
-    return found
+    verdicts: list[tuple[Range, bool | None]] = [(number_range(net), True) for net in allow]
+    verdicts += [(number_range(net), None) for net in deny]
+    for block, _allowed in most_specific(verdicts, family):
+        yield from networks_of(block, family)

@@ -20,6 +20,7 @@ from .families import FAMILIES, family_of, ports_text
 from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
+from .pins import Pin, pinned_networks
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
@@ -149,6 +150,7 @@ class Service:
     health: Health | None
     #: Whether an attempt that is refused takes another backend; see `redispatch.py`.
     redispatch: bool
+    pins: tuple[Pin, ...]
     backends: tuple[Backend, ...]
 
     @cached_property
@@ -194,6 +196,11 @@ class Service:
         """The backends of a family that get new connections now; the backups where no other can."""
         able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
         return [b for b in able if not b.backup] or able
+
+    def pinned(self, family: str) -> list[tuple[str, Backend]]:
+        """Networks of clients that do not overlap, each with its backend, which may not serve."""
+        named = {backend.name: backend for backend in self.backends}
+        return [(network, named[name]) for network, name in pinned_networks(self.pins, family)] if self.pins else []
 
     @cached_property
     def _admissions(self) -> dict[str, Admission | None]:
@@ -290,6 +297,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "log": service.log,
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
+        "pins": [pin._asdict() for pin in service.pins],
         "backends": [
             {
                 "address": backend.address,

@@ -29,6 +29,7 @@ def check_service(service: Service, path: str) -> None:
             problem = f"{backend.address} is the frontend {listen} itself"
             reading.add(at, problem, "choose another port or another address")
     _check_health(service, path, reading)
+    _check_pins(service, path, reading)
     backend_families = {backend.family for backend in service.backends}
     for family in families:
         title = family_name(family)
@@ -70,3 +71,16 @@ def _check_health(service: Service, path: str, reading: Reading) -> None:
     if health is not None and health.type != "command" and health.port is None and unported:
         problem = "is missing: the service listens on several ports, and a backend has none of its own"
         reading.add(f"{path}.health.port", problem, "name the port to check")
+
+
+def _check_pins(service: Service, path: str, reading: Reading) -> None:
+    named = {backend.name: backend for backend in service.backends}
+    for index, pin in enumerate(service.pins):
+        backend = named.get(pin.backend)
+        at = f"{path}.pins[{index}]"
+        if backend is None:
+            remedy = f"choose from {', '.join(named)}" if named else "the service has no backend"
+            reading.add(f"{at}.backend", f"{parse.shown(pin.backend)} is no backend of the service", remedy)
+        elif backend.family != family_of(pin.client):
+            problem = f"{pin.client} is not of the family of {pin.backend} ({backend.address})"
+            reading.add(f"{at}.client", problem, "pin it to a backend of its own family")

@@ -14,6 +14,7 @@ from typing import Any
 from .entities import Backend, Listen, Service, State
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
+from .pins import Pin
 
 
 def service(item: Mapping[str, Any], line: str) -> Service:
@@ -40,6 +41,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         log=item["log"],
         health=None if health is None else _health(json.dumps(health)),
         redispatch=item["redispatch"],
+        pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),
         backends=tuple([_backend(*each.values()) for each in item["backends"]]),
     )
     # As `cached_property` would keep it.

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from ..host import addresses
+
+T = TypeVar("T")
 
 #: First and last of a range of numbers, both included.
 Range = tuple[int, int]
 ALL_PORTS: Range = (0, 65535)
+#: The last address of a family.
+TOP = {"ip": 2**32 - 1, "ip6": 2**128 - 1}
 
 
 def apart(ranges: Iterable[Range]) -> list[Range]:
@@ -60,3 +65,37 @@ def cidr(block: Range, bits: int) -> str:
     length = bits - (block[0] ^ block[1]).bit_length()
     address = ipaddress.IPv4Address(block[0]) if bits == 32 else ipaddress.IPv6Address(block[0])
     return f"{address}/{length}"
+
+
+def networks_of(block: Range, family: str) -> list[str]:
+    """Any range of addresses, as few networks as it takes."""
+    kind = ipaddress.IPv6Address if family == "ip6" else ipaddress.IPv4Address
+    return [str(network) for network in ipaddress.summarize_address_range(kind(block[0]), kind(block[1]))]
+
+
+def most_specific(networks: Iterable[tuple[Range, T | None]], family: str) -> list[tuple[Range, T]]:
+    """What each address has by the longest prefix that it is in, as ranges in order. Two with the same are never next
+    to each other, and where it is None, or there is none, there is no range."""
+    found: list[tuple[Range, T]] = []
+    around: list[tuple[int, T | None]] = [(TOP[family], None)]
+    begin = 0
+
+    def until(end: int) -> None:
+        nonlocal begin
+        has = around[-1][1]
+        if has is not None and begin <= end:
+            joins = bool(found) and found[-1][0][1] == begin - 1 and found[-1][1] == has
+            found.append(((found.pop()[0][0] if joins else begin, end), has))
+        begin = max(begin, end + 1)
+
+    # A network comes after those around it.
+    for (low, high), has in sorted(networks, key=lambda item: (item[0][0], -item[0][1])):
+        while around[-1][0] < low:
+            until(around[-1][0])
+            around.pop()
+        until(low - 1)
+        around.append((high, has))
+    while around:
+        until(around[-1][0])
+        around.pop()
+    return found

@@ -36,6 +36,7 @@ from .health import Health, health_check
 from .listens import listens
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK
+from .pins import read_pins
 from .ranges import collapsed
 from .reading import Reading
 
@@ -115,6 +116,7 @@ SERVICE_KEYS = (
     "log",
     "health",
     "redispatch",
+    "pins",
     "backends",
 )
 
@@ -158,6 +160,7 @@ def _service(value: Any, path: str) -> Service:
         log=read("log", False, parse.boolean),
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
+        pins=read("pins", (), read_pins),
         backends=backends,
     )
     reading.done()

@@ -96,6 +96,7 @@ def has_own_chain(service: Service) -> bool:
         or service.max_connections_per_client
         or service.new_connections_per_second
         or service.log
+        or service.pins
         or not all(frontend.exact for frontend in service.frontends())
     )
 

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from ..model.entities import PROTOCOLS, Backend, Service
+from ..ruleset.names import digest
 
 _SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
 _AFFINITY, _BACKEND = "affinity", "b"
@@ -57,6 +58,16 @@ def backend_chain(service: Service, protocol: str, backend: Backend) -> str:
 def is_backend_chain(name: str) -> bool:
     """Whether a chain leads to one backend alone."""
     return name.partition(".")[0] == _BACKEND
+
+
+def pin_map(service: Service, protocol: str, content: str) -> str:
+    """The map of the networks that are pinned. Another list is another map, see `ServiceTable.guards`."""
+    return f"pins.{service.name}.{protocol}/{digest(content)}"
+
+
+def pin_chain(service: Service, protocol: str, backend: Backend) -> str:
+    """The chain that pinned clients of a backend come to: it leads on only while that serves."""
+    return f"pin.{service.name}.{protocol}.{identifier(backend)}"
 
 
 def affinity_set(service: Service, backend: Backend) -> str:

@@ -34,7 +34,7 @@ from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
-from .names import SlotMap, affinity_set, backend_chain, count_set, rate_set
+from .names import SlotMap, affinity_set, backend_chain, count_set, pin_chain, pin_map, rate_set
 from .source_nat import add_snat
 from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import Lines
@@ -150,7 +150,8 @@ class ServiceTable(Table):
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
         if not has_own_chain(service):
             return f"goto {self.chain(f'{self.hash_name(service)}_{protocol}.{table.name}', rules)}"
-        return f"goto {self.chain(f's.{service.name}.{protocol}', [*self.guards(service, protocol), *rules])}"
+        before = [*self.guards(service, protocol), *self.pins(service, protocol)]
+        return f"goto {self.chain(f's.{service.name}.{protocol}', [*before, *rules])}"
 
     def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
@@ -233,7 +234,7 @@ class ServiceTable(Table):
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
         """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
-        rules = self.guards(service, protocol)
+        rules = [*self.guards(service, protocol), *self.pins(service, protocol)]
         pick = self.pick(service, protocol, len(table))
         if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
             shard = self.shard(service)
@@ -250,6 +251,23 @@ class ServiceTable(Table):
         entries = [f"{index} : {goto[b.key]}" for index, b in enumerate(table) if b.key != left_out]
         choice = [f"{pick} vmap {{ {', '.join(entries)} }}"] if entries else []
         return [*rules, *choice, goto[table[0].key]]
+
+    def pins(self, service: Service, protocol: str) -> Lines:
+        """What leads pinned clients to their backend. Each backend has a chain for it, which is empty and so leads back
+        while it does not serve: the map is the declaration's alone."""
+        pinned = service.pinned(self.family)
+        if not pinned:
+            return []
+        serving = set(service.serving(self.family))
+        verdicts = {}
+        for backend in {backend: None for _network, backend in pinned}:
+            goto = [f"goto {self.backend_chain(service, protocol, backend)}"] if backend in serving else []
+            verdicts[backend] = f"jump {self.chain(pin_chain(service, protocol, backend), goto)}"
+        elements = {plain(network): verdicts[backend] for network, backend in pinned}
+        saddr = f"{self.family} saddr"
+        name = pin_map(service, protocol, " ".join(f"{key} {verdict}" for key, verdict in elements.items()))
+        self.declare("map", name, f"typeof {saddr} : verdict", "flags interval").update(elements)
+        return [f"{saddr} vmap @{name}"]
 
     def guards(self, service: Service, protocol: str) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""

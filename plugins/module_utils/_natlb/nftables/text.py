@@ -218,7 +218,8 @@ _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
 
 def counts_elsewhere(service: Service) -> bool:
     """Whether more than its slots keeps count of the clients or connections of a service."""
-    return bool(client_options(service)) or not all(frontend.exact for frontend in service.frontends())
+    exact = all(frontend.exact for frontend in service.frontends())
+    return bool(client_options(service) or service.pins) or not exact
 
 
 def count(config: Config, listing: str) -> dict[tuple[str, str], int]:

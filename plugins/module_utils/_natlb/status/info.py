@@ -144,6 +144,7 @@ def _service(
         "protocol": list(service.protocols),
         "method": service.method,
         "affinity": service.affinity_s,
+        "pins": len(service.pins),
         "redispatch": service.redispatch,
         "interface": service.interface,
         "restricted": bool(service.allow_from or service.deny_from),

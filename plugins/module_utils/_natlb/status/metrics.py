@@ -106,17 +106,19 @@ def _tracking(found: Exposition, tracking: Mapping[str, int]) -> None:
         found.one(f"{name}_{label}_total", "counter", words, tracking.get(key))
 
 
+def _choosing(service: Service) -> dict[str, str]:
+    whom = {"service": service.name, "method": service.method}
+    return {**whom, "affinity": str(service.affinity_s), "pins": str(len(service.pins))}
+
+
 def _services(found: Exposition, balanced: Balanced) -> None:
     services = balanced.config.services
     found.one("natlb_services", "gauge", "Services that are declared.", len(services))
     found.add(
         "natlb_service_info",
         "gauge",
-        "How a service chooses: its method, and for how many seconds a client keeps its backend.",
-        (
-            (labels({"service": item.name, "method": item.method, "affinity": str(item.affinity_s)}), 1)
-            for item in services
-        ),
+        "How a service chooses: its method, for how many seconds a client keeps its backend, and how many pins it has.",
+        ((labels(_choosing(item)), 1) for item in services),
     )
     found.add("natlb_frontend_info", "gauge", "Where a service listens.", _frontends(services))
 

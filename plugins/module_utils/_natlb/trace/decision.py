@@ -16,6 +16,7 @@ from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
 from ..model.hash_keys import BITS, Opening
+from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
 from ..model.values import endpoint
 from ..plan.stale_flows import Frontends
@@ -108,6 +109,10 @@ def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[B
         does = "refused" if service.when_empty == "reject" else "dropped"
         said = f"no backend of {service.name} can serve: the connection is {does} (when_empty)"
         return [], Step("backend", "stops", said, "natlb status shows why; bring one back")
+    pin = decisive_pin(service.pins, question.client)
+    pinned = next((item for item in serving if pin and item.name == pin.backend), None)
+    if pin and pinned:
+        return [pinned], Step("backend", "fact", f"{named(pinned)}, since pins has {pin.client}")
     dealt = dealt_slots(service, question.family)
     one = engine.picked(service, Opening(question.client, question.client_port, question.target))
     unless = ", unless affinity remembers another one" if service.affinity_s else ""
