@@ -15,6 +15,7 @@ def backend(name: str, address: str, port: int | None = 8080, share: float = 0.0
         "name": name,
         "address": address,
         "port": port,
+        "shift": 0,
         "weight": 1,
         "state": "active",
         "backup": False,

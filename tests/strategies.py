@@ -149,7 +149,7 @@ def _backend_keys() -> st.SearchStrategy[Declared]:
     return st.fixed_dictionaries(
         {},
         optional={
-            "port": _ports,
+            "port": _ports | st.just("+1000"),
             "weight": _weights,
             "state": st.sampled_from(("active", "active", "drained", "disabled")),
             "backup": st.booleans(),

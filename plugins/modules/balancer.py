@@ -276,8 +276,11 @@ options:
             type: str
             required: true
           port:
-            description: The port of the backend. By default it is the port that the client asked for.
-            type: int
+            description:
+              - The port of the backend. By default it is the port that the client asked for.
+              - Where the service listens on a range, it may be a range of as many ports, such as V(9000-9010).
+              - It may also be how far the ports are apart, such as V(+1000), within quotation marks.
+            type: str
           name:
             description: The name of the backend, unique in its service. By default it is the address.
             type: str
@@ -572,7 +575,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balanc
 # Ansible spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
 BACKEND = {
     "address": {"type": "str", "required": True},
-    "port": {"type": "int"},
+    "port": {"type": "str"},
     "name": {"type": "str"},
     "weight": {"type": "int", "default": 1},
     "state": {"type": "str", "choices": ["active", "drained", "disabled"], "default": "active"},

@@ -161,7 +161,10 @@ services:
           description: Its address.
           type: str
         port:
-          description: Its port. Null if the port of the client is kept.
+          description: Its port. Null if it depends on the port of the client.
+          type: int
+        shift:
+          description: How far its ports are from those of the client. V(0) if they are the same, or if it has one port.
           type: int
         weight:
           description: Its weight. An override replaces the declared one.

@@ -57,6 +57,7 @@ GUARDED: list[Mapping] = [
         affinity=60,
         backends=BOTH,
     ),
+    service("shifted", listen=f"{VIP}:7000-7003", protocol=["tcp", "udp"], backends=webs(port="9000-9003")),
     service("networks", listen=f"{VIP}:8196", method="source_hash", client_prefix={"ipv4": 20}),
     service("empty", listen=f"{VIP}:92", backends=[]),
     service("silent", listen=f"{VIP}:93", when_empty="drop", protocol=["tcp", "udp"], backends=webs(state="drained")),

@@ -49,6 +49,82 @@ def test_a_range_to_one_port(balancer: Balancer) -> None:
         assert {answer.local_port for answer in answers} == {80}
 
 
+SHIFTED = {"range": "9000-9003", "distance": "+2000"}
+
+
+@pytest.mark.parametrize("port", SHIFTED.values(), ids=SHIFTED)
+@pytest.mark.parametrize("keys", [{}, {"snat": "none"}, {"affinity": 60, "method": "source_hash"}], ids=str)
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_a_range_to_another_one(balancer: Balancer, family: str, keys: dict[str, Any], port: str) -> None:
+    address, homes = (VIP, WEB) if family == "ip" else (f"[{VIP6}]", WEB6)
+    backends = [{"name": name, "address": homes[name], "port": port} for name in ("web1", "web2")]
+    declared = service(listen=f"{address}:7000-7003", protocol=["tcp", "udp"], backends=backends, **keys)
+    balancer.apply([declared])
+    asked = {"web1": 0, "web2": 0}
+    for protocol in ("tcp", "udp"):
+        for number in range(4):
+            for answer in balancer.ask(f"{address}:{7000 + number}", 4, protocol=protocol):
+                assert answer.local_port == 9000 + number
+                asked[answer.name] += 1
+    info = balancer.info()
+    assert {item["name"]: item["new_connections"] for item in info["services"][0]["backends"]} == asked
+    assert [(item["port"], item["shift"]) for item in info["services"][0]["backends"]] == [(None, 2000)] * 2
+    assert not info["drift"]
+    assert balancer.apply([declared]).changed is False
+
+
+def test_several_ranges_to_others(balancer: Balancer) -> None:
+    listens = [f"{VIP}:7000-7001", f"{OTHER_VIP}:7002", f"{OTHER_VIP}:7003"]
+    backends = [*webs("web1", port="+2000"), *webs("web2", port=80), *webs("web3", port="+2000", state="drained")]
+    for keys in ({}, {"method": "random"}, {"method": "flow_hash"}):
+        balancer.apply([service(listen=listens, backends=backends, **keys)])
+        for at in (f"{VIP}:7000", f"{VIP}:7001", f"{OTHER_VIP}:7002", f"{OTHER_VIP}:7003"):
+            seen = {answer.local_port for answer in balancer.ask(at, 24)}
+            assert seen == {80, int(at[-4:]) + 2000}, at
+    exact = [f"{VIP}:7001", f"{OTHER_VIP}:7002"]
+    balancer.apply([service(listen=exact, backends=backends)])
+    assert {answer.local_port for at in exact for answer in balancer.ask(at, 2)} == {80, 9001, 9002}
+    counted = {item["name"]: item["new_connections"] for item in balancer.info()["services"][0]["backends"]}
+    assert counted == {"web1": 2, "web2": 2, "web3": 0}
+
+
+def test_another_distance_is_a_small_change(balancer: Balancer) -> None:
+    for port, first in (("-100", 9000), ("9001-9002", 9001), ("-100", 9000)):
+        outcome = balancer.apply([service(listen=[f"{VIP}:9100-9101"], backends=webs("web1", port=port))])
+        assert [balancer.ask(f"{VIP}:{9100 + i}")[0].local_port for i in range(2)] == [first, first + 1]
+    assert outcome.transaction == "delta"
+    balancer.remove()
+    assert not balancer.ours_left()
+
+
+def test_shifted_ports_of_every_address_and_an_interface(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    backends = webs("web1", "web2", port="9002-9003")
+    balancer.apply(
+        [
+            service("node", listen="*:7000-7001", backends=webs("web1", "web2", port="+2000"), redispatch=True),
+            service("front", listen=f"{VIP}:7002-7003", interface="front", backends=backends, redispatch=True),
+        ]
+    )
+    for at, port in ((f"{FRONT}:7001", 9001), (f"{VIP}:7003", 9003)):
+        answers = balancer.ask(at, 4)
+        assert traffic.tally(answers) == {"web1": 2, "web2": 2}
+        assert {answer.local_port for answer in answers} == {port}
+        assert {answer.peer for answer in answers} == {BACK}, "the source of what comes from them is translated"
+
+
+def test_udp_flows_begin_anew_where_ports_are_shifted_otherwise(balancer: Balancer) -> None:
+    """A flow that keeps its socket keeps its backend's port, as long as that is the declared one."""
+    listen = f"{VIP}:7000-7001"
+    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="+2000"))])
+    ((handle, answer),) = balancer.hold(f"{VIP}:7001", protocol="udp")
+    assert answer.local_port == 9001
+    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="9000-9001"), log=True)])
+    assert balancer.talk(handle).local_port == 9001
+    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="+2001"), log=True)])
+    assert balancer.talk(handle).local_port == 9002
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_every_local_address(balancer: Balancer, protocol: str) -> None:
     balancer.host.sysctl({"ipv4/ip_forward": 1})

@@ -108,6 +108,13 @@ def test_the_backend_of_an_address_is_the_one_that_answers(balancer: Balancer) -
         assert "by the hash of the address that was asked for" in said
 
 
+def test_the_port_of_a_backend_whose_ports_are_shifted(balancer: Balancer) -> None:
+    apply(balancer, [service(listen=f"{VIP}:7000-7003", backends=webs("web1", port="9000-9003"))])
+    status, found = traced(balancer, CLIENT, f"{VIP}:7002")
+    assert status == REACHABLE
+    assert any(step["said"] == f"{WEB['web1']}:9002 accepts a connection of this host" for step in found["steps"])
+
+
 def test_the_backend_of_a_pin_is_named(balancer: Balancer) -> None:
     pins = [{"client": "198.18.0.0/16", "backend": "web1"}, {"client": "198.18.7.0/24", "backend": "web2"}]
     for way in ({}, {"method": "source_hash"}, {"affinity": 60}):

@@ -100,6 +100,41 @@ SERVICES = [
     (service(interface=".."), "services[0].interface", "not the name of an interface"),
     (service(interface="@eth0"), "services[0].interface", "not the name of an interface"),
     (service(interface="front@if9"), "services[0].interface", "is how `ip link` shows the interface front"),
+    # shifted ports
+    *(
+        (
+            [{**SERVICE, "listen": listen, "backends": [{**BACKEND, "port": port}]}],
+            "services[0].backends[0].port",
+            problem,
+        )
+        for listen, port, problem in [
+            ("192.0.2.10:8000-8010", "9000-9011", "9000-9011 are 12 ports, and the service listens on 11"),
+            ("192.0.2.10:80", "9000-9001", "9000-9001 are 2 ports, and the service listens on 1"),
+            (["192.0.2.10:80-81", "192.0.2.10:90-91"], "9000-9001", "is a range, and the service listens on several"),
+            ("192.0.2.10:60000-60010", "+9000", "+9000 leads from 60010 to 69010"),
+            ("192.0.2.10:80-90", "-80", "-80 leads from 80 to 0"),
+            ("192.0.2.10:1-5000", "+1000", "5000 ports are shifted"),
+            ("192.0.2.10:80-90", "9010-9000", "ends before it begins"),
+            ("192.0.2.10:80-90", "+", "'+' is not a port"),
+            ("192.0.2.10:80-90", -5, "-5 is not a port"),
+            ("192.0.2.10:80-90", "9000-", "'9000-' is not a port"),
+        ]
+    ),
+    (
+        service(listen="192.0.2.10:80-90", backends=[{**BACKEND, "port": "+1"}, {**BACKEND, "port": "+2"}]),
+        "services[0].backends[1]",
+        "10.0.0.3 stands at",
+    ),
+    (
+        service(listen="192.0.2.10:80-90", backends=[{**BACKEND, "port": "+1"}], health={"type": "tcp"}),
+        "services[0].health.port",
+        "is missing",
+    ),
+    (
+        service(listen="192.0.2.10:80-90", backends=[{"address": "192.0.2.10", "port": "+5"}]),
+        "services[0].backends[0]",
+        "is the frontend 192.0.2.10:80-90 itself",
+    ),
     # pins
     *(
         (service(pins=[pin]), f"services[0].pins[0]{path}", problem)

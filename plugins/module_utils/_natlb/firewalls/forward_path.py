@@ -103,7 +103,7 @@ def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]
                     networks[key] = frozenset(ways(routes, *key))
                 inside = networks[key]
             for backend in service.serving(family) or [item for item in service.backends if item.family == family]:
-                way = _ServiceWay(family, protocol, inside, backend.address, backend.port or frontend.low)
+                way = _ServiceWay(family, protocol, inside, backend.address, backend.port_at(frontend.low))
                 if way in found or len(found) < TRIED:
                     found.setdefault(way, []).append(f"service {service.name}")
     return found

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from ..host import netlink
 from ..host.removed import Rule
-from ..model.entities import Config, Service
+from ..model.entities import Backend, Config, Service
 from ..ruleset.names import HASH_CHARACTERS
 from .dispatch import MAX_NAME, PREFIX, chain_name
 from .service import destination
@@ -45,7 +45,7 @@ def count(config: Config, family: str, listing: str) -> dict[tuple[str, str], in
     for service in config.services:
         if family not in service.families():
             continue
-        backends = {destination(backend): backend.key for backend in service.backends if backend.family == family}
+        backends = {destination(service, item): item.key for item in service.backends if item.family == family}
         for protocol in service.protocols:
             for packets, to in _translations(rules, chain_name(service.name, protocol)):
                 if to in backends:
@@ -129,7 +129,7 @@ class _Owners:
                 (service.name, backend.key): None
                 for service in self._services.get(beginning, ())
                 for backend in service.backends
-                if (_packed(backend.address), backend.port or 0) == to
+                if (_packed(backend.address), _first_port(service, backend)) == to
             }
         )
 
@@ -138,6 +138,10 @@ def _beginning(chain: str) -> str:
     """What the name of a chain says of its service: service and protocol, or as much of it as was not cut off."""
     is_cut = len(chain) == MAX_NAME and chain[_CUT] == "/"
     return chain[:_CUT] if is_cut else ".".join(chain.split(".")[:3])
+
+
+def _first_port(service: Service, backend: Backend) -> int:
+    return service.listen_range[0] + backend.shift if backend.shift else backend.port or 0
 
 
 def _packed(address: str) -> bytes:

@@ -72,12 +72,12 @@ def behind_backends(tables: Tables, kind: str, service: Service, frontend: Front
     that they are its own, the backend does; the name of the chain for that begins with `kind`."""
     if tables.territory.shows(frontend):
         return action
-    ports = ports_text((frontend.low, frontend.high))
-    rules = [
-        f"-m conntrack --ctreplsrc {backend.address} --ctreplsrcport {backend.port or ports} {action}"
+    behind = [
+        (backend.address, ports_text(backend.ports_at(frontend.low, frontend.high)))
         for backend in service.backends
         if backend.family == tables.family
     ]
+    rules = [f"-m conntrack --ctreplsrc {address} --ctreplsrcport {ports} {action}" for address, ports in behind]
     name = chain_name("", kind, digest("\n".join(rules)))
     tables.chains["filter", name] = rules
     return f"-j {name}"

@@ -108,17 +108,19 @@ def _client_mask(tables: Tables, service: Service) -> str:
     return mask(tables.family, service.client_prefix.of(tables.family))
 
 
-def destination(backend: Backend) -> str:
-    """A backend as DNAT names it."""
-    if backend.port is None:
-        return backend.address
-    return f"[{backend.address}]:{backend.port}" if backend.family == "ip6" else f"{backend.address}:{backend.port}"
+def destination(service: Service, backend: Backend) -> str:
+    """A backend as DNAT names it: with a shift, the ports that it comes to, and the one that leads to the first."""
+    host = f"[{backend.address}]" if backend.family == "ip6" else backend.address
+    if backend.shift:
+        low, high = service.listen_range
+        return f"{host}:{low + backend.shift}-{high + backend.shift}/{low}"
+    return backend.address if backend.port is None else f"{host}:{backend.port}"
 
 
 def _backend_target(tables: Tables, service: Service, protocol: str, backend: Backend) -> Target:
     """A translation to the backend; with affinity, a jump to a chain that notes the client first."""
     # A port can be translated only where the rule itself names the protocol.
-    dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {destination(backend)}")
+    dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {destination(service, backend)}")
     if not service.affinity_s:
         return dnat
     name = chain_name(service.name, protocol, backend.key.replace(" ", "/"))

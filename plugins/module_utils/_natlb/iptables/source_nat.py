@@ -31,7 +31,7 @@ def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: 
     name = chain_name(service.name, frontend.protocol, "out", ports.replace(":", "-"))
     tables.chains["nat", name] = [
         f"-d {backend.address}/{tables.bits} -p {frontend.protocol} -m {frontend.protocol} "
-        f"--dport {backend.port or ports} {action}"
+        f"--dport {ports_text(backend.ports_at(frontend.low, frontend.high))} {action}"
         for backend in service.backends
         if backend.family == tables.family
     ]

@@ -31,4 +31,4 @@ def _ranges(service: Service, backend: Backend) -> list[Range]:
     listens = [
         listen for listen in service.listens if listen.address is None or family_of(listen.address) == backend.family
     ]
-    return [(listen.low, listen.high) for listen in listens]
+    return [backend.ports_at(listen.low, listen.high) for listen in listens]

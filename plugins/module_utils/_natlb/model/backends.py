@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
 from . import values as parse
 from . import words
-from .entities import MAX_BACKENDS, MAX_WEIGHT, Backend
+from .entities import MAX_BACKENDS, MAX_WEIGHT, Backend, Listen
 from .reading import Reading
+from .shifted_ports import NO_PORT, PortAsGiven, read_port, resolved
 
 T = TypeVar("T")
+#: Of ports that cannot be told.
+_UNKNOWN: tuple[int | None, int] = (None, 0)
+#: A backend, and its ports if they depend on those of the service.
+_Read = tuple[Backend, PortAsGiven]
 
 
-def read_backends(value: Any, path: str) -> tuple[Backend, ...]:
+def read_backends(value: Any, path: str, listens: Sequence[Listen]) -> tuple[Backend, ...]:
+    """As a user types them. `listens` are where the service does. Raises `ConfigErrors`."""
     items = (
         [item for _at, item in parse.one_or_more(value, path)]
         if isinstance(value, str)
@@ -30,9 +37,14 @@ def read_backends(value: Any, path: str) -> tuple[Backend, ...]:
     places: dict[str, str] = {}
     names: dict[str, str] = {}
     backends: list[Backend] = []
+    ranges = [(listen.low, listen.high) for listen in listens]
     for index, item in enumerate(items):
         at = f"{path}[{index}]"
-        for backend in reading.each(_backend, [(at, item)]):
+        for read, ports in reading.each(_backend, [(at, item)]):
+            backend = read
+            if ports is not NO_PORT:
+                port, shift = reading.read(resolved, ports, ranges, f"{at}.port", otherwise=_UNKNOWN)
+                backend = replace(read, port=port, shift=shift)
             backends.append(backend)
             if backend.key in places:
                 problem = f"{backend.address} stands at {places[backend.key]} already"
@@ -56,7 +68,7 @@ def read_backends(value: Any, path: str) -> tuple[Backend, ...]:
 BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
 
 
-def _backend(value: Any, path: str) -> Backend:
+def _backend(value: Any, path: str) -> _Read:
     """Services share their backends, so a valid one is not read again."""
     try:
         return _read_before(tuple((key, type(item), item) for key, item in value.items()))
@@ -65,13 +77,13 @@ def _backend(value: Any, path: str) -> Backend:
 
 
 @lru_cache(maxsize=65536)
-def _read_before(items: tuple[tuple[str, type, Any], ...]) -> Backend:
+def _read_before(items: tuple[tuple[str, type, Any], ...]) -> _Read:
     """The backend of these keys and values. Their types are part of the key, for 1 and True are equal and do not mean
     the same."""
     return _read_backend({key: item for key, _type, item in items}, "")
 
 
-def _read_backend(value: Any, path: str) -> Backend:
+def _read_backend(value: Any, path: str) -> _Read:
     reading = Reading()
     given = reading.mapping({"address": value} if isinstance(value, str) else value, path, BACKEND_KEYS, ("address",))
     given = reading.read(_with_port, given, f"{path}.address", otherwise=given)
@@ -82,16 +94,17 @@ def _read_backend(value: Any, path: str) -> Backend:
         return reading.read(function, given[key], f"{path}.{key}", *more, otherwise=otherwise)
 
     address = str(read("address", None, parse.host_address))
+    port: PortAsGiven = read("port", NO_PORT, read_port)
     backend = Backend(
         address=address,
-        port=read("port", None, parse.port),
+        port=port.port,
         name=read("name", address, _backend_name),
         weight=read("weight", 1, words.weight, MAX_WEIGHT),
         state=read("state", "active", words.state),
         backup=read("backup", False, parse.boolean),
     )
     reading.done()
-    return backend
+    return backend, port if port.port is None else NO_PORT
 
 
 def _with_port(given: dict[str, Any], path: str) -> dict[str, Any]:

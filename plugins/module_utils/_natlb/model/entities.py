@@ -21,6 +21,7 @@ from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
+from .ranges import Range
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
@@ -99,7 +100,7 @@ class Frontend:
 
 @dataclass(frozen=True)
 class Backend:
-    """`port` is None where connections keep the port that the client asked for."""
+    """`port` is None where connections keep the port that the client asked for, or one that is `shift` from it."""
 
     address: str
     port: int | None
@@ -110,6 +111,7 @@ class Backend:
     #: The part of its weight that it gets for now: by health, where it has just come back or asks for less, and by the
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
+    shift: int = 0
 
     @cached_property
     def family(self) -> str:
@@ -117,8 +119,21 @@ class Backend:
 
     def is_at(self, listen: Listen) -> bool:
         """Whether connections to it would come back as ones to the frontend."""
-        at_port = self.port is None or listen.low <= self.port <= listen.high
-        return at_port and listen.address == self.address
+        low, high = self.ports_at(listen.low, listen.high)
+        return listen.address == self.address and low <= listen.high and listen.low <= high
+
+    def port_at(self, asked: int) -> int:
+        """Where a connection to this port of the service goes."""
+        return self.port or asked + self.shift
+
+    def ports_at(self, low: int, high: int) -> Range:
+        """Where connections to these ports go."""
+        return self.port_at(low), self.port_at(high)
+
+    @property
+    def given_port(self) -> int | str | None:
+        """As it is declared."""
+        return f"{self.shift:+}" if self.shift else self.port
 
     @cached_property
     def key(self) -> str:
@@ -191,6 +206,11 @@ class Service:
         """The one port that it listens on; None where there are several."""
         ports = {port for listen in self.listens for port in (listen.low, listen.high)}
         return ports.pop() if len(ports) == 1 else None
+
+    @cached_property
+    def listen_range(self) -> Range:
+        """From the lowest port that it listens on to the highest."""
+        return min(listen.low for listen in self.listens), max(listen.high for listen in self.listens)
 
     def serving(self, family: str) -> list[Backend]:
         """The backends of a family that get new connections now; the backups where no other can."""
@@ -301,7 +321,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "backends": [
             {
                 "address": backend.address,
-                "port": backend.port,
+                "port": backend.given_port,
                 "name": backend.name,
                 "weight": backend.weight,
                 "state": backend.state,

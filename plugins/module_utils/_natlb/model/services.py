@@ -26,6 +26,7 @@ from .entities import (
     Backend,
     Config,
     Frontend,
+    Listen,
     Protocol,
     Service,
     Snat,
@@ -137,13 +138,14 @@ def _service(value: Any, path: str) -> Service:
     snat, snat_addresses = read("snat", _MASQUERADE, snat_choice)
     health: Health | None = read("health", None, health_check)
     protocols: tuple[Protocol, ...] = read("protocol", ("tcp",), _protocols)
-    backends: tuple[Backend, ...] = read("backends", (), read_backends)
+    listening: tuple[Listen, ...] = read("listen", (), listens)
+    backends: tuple[Backend, ...] = read("backends", (), read_backends, listening)
     allow: tuple[str, ...] = read("allow_from", (), networks, _NOBODY)
     deny: tuple[str, ...] = read("deny_from", (), networks, _NOBODY)
     most, rate = _LIMITS
     service = Service(
         name=read("name", "", parse.name),
-        listens=read("listen", (), listens),
+        listens=listening,
         protocols=protocols,
         interface=read("interface", None, parse.interface),
         method=read("method", "round_robin", words.method),

@@ -13,6 +13,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Union
 
 from ..model.entities import Config, Service
 from .names import is_backend_chain
@@ -24,6 +25,8 @@ _PORT = 2
 
 #: Key of a slot without its number: protocol, address, port.
 _Place = tuple[str, bytes, bytes]
+#: A backend: its address, and its port or how far that is from the one of the client.
+_To = tuple[bytes, Union[bytes, int]]
 
 
 def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) -> dict[tuple[str, str], int]:
@@ -34,7 +37,7 @@ def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) 
         for frontend in service.frontends()
         if frontend.exact and frontend.address
     }
-    keys: dict[str, dict[tuple[bytes, bytes], str]] = {}
+    keys: dict[str, dict[_To, str]] = {}
     found: dict[tuple[str, str], int] = {}
     for protocol, key, data, packets in slots:
         size = _ADDRESS.get(len(key), 0)
@@ -46,8 +49,8 @@ def count_slots(config: Config, slots: Iterable[tuple[str, bytes, bytes, int]]) 
         if backends is None:
             backends = keys[service.name] = _backends(service)
         to = data[:size], data[size : size + _PORT]
-        # One without a port of its own keeps that of the client.
-        backend = backends.get(to) or (backends.get((to[0], b"")) if to[1] == port else None)
+        # One without a port of its own has that of the client, or one so far from it.
+        backend = backends.get(to) or backends.get((to[0], _between(port, to[1])))
         if backend is not None:
             found[service.name, backend] = found.get((service.name, backend), 0) + packets
     return found
@@ -76,9 +79,13 @@ def added(one: Mapping[tuple[str, str], int], other: Mapping[tuple[str, str], in
     return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
 
 
-def _backends(service: Service) -> dict[tuple[bytes, bytes], str]:
+def _between(port: bytes, other: bytes) -> int:
+    return int.from_bytes(other, "big") - int.from_bytes(port, "big")
+
+
+def _backends(service: Service) -> dict[_To, str]:
     return {
-        (_packed(item.address), item.port.to_bytes(_PORT, "big") if item.port else b""): item.key
+        (_packed(item.address), item.port.to_bytes(_PORT, "big") if item.port else item.shift): item.key
         for item in service.backends
     }
 

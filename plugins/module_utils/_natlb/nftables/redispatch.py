@@ -39,8 +39,8 @@ _OF_TCP = "ct original protocol tcp "
 _CLIENT = "redispatch_client"
 
 #: A set that tells by the backend as well, its declaration, and what its elements have beside the ports: the address of
-#: the frontend, if it has one, and address and port of a backend.
-_Behind = tuple[str, tuple[str, ...], tuple[str, ...], str, Optional[int]]
+#: the frontend, if it has one, and address, port and shift of a backend.
+_Behind = tuple[str, tuple[str, ...], tuple[str, ...], str, Optional[int], int]
 
 
 def add_redispatch(table: Table, services: Sequence[Service], spared: Collection[Frontend]) -> Lines:
@@ -55,9 +55,10 @@ def add_redispatch(table: Table, services: Sequence[Service], spared: Collection
     for service in found:
         for frontend in table.frontends(service):
             _add_frontend(table, service, frontend, behind)
-    for (name, kinds, address, backend, port), places in behind.items():
-        for ports in (ports_text(*place) for place in apart(places)):
-            table.put("set", name, kinds, " . ".join([*address, ports, backend, str(port or ports)]))
+    for (name, kinds, address, backend, port, shift), places in behind.items():
+        for low, high in apart(places):
+            at = str(port or ports_text(low + shift, high + shift))
+            table.put("set", name, kinds, " . ".join([*address, ports_text(low, high), backend, at]))
     _spare(table, services, spared)
     frontends = table.chain("redispatch_frontend", _lookups(table))
     refusals = ["tcp flags & (syn | rst | ack) == rst | ack", _UNREACHABLE[table.family]]
@@ -78,7 +79,7 @@ def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: di
     table.declare("set", name, *declaration)
     for backend in service.backends if able else ():
         if backend.family == table.family:
-            place = name, declaration, address, backend.address, backend.port
+            place = name, declaration, address, backend.address, backend.port, backend.shift
             behind.setdefault(place, []).append((frontend.low, frontend.high))
 
 

@@ -185,7 +185,7 @@ class ServiceTable(Table):
                 continue
             prefix = f"{frontend.address} . {frontend.low} . "
             for index, backend in enumerate(table):
-                elements[f"{prefix}{index}"] = f"{backend.address} . {backend.port or frontend.low}"
+                elements[f"{prefix}{index}"] = f"{backend.address} . {backend.port_at(frontend.low)}"
 
     def dnat(self, protocol: str, pick: str, shard: int) -> str:
         """The rule that translates by the slot maps."""
@@ -298,6 +298,15 @@ class ServiceTable(Table):
             rules.append(f'limit rate 10/second burst 20 packets log prefix "natlb {service.name} "')
         return rules
 
+    def shifted_ports(self, service: Service, shift: int) -> str:
+        """The name of a map from the ports of a service to those of a backend; there is no other way to add to one.
+        Services that listen on the same ports share it."""
+        ports = sorted({port for listen in service.listens for port in range(listen.low, listen.high + 1)})
+        name = f"ports.{ports[0]}.{ports[0] + shift}/{digest(' '.join(map(str, ports)))}"
+        elements = self.declare("map", name, "type inet_service : inet_service")
+        elements.update((str(port), str(port + shift)) for port in ports)
+        return name
+
     def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
         """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
         rules: Lines = []
@@ -307,8 +316,10 @@ class ServiceTable(Table):
             name, saddr = affinity_set(service, backend), f"{self.family} saddr"
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout")
             rules.append(f"update @{name} {{ {self.client(service)} timeout {service.affinity_s}s }}")
-        target = f"[{backend.address}]" if self.family == "ip6" and backend.port else backend.address
         port = f":{backend.port}" if backend.port else ""
+        if backend.shift:
+            port = f" : {protocol} dport map @{self.shifted_ports(service, backend.shift)}"
+        target = f"[{backend.address}]" if self.family == "ip6" and port.startswith(":") else backend.address
         name = backend_chain(service, protocol, backend)
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 

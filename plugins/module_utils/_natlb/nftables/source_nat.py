@@ -77,7 +77,7 @@ def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend],
         return
     declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
     for backend in backends:
-        behind = [backend.address, str(backend.port or ports)]
+        behind = [backend.address, ports_text(*backend.ports_at(frontend.low, frontend.high))]
         table.put("map", f"source_nat_{name}", declaration, " . ".join([*key, *behind]), verdict)
 
 

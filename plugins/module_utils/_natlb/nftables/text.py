@@ -264,6 +264,6 @@ def _count_slot(
     if match is None or service is None:
         return
     for backend in service.backends:
-        if backend.address == match.group(4) and (backend.port or int(match.group(2))) == int(match.group(5)):
+        if backend.address == match.group(4) and backend.port_at(int(match.group(2))) == int(match.group(5)):
             key = (service.name, backend.key)
             found[key] = found.get(key, 0) + int(match.group(3))

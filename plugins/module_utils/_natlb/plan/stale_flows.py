@@ -84,7 +84,7 @@ def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> boo
     wanted = set(states)
     return any(
         backend.address == flow.answerer
-        and (backend.port or flow.target_port) == flow.answerer_port
+        and backend.port_at(flow.target_port) == flow.answerer_port
         and backend.state in wanted
         for backend in service.backends
     )

@@ -66,7 +66,7 @@ class Meter:
             for (protocol, target, (address, port)), count in groups.items():
                 frontends = self._frontends.get(protocol)
                 for service in frontends.find(family, *target) if frontends else ():
-                    keys = [b.key for b in service.backends if (b.address, b.port or target[1]) == (address, port)]
+                    keys = [b.key for b in service.backends if (b.address, b.port_at(target[1])) == (address, port)]
                     if keys:
                         counts[service.name, keys[0]] += count
                         break

@@ -121,7 +121,7 @@ def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways)
         way = ways.interface(flow.source)
         owners = [service for service in owners if service.interface == way] or owners
     for backend in owners[0].backends if owners else ():
-        answerer = (backend.address, backend.port or flow.target_port)
+        answerer = (backend.address, backend.port_at(flow.target_port))
         if answerer == (flow.answerer, flow.answerer_port):
             key = (owners[0].name, backend.key)
             counts[key] = counts.get(key, 0) + 1
@@ -171,6 +171,7 @@ def _backend(item: EffectiveBackend) -> dict[str, Any]:
         "name": backend.name,
         "address": backend.address,
         "port": backend.port,
+        "shift": backend.shift,
         "weight": item.intended.weight,
         "state": item.intended.state,
         "backup": backend.backup,

@@ -155,7 +155,7 @@ class _Tracing:
 
     def _to(self, service: Service, backend: Backend, first: Packet) -> Iterator[Step]:
         question = self._question
-        port = backend.port or question.port
+        port = backend.port_at(question.port)
         route = way.to_backend(question, backend.address, self._interface)
         yield from route.steps
         yield decision.seen_as(question, service, route.source, self._is_hairpin(service, backend))

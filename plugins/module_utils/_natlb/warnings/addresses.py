@@ -141,6 +141,4 @@ class _Frontends:
 
 
 def _ports(service: Service, backend: Backend) -> list[tuple[int, int]]:
-    if backend.port is not None:
-        return [(backend.port, backend.port)]
-    return [(listen.low, listen.high) for listen in service.listens]
+    return list({backend.ports_at(listen.low, listen.high): None for listen in service.listens})
