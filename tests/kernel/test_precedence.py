@@ -227,3 +227,53 @@ def test_state_and_weight_of_one_that_overlaps(balancer: Balancer) -> None:
         assert not {"web1", "web2", "web3", "web4"} & set(balancer.tally(target, 2, timeout_s=0.5))
         balancer.backend(left, "active", service=name)
         assert balancer.tally(target, 4) == {left: 4}
+
+
+@pytest.mark.parametrize("kind", ["an address", "a port", "a range", "a port of *"])
+def test_connections_are_counted_and_closed_for_their_own_service(balancer: Balancer, kind: str) -> None:
+    """Both have the same backend."""
+    wide, narrow, target = PAIRS[kind]
+    elsewhere = f"{BACK}:80" if kind == "an address" else f"{target.rpartition(':')[0]}:9000"
+    general = service("general", **{**wide, "backends": webs("web1", "web2")})
+    specific = service("specific", **{**narrow, "backends": webs("web1", "web3")})
+    balancer.apply([general])
+    early = balancer.hold(target, 2)
+    balancer.apply([general, specific])
+    held = {"general": balancer.hold(elsewhere, 4), "specific": balancer.hold(target, 4)}
+    assert counted(balancer) == {
+        # With the backend in common, one that began before cannot be told from the more specific one's.
+        ("general", "web1"): 2,
+        ("general", "web2"): 3,
+        ("specific", "web1"): 3,
+        ("specific", "web3"): 2,
+    }
+    closed = balancer.backend("web1", "disabled", service="general", wait=True, wait_timeout=1, close_connections=True)
+    assert closed["closed"] == 2
+    alive = {name: [balancer.talk(handle).name for handle, _answer in found] for name, found in held.items()}
+    assert sorted(alive["specific"]) == ["web1", "web1", "web3", "web3"]
+    assert alive["general"].count("web2") == 2
+    assert "web1" not in alive["general"]
+    assert [balancer.talk(handle).name for handle, _answer in early] == ["web1", "web2"]
+
+
+def counted(balancer: Balancer) -> dict[tuple[str, str], int]:
+    return {
+        (one["name"], backend["name"]): backend["active_connections"]
+        for one in balancer.info()["services"]
+        for backend in one["backends"]
+    }
+
+
+def test_udp_begins_anew_where_a_more_specific_service_comes(balancer: Balancer) -> None:
+    """As for any other change of who serves it; a flow that the specific one would have made the same way stays."""
+    general = service("general", listen=f"{VIP}:9000-9003", protocol="udp", backends=webs("web1"))
+    balancer.apply([general])
+    ((handle, first),) = balancer.hold(f"{VIP}:9002", protocol="udp")
+    ((other, _second),) = balancer.hold(f"{VIP}:9001", protocol="udp")
+    assert first.name == "web1"
+    specific = service("specific", listen=f"{VIP}:9002", protocol="udp", backends=webs("web3"))
+    balancer.apply([general, specific])
+    assert balancer.talk(handle).name == "web3"
+    assert balancer.talk(other).name == "web1"
+    balancer.apply([general])
+    assert balancer.talk(handle).name == "web1"

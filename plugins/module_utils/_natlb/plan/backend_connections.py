@@ -9,7 +9,8 @@ same backend; without the entry the next one takes another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..host import proc, tracked
@@ -29,9 +30,10 @@ class Connections(NamedTuple):
 NONE = Connections(0, 0)
 
 
-def count(services: Iterable[Service], address: str) -> Connections:
-    """The connections that these services have to this address. Raises `HostError`."""
-    found = list(_connections(services, address))
+def count(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> Connections:
+    """The connections that these services have to this address. `declared` are all services, some of which may take
+    connections before them. Raises `HostError`."""
+    found = list(_connections(services, address, declared))
     return Connections(sum(item.active for item in found), sum(item.opening for item in found))
 
 
@@ -39,23 +41,23 @@ def active_of(services: Iterable[Service]) -> Iterator[tuple[Place, bytes]]:
     """The connections of these services both of whose ends are there: the backend that answers, and what tells the
     connection from others. Raises `HostError`."""
     for item, address, port, owners in _asked(services):
-        owner = next((owner for owner in owners if _has(owner, address, port)), None) if item.active else None
+        owner = next((owner for owner in owners if _has(address, port, owner)), None) if item.active else None
         if owner is not None:
             yield Place(owner.name, address, port), item.original
 
 
-def _has(service: Service, address: str, port: int | None) -> bool:
+def _has(address: str, port: int | None, service: Service) -> bool:
     return any((backend.address, backend.port) == (address, port) for backend in service.backends)
 
 
-def end_attempts(services: Iterable[Service], address: str) -> int:
-    """Delete the attempts to this address that these services have sent there. Returns how many. Raises `HostError`."""
-    return tracked.delete(item for item in _connections(services, address) if item.opening)
+def end_attempts(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
+    """Delete the attempts to this address that these services have sent there. Returns how many. As `count`."""
+    return tracked.delete(item for item in _connections(services, address, declared) if item.opening)
 
 
-def end_all(services: Iterable[Service], address: str) -> int:
+def end_all(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
     """The same of established connections as well: the next packet of each is answered with a reset."""
-    return tracked.delete(_connections(services, address))
+    return tracked.delete(_connections(services, address, declared))
 
 
 def end_untranslated(config: Config) -> int:
@@ -70,16 +72,19 @@ def end_untranslated(config: Config) -> int:
     return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))
 
 
-def _connections(services: Iterable[Service], address: str) -> Iterator[Tracked]:
-    return (item for item, _address, _port, _owners in _asked(services, address))
+def _connections(services: Iterable[Service], address: str, declared: Sequence[Service]) -> Iterator[Tracked]:
+    return (item for item, _address, _port, _owners in _asked(services, address, declared))
 
 
 def _asked(
-    services: Iterable[Service], only: str | None = None
+    services: Iterable[Service], only: str | None = None, declared: Sequence[Service] = ()
 ) -> Iterator[tuple[Tracked, str, int | None, list[Service]]]:
     """The connections of these services to their backends, or to those at one address: each with the declared address
     and port of the backend, and the services that it may be of."""
     services = list(services)
+    names = {service.name for service in services}
+    # Of a service that is asked about with some of its backends, it is those that count.
+    whole = Config((*services, *(service for service in declared if service.name not in names)), ())
     local = proc.local_addresses()
     asked = {
         (backend.family, protocol, backend.address, backend.port): None
@@ -88,10 +93,11 @@ def _asked(
         for backend in service.backends
         if only in (None, backend.address)
     }
-    frontends = {protocol: Frontends(Config(tuple(services), ()), protocol, local) for _f, protocol, _a, _p in asked}
+    frontends = {protocol: Frontends(whole, protocol, local) for _f, protocol, _a, _p in asked}
     for family, protocol, address, port in asked:
         for item in tracked.of_backend(family, protocol, address, port):
             # Another service may lead to the same backend, and somebody else as well.
-            owners = frontends[protocol].find(family, *item.target)
+            found = frontends[protocol].owners(family, *item.target, partial(_has, address, port))
+            owners = [service for service in found if service.name in names]
             if owners:
                 yield item, address, port, owners

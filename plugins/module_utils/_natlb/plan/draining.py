@@ -89,7 +89,8 @@ def backend(
         return {**told, "active_connections": None}
     if told["changed"]:
         told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant, permit)[1].diff
-    done = await_end(change.targets, wait_timeout if wait and leaves else 0, close_connections and wait, progress)
+    connections = _Connections(change.targets, change.request.config.services)
+    done = await_end(connections, wait_timeout if wait and leaves else 0, close_connections and wait, progress)
     told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
 
@@ -138,8 +139,29 @@ def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> 
     return len(replace(service, backends=staying).serving(family))
 
 
-def await_end(targets: Sequence[Target], timeout_s: float, close: bool, progress: Progress = _unheard) -> Drained:
-    """Wait until the connections to these backends are gone, or for so many seconds. `close` ends what is left then.
+class _Connections:
+    """The connections to some backends, by address of these; `declared` are all services."""
+
+    def __init__(self, targets: Sequence[Target], declared: Sequence[Service]) -> None:
+        self._declared = declared
+        self._services: dict[str, list[Service]] = {}
+        for target in targets:
+            only = replace(target.service, backends=(target.backend,))
+            self._services.setdefault(target.backend.address, []).append(only)
+
+    def left(self) -> Connections:
+        """How many there are."""
+        found = [backend_connections.count(own, where, self._declared) for where, own in self._services.items()]
+        return Connections(sum(item.active for item in found), sum(item.opening for item in found))
+
+    def end(self, how: Callable[[list[Service], str, Sequence[Service]], int]) -> None:
+        """End some of them."""
+        for address, services in self._services.items():
+            how(services, address, self._declared)
+
+
+def await_end(connections: _Connections, timeout_s: float, close: bool, progress: Progress = _unheard) -> Drained:
+    """Wait until these connections are gone, or for so many seconds. `close` ends what is left then.
 
     Attempts that the backend has not answered are waited for as well: it may be stopped next, and would refuse them.
     They are few and short, unless it is dead or overloaded. So those that are left after `ATTEMPT_S` are ended, and the
@@ -147,37 +169,20 @@ def await_end(targets: Sequence[Target], timeout_s: float, close: bool, progress
     """
     began = time.monotonic()
     while True:
-        left = _left_over(targets)
+        left = connections.left()
         waited = time.monotonic() - began
         if left == NONE or waited >= timeout_s:
             break
         progress(left.active + left.opening, waited)
         if left.opening and waited >= ATTEMPT_S:
-            _of_each(targets, backend_connections.end_attempts)
+            connections.end(backend_connections.end_attempts)
         time.sleep(min(PAUSE_S, timeout_s - waited))
     closed = 0
     if timeout_s and left.opening:
-        _of_each(targets, backend_connections.end_attempts)
+        connections.end(backend_connections.end_attempts)
     if left.active and close:
         # Also entries of connections that have ended already. They are none of those that are reported.
-        _of_each(targets, backend_connections.end_all)
-        had, left = left.active, _left_over(targets)
+        connections.end(backend_connections.end_all)
+        had, left = left.active, connections.left()
         closed = had - left.active
     return Drained(left.active, round(time.monotonic() - began, 1), closed)
-
-
-def _left_over(targets: Sequence[Target]) -> Connections:
-    found = [backend_connections.count(services, address) for address, services in _by_address(targets).items()]
-    return Connections(sum(item.active for item in found), sum(item.opening for item in found))
-
-
-def _of_each(targets: Sequence[Target], end: Callable[[list[Service], str], int]) -> int:
-    return sum(end(services, address) for address, services in _by_address(targets).items())
-
-
-def _by_address(targets: Sequence[Target]) -> dict[str, list[Service]]:
-    found: dict[str, list[Service]] = {}
-    for target in targets:
-        only = replace(target.service, backends=(target.backend,))
-        found.setdefault(target.backend.address, []).append(only)
-    return found

@@ -286,10 +286,11 @@ class Running:
                 resets.setdefault(place.address, []).append(service)
             elif service.redispatch or "udp" in service.protocols:
                 attempts.setdefault(place.address, []).append(service)
+        declared = list(self._declared.values())
         for address, services in attempts.items():
-            backend_connections.end_attempts(services, address)
+            backend_connections.end_attempts(services, address, declared)
         for address, services in resets.items():
-            backend_connections.end_all(services, address)
+            backend_connections.end_all(services, address, declared)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from ..errors import HostError
 from ..host import flows as tracked
@@ -21,7 +21,7 @@ from ..host import proc
 from ..host.flows import Flow
 from ..model.entities import STATES, Config, Frontend, Service, is_wild
 from ..model.families import FAMILIES
-from ..model.precedence import possible
+from ..model.precedence import Packet, possible, takes
 from ..model.territory import territory
 
 Peer = tuple[str, int]
@@ -44,7 +44,7 @@ class Frontends:
         #: What each frontend has on one address (None: on every local one) and one interface does not overlap with what
         #: others have, so it can be searched.
         self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, _Owned]]]] = {}
-        self._local = local
+        self._local, self._protocol, self._services = local, protocol, config.services
         whole = territory(config.services)
         for service in config.services:
             for frontend in whole.of(service):
@@ -77,6 +77,22 @@ class Frontends:
             return [owned.service for owned in found]
         owners = {owned.frontend: owned.service for owned in found}
         return [owners[frontend] for frontend in possible(owners)]
+
+    def owners(self, family: str, target: str, port: int, has: Callable[[Service], object]) -> list[Service]:
+        """The same of a connection whose backend these services have. If none of them has it, the connection may have
+        begun before there was such a specific service: then it is of one that is less so."""
+        found = self.find(family, target, port)
+        mine = list(filter(has, found))
+        if mine or not found:
+            return mine
+        local = target in self._local
+        claims = {
+            frontend: service
+            for service in filter(has, self._services)
+            for frontend in service.frontends()
+            if takes(frontend, Packet(family, self._protocol, target, port, local, frontend.interface))
+        }
+        return [claims[frontend] for frontend in possible(claims)]
 
 
 def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> bool:

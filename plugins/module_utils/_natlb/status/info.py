@@ -115,11 +115,12 @@ def _active(config: Config, warnings: list[str]) -> Counts | None:
 
 
 def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways) -> None:
-    owners = [s for s in frontends.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
+    owners = frontends.owners(flow.family, flow.target, flow.target_port, lambda service: answers(service, flow))
     if len(owners) > 1:
-        # Services on several interfaces that share a backend: a client mostly comes in by where its answers go out.
+        # Services on several interfaces, or one and any, that share a backend: a client mostly comes in by where its
+        # answers go out.
         way = ways.interface(flow.source)
-        owners = [service for service in owners if service.interface == way] or owners
+        owners = [service for service in owners if service.interface in (None, way)] or owners
     for backend in owners[0].backends if owners else ():
         answerer = (backend.address, backend.port_at(flow.target_port))
         if answerer == (flow.answerer, flow.answerer_port):

@@ -1,0 +1,79 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which service a tracked connection is of, where several listen on what its client asked for."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from _natlb.errors import ConfigErrors
+from _natlb.model.entities import Config
+from _natlb.model.precedence import Packet, winner
+from _natlb.model.services import parse_config
+from _natlb.plan.stale_flows import Frontends
+
+VIP = "192.0.2.10"
+LOCAL = {VIP, "192.0.2.11", "127.0.0.1"}
+INTERFACES = (None, "eth0", "eth1")
+
+
+def service(name: str, listen: str, backend: str = "10.0.0.3", **keys: Any) -> dict[str, Any]:
+    return {"name": name, "listen": listen, "backends": [backend], **keys}
+
+
+def anything(chance: random.Random) -> Config:
+    found: list[dict[str, Any]] = []
+    for number in range(25):
+        low = chance.randint(1, 20)
+        ports = str(low) if chance.random() < 0.5 else f"{low}-{chance.randint(low, 20)}"
+        one = service(f"s{number}", f"{chance.choice(['*', VIP, '192.0.2.12'])}:{ports}")
+        interface = chance.choice(INTERFACES)
+        try:
+            parse_config([*found, {**one, **({"interface": interface} if interface else {})}])
+        except ConfigErrors:
+            continue
+        found.append({**one, **({"interface": interface} if interface else {})})
+    return parse_config(found)
+
+
+def test_found_as_a_packet_finds_it() -> None:
+    """The first one that is open to the interface is the one that takes the packet; and no other is named in vain."""
+    chance = random.Random(3)
+    for _round in range(60):
+        config = anything(chance)
+        owners = {frontend: item.name for item in config.services for frontend in item.frontends()}
+        known = Frontends(config, "tcp", LOCAL)
+        for port in range(1, 22):
+            for address in (VIP, "192.0.2.11", "192.0.2.12", "127.0.0.1"):
+                named = set()
+                found = known.find("ip", address, port)
+                for interface in (*INTERFACES, "eth2"):
+                    won = winner(owners, Packet("ip", "tcp", address, port, address in LOCAL, interface))
+                    first = next((item.name for item in found if item.interface in (None, interface)), None)
+                    assert first == (None if won is None else owners[won])
+                    named.add(first)
+                assert {item.name for item in found} == named - {None}
+
+
+@pytest.mark.parametrize("narrow", [f"{VIP}:80", "*:80", f"{VIP}:80-85"])
+def test_a_connection_from_before_the_more_specific_one(narrow: str) -> None:
+    config = parse_config([service("wide", "*:70-90"), service("narrow", narrow, "10.0.0.4")])
+    known = Frontends(config, "tcp", LOCAL)
+
+    def owner(backend: str, port: int = 80) -> list[str]:
+        owners = known.owners("ip", VIP, port, lambda item: item.backends[0].address == backend)
+        return [item.name for item in owners]
+
+    assert owner("10.0.0.4") == ["narrow"]
+    assert owner("10.0.0.3") == ["wide"], "it began before"
+    assert owner("10.0.0.4", 79) == []
+    assert owner("10.0.0.5") == []
+
+
+def test_a_backend_in_common_is_the_more_specific_ones() -> None:
+    known = Frontends(parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]), "tcp", LOCAL)
+    assert [item.name for item in known.owners("ip", VIP, 80, lambda _item: True)] == ["narrow"]
+    assert [item.name for item in known.owners("ip", "192.0.2.11", 80, lambda _item: True)] == ["wide"]
