@@ -135,3 +135,12 @@ def test_it_comes_before_everything_else(monkeypatch: pytest.MonkeyPatch) -> Non
     services = [{"name": "web", "listen": "192.0.2.2:22", "backends": BACKENDS[:1]}]
     with pytest.raises(ConfigError, match="would take over"):
         balance(services)
+
+
+def test_the_service_that_would_take_it_is_named() -> None:
+    """Of several that overlap the most specific one."""
+    listens = {"everywhere": "*:1-65535", "here": "192.0.2.2:22", "elsewhere": "192.0.2.3:22"}
+    for order in (list(listens), list(reversed(listens))):
+        config = parse_config([{"name": name, "listen": listens[name], "backends": BACKENDS[:1]} for name in order])
+        with pytest.raises(ConfigError, match=r"here would take over 192\.0\.2\.2 port 22"):
+            guard.check(config, [ENDPOINT])

@@ -86,3 +86,20 @@ def test_ipvs_is_named() -> None:
     web = {"name": "web", "listen": "192.0.2.2:80", "backends": [{"address": "10.0.0.3"}]}
     (text,) = warnings(parse_config([web]), parse_ipvs(IPVS.splitlines()), {"192.0.2.2"})
     assert "IPVS of this host serves tcp 192.0.2.2:80 too (`ipvsadm -Ln`)" in text
+
+
+def test_the_service_that_hides_it_is_named() -> None:
+    """Of several that overlap the most specific one, and before it that of an interface."""
+    services: list[dict[str, Any]] = [
+        {"name": "everywhere", "listen": "*:80", "backends": []},
+        {"name": "here", "listen": "192.0.2.2:80", "backends": []},
+        {"name": "outside", "listen": "192.0.2.2:80", "interface": "eth0", "backends": []},
+    ]
+    listener = Listener("tcp", "192.0.2.2", 80)
+
+    def named() -> list[str]:
+        return [line.partition(":")[0] for line in warnings(parse_config(services), [listener], {"192.0.2.2"})]
+
+    assert named() == ["service outside", "service here"]
+    del services[2]
+    assert named() == ["service here"]

@@ -89,8 +89,7 @@ def backend(
         return {**told, "active_connections": None}
     if told["changed"]:
         told["diff"]["prepared"] += orders.give(paths, backend, service, order, variant, permit)[1].diff
-    connections = _Connections(change.targets, change.request.config.services)
-    done = await_end(connections, wait_timeout if wait and leaves else 0, close_connections and wait, progress)
+    done = await_end(_Connections(change), wait_timeout if wait and leaves else 0, close_connections and wait, progress)
     told["changed"] |= done.closed > 0
     return {**told, "active_connections": done.active, "waited": done.waited_s, "closed": done.closed}
 
@@ -140,12 +139,12 @@ def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> 
 
 
 class _Connections:
-    """The connections to some backends, by address of these; `declared` are all services."""
+    """The connections to the backends that an order is for."""
 
-    def __init__(self, targets: Sequence[Target], declared: Sequence[Service]) -> None:
-        self._declared = declared
+    def __init__(self, change: Change) -> None:
+        self._declared = change.request.config.services
         self._services: dict[str, list[Service]] = {}
-        for target in targets:
+        for target in change.targets:
             only = replace(target.service, backends=(target.backend,))
             self._services.setdefault(target.backend.address, []).append(only)
 

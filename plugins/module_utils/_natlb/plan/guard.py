@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend, is_wild
 from ..model.families import family_of
+from ..model.precedence import rank
 
 #: (address, port) of this host's end of an ssh connection.
 Endpoint = tuple[str, int]
@@ -45,16 +46,22 @@ def _plain(address: str) -> str | None:
 
 
 def check(config: Config, managed_by: Sequence[Endpoint]) -> None:
-    """Raise `ConfigError` where a service claims one of the endpoints."""
-    for index, service in enumerate(config.services):
-        for frontend in service.frontends():
-            for address, port in managed_by:
-                if _claims(frontend, address, port):
-                    raise ConfigError(
-                        f"services[{index}].listen",
-                        f"{service.name} would take over {address} port {port}, by which this run manages the host",
-                        "listen elsewhere, or set allow_management_port: true if there is another way in",
-                    )
+    """Raise `ConfigError` where a service claims one of the endpoints; of several it names the most specific one."""
+    for address, port in managed_by:
+        claims = {
+            frontend: index
+            for index, service in enumerate(config.services)
+            for frontend in service.frontends()
+            if _claims(frontend, address, port)
+        }
+        if claims:
+            index = claims[max(claims, key=rank)]
+            raise ConfigError(
+                f"services[{index}].listen",
+                f"{config.services[index].name} would take over {address} port {port}, by which this run manages the "
+                f"host",
+                "listen elsewhere, or set allow_management_port: true if there is another way in",
+            )
 
 
 def _claims(frontend: Frontend, address: str, port: int) -> bool:

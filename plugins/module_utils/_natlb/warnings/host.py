@@ -17,7 +17,7 @@ from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..model.families import family_name
-from . import addresses, boot_settings, bridges, checks, interfaces, listeners, reverse_path
+from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, reverse_path
 
 
 def collect(
@@ -44,6 +44,7 @@ def collect(
             else ()
         ),
         *_checks(config),
+        *covered.warnings(config),
     ]
     if boots:
         warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)

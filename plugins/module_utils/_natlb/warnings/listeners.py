@@ -5,7 +5,8 @@
 
 A program that listens on the address of a frontend, or on every address if the service does, gets no more connections
 from outside. Neither does a virtual service of IPVS, which sees packets only after local delivery. There is no warning
-about a program on every address if the service has one address: other addresses still reach the program.
+about a program on every address if the service has one address: other addresses still reach the program. Of several
+services that hide one listener the most specific is named, and one of each interface before it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ..host.sockets import Listener, Ports
 from ..model.entities import Config, Frontend
 from ..model.families import family_of
+from ..model.precedence import possible
 
 _ANY = {"0.0.0.0": "ip", "::": "ip6"}
 
@@ -33,13 +35,19 @@ def ports(config: Config) -> Ports:
 def warnings(config: Config, listeners: Iterable[Listener], local: Collection[str]) -> list[str]:
     """Warnings about listeners that get no connections from outside, since a service takes them."""
     known: Mapping[tuple[str, int], list[Listener]] = _by_port(listeners)
-    found = []
+    found: dict[Listener, dict[Frontend, str]] = {}
     for service in config.services:
         for frontend in service.frontends():
             for rivals in _rivals(known, frontend):
-                hidden = (rival for rival in rivals if _is_hidden(rival, frontend, local))
-                found += [_text(service.name, frontend.interface, rival) for rival in hidden]
-    return list(dict.fromkeys(found))
+                for rival in rivals:
+                    if _is_hidden(rival, frontend, local):
+                        found.setdefault(rival, {})[frontend] = service.name
+    texts = (
+        _text(claims[frontend], frontend.interface, rival)
+        for rival, claims in found.items()
+        for frontend in possible(claims)
+    )
+    return list(dict.fromkeys(texts))
 
 
 def _rivals(known: Mapping[tuple[str, int], list[Listener]], frontend: Frontend) -> list[list[Listener]]:
