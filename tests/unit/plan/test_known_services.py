@@ -152,3 +152,20 @@ def test_what_concerns_all_is_left_to_the_whole() -> None:
     before = dict(known.rules)
     assert known.step([changed(config.services[7], ["drained"])]) is None
     assert known.rules == before
+
+
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+def test_services_that_overlap(name: str) -> None:
+    """What others leave of the ranges of one is the same when some are rendered by themselves."""
+    listens = ["*:80-90", "*:80", "*:82-84", "192.0.2.1:80-90", "192.0.2.1:82-84", "192.0.2.1:83", "192.0.2.1:80-90"]
+    declared = [
+        {"name": f"s{n}", "listen": listen, "backends": [f"10.0.0.{k + 3}:8080" for k in range(4)], "redispatch": n < 5}
+        for n, listen in enumerate(listens)
+    ]
+    declared[6]["interface"] = "eth0"
+    made, config = engine(name), parse_config(declared)
+    known = KnownServices(made, config)
+    for service in config.services:
+        one = changed(service, ["active", "drained", "active", "active"])
+        assert is_right_after(known, made, config, [one])
+        assert is_right_after(known, made, config, [service])
