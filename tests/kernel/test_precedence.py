@@ -26,6 +26,7 @@ INSIDE = "web2"
 UNANSWERED = 2
 LAST_PORT = 12
 REFLECTED = {"ip": "10.0.0.200", "ip6": "2001:db8:2::c8"}
+REFUSED = ("", 0, "refused")
 OWN = {"ip": BACK, "ip6": BACK6}
 OUTSIDE = {"ip": CLIENT, "ip6": CLIENT6}
 #: Those that the balancer has, and those that are just routed to it.
@@ -58,6 +59,8 @@ def declaration(chance: random.Random, family: str) -> list[Mapping]:
             "snat": chance.choice(["none", "masquerade", REFLECTED[family]]),
             "backends": [backend],
         }
+        if one["protocol"] == "tcp" and chance.random() < 0.2:
+            one.update({"backends": [], "snat": "masquerade"})
         interface = chance.choice([None, None, "front", "back"])
         if interface:
             one["interface"] = interface
@@ -83,13 +86,16 @@ def packets(chance: random.Random, family: str) -> list[Packet]:
 
 
 def expected(services: Sequence[Mapping], packet: Packet) -> tuple[str, int, str] | None:
-    """The server that answers, and whom it sees; None where nobody does."""
+    """The server that answers, and whom it sees; or that a service without backends refuses it; None where no service
+    takes it."""
     config = parse_config(services)
     owners = {frontend: item for item in config.services for frontend in item.frontends()}
     found = winner(owners, packet)
     if found is None:
         return None
     owner = owners[found]
+    if not owner.backends:
+        return REFUSED
     (backend,) = owner.backends
     seen = OUTSIDE[packet.family] if packet.interface == "front" and owner.snat == "none" else OWN[packet.family]
     return backend.address, backend.port or 0, REFLECTED[packet.family] if owner.snat == "address" else seen
@@ -109,8 +115,9 @@ def asked(balancer: Balancer, sent: Sequence[Packet]) -> list[tuple[str, int, st
         targets = [(sent[n].protocol, shown(sent[n].family, sent[n].address, sent[n].port)) for n in numbers]
         for number, answer in zip(numbers, host.call(traffic.ask_each, targets, timeout_s=0.3), strict=True):
             served = answer.name not in ("", "balancer")
-            found[number] = (answer.local, answer.local_port, answer.peer) if served else None
-            assert answer.name or not sent[number].local, (sent[number], answer)
+            refused = REFUSED if answer.error == "ConnectionRefusedError" else None
+            found[number] = (answer.local, answer.local_port, answer.peer) if served else refused
+            assert answer.name or refused or not sent[number].local, (sent[number], answer)
     return [found[number] for number in range(len(sent))]
 
 
