@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from _natlb.errors import ConfigErrors
-from _natlb.model.entities import Config
+from _natlb.host import proc, tracked
+from _natlb.host.tracked import Tracked
+from _natlb.model.entities import Config, Service
 from _natlb.model.precedence import Packet, winner
 from _natlb.model.services import parse_config
+from _natlb.plan import backend_connections
 from _natlb.plan.stale_flows import Frontends
 
 VIP = "192.0.2.10"
@@ -77,3 +80,23 @@ def test_a_backend_in_common_is_the_more_specific_ones() -> None:
     known = Frontends(parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]), "tcp", LOCAL)
     assert [item.name for item in known.owners("ip", VIP, 80, lambda _item: True)] == ["narrow"]
     assert [item.name for item in known.owners("ip", "192.0.2.11", 80, lambda _item: True)] == ["wide"]
+
+
+def test_a_service_that_is_asked_about_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes its connections away is one of all that are declared."""
+    wide, narrow = parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]).services
+    seen = {
+        address: Tracked("ip", "tcp", "192.0.2.100", (address, 80), ("10.0.0.3", 80), True, True, False, True, b"", b"")
+        for address in (VIP, "192.0.2.11")
+    }
+    monkeypatch.setattr(tracked, "of_backend", lambda *_asked: list(seen.values()))
+    monkeypatch.setattr(proc, "local_addresses", lambda: LOCAL)
+
+    def counts(one: Service, *declared: Service) -> tuple[int, int]:
+        places = [place for place, _original in backend_connections.active_of([one], declared)]
+        assert {place.service for place in places} <= {one.name}
+        return backend_connections.count([one], "10.0.0.3", declared).active, len(places)
+
+    assert counts(wide, wide, narrow) == (1, 1)
+    assert counts(narrow, wide, narrow) == (1, 1)
+    assert counts(wide) == (2, 2)

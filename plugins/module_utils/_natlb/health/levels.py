@@ -17,7 +17,6 @@ from typing import Callable, NamedTuple
 from ..model.effective import Place
 from ..model.entities import Backend, Service
 from ..model.least_connections import multiples, place_of, settled
-from ..plan import backend_connections
 from .forked import forked
 
 #: How often it is looked, and the part of a processor that looks may take where there are many connections.
@@ -41,7 +40,7 @@ class Look(NamedTuple):
 class Levels:
     """`due` says when `begin` is to be called next. What a look has found is taken with `take`."""
 
-    def __init__(self, selector: selectors.BaseSelector, read: Read = backend_connections.active_of) -> None:
+    def __init__(self, selector: selectors.BaseSelector, read: Read) -> None:
         self._selector, self._read = selector, read
         self.due = float("inf")
         self._services: Sequence[Service] = ()

@@ -37,10 +37,10 @@ def count(services: Iterable[Service], address: str, declared: Sequence[Service]
     return Connections(sum(item.active for item in found), sum(item.opening for item in found))
 
 
-def active_of(services: Iterable[Service]) -> Iterator[tuple[Place, bytes]]:
+def active_of(services: Iterable[Service], declared: Sequence[Service] = ()) -> Iterator[tuple[Place, bytes]]:
     """The connections of these services both of whose ends are there: the backend that answers, and what tells the
-    connection from others. Raises `HostError`."""
-    for item, address, port, owners in _asked(services):
+    connection from others. As `count`."""
+    for item, address, port, owners in _asked(services, declared=declared):
         owner = next((owner for owner in owners if _has(address, port, owner)), None) if item.active else None
         if owner is not None:
             yield Place(owner.name, address, port), item.original
