@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import playbook_settings, variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, playbook_settings, variables
 
 SERVICES = "natlb_services"
 
@@ -41,6 +42,8 @@ class ActionModule(ActionBase):
             problems += self._balancer(given)
         elif role == "return_path":
             problems += self._return_path(given)
+        elif role == "failover":
+            problems += self._failover(given)
         else:
             problems += self._monitoring(given)
         result["changed"] = False
@@ -81,6 +84,24 @@ class ActionModule(ActionBase):
             if folder and not str(folder).startswith("/")
         ]
         return problems + _nulls(values)
+
+    def _failover(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `failover`, also beside those of other hosts."""
+        values, problems = self._templated(given, sorted(variables.OF_FAILOVER))
+        if problems or values.get(f"{variables.FAILOVER}state") == "absent":
+            return problems
+        if failover.ADDRESSES not in values:
+            return [f"{failover.ADDRESSES}: is not set for this host (docs/failover.md has an example)"]
+        problems = _nulls(values) + failover.wrong_numbers(values)
+        group = values.get(failover.GROUP)
+        hosts = list((given.get("groups") or {}).get(group) or [])
+        unicast = boolean(values.get(failover.UNICAST, True), strict=False)
+        fleet = failover.Fleet(hosts, given.get("hostvars") or {}, unicast)
+        name = str(given.get("inventory_hostname"))
+        # The first host of the play looks at all others: if each did, a fleet of a thousand would take minutes.
+        everybody = list(given.get("ansible_play_hosts_all") or [])
+        others = everybody if everybody[:1] == [name] else []
+        return problems + failover.problems(values[failover.ADDRESSES], name, group, fleet, others)
 
     def _templated(self, given: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The values of those of the variables that are set, and what cannot be read."""

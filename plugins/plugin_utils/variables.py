@@ -32,6 +32,16 @@ ROLES = frozenset(
         "natlb_conntrack",
         "natlb_egress",
         "natlb_engine",
+        "natlb_failover_addresses",
+        "natlb_failover_advert_interval",
+        "natlb_failover_check_interval",
+        "natlb_failover_group",
+        "natlb_failover_manage_packages",
+        "natlb_failover_package",
+        "natlb_failover_peer_address",
+        "natlb_failover_preempt",
+        "natlb_failover_state",
+        "natlb_failover_unicast",
         "natlb_firewall",
         "natlb_transit",
         "natlb_forwarding",
@@ -59,7 +69,10 @@ OF_RETURN_PATH = frozenset(name for name in ROLES if name.startswith(RETURN_PATH
 MONITORING = f"{PREFIX}monitoring_"
 OF_MONITORING = frozenset(name for name in ROLES if name.startswith(MONITORING))
 FOLDERS = (f"{MONITORING}rules_directory", f"{MONITORING}dashboards_directory")
-OF_BALANCER = ROLES - OF_RETURN_PATH - OF_MONITORING
+#: What the role `failover` reads.
+FAILOVER = f"{PREFIX}failover_"
+OF_FAILOVER = frozenset(name for name in ROLES if name.startswith(FAILOVER))
+OF_BALANCER = ROLES - OF_RETURN_PATH - OF_MONITORING - OF_FAILOVER
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
@@ -121,6 +134,20 @@ INTERNAL = frozenset(
         "natlb_return_unit_text",
         "natlb_return_ways",
         "natlb_return_written",
+        "natlb_failover_answer",
+        "natlb_failover_file",
+        "natlb_failover_host",
+        "natlb_failover_install",
+        "natlb_failover_instances",
+        "natlb_failover_links",
+        "natlb_failover_mark",
+        "natlb_failover_missing_links",
+        "natlb_failover_obstacles",
+        "natlb_failover_program",
+        "natlb_failover_question",
+        "natlb_failover_started",
+        "natlb_failover_testable",
+        "natlb_failover_wanted_links",
         "natlb_balancer_answer",
         "natlb_balancer_checked",
         "natlb_balancer_distribution",

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 LAB_DIR = pathlib.Path(__file__).resolve().parent
@@ -82,6 +82,7 @@ class Host:
     interfaces: tuple[Interface, ...]
     units: str = ""
     sysctls: tuple[str, ...] = ()
+    image: str = IMAGE
 
     @property
     def container(self) -> str:
@@ -101,7 +102,7 @@ class Host:
 
     def spec(self) -> str:
         """Changes when the container has to be made anew."""
-        return digest([*self.options(), recipe()])
+        return digest([*self.options(), self.image, recipe()])
 
 
 def front(number: int) -> Interface:
@@ -229,13 +230,14 @@ def choose_podman_settings() -> None:
 # --- containers ------------------------------------------------------------------------------------------------------
 
 
-def up(*, fresh: bool = False) -> None:
-    """Make what is missing; with fresh, throw the containers away first."""
+def up(hosts: Sequence[Host] = HOSTS, *, fresh: bool = False) -> None:
+    """Make what is missing; with fresh, throw the containers away first. Those of another topology go in any case."""
     with exclusive():
         make_namespace()
         make_networks()
+        remove(containers() - {host.container for host in hosts})
         running = {} if fresh else running_specs()
-        missing = [host for host in HOSTS if running.get(host.container) != host.spec()]
+        missing = [host for host in hosts if running.get(host.container) != host.spec()]
         with ThreadPoolExecutor() as pool:
             list(pool.map(start, missing))
             list(pool.map(wait_until_booted, missing))
@@ -263,9 +265,19 @@ def running_specs() -> dict[str, str]:
     return {container["Names"][0]: container["Labels"][SPEC_LABEL] for container in listed}
 
 
+def containers() -> set[str]:
+    """All containers of the lab, of any topology."""
+    return set(podman("ps", "--all", f"--filter=label={SPEC_LABEL}", "--format={{.Names}}").split())
+
+
+def remove(names: Iterable[str]) -> None:
+    for name in names:
+        podman("rm", "--force", "--time=0", "--ignore", name)
+
+
 def start(host: Host) -> None:
-    podman("rm", "--force", "--time=0", "--ignore", host.container)
-    podman("run", "--detach", f"--label={SPEC_LABEL}={host.spec()}", *host.options(), IMAGE, "/sbin/init")
+    remove([host.container])
+    podman("run", "--detach", f"--label={SPEC_LABEL}={host.spec()}", *host.options(), host.image, "/sbin/init")
 
 
 def wait_until_booted(host: Host) -> None:
@@ -292,7 +304,7 @@ def down() -> None:
     with exclusive():
         # podman needs the namespace to take its interfaces away.
         make_namespace()
-        podman("rm", "--force", "--time=0", "--ignore", *(host.container for host in HOSTS))
+        remove(containers())
         for name in NETWORKS:
             podman("network", "rm", "--force", name)
         run("ip", "netns", "delete", NAMESPACE)

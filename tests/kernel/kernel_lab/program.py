@@ -83,3 +83,25 @@ def end(root: str, number: int) -> tuple[int, str]:
     text = said(root)
     del _begun[root]
     return status, text
+
+
+def until(root: str, words: list[str], status: int, within_s: float = 20.0) -> None:
+    """Until it ends so."""
+    give_up = time.monotonic() + within_s
+    while (found := run(root, None, words))[0] != status:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{words}: {found}")
+
+
+def processor_ms(root: str, lines: list[list[str]], times: int) -> list[float]:
+    """What each of these command lines costs: the least of so many calls, made by turns."""
+
+    def cost(words: list[str]) -> float:
+        line = [*argv(root, None), *words]
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _pid, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return 1000 * (used.ru_utime + used.ru_stime)
+
+    rounds = [[cost(words) for words in lines] for _round in range(times)]
+    return [min(found) for found in zip(*rounds, strict=True)]

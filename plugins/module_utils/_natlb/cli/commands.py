@@ -125,6 +125,15 @@ COMMANDS = (
         [_SERVICE, _JSON],
     ),
     Command(
+        "ready",
+        "say whether this host can serve, for keepalived",
+        "It can if rules are loaded, the kernel forwards, the agent answers where there is to be one, and a backend of "
+        "any service can serve. Otherwise standard error says why not, and the exit code is 1. Services of which no "
+        "backend can serve are named in any case. It takes little more than the start of Python, whatever is declared.",
+        [("natlb ready", "may this host have the virtual address?"), ("natlb ready --json", "for programs")],
+        [_JSON],
+    ),
+    Command(
         "checks",
         "show what the agent asks the backends, and what they answer",
         "A line for each check. Services that would ask the same question share one. CHANGES counts the results that "

@@ -16,15 +16,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
 from ..host import agent_socket, commits, store
-from ..host.store import DEFAULT_PATHS, Paths
+from ..host.store import Paths
 from ..model.entities import State
 from ..trace.question import Question
-from . import arguments, commands
+from . import arguments, commands, quick
 
 if TYPE_CHECKING:
     from ..status.table import Line
@@ -36,9 +35,8 @@ _STATES: dict[str, State] = {"drain": "drained", "disable": "disabled", "restore
 def main(words: Sequence[str] | None = None) -> int:
     """Carry out a command line, and return the exit code."""
     parsed = arguments.parser().parse_args(words)
-    paths = DEFAULT_PATHS if parsed.root is None else Paths(Path(parsed.root, "etc"), Path(parsed.root, "run"))
     try:
-        status = RUNS[parsed.command](parsed, paths)
+        status = RUNS[parsed.command](parsed, quick.paths(parsed.root))
         sys.stdout.flush()
         return status or commands.DONE
     except NatlbError as error:
@@ -75,6 +73,11 @@ def _colours() -> bool:
 
 def _plain(line: Line) -> str:
     return line.text
+
+
+def _ready(parsed: argparse.Namespace, paths: Paths) -> int:
+    _root_alone()
+    return quick.ready(parsed.json, paths, parsed.variant)
 
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
@@ -230,9 +233,9 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..health.inquiries import Inquiries  # noqa: PLC0415
     from ..health.publisher import Publisher  # noqa: PLC0415
     from ..host import proc, service_manager  # noqa: PLC0415
-    from ..host.agent_socket import CHECKS, TROUBLES, VITALS  # noqa: PLC0415
+    from ..host.agent_socket import CHECKS, READY, TROUBLES, VITALS  # noqa: PLC0415
     from ..plan.running import Running  # noqa: PLC0415
-    from ..status import scrape  # noqa: PLC0415
+    from ..status import scrape, serving  # noqa: PLC0415
     from ..status.metrics import Vitals  # noqa: PLC0415
     from . import single_file  # noqa: PLC0415
 
@@ -249,29 +252,40 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             # A child answers, whose own times are not asked for.
             return Vitals(began, proc.processor_s(pid), agent.restored)
 
-        desk = Inquiries(path, selector, {CHECKS: checks, VITALS: vitals, TROUBLES: lambda: publisher.troubles})
+        running = Running(paths, parsed.variant)
+        desk = Inquiries(
+            path,
+            selector,
+            {CHECKS: checks, VITALS: vitals, TROUBLES: lambda: publisher.troubles},
+            {READY: serving.OfRunning(running).facts},
+        )
 
         def say(message: str, priority: int = service_manager.INFO, **fields: str) -> None:
             service_manager.say(message, priority, **fields)
             desk.tell(message, **fields)
 
         with contextlib.closing(desk):
-            running = Running(paths, parsed.variant)
 
             def collect(idle: bool) -> str:
                 return scrape.of_running(running, single_file.digest(), checks(), vitals(), idle)
 
             publisher = Publisher(selector, collect, say)
             agent = Agent(running, checker, selector, news, say, publisher)
-            # A signal ends the wait of the loop.
-            woken, wakes = socket.socketpair()
-            for end in (woken, wakes):
-                end.setblocking(False)
-            signal.set_wakeup_fd(wakes.fileno())
-            selector.register(woken, selectors.EVENT_READ, lambda _mask: woken.recv(64))
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda _number, _frame: agent.stop())
-            agent.run()
+            with _ended_by_signals(selector, agent.stop):
+                agent.run()
+
+
+@contextlib.contextmanager
+def _ended_by_signals(selector: selectors.BaseSelector, stop: Callable[[], None]) -> Iterator[None]:
+    """A signal calls `stop`, and ends the wait of the loop."""
+    woken, wakes = socket.socketpair()
+    for end in (woken, wakes):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())
+    selector.register(woken, selectors.EVENT_READ, lambda _mask: woken.recv(64))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop())
+    yield
 
 
 def _watch(parsed: argparse.Namespace, paths: Paths) -> int:
@@ -309,6 +323,7 @@ def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
 #: What carries out each command.
 RUNS = {
     "status": _status,
+    "ready": _ready,
     "checks": _checks,
     "watch": _watch,
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),

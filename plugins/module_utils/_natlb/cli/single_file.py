@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Ansible packs what a module imports, wherever that stands; the program needs these.
-    from . import main  # noqa: F401
+    from . import quick  # noqa: F401
 
 _HERE = Path(__file__)
 #: Sources are found by the names of their modules, without the name of the package that this one is in.
@@ -54,7 +54,7 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 sys.meta_path.insert(0, Sources())
 sys.dont_write_bytecode = True
-from _natlb.cli.main import main
+from _natlb.cli.quick import main
 
 sys.exit(main())
 '''

@@ -4,8 +4,8 @@
 """Questions to the agent from other processes of the host, and its answers.
 
 A question is a line. It is answered with JSON, and `follow` with a line of JSON for each event until the client hangs
-up. An answer in JSON is written by a child process, so that a client that does not read holds
-nothing up. A follower that does not read is dropped.
+up. A long answer is written by a child process, so that a client that does not read holds nothing up. A short one is
+asked for again and again, and costs no process. A follower that does not read is dropped.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ _MOST = 32
 
 
 class Inquiries:
-    """The agent's end. `answers` makes the answer to each question but `follow`."""
+    """The agent's end. `answers` makes the answer to each question but `follow`, and to those of `short`."""
 
-    def __init__(self, path: Path, selector: selectors.BaseSelector, answers: Mapping[str, Callable[[], Any]]) -> None:
-        self._selector, self._answers = selector, answers
+    def __init__(
+        self,
+        path: Path,
+        selector: selectors.BaseSelector,
+        answers: Mapping[str, Callable[[], Any]],
+        short: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        self._selector, self._answers, self._short = selector, answers, short or {}
         self._clients: set[socket.socket] = set()
         self._followers: set[socket.socket] = set()
         self._peer = unix_socket.listening(path)
@@ -80,7 +86,11 @@ class Inquiries:
         if question == FOLLOW:
             self._followers.add(client)
             return
-        if question in self._answers:
+        if question in self._short:
+            # The socket of a client that has just asked is empty, so this does not block.
+            with contextlib.suppress(OSError):
+                client.send(json.dumps(self._short[question]()).encode())
+        elif question in self._answers:
             self._answer(client, self._answers[question])
         self._close(client)
 

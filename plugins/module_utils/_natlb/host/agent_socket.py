@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import HostError
 from . import unix_socket
 
-CHECKS, VITALS, TROUBLES, FOLLOW = "checks", "vitals", "troubles", "follow"
+CHECKS, VITALS, TROUBLES, READY, FOLLOW = "checks", "vitals", "troubles", "ready", "follow"
 #: How long a question and its answer may take.
 TIMEOUT_S = 5.0
 _CHUNK = 1 << 16

@@ -11,7 +11,6 @@ of nf_tables are not read again, since the kernel numbers their commits (`nf_tab
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import os
 import threading
@@ -109,6 +108,9 @@ def digest(value: Any) -> str:
 
 
 def _bytes_digest(data: bytes) -> str:
+    # Not needed by whoever only looks; to load OpenSSL takes as long as to start Python.
+    import hashlib  # noqa: PLC0415
+
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

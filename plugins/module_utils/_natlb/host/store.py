@@ -49,6 +49,8 @@ BOOT = "boot"
 CONFIRMED, UNDONE = "confirmed", "undone"
 #: Where the agent answers.
 AGENT_SOCKET = "agent.sock"
+#: What `natlb ready` need not find out again (`status/serving.py`).
+READINESS = "readiness.json"
 #: There where systemd has not read yet what was written for it.
 RELOAD = "daemon-reload"
 #: How the names begin of what is being written.
@@ -319,6 +321,7 @@ def remove_if_unused(paths: Paths) -> None:
         TOTALS,
         TAKEN,
         LAST_RUN,
+        READINESS,
         UNDONE,
         CONFIRMED,
         RELOAD,

@@ -109,6 +109,14 @@ def legacy_tables(family: str) -> list[str]:
     return read(f"/proc/thread-self/net/{name}").split()
 
 
+def legacy_way(family: str, chain: str, prefix: str) -> bool:
+    """Whether this chain of nat leads to one with a name that begins so. Asked again and again, by no plan."""
+    path = find("iptables-legacy" if family == "ip" else "ip6tables-legacy")
+    if path is None or "nat" not in legacy_tables(family):
+        return False
+    return f" {prefix}" in run([path, "--table", "nat", "--list-rules", chain])
+
+
 @observed
 def legacy_has_rules() -> bool:
     """Whether anything but empty chains lives in iptables-legacy, of any owner."""

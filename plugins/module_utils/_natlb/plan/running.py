@@ -79,6 +79,8 @@ class Running:
         self._listed: Ruleset | None = None
         #: What lets our connections pass through the FORWARD chains of others, as listed.
         self._openings: list[tuple[Opening, Ruleset]] = []
+        #: Grows with each change of what is declared, found, or said.
+        self.version = 0
         #: Whether rules were loaded of which no run has heard how the kernel lists them.
         self._untold = False
         self._request = _Kept(paths)
@@ -131,6 +133,7 @@ class Running:
         self._request.read()
         self._waiting = directory
         self._plan = plan
+        self.version += 1
         self._findings = dict(plan.laid.findings)
         self._multiples = plan.laid.multiples
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
@@ -202,6 +205,7 @@ class Running:
         changed = {place: item for place, item in findings.items() if self._findings.get(place) != item}
         former = {place: self._findings[place] for place in changed if place in self._findings}
         self._findings.update(findings)
+        self.version += 1
         try:
             text = local_state.dump_findings(self._findings, overlay.identity())
             store.write_text(self._paths.run / store.HEALTH, text)
@@ -245,6 +249,11 @@ class Running:
             not replace(s, backends=tuple(b for b in s.backends if b.address != address)).serving(family_of(address))
             for s in self._effective(concerned).services
         )
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the last `restore` has planned. Findings of later checks are not in it."""
+        return self._plan
 
     def to_level(self) -> Sequence[Service]:
         """The services of `least_connections`, with the backends that serve now."""

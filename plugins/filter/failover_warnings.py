@@ -1,0 +1,70 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter `failover_warnings`: virtual addresses that are in no network of their interface."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: failover_warnings
+short_description: Find virtual addresses that are in no network of their interface
+version_added: 0.1.0
+description:
+  - Compares C(natlb_failover_addresses) with the addresses of a host. Such an address may be meant, so it is no error.
+  - The role P(natlb.netfilter.failover#role) uses it. A play has no need to.
+author:
+  - natlb contributors (@natlb)
+positional: _input, links
+options:
+  _input:
+    description: The value of C(natlb_failover_addresses).
+    type: list
+    elements: dict
+    required: true
+  links:
+    description: What C(ip -json address) says on the host.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Ask the host
+  ansible.builtin.command: ip -json address
+  register: links
+  changed_when: false
+
+- name: Show the warnings
+  ansible.builtin.debug:
+    msg: "{{ natlb_failover_addresses | natlb.netfilter.failover_warnings(links.stdout | from_json) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The warnings; none where all addresses are in a network of their interface.
+  type: list
+  elements: str
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
+
+
+def failover_warnings(addresses: Any, links: Sequence[Mapping[str, Any]]) -> list[str]:
+    """See `failover.outside`."""
+    try:
+        return failover.outside(addresses, links)
+    except NatlbError as error:
+        raise AnsibleFilterError(f"natlb.netfilter.failover_warnings: {error}") from error
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {"failover_warnings": failover_warnings}

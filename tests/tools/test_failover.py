@@ -1,0 +1,86 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role failover writes, read by keepalived itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import keepalived
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / ".ansible" / "collections"))
+
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover  # noqa: E402
+
+ROLE = ROOT / "roles" / "failover"
+ONE = {"addresses": ["192.0.2.10/24"], "interface": "eth0", "router_id": 51}
+BOTH = {**ONE, "addresses": ["192.0.2.10/24", "2001:db8:1::10/64"], "track_interfaces": ["eth1"]}
+OTHER = {**BOTH, "addresses": ["192.0.2.11/24", "2001:db8:1::11/64"], "router_id": 52, "primary": "lb2"}
+HOSTS = {
+    "lb1": {failover.PEER_ADDRESS: ["192.0.2.2", "2001:db8:1::2"]},
+    "lb2": {failover.PEER_ADDRESS: ["192.0.2.3", "2001:db8:1::3"]},
+}
+
+
+def written(addresses: list[Any], folder: Path, host: str = "lb1", **settings: Any) -> Path:
+    """The file as the role's template makes it, with a program that is there."""
+    given = {
+        **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
+        **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
+        "inventory_hostname": host,
+        **settings,
+    }
+    fleet = failover.Fleet([*HOSTS], HOSTS, given[failover.UNICAST])
+    given["natlb_failover_instances"] = failover.instances(addresses, host, fleet)
+    given["natlb_failover_program"] = "/usr/bin/true"
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["bool"] = bool
+    text = environment.from_string((ROLE / "templates" / "keepalived.conf.j2").read_text()).render(given)
+    file = folder / "keepalived.conf"
+    file.write_text(text)
+    file.chmod(0o600)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("addresses", "settings"),
+    [
+        ([ONE], {}),
+        ([BOTH], {}),
+        ([BOTH, OTHER], {"natlb_failover_preempt": True}),
+        ([BOTH, OTHER], {"natlb_failover_unicast": False, "natlb_failover_advert_interval": 0.25}),
+    ],
+    ids=["one", "both families", "active/active", "multicast"],
+)
+def test_keepalived_takes_it(addresses: list[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    for host in HOSTS:
+        file = written(addresses, tmp_path, host, **settings)
+        done = keepalived.config_test(file, ["eth0", "eth1"])
+        assert (done.returncode, done.stdout) == (0, ""), file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("virtual_router_id 51", "virtual_router_id 551"), ("interface eth0", "interface eth7")]
+)
+def test_keepalived_refuses_what_is_wrong(wrong: str, right: str, tmp_path: Path) -> None:
+    """Or the test above, and `validate` of the role, would prove nothing."""
+    file = written([ONE], tmp_path)
+    text = file.read_text()
+    assert wrong in text
+    file.write_text(text.replace(wrong, right))
+    assert keepalived.config_test(file, ["eth0", "eth1"]).returncode != 0
+
+
+def test_services_are_not_in_it() -> None:
+    """A change of services must change nothing here: no variable of theirs is read."""
+    files = [*(ROLE / "templates").iterdir(), *(ROLE / "tasks").iterdir(), *(ROLE / "vars").iterdir()]
+    read = {name for file in files for name in re.findall(r"natlb_[a-z_]+", file.read_text())}
+    assert {name for name in read if not name.startswith("natlb_failover_")} <= {"natlb_ready", "natlb_persist"}
