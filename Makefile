@@ -11,7 +11,7 @@ PROCESSES ?= 6
 BENCHMARKS ?= first_packet redispatch peers hash_quality control_plane in_memory fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint unit kernel browser drills molecule hosts build clean versions bench bench-check
+.PHONY: help setup demo up down test lint unit kernel browser drills fleet molecule hosts build clean versions bench bench-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ browser: dev ## The web page of the playbook report in a headless Chromium, with
 
 drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
 	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py tests/kernel/test_other_firewalls.py
+
+fleet: dev ## Two balancers that share virtual addresses: one is killed, or cannot serve, comes back; prints each gap
+	@NATLB_FLEET=full $(PYTEST) --capture=no tests/molecule/test_scenarios.py -k "pair or here"
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule

@@ -17,7 +17,7 @@ HOSTS = (*BALANCERS, *(host for host in lab.HOSTS if host.name in ("client", "we
 
 
 def up() -> None:
-    """All of it new."""
+    """Make all of it anew, whatever the command line says. `lab.py` removes it."""
     LAYER.build()
     lab.up(HOSTS, fresh=True)
 

@@ -70,5 +70,5 @@ def test_scenario(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_scenarios_are_here() -> None:
-    required = {"default", "iptables", "weights", "udp", "ipv6", "snat_none", "reboot", "remove", "rolling"}
+    required = {"default", "iptables", "weights", "udp", "ipv6", "snat_none", "reboot", "remove", "rolling", "pair"}
     assert required <= set(SCENARIOS)
