@@ -177,4 +177,9 @@ def test_it_costs_little_whatever_is_declared(balancer: Balancer, checked: bool)
             end="",
         )
         print(f", the agent {1000 * (agent.cost()['cpu_s'] - before) / 10:.1f} for each" if agent else "")
-        assert mine < version, "it takes longer than a command that looks at nothing"
+        assert mine < version
+        imported = balancer.host.call(program.imported, balancer._root, ["ready"])
+    assert "_natlb.status.readiness" in imported
+    assert (
+        imported & {"argparse", "hashlib", "_natlb.cli.main", "_natlb.status.serving", "_natlb.model.entities"} == set()
+    )

@@ -105,3 +105,10 @@ def processor_ms(root: str, lines: list[list[str]], times: int) -> list[float]:
 
     rounds = [[cost(words) for words in lines] for _round in range(times)]
     return [min(found) for found in zip(*rounds, strict=True)]
+
+
+def imported(root: str, words: list[str]) -> set[str]:
+    """The names of the modules that a command line imports."""
+    python, *line = [*argv(root, None), *words]
+    done = subprocess.run([python, "-X", "importtime", *line], capture_output=True, text=True, check=False)
+    return {row.rpartition("|")[2].strip() for row in done.stderr.splitlines() if row.startswith("import time:")}
