@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from _natlb.host import store
+from _natlb.host.store import Paths
 from _natlb.model.effective import Finding, Findings, Override, Place
 from _natlb.model.services import parse_config
 from _natlb.plan.request import Request
+from _natlb.status import readiness
 from _natlb.status.readiness import Facts, judged
 from _natlb.status.serving import Declared
 
@@ -134,6 +138,36 @@ def test_which_services_cannot_serve(
     assert declared.facts(engine, {}, {}).unserved == [
         item["name"] for item in services if item["backends"] and all(b.get("state") for b in item["backends"])
     ]
+
+
+def test_what_files_say_is_kept_until_one_of_them_changes(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "etc", tmp_path / "run")
+    for folder in (paths.etc, paths.run):
+        folder.mkdir()
+    (paths.etc / store.STATE).write_text("{}")
+    assert readiness.kept(paths) is None
+    seen = readiness.stamps(paths)
+    readiness.keep(paths, seen, FACTS)
+    assert readiness.kept(paths) == FACTS
+    (paths.run / "rollback.confirmed").mkdir()
+    assert readiness.kept(paths) == FACTS
+    # What a change will leave that waits for its confirmation is in no file yet.
+    (paths.run / "rollback.confirmed" / "pending").touch()
+    assert readiness.kept(paths) is None
+    (paths.run / "rollback.confirmed" / "pending").unlink()
+    for path in (paths.run / store.HEALTH, paths.etc / store.OVERRIDES, paths.etc / store.STATE):
+        readiness.keep(paths, readiness.stamps(paths), FACTS)
+        path.write_text("{ }")
+        assert readiness.kept(paths) is None, path
+    for damaged in (
+        "",
+        "[]",
+        "{",
+        '{"stamps": 5}',
+        f'{{"stamps": {json.dumps(readiness.stamps(paths))}, "facts": []}}',
+    ):
+        (paths.run / store.READINESS).write_text(damaged)
+        assert readiness.kept(paths) is None, damaged
 
 
 def test_it_imports_little() -> None:

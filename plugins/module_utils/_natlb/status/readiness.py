@@ -115,7 +115,7 @@ def stamps(paths: Paths) -> list[list[int] | None]:
 
 def is_pending(paths: Paths) -> bool:
     """Whether a change may wait for its confirmation (`plan/rollback.py`): what it will leave is in no file yet."""
-    return any(paths.run.glob("rollback.*"))
+    return any(paths.run.glob("rollback.*/pending"))
 
 
 def missing(facts: Facts) -> list[str]:
