@@ -141,6 +141,16 @@ BIND = [
         [served("VIP:80", web1=1, web2=1), refused("VIP:80", at="web3")],
     ),
     Case(
+        "bind VIP:30081 beside bind :30081",
+        [proxy("WEB1:8080", listen="*:30081"), proxy("WEB2:8080", listen="VIP:30081")],
+        [served("VIP:30081", web2=2), served(f"{FRONT}:30081", web1=2)],
+    ),
+    Case(
+        "bind VIP:80 interface front beside bind VIP:80",
+        [proxy("WEB1:8080", interface="front"), proxy("WEB2:8080")],
+        [served("VIP:80", web1=2), served("VIP:80", web2=2, at="web3")],
+    ),
+    Case(
         "bind VIP:80 interface front beside bind VIP:80 interface back",
         [proxy("WEB1:8080", interface="front"), proxy("WEB2:8080", interface="back")],
         [served("VIP:80", web1=2), served("VIP:80", web2=2, at="web3")],

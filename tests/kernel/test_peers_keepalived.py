@@ -32,6 +32,11 @@ ALGORITHMS = [
         [same("VIP:80", 5, sources=CLIENTS[:1]), among("VIP:80", 40, "web1", "web2", "web3", sources=CLIENTS)],
     ),
     Case(
+        "lb_algo dh",
+        [nat(["VIP:80", "VIP2:80"], method="dh")],
+        [same(target, 8, sources=CLIENTS) for target in ("VIP:80", "VIP2:80")],
+    ),
+    Case(
         "lb_algo mh, lb_kind NAT over IPv6",
         [nat("[VIP6]:80", method="mh", backends=["SIX1", "SIX2"])],
         [same("[VIP6]:80", 5, seen=CLIENT6)],
@@ -94,6 +99,19 @@ PERSISTENCE = [
         [same("[VIP6]:80", 5, sources=["2001:db8:18::7"])],
     ),
     Case(
+        "persistence_timeout 300, persistence_granularity 255.255.255.0",
+        [nat(affinity=300, client_prefix={"ipv4": 24, "ipv6": 128})],
+        [
+            same("VIP:80", 6, sources=CLIENTS[:6]),
+            among("VIP:80", 3, "web1", "web2", "web3", sources=["198.18.7.9", "198.18.8.9", "198.18.9.9"]),
+        ],
+    ),
+    Case(
+        "persistence_granularity 64 over IPv6",
+        [nat("[VIP6]:80", affinity=300, client_prefix={"ipv4": 32, "ipv6": 64}, backends=["SIX1", "SIX2"])],
+        [same("[VIP6]:80", 6, sources=["2001:db8:18::7", "2001:db8:18::1:7"])],
+    ),
+    Case(
         "virtual_server VIP 0 (all ports) with persistence_timeout",
         [nat("VIP:1-65535", affinity=300, backends=["WEB1", "WEB2"])],
         [
@@ -118,6 +136,11 @@ GROUPS = [
         "virtual_server_group of both families",
         [nat(["VIP:80", "[VIP6]:80"], backends=["WEB1:80", "[SIX2]:80"])],
         [served("VIP:80", web1=2, seen=CLIENT), served("[VIP6]:80", web2=2, seen=CLIENT6)],
+    ),
+    Case(
+        "virtual_server VIP 80 beside virtual_server VIP 0",
+        [nat("VIP:1-65535", backends=["WEB1"]), nat("VIP:80", backends=["WEB2:8080"])],
+        [served("VIP:80", web2=2, port=8080), served("VIP:9001", web1=2, port=9001)],
     ),
     Case(
         "two virtual servers, TCP and UDP, on one address and port",

@@ -126,6 +126,11 @@ FROM_OUTSIDE = [
         [served("VIP:80", web1=1, web2=1, web3=1), refused(f"{FRONT}:30084")],
     ),
     Case(
+        "a LoadBalancer whose port is the NodePort of another Service",
+        [{"listen": "*:30087", "backends": ["WEB1:8080"]}, {"listen": "VIP:30087", "backends": ["WEB2:8080"]}],
+        [served("VIP:30087", web2=2), served(f"{FRONT}:30087", web1=2), served("VIP:30087", web2=2, at="balancer")],
+    ),
+    Case(
         "type: LoadBalancer, with its ClusterIP, NodePort and status.loadBalancer.ingress",
         [{"listen": ["VIP:80", "VIP2:80", "*:30085"], "backends": ["WEB1:8080", "WEB2:8080"]}],
         [

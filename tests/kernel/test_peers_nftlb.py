@@ -108,6 +108,16 @@ SCHEDULERS = [
         [same("VIP:53", 5, sources=CLIENTS[:1], protocol="udp")],
     ),
     Case(
+        '"scheduler": "hash", "sched-param": "srcip srcport"',
+        [farm(method="flow_hash")],
+        [among("VIP:80", 40, "web1", "web2", sources=CLIENTS[:1])],
+    ),
+    Case(
+        '"scheduler": "hash", "sched-param": "dstip"',
+        [farm(listen=["VIP:80", "VIP2:80"], method="destination_hash")],
+        [same(target, 8, sources=CLIENTS) for target in ("VIP:80", "VIP2:80")],
+    ),
+    Case(
         '"persistence": "srcip", "persist-ttl": "125"',
         [farm(affinity=125)],
         [same("VIP:80", 5, sources=CLIENTS[:1]), among("VIP:80", 2, "web1", "web2", sources=CLIENTS[1:3])],

@@ -126,6 +126,11 @@ LISTEN = [
         [served("VIP:53", web1=2, web2=2, protocol=protocol) for protocol in ("tcp", "udp")],
     ),
     Case(
+        "listen VIP:30081; beside listen 30081;",
+        [stream("WEB1:8080", listen="*:30081"), stream("WEB2:8080", listen="VIP:30081")],
+        [served("VIP:30081", web2=2), served(f"{FRONT}:30081", web1=2), served("VIP2:30081", web1=2)],
+    ),
+    Case(
         "two servers on one address",
         [stream("WEB1:8080"), stream("WEB2:8080", listen="VIP:443")],
         [served("VIP:80", web1=2), served("VIP:443", web2=2)],

@@ -71,6 +71,11 @@ REDIRECTS = [
         [served("VIP:80", web1=2), served("VIP2:80", web2=2)],
     ),
     Case(
+        "a redirect of one port before one of a range around it",
+        [redirect("WEB1:80", "VIP:9002"), redirect("WEB2", "VIP:9000-9003")],
+        [served("VIP:9002", web1=2, port=80), served("VIP:9003", web2=2, port=9003)],
+    ),
+    Case(
         "src_dip '*' (any address of the router)",
         [redirect("WEB1:80", "*:30080")],
         [served(f"{FRONT}:30080", web1=1), served("VIP:30080", web1=1)],
