@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from kernel_lab import sctp, statistics, traffic
 from kernel_lab.balancer import Balancer
+from kernel_lab.peers import Case, Flow, among, check, refused, same, served, silent
 from kernel_lab.topology import BACK, CLIENT, INTERNET, VIP, WEB, WEB6, Lab
 
 RULES = f"""
@@ -156,3 +157,27 @@ def test_crc32c() -> None:
 )
 def test_chi_square(seen: dict[str, int], weights: dict[str, float], expected: float) -> None:
     assert statistics.p_value(seen, weights) == pytest.approx(expected, abs=1e-8)
+
+
+WRONG_FLOWS = {
+    "another backend": served("VIP:80", web2=2),
+    "another share": served("VIP:80", web1=1, web2=1),
+    "another source address": served("VIP:80", web1=2, seen=CLIENT),
+    "another port": served("VIP:80", web1=2, port=8080),
+    "another port of one backend": served("VIP:80", web1=2, port={"web1": 8080}),
+    "refused": refused("VIP:80"),
+    "no answer": silent("VIP:80"),
+    "one backend": same("VIP2:80", 2),
+    "all of some": among("VIP:80", 2, "web1", "web2"),
+    "an answer where it is refused": served("VIP:81", web1=1),
+}
+
+
+@pytest.mark.engines("nftables")
+def test_a_table_of_a_peer_names_each_flow_that_goes_wrong(balancer: Balancer) -> None:
+    right: list[Flow] = [served("VIP:80", web1=2, seen=BACK, port=80), same("VIP:80", 2), refused("VIP:81")]
+    services = [{"listen": "VIP:80", "backends": ["WEB1"]}, {"listen": "VIP2:80", "backends": ["WEB1", "WEB2"]}]
+    with pytest.raises(AssertionError) as raised:
+        check(balancer, [Case(words, services, [*right, flow]) for words, flow in WRONG_FLOWS.items()])
+    told = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in told if "from client to" in line] == list(WRONG_FLOWS)
