@@ -72,7 +72,7 @@ BALANCE = [
     ),
     Case(
         "stick on src,ipmask(24)",
-        [proxy(affinity="30m", client_prefix={"ipv4": 24, "ipv6": 128})],
+        [proxy(affinity="30m", client_prefix={"ipv4": 24})],
         [same("VIP:80", 8, sources=CLIENTS[:8])],
     ),
 ]

@@ -61,7 +61,7 @@ SERVERS = [
     ),
     Case(
         "protocol UDP",
-        [nat("VIP:53", protocol="udp", method="rr", backends=["WEB1:53", "WEB2:53"])],
+        [nat("VIP:53", protocol="UDP", method="rr", backends=["WEB1:53", "WEB2:53"])],
         [served("VIP:53", web1=2, web2=2, protocol="udp", seen=CLIENT), refused("VIP:53")],
     ),
     Case(
@@ -100,7 +100,7 @@ PERSISTENCE = [
     ),
     Case(
         "persistence_timeout 300, persistence_granularity 255.255.255.0",
-        [nat(affinity=300, client_prefix={"ipv4": 24, "ipv6": 128})],
+        [nat(affinity=300, client_prefix={"ipv4": 24})],
         [
             same("VIP:80", 6, sources=CLIENTS[:6]),
             among("VIP:80", 3, "web1", "web2", "web3", sources=["198.18.7.9", "198.18.8.9", "198.18.9.9"]),
@@ -108,7 +108,7 @@ PERSISTENCE = [
     ),
     Case(
         "persistence_granularity 64 over IPv6",
-        [nat("[VIP6]:80", affinity=300, client_prefix={"ipv4": 32, "ipv6": 64}, backends=["SIX1", "SIX2"])],
+        [nat("[VIP6]:80", affinity=300, client_prefix={"ipv6": 64}, backends=["SIX1", "SIX2"])],
         [same("[VIP6]:80", 6, sources=["2001:db8:18::7", "2001:db8:18::1:7"])],
     ),
     Case(

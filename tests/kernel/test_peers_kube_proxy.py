@@ -60,7 +60,7 @@ CLUSTER_IP = [
     ),
     Case(
         "ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]",
-        [{"listen": "VIP:53", "protocol": ["udp", "tcp"], "backends": ["WEB1:53", "WEB2:53"]}],
+        [{"listen": "VIP:53", "protocol": ["UDP", "TCP"], "backends": ["WEB1:53", "WEB2:53"]}],
         [served("VIP:53", web1=2, web2=2, protocol=protocol) for protocol in ("udp", "tcp")],
     ),
     Case(

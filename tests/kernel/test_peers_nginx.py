@@ -91,7 +91,7 @@ METHODS = [
     ),
     Case(
         "ip_hash: the first three numbers of an IPv4 address",
-        [stream("WEB1:8080", "WEB2:8080", "WEB3:8080", method="source_hash", client_prefix={"ipv4": 24, "ipv6": 128})],
+        [stream("WEB1:8080", "WEB2:8080", "WEB3:8080", method="source_hash", client_prefix={"ipv4": 24})],
         [
             same("VIP:80", 40, sources=CLIENTS),
             among("VIP:80", 60, "web1", "web2", "web3", sources=[f"198.18.{number}.7" for number in range(60)]),

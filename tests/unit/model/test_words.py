@@ -40,6 +40,16 @@ def test_methods(method: str, words: list[str]) -> None:
     assert {read(method=word).method for word in words} == {method}
 
 
+@pytest.mark.parametrize("written", ["tcp,udp", "TCP, UDP", ["UDP", "TCP"]], ids=str)
+def test_protocols(written: Any) -> None:
+    assert read(protocol=written).protocols == ("tcp", "udp")
+
+
+def test_the_protocol_of_egress() -> None:
+    rule = {"source": "10.0.0.0/24", "protocol": "TCP", "destination_ports": 25}
+    assert parse_config([PLAIN], [rule]).egress[0].protocol == "tcp"
+
+
 @pytest.mark.parametrize(
     ("word", "remedy"),
     [

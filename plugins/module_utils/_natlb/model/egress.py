@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError
-from . import values
-from .entities import MAX_WEIGHT, PROTOCOLS, Config
+from . import values, words
+from .entities import MAX_WEIGHT, Config
 from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_UPLINKS, Egress, EgressSnat, Uplink
@@ -38,7 +38,7 @@ def egress_rule(value: Any, path: str) -> Egress:
     no_sources: tuple[str, ...] = ()
     sources = collapsed(read("source", no_sources, networks, "name at least one network"))
     destinations = collapsed(read("destination", no_sources, networks, "leave it out for every destination"))
-    protocol = read("protocol", None, values.choice, PROTOCOLS)
+    protocol = read("protocol", None, words.protocol)
     ports = read("destination_ports", no_ports, _ports)
     if "destination_ports" in given and "protocol" not in given:
         reading.add(f"{path}.destination_ports", "needs a protocol", "add protocol: tcp, udp or sctp")

@@ -172,7 +172,7 @@ def _service(value: Any, path: str) -> Service:
 
 def _protocols(value: Any, path: str) -> tuple[Protocol, ...]:
     reading = Reading()
-    chosen = reading.each(lambda item, at: parse.choice(item, at, PROTOCOLS), parse.one_or_more(value, path))
+    chosen = reading.each(words.protocol, parse.one_or_more(value, path))
     reading.done()
     if not chosen:
         raise ConfigError(path, "is empty", f"choose from {', '.join(PROTOCOLS)}")

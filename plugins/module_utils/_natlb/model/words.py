@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
-from .entities import METHODS, STATES, Method, State
+from .entities import METHODS, PROTOCOLS, STATES, Method, Protocol, State
 
 _METHODS = {
     "rr": "round_robin",
@@ -64,6 +64,11 @@ def method(value: Any, path: str) -> Method:
     if word in _OTHER_METHODS:
         raise ConfigError(path, f"{values.shown(value)} is no method here", _OTHER_METHODS[word])
     return values.choice(_METHODS.get(word, word or value), path, METHODS)
+
+
+def protocol(value: Any, path: str) -> Protocol:
+    """A protocol, also as Kubernetes and keepalived write it: `UDP`. Raises `ConfigError`."""
+    return values.choice(_plain(value) or value, path, PROTOCOLS)
 
 
 def state(value: Any, path: str) -> State:
