@@ -88,8 +88,8 @@ def among(target: str, count: int, *names: str, **keys: Any) -> Flow:
     return Flow(target, count, lambda tally: set(tally) == set(names), **keys)
 
 
-def check(balancer: Balancer, cases: Sequence[Case], ports: Sequence[int] = (), **options: Any) -> None:
-    """Declare all cases at once, and ask. Every case that goes wrong is named.
+def check(balancer: Balancer, cases: Sequence[Case], ports: Sequence[int] = ()) -> None:
+    """Declare all cases at once, and ask. Each flow that goes wrong is named. To declare them again changes nothing.
 
     `ports` are those on which the balancer itself has a server.
     """
@@ -97,12 +97,15 @@ def check(balancer: Balancer, cases: Sequence[Case], ports: Sequence[int] = (), 
     balancer.host.ip("\n".join(line for number in range(1, len(cases) + 1) for line in _addresses(number)))
     if ports:
         balancer.host.call(server.start, "balancer", ports)
-    services = [service for case in placed for service in case.services]
-    balancer.apply(
-        [dict(service) for service in services], [dict(rule) for case in placed for rule in case.egress], **options
-    )
+    services = [dict(service) for case in placed for service in case.services]
+    egress = [dict(rule) for case in placed for rule in case.egress]
+    balancer.apply(services, egress)
     wrong = [f"{case.words}: {complaint}" for case in placed for complaint in _complaints(balancer, case)]
     assert not wrong, "\n".join(["", *wrong])
+    # After a commit of somebody else all rules are read anew.
+    balancer.host.run("nft", "add", "table", "inet", "others")
+    again = balancer.apply(services, egress)
+    assert not again.changed, again.diff
 
 
 def _places(number: int) -> dict[str, str]:
