@@ -106,6 +106,16 @@ SERVERS = [
         [proxy("[SIX1]:8080", "[SIX2]:8080", listen="[VIP6]:80")],
         [served("[VIP6]:80", web1=1, web2=1, seen=BACK6, port=8080)],
     ),
+    Case(
+        "server s1 WEB1:+1000 behind bind VIP:8000-8003",
+        [proxy({"address": "WEB1", "port": "+1000"}, {"address": "WEB2", "port": "9000-9003"}, listen="VIP:8000-8003")],
+        [served(f"VIP:{port}", web1=1, web2=1, port=port + 1000) for port in (8000, 8001, 8003)],
+    ),
+    Case(
+        "server s1 WEB1:-1000, for two ports",
+        [proxy({"address": "WEB1", "port": "-1000"}, listen=["VIP:10000", "VIP:10001"])],
+        [served("VIP:10000", web1=1, port=9000), served("VIP:10001", web1=1, port=9001)],
+    ),
     Case("source SOURCE", [proxy(snat=SOURCE)], [served("VIP:80", web1=1, web2=1, seen=SOURCE)]),
     Case(
         "source 0.0.0.0 usesrc clientip",
@@ -180,6 +190,16 @@ RULES = [
             silent("[VIP6]:80", sources=["2001:db8:18::7"]),
             served("[VIP6]:80", web1=1, sources=["2001:db8:18::1:7"]),
         ],
+    ),
+    Case(
+        "use-server s2 if { src 198.18.7.0/24 }",
+        [proxy(server(1), server(2), server(3), pins=[{"client": "198.18.7.0/24", "backend": "s2"}])],
+        [served("VIP:80", web2=4, sources=CLIENTS), among("VIP:80", 9, "web1", "web2", "web3", sources=[OUTSIDE])],
+    ),
+    Case(
+        "use-server s2, while s2 is in maintenance",
+        [proxy(server(1), server(2, state="maint"), pins=[{"client": "198.18.7.0/24", "backend": "s2"}])],
+        [served("VIP:80", web1=4, sources=CLIENTS)],
     ),
     Case(
         "tcp-request connection reject if { src_conn_cur ge 3 }",

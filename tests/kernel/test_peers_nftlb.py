@@ -124,6 +124,26 @@ SCHEDULERS = [
     ),
 ]
 
+SESSIONS = [
+    Case(
+        '"sessions": [{"client": "198.18.7.7", "backend": "bck2"}]',
+        [
+            farm(
+                bck(1, name="bck1"),
+                bck(2, name="bck2"),
+                affinity=60,
+                pins=[{"client": INSIDE, "backend": "bck2"}],
+            )
+        ],
+        [served("VIP:80", web2=4, sources=[INSIDE]), among("VIP:80", 4, "web1", "web2", sources=[BESIDE, OUTSIDE])],
+    ),
+    Case(
+        "a static session to a backend that is down",
+        [farm(bck(1, name="bck1"), bck(2, name="bck2", state="down"), pins=[{"client": INSIDE, "backend": "bck2"}])],
+        [served("VIP:80", web1=2, sources=[INSIDE])],
+    ),
+]
+
 STATES = [
     Case(
         '"state": "off": the farm does not know it',
@@ -208,4 +228,4 @@ POLICIES = [
 
 def test_farms(balancer: Balancer) -> None:
     balancer.host.ip(f"address add {SOURCE}/32 dev back")
-    check(balancer, [*FARMS, *SCHEDULERS, *STATES, *POLICIES])
+    check(balancer, [*FARMS, *SCHEDULERS, *SESSIONS, *STATES, *POLICIES])

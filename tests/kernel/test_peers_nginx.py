@@ -161,6 +161,17 @@ PROXY = [
 
 ACCESS = [
     Case(
+        "geo $remote_addr $to { 198.18.0.0/16 WEB1; 198.18.7.7 WEB2; }, proxy_pass $to;",
+        [
+            stream(
+                server(1, name="a"),
+                server(2, name="b"),
+                pins=[{"client": "198.18.0.0/16", "backend": "a"}, {"client": INSIDE, "backend": "b"}],
+            )
+        ],
+        [served("VIP:80", web1=2, sources=[OUTSIDE]), served("VIP:80", web2=2, sources=[INSIDE])],
+    ),
+    Case(
         "deny 198.18.7.0/25; allow all;",
         [stream(deny_from="198.18.7.0/25")],
         [refused("VIP:80", sources=[INSIDE]), served("VIP:80", web1=1, web2=1, sources=[BESIDE, OUTSIDE])],

@@ -41,6 +41,18 @@ REDIRECTS = [
         [served(f"VIP:{port}", web1=1, port=80) for port in (9000, 9003)],
     ),
     Case(
+        "src_dport '8000-8003', dest_port '9000-9003'",
+        [
+            redirect("WEB1", "VIP:8000-8003", protocol="tcp,udp")
+            | {"backends": [{"address": "WEB1", "port": "9000-9003"}]}
+        ],
+        [
+            served(f"VIP:{port}", web1=1, port=port + 1000, seen=CLIENT, protocol=protocol)
+            for port in (8000, 8003)
+            for protocol in ("tcp", "udp")
+        ],
+    ),
+    Case(
         "proto 'tcp udp'",
         [redirect("WEB1:53", "VIP:53", protocol=["tcp", "udp"])],
         [served("VIP:53", web1=2, seen=CLIENT, protocol=protocol) for protocol in ("tcp", "udp")],
