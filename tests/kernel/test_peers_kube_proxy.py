@@ -192,8 +192,9 @@ ENDPOINTS = [
     Case(
         "no endpoints: rejected, at every address and protocol",
         [{"listen": ["VIP:80", "VIP2:80", "[VIP6]:80", "*:30090"], "protocol": "tcp,udp", "backends": []}],
+        # One of each: after six ICMP errors in a row to one client the kernel allows one a second.
         [
-            refused(target, 2, protocol=protocol)
+            refused(target, protocol=protocol)
             for target in ("VIP:80", "VIP2:80", "[VIP6]:80", f"{FRONT}:30090")
             for protocol in ("tcp", "udp")
         ],
