@@ -134,6 +134,11 @@ options:
         description: Log new connections in the log of the kernel, at most 10 a second after the first 20.
         type: bool
         default: false
+      log_prefix:
+        description:
+          - What the lines of O(services[].log) begin with, up to 29 characters, with the space that they end with.
+          - By default it is C(natlb) and the name of the service.
+        type: str
       health:
         description:
           - How to check the backends. V(none) in place of a mapping is no check.
@@ -629,6 +634,7 @@ SERVICE = {
     "new_connections_per_second": {"type": "int", "default": 0},
     "when_empty": {"type": "str", "choices": ["reject", "drop"], "default": "reject"},
     "log": {"type": "bool", "default": False},
+    "log_prefix": {"type": "str"},
     "health": {"type": "dict", "options": HEALTH},
     "redispatch": {"type": "bool"},
     "pins": {

@@ -204,7 +204,7 @@ def _limits(tables: Tables, service: Service) -> list[str]:
     if most:
         rules.append(f"-m connlimit --connlimit-above {most} --connlimit-mask {tables.bits} --connlimit-saddr {_PAST}")
     if service.log:
-        prefix = f"natlb {service.name}"[: _LOG_PREFIX - 1] + " "
+        prefix = service.log_prefix or f"natlb {service.name}"[: _LOG_PREFIX - 1] + " "
         rules.append(f'-m limit --limit 10/sec --limit-burst 20 -j LOG --log-prefix "{prefix}"')
     return rules
 

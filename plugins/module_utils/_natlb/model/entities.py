@@ -162,6 +162,8 @@ class Service:
     new_connections_per_second: int
     when_empty: Refusal
     log: bool
+    #: None for the usual one.
+    log_prefix: str | None
     health: Health | None
     #: Whether an attempt that is refused takes another backend; see `redispatch.py`.
     redispatch: bool
@@ -315,6 +317,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "new_connections_per_second": service.new_connections_per_second,
         "when_empty": service.when_empty,
         "log": service.log,
+        "log_prefix": service.log_prefix,
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
         "pins": [pin._asdict() for pin in service.pins],

@@ -18,16 +18,10 @@ def check_service(service: Service, path: str) -> None:
     if service.redispatch and "tcp" not in service.protocols:
         problem = f"there is none for {' and '.join(service.protocols)}"
         reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+    if service.log_prefix is not None and not service.log:
+        reading.add(f"{path}.log_prefix", "nothing is logged", "add log: true, or leave it out")
     families = service.families()
-    for index, backend in enumerate(service.backends):
-        at = f"{path}.backends[{index}]"
-        if backend.family not in families:
-            problem = f"{backend.address} is not of the family that the service listens in"
-            remedy = "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend"
-            reading.add(f"{at}.address", problem, remedy)
-        for listen in filter(backend.is_at, service.listens):
-            problem = f"{backend.address} is the frontend {listen} itself"
-            reading.add(at, problem, "choose another port or another address")
+    _check_backends(service, path, reading)
     _check_health(service, path, reading)
     _check_pins(service, path, reading)
     backend_families = {backend.family for backend in service.backends}
@@ -46,6 +40,19 @@ def check_service(service: Service, path: str) -> None:
             problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
             reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
     reading.done()
+
+
+def _check_backends(service: Service, path: str, reading: Reading) -> None:
+    families = service.families()
+    for index, backend in enumerate(service.backends):
+        at = f"{path}.backends[{index}]"
+        if backend.family not in families:
+            problem = f"{backend.address} is not of the family that the service listens in"
+            remedy = "NAT does not translate between IPv4 and IPv6; listen in that family too, or move the backend"
+            reading.add(f"{at}.address", problem, remedy)
+        for listen in filter(backend.is_at, service.listens):
+            problem = f"{backend.address} is the frontend {listen} itself"
+            reading.add(at, problem, "choose another port or another address")
 
 
 def _check_clients(service: Service, path: str, reading: Reading) -> None:

@@ -39,6 +39,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         new_connections_per_second=item["new_connections_per_second"],
         when_empty=item["when_empty"],
         log=item["log"],
+        log_prefix=item["log_prefix"],
         health=None if health is None else _health(json.dumps(health)),
         redispatch=item["redispatch"],
         pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),

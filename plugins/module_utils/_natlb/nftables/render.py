@@ -295,7 +295,8 @@ class ServiceTable(Table):
             over = self.over_limit(CLIENTS) if protocol == "tcp" else self.refuse()
             rules.append(f"add @{name} {{ {saddr} {count} }} goto {over}")
         if service.log:
-            rules.append(f'limit rate 10/second burst 20 packets log prefix "natlb {service.name} "')
+            prefix = service.log_prefix or f"natlb {service.name} "
+            rules.append(f'limit rate 10/second burst 20 packets log prefix "{prefix}"')
         return rules
 
     def shifted_ports(self, service: Service, shift: int) -> str:
