@@ -10,10 +10,8 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import for_people
 
-#: Callbacks whose output is read by programs: it would not be what they read with lines of ours in it.
-_FOR_PROGRAMS = ("json", "jsonl", "json_lines", "null", "ndjson")
 #: By how much a line matters.
 _COLOURS = {"bad": constants.COLOR_ERROR, "odd": constants.COLOR_CHANGED}
 
@@ -37,11 +35,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         marked = [_marked(line) for line in self._task.args.get("lines") or []]
         problems = [str(line) for line in self._task.args.get("problems") or []]
-        if str(constants.DEFAULT_STDOUT_CALLBACK).rpartition(".")[2] not in _FOR_PROGRAMS:
-            display = Display()
-            for text, level in [*marked, *((problem, "") for problem in problems)]:
-                # Ansible colours a terminal alone, and not where it is told not to.
-                display.display(text, color=_COLOURS.get(level))
+        for text, level in [*marked, *((problem, "") for problem in problems)]:
+            for_people.say(text, _COLOURS.get(level))
         result.update(changed=False, lines=[text for text, _level in marked])
         if problems:
             result.update(failed=True, msg="\n".join(problems))

@@ -65,6 +65,7 @@ options:
     description:
       - With O(state=drained) or O(state=disabled), wait until its connections are gone.
       - Attempts that it has not answered after a second are ended. The client's next packet goes to another backend.
+      - While it waits, the controller says every ten seconds how many connections are left.
     type: bool
     default: false
   wait_timeout:
@@ -73,6 +74,13 @@ options:
         many there are.
     type: int
     default: 300
+  wait_only:
+    description:
+      - Give no order, and only wait for the end of its connections, as O(wait) says. It fails where somebody has
+        brought the backend back.
+    type: bool
+    default: false
+    version_added: 0.1.0
   close_connections:
     description: End the connections that are left after O(wait_timeout).
     type: bool
@@ -161,6 +169,7 @@ ARGUMENTS = {
     "only_reason": {"type": "str"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 300},
+    "wait_only": {"type": "bool", "default": False},
     "close_connections": {"type": "bool", "default": False},
     "min_active": {"type": "int", "default": 1},
     "allow_missing": {"type": "bool", "default": False},

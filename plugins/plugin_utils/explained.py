@@ -24,9 +24,12 @@ class ExplainedAction(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         in_background = bool(self._task.async_val)
         try:
-            result.update(self._execute_module(module_name=self.MODULE, task_vars=task_vars, wrap_async=in_background))
+            result.update(self._executed(task_vars, in_background))
             old_python.explain(result)
             return result
         finally:
             if not in_background:
                 self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _executed(self, task_vars: dict[str, Any] | None, in_background: bool) -> dict[str, Any]:
+        return dict(self._execute_module(module_name=self.MODULE, task_vars=task_vars, wrap_async=in_background))

@@ -147,6 +147,20 @@ def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
     assert (answer.name == "web2") is not close, "its next packet is answered with a reset"
 
 
+def test_waiting_alone_orders_nothing(balancer: Balancer) -> None:
+    balancer.apply([service(backends=webs("web1", "web2"))])
+    alone = {"wait": True, "wait_timeout": 1, "wait_only": True}
+    with pytest.raises(HostError, match=r"web2 of web: is in rotation again.*\(drain it again\)"):
+        balancer.backend("web2", "drained", **alone)
+    assert balancer.tally(count=2) == {"web1": 1, "web2": 1}
+    balancer.backend("web2", "drained", reason="kernel update")
+    held = balancer.hold(count=1)
+    done = balancer.backend("web1", "disabled", min_active=0, **alone | {"wait_only": False})
+    assert (done["active_connections"], done["changed"]) == (len(held), True)
+    again = balancer.backend("web1", "drained", **alone)
+    assert (again["active_connections"], again["changed"], again["overrides"]) == (1, False, done["overrides"])
+
+
 @pytest.mark.parametrize("ends_first", ["client", "server"])
 def test_a_client_that_has_sent_its_last_still_gets_its_answer(balancer: Balancer, ends_first: str) -> None:
     """While one to whom the server has sent its last gets nothing more."""

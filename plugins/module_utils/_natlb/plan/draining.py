@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
-from ..errors import HostError, MinActiveError, UnknownBackendError
+from ..errors import ConfigError, HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import Override, effective
@@ -52,6 +52,7 @@ def backend(
     only_reason: str | None = None,
     wait: bool,
     wait_timeout: int,
+    wait_only: bool = False,
     close_connections: bool,
     min_active: int,
     allow_missing: bool,
@@ -62,13 +63,10 @@ def backend(
 ) -> dict[str, Any]:
     """What the module `backend` and the program do, and what the module returns.
 
-    `progress` is told how many connections are left and how many seconds have passed. Raises `HostError` and
-    `ConfigError`.
+    `progress` is told how many connections are left and how many seconds have passed. With `wait_only` nothing is
+    ordered. Raises `HostError` and `ConfigError`.
     """
-    if os.geteuid() != 0:
-        raise HostError("only root may read or change the rules of this host (become: true)")
-    values.integer(wait_timeout, "wait_timeout", 0, MAX_WAIT_S, "a number of seconds")
-    values.integer(min_active, "min_active", 0, MAX_BACKENDS, "a number of backends")
+    _check(wait_timeout, min_active)
     order = orders.combined(state, weight, reason, only_reason)
     leaves = state in ("drained", "disabled") or weight == 0
 
@@ -83,6 +81,8 @@ def backend(
         if allow_missing:
             return {**_told(None), "missing": str(error)}
         raise
+    if wait_only:
+        change = _as_it_is(change, wait and leaves)
     permit(change)
     told = _told(change)
     if check:
@@ -97,6 +97,29 @@ def backend(
 def _is_out(said: Override | None) -> bool:
     """Whether a backend gets no new connections by this override."""
     return said is not None and (said.state in ("drained", "disabled") or said.weight == 0)
+
+
+def _check(wait_timeout: int, min_active: int) -> None:
+    if os.geteuid() != 0:
+        raise HostError("only root may read or change the rules of this host (become: true)")
+    values.integer(wait_timeout, "wait_timeout", 0, MAX_WAIT_S, "a number of seconds")
+    values.integer(min_active, "min_active", 0, MAX_BACKENDS, "a number of backends")
+
+
+def _as_it_is(change: Change, is_awaited: bool) -> Change:
+    """Nothing is ordered. Raises `ConfigError` where nothing is waited for either, and `HostError` for a backend that
+    somebody has brought back meanwhile."""
+    if not is_awaited:
+        problem, remedy = "nothing is to be waited for", "add wait, with state drained or disabled"
+        raise ConfigError("wait_only", problem, remedy)
+    back = [
+        f"{target.backend.name} of {target.service.name}"
+        for target in change.changed
+        if not _is_out(change.before.get(target.place))
+    ]
+    if back:
+        raise HostError(f"{', '.join(back)}: is in rotation again, so its connections do not end (drain it again)")
+    return change._replace(after=change.before)
 
 
 def _told(change: Change | None) -> dict[str, Any]:
