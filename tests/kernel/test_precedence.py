@@ -191,6 +191,26 @@ def test_the_specific_one_comes_and_goes(balancer: Balancer, kind: str) -> None:
     assert balancer.tally(target, 2) == {"web3": 2}
 
 
+@pytest.mark.parametrize("kind", ["a port of *", "an interface of *"])
+def test_nobody_is_refused_while_it_comes_and_goes(balancer: Balancer, kind: str) -> None:
+    """What a packet finds of the ranges before the change leads somewhere until no packet can find it any more."""
+    wide, narrow, target = PAIRS[kind]
+    general = service("general", **{**wide, "backends": webs("web1")})
+    specific = service("specific", **{**narrow, "backends": webs("web3")})
+    balancer.apply([general])
+    sources = ["198.18.0.1", "198.18.0.2", "198.18.0.3"]
+    options = {"limit_s": 60.0, "keep": 0, "breath_s": 0}
+    loads = [balancer.client.begin(traffic.hammer, [target], source=source, **options) for source in sources]
+    balancer.client.call(traffic.hammering)
+    for _turn in range(10):
+        balancer.apply([general, specific])
+        balancer.apply([general])
+    balancer.client.call(traffic.halt)
+    seen = [traffic.Hammered(*load.result(30)) for load in loads]
+    assert {name for one in seen for name in one.answers} == {"web1", "web3"}, seen
+    assert not any(one.late for one in seen), seen
+
+
 def test_a_range_around_others_comes_and_goes(balancer: Balancer) -> None:
     inner = service("inner", listen=f"{VIP}:9001-9002", backends=webs("web1"))
     port = service("port", listen=f"{VIP}:9002", backends=webs("web2"))

@@ -160,3 +160,26 @@ def test_large_tables_are_spread_over_maps() -> None:
     assert sum(sizes) == 100 * 2044
     assert len(sizes) == 8
     assert max(sizes) < 2 * layout.SLOTS_PER_MAP
+
+
+def test_chains_that_ranges_led_to_are_emptied_afterwards() -> None:
+    """With the set that they look up, and the chains behind them; each is deleted once nothing names it."""
+    outer = {"listen": "*:9000-9003"}
+    inner = {"listen": "*:9002", "allow_from": ["198.51.100.0/24"]}
+    switched, emptied, removed = texts(render(outer, inner), render(outer))
+    gone = ["b.s2.tcp.10.0.0.3.8080", "b.s2.tcp.10.0.0.4.8080", "refuse", "s.s2.tcp"]
+    assert any(
+        line.startswith("delete element ip natlb node ") and "6 . 9002 : goto s.s2.tcp" in line for line in switched
+    )
+    assert not [line for line in switched if "s2" in line and not line.startswith("delete element")]
+    assert emptied == [f"flush chain ip natlb {name}" for name in gone]
+    assert sorted(line.split()[-1] for line in removed if line.startswith("delete chain")) == gone
+    (name,) = (key.name for key in render(outer, inner) if key.name.startswith("allow.s2/"))
+    assert f"delete set ip natlb {name}" in removed
+
+
+def test_a_chain_that_one_port_led_to_is_emptied_at_once() -> None:
+    """A packet of the new generation finds no element of the old one in a map without intervals."""
+    switched, removed = texts(render({}, {}), render({}))
+    assert "flush chain ip natlb s.s2.tcp" in switched
+    assert removed[-1] == "delete chain ip natlb s.s2.tcp"

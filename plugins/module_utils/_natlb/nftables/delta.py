@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..ruleset.normal_form import targets
 from ..ruleset.sections import Key, Ruleset, Section
 from .names import is_first_slot, slot_map
 from .text import TABLE, Lines, element_lines, full, load_order
@@ -33,6 +34,9 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
     what nothing leads to any more. The reason: a packet on its way reads the rules of the generation in which it began,
     but the elements of the one that is current (nf_tables_api.c). In one transaction such a packet could be led to a
     chain that has no rules in its generation, or to slots that have moved to another map, and would not be translated.
+    Chains that elements of intervals led to are emptied in a transaction of their own: from Linux 6.17 on a packet of
+    the new generation still finds the old ones until all of the transaction is done (nft_set_pipapo.c, "don't check
+    genbit from packetpath lookups").
     Also, kernels before 6.2 cannot delete a chain in the transaction that takes the last element naming it.
     """
     tables = [key for key in normal if key.kind == "table" and key in live and live[key] != normal[key]]
@@ -40,7 +44,7 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
     replaced = [key.family for key in tables]
     change = _Change(_of(live, replaced, False), _of(normal, replaced, False), rendered)
     switch = change.switch() + (full(_of(rendered, replaced, True), replaced).splitlines() if replaced else [])
-    texts = [change.additions(), switch, change.removals()]
+    texts = [change.additions(), switch, change.emptied(), change.removals()]
     return ["\n".join(lines) + "\n" for lines in texts if lines]
 
 
@@ -63,6 +67,8 @@ class _Change:
     remade: list[Key] = field(init=False)
     #: What keeps its declaration, but not its rules or elements.
     changed: list[Key] = field(init=False)
+    #: Chains that go, and that a packet may be led to a moment longer.
+    lingering: list[Key] = field(init=False)
 
     def __post_init__(self) -> None:
         live, normal = self.live, self.normal
@@ -76,6 +82,7 @@ class _Change:
         names = {(key.family, key.name) for key in self.remade if key.kind != "chain"}
         using = sorted(key for key in normal if key in live and self._uses(key, names)) if names else []
         self.changed = [key for key in dict.fromkeys([*kept, *using]) if key not in self.remade]
+        self.lingering = self._lingering()
 
     def _is_remade(self, key: Key) -> bool:
         live, normal = self.live[key], self.normal[key]
@@ -85,9 +92,32 @@ class _Change:
         steps = deletions * len(live.body)
         return steps > _FEW_STEPS and steps > _DELETION_BY_ADDITION * len(normal.body)
 
+    def _lingering(self) -> list[Key]:
+        """The chains that go to which elements lead of maps of intervals that stay, and those behind them. None of a
+        family where one of them looks up what is made anew, or a map that goes and names chains."""
+        gone = {(key.family, key.name): key for key in self.gone if key.kind == "chain"}
+        waiting = [
+            (key.family, name)
+            for key in (self.changed if gone else ())
+            if key.kind == "map" and _intervals(self.live[key])
+            for element in set(self.live[key].body) - set(self.normal[key].body)
+            for _is_chain, name in targets(element)
+        ]
+        found: dict[Key, None] = {}
+        while waiting:
+            place = waiting.pop()
+            if place in gone and gone[place] not in found:
+                found[gone[place]] = None
+                waiting += [(place[0], name) for rule in self.live[gone[place]].body for _is, name in targets(rule)]
+        held = {(key.family, key.name) for key in self.remade}
+        held |= {(key.family, key.name) for key in self.gone if key.kind == "map" and _names_chains(self.live[key])}
+        tied = {key.family for key in found if self._uses(key, held)}
+        return sorted(key for key in found if key.family not in tied)
+
     def _uses(self, key: Key, names: set[tuple[str, str]]) -> bool:
         """Whether a chain looks up one of these: its rules have to let go of it before it can be made anew."""
-        rules = [*self.live[key].body, *self.normal[key].body] if key.kind == "chain" else []
+        now = self.normal.get(key)
+        rules = [*self.live[key].body, *(now.body if now else ())] if key.kind == "chain" else []
         return any((key.family, name) in names for rule in rules for name in _LOOKS_UP.findall(rule))
 
     # -- the three transactions --------------------------------------------------------------------------------
@@ -101,7 +131,7 @@ class _Change:
 
     def switch(self) -> Lines:
         """What changes at once."""
-        early = [key for key in self.gone if not _late(key)]
+        early = [key for key in self.gone if not self._is_late(key)]
         chains = [key for key in [*self.changed, *early, *self.remade] if key.kind == "chain"]
         lines: Lines = [f"flush chain {_where(key)}" for key in chains]
         for key in [*self.changed, *early]:
@@ -116,13 +146,25 @@ class _Change:
                 lines += element_lines("add", key, [e for e in self.normal[key].body if e not in had])
         return lines + [f"delete table {family} {TABLE}" for family in self.gone_tables]
 
+    def emptied(self) -> Lines:
+        """Chains that let go of what they lead to."""
+        return [f"flush chain {_where(key)}" for key in self.lingering]
+
     def removals(self) -> Lines:
         """What nothing leads to any more."""
-        late = [key for key in self.gone if _late(key)]
+        late = [key for key in self.gone if self._is_late(key) and key not in self.lingering]
         lines: Lines = [f"flush chain {_where(key)}" for key in late if key.kind == "chain"]
         for key in self._slot_maps():
             lines += element_lines("delete", key, sorted(self._left_slots(key)))
-        return lines + _deletions([key for key in self.gone if _late(key) or key.kind == "chain"])
+        return lines + _deletions([key for key in self.gone if self._is_late(key) or key.kind == "chain"])
+
+    def _is_late(self, key: Key) -> bool:
+        """Whether a section that goes is still looked up by packets that began before the switch."""
+        if key.kind != "chain" and self.lingering:
+            rules = (rule for chain in self.lingering if chain.family == key.family for rule in self.live[chain].body)
+            if any(key.name in _LOOKS_UP.findall(rule) for rule in rules):
+                return True
+        return _is_slots(key) or is_first_slot(key.name) or key in self.lingering
 
     # -- parts of them -----------------------------------------------------------------------------------------
 
@@ -172,11 +214,6 @@ class _Change:
 
 def _is_slots(key: Key) -> bool:
     return slot_map(key.name) is not None
-
-
-def _late(key: Key) -> bool:
-    """Whether a section that goes is still looked up by packets that began before the switch."""
-    return _is_slots(key) or is_first_slot(key.name)
 
 
 def _intervals(section: Section) -> bool:

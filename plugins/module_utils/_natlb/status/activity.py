@@ -12,10 +12,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 from ..host import proc, tracked
-from ..model.entities import PROTOCOLS, Config
+from ..model.entities import PROTOCOLS, Config, Service
 from ..plan import engines
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends
@@ -63,14 +64,18 @@ class Meter:
             groups = Counter(
                 (item.protocol, item.target, item.backend) for item in tracked.translated(family) if item.active
             )
-            for (protocol, target, (address, port)), count in groups.items():
+            for (protocol, target, backend), count in groups.items():
                 frontends = self._frontends.get(protocol)
-                for service in frontends.find(family, *target) if frontends else ():
-                    keys = [b.key for b in service.backends if (b.address, b.port_at(target[1])) == (address, port)]
-                    if keys:
-                        counts[service.name, keys[0]] += count
-                        break
+                key_of = partial(_key_of, target[1], backend)
+                for service in frontends.owners(family, *target, key_of)[:1] if frontends else ():
+                    counts[service.name, key_of(service)] += count
         return counts
+
+
+def _key_of(asked: int, backend: tuple[str, int], service: Service) -> str:
+    """The key of the backend of a service that has this address and port, of a connection to the port that was asked
+    for; empty where there is none."""
+    return next((b.key for b in service.backends if (b.address, b.port_at(asked)) == backend), "")
 
 
 def spent_s() -> float:
