@@ -114,15 +114,19 @@ def test_shifted_ports_of_every_address_and_an_interface(balancer: Balancer) -> 
 
 
 def test_udp_flows_begin_anew_where_ports_are_shifted_otherwise(balancer: Balancer) -> None:
-    """A flow that keeps its socket keeps its backend's port, as long as that is the declared one."""
+    """A flow that keeps its socket keeps its backend, as long as it is at the declared port of that."""
     listen = f"{VIP}:7000-7001"
-    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="+2000"))])
+    declared = service(listen=listen, protocol="udp", backends=webs("web1", port="+2000"))
+    balancer.apply([declared])
     ((handle, answer),) = balancer.hold(f"{VIP}:7001", protocol="udp")
-    assert answer.local_port == 9001
-    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="9000-9001"), log=True)])
-    assert balancer.talk(handle).local_port == 9001
-    balancer.apply([service(listen=listen, protocol="udp", backends=webs("web1", port="+2001"), log=True)])
-    assert balancer.talk(handle).local_port == 9002
+    assert (answer.name, answer.local_port) == ("web1", 9001)
+    other = webs("web2", port="+2000")
+    balancer.apply([{**declared, "backends": [*webs("web1", port="9000-9001", state="drained"), *other]}])
+    answer = balancer.talk(handle)
+    assert (answer.name, answer.local_port) == ("web1", 9001)
+    balancer.apply([{**declared, "backends": [*webs("web1", port="+2001", state="drained"), *other]}])
+    answer = balancer.talk(handle)
+    assert (answer.name, answer.local_port) == ("web2", 9001)
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
