@@ -97,6 +97,18 @@ def test_another_distance_is_a_small_change(balancer: Balancer) -> None:
     assert not balancer.ours_left()
 
 
+def test_a_backend_with_shifted_ports_is_drained(balancer: Balancer) -> None:
+    declared = service(listen=f"{VIP}:7000-7003", backends=webs("web1", "web2", port="+2000"))
+    balancer.apply([declared])
+    balancer.backend("web1", "drained")
+    assert balancer.tally(f"{VIP}:7002", 4) == {"web2": 4}
+    outcome = balancer.apply([{**declared, "log": True}])
+    assert balancer.tally(f"{VIP}:7002", 4) == {"web2": 4}
+    assert "web1" not in outcome.diff.partition("---")[0], "its state is what it was"
+    balancer.backend("web1", "active")
+    assert balancer.tally(f"{VIP}:7002", 4) == {"web1": 2, "web2": 2}
+
+
 def test_shifted_ports_of_every_address_and_an_interface(balancer: Balancer) -> None:
     balancer.host.sysctl({"ipv4/ip_forward": 1})
     backends = webs("web1", "web2", port="9002-9003")

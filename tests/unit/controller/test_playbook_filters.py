@@ -289,7 +289,7 @@ def test_how_it_is_probed(chosen: Any, options: Any, judge: Any, names: list[str
 
 
 def test_no_spread_is_expected_of_one_client_that_stays() -> None:
-    for more in ({"method": "source_hash"}, {"affinity": 3600}):
+    for more in ({"method": "source_hash"}, {"method": "destination_hash"}, {"affinity": 3600}, {"pins": 2}):
         (probe,) = probes([service(**more)], overrides={"web": {"protocol": "http", "tolerance": 0}})
         assert "expected" not in probe["options"]
         assert "tolerance" not in probe["options"]

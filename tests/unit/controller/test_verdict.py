@@ -101,7 +101,9 @@ def test_a_backend_that_should_get_nothing() -> None:
     assert judged(host(before, after))[1] == ["web: web1: got connections, but should get none"]
 
 
-@pytest.mark.parametrize("more", [{"method": "source_hash"}, {"affinity": 3600}])
+@pytest.mark.parametrize(
+    "more", [{"method": "source_hash"}, {"method": "destination_hash"}, {"affinity": 3600}, {"pins": 2}]
+)
 def test_one_client_may_stay_with_one_backend(more: dict[str, Any]) -> None:
     assert judged(host(info(service(0, 0, **more)), info(service(300, 0, **more))))[1] == []
 

@@ -160,6 +160,12 @@ def test_what_overrides_and_health_change(held: Any, now: Any, lines: list[str])
     assert [line for line in found if "web1" in line] == [f"web: {line}" for line in lines]
 
 
+def test_what_they_change_of_a_backend_with_shifted_ports() -> None:
+    text = kept([web({**WEB1, "port": "+100"}, {**WEB2, "port": "+100"}, listen="192.0.2.10:80-89")])
+    found = summary.lines(text, text, None, holds({**DRAINED, "port": None}))
+    assert found[0] == "web: web1 state active -> drained, share 50 % -> 0 % (override: kernel update)"
+
+
 def test_a_damaged_record_of_them_says_nothing() -> None:
     text = kept([web(WEB1, WEB2)])
     for record in ("", "{", "[]", '{"effective": 5}', '{"effective": [null, {}, {"service": "web"}]}'):

@@ -100,7 +100,9 @@ def _standing(request: Item, holds: str | None) -> list[Item]:
 def _laid(service: Item, others: Mapping[Any, Item]) -> Item:
     backends = []
     for backend in _items(service, "backends"):
-        other = others.get((str(service.get("name")), *_key(backend)), {})
+        # Who holds it knows its ports by nothing but the address, where they depend on those of the service.
+        place = {**backend, "port": None} if isinstance(backend.get("port"), str) else backend
+        other = others.get((str(service.get("name")), *_key(place)), {})
         backends.append({**backend, **{key: other[key] for key in (*_HELD, *_WHY) if key in other}})
     return {**service, "backends": backends}
 

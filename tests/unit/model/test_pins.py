@@ -1,0 +1,55 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Networks that are pinned to backends, as the rules have them: apart from each other, and right for every client."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from _natlb.model.pins import Pin, decisive, pinned_networks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def pins(text: str) -> tuple[Pin, ...]:
+    return tuple(Pin(*pair.split(" ")) for pair in text.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("given_pins", "networks"),
+    [
+        ("10.0.0.0/8 a", "10.0.0.0/8 a"),
+        ("10.0.0.0/9 a, 10.128.0.0/9 a", "10.0.0.0/8 a"),
+        ("10.0.0.0/30 a, 10.0.0.2/32 b", "10.0.0.0/31 a, 10.0.0.2/32 b, 10.0.0.3/32 a"),
+        ("10.0.0.2/32 b, 10.0.0.0/30 a, 10.0.0.2/31 a", "10.0.0.0/31 a, 10.0.0.2/32 b, 10.0.0.3/32 a"),
+        ("0.0.0.0/0 a, ::/0 b", "0.0.0.0/0 a"),
+    ],
+)
+def test_the_longest_prefix_decides(given_pins: str, networks: str) -> None:
+    assert [*pinned_networks(pins(given_pins), "ip")] == [tuple(pin) for pin in pins(networks)]
+
+
+def networks(bits: int) -> st.SearchStrategy[Any]:
+    """Most of them near each other, so that they lie in each other."""
+    kind = ipaddress.IPv4Network if bits == 32 else ipaddress.IPv6Network
+    return st.tuples(st.integers(0, 255), st.integers(bits - 8, bits)).map(
+        lambda pair: str(kind((pair[0] >> (bits - pair[1]) << (bits - pair[1]), pair[1])))
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.sampled_from(("ip", "ip6")))
+def test_any_pins(data: st.DataObject, family: str) -> None:
+    bits = 128 if family == "ip6" else 32
+    chosen = data.draw(st.dictionaries(networks(bits), st.sampled_from("abc"), max_size=12))
+    given_pins = tuple(Pin(*item) for item in chosen.items())
+    found = [(ipaddress.ip_network(network), name) for network, name in pinned_networks(given_pins, family)]
+    kind = ipaddress.IPv6Address if bits == 128 else ipaddress.IPv4Address
+    for number in range(257):
+        client = kind(number)
+        having = [name for network, name in found if client in network]
+        pin = decisive(given_pins, str(client))
+        assert having == ([pin.backend] if pin else [])
