@@ -97,6 +97,18 @@ def test_another_distance_is_a_small_change(balancer: Balancer) -> None:
     assert not balancer.ours_left()
 
 
+@pytest.mark.parametrize("snat", ["none", "masquerade"])
+def test_one_port_of_a_client_to_two_frontends_that_lead_to_one(balancer: Balancer, snat: str) -> None:
+    """What iptables cannot do right has a warning."""
+    listen = [f"{VIP}:7000-7003", f"{OTHER_VIP}:7000-7003"]
+    outcome = balancer.apply([service(listen=listen, snat=snat, backends=webs("web1", port="+2000"))])
+    answers = [balancer.ask(f"{address}:7001", 1, first_source_port=30700)[0] for address in (VIP, OTHER_VIP)]
+    warned = [text for text in outcome.warnings if "another port of a backend" in text]
+    right = balancer.nftables or snat == "masquerade"
+    assert [answer.local_port for answer in answers] == [9001, 9001 if right else 9002]
+    assert len(warned) == (0 if right else 1)
+
+
 def test_a_backend_with_shifted_ports_is_drained(balancer: Balancer) -> None:
     declared = service(listen=f"{VIP}:7000-7003", backends=webs("web1", "web2", port="+2000"))
     balancer.apply([declared])

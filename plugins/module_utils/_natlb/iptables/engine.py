@@ -219,11 +219,31 @@ class IptablesEngine:
 
     def warnings(self, config: Config) -> list[str]:
         """What this engine cannot do as declared, and does otherwise."""
-        if not any(service.affinity_s for service in config.services):
-            return []
-        size = recent_list_size()
-        said = f"affinity on iptables remembers {size} clients per backend (xt_recent's ip_list_tot) and forgets the "
-        return [f"{said}oldest beyond that; the nftables engine remembers 65536"]
+        found = [_other_port(service) for service in config.services if _may_meet_another_port(service)]
+        if any(service.affinity_s for service in config.services):
+            size = recent_list_size()
+            said = (
+                f"affinity on iptables remembers {size} clients per backend (xt_recent's ip_list_tot) and forgets the "
+            )
+            found.append(f"{said}oldest beyond that; the nftables engine remembers 65536")
+        return found
+
+
+def _may_meet_another_port(service: Service) -> bool:
+    """Where DNAT shifts ports, the kernel takes the next one of the range if a connection would be the same as another
+    one to the backend (nf_nat_l4proto_unique_tuple). With another source than the client's it cannot be."""
+    if service.snat != "none" or not any(backend.shift for backend in service.backends):
+        return False
+    places = {(frontend.family, frontend.address) for frontend in service.frontends()}
+    return any(address is None for _family, address in places) or len(places) > len(service.families())
+
+
+def _other_port(service: Service) -> str:
+    return (
+        f"service {service.name}: on iptables, a client that uses one port of its own to two addresses of the service "
+        f"may come to another port of a backend whose ports are shifted, since the service has snat: none; the "
+        f"nftables engine always takes the right one, and so does masquerade"
+    )
 
 
 def _leads(key: Key, jumps: Section) -> bool:
