@@ -8,7 +8,7 @@ PYTEST := $(RUN) python -m pytest
 # of the others is waiting too: so there are more processes than cores.
 PROCESSES ?= 6
 # For example: make bench BENCHMARKS=control_plane
-BENCHMARKS ?= first_packet redispatch peers hash_quality control_plane in_memory fleet
+BENCHMARKS ?= first_packet redispatch max_connections peers hash_quality control_plane in_memory fleet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test lint unit kernel browser drills fleet molecule hosts build clean versions bench bench-check

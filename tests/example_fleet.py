@@ -19,6 +19,7 @@ def backend(name: str, address: str, port: int | None = 8080, share: float = 0.0
         "weight": 1,
         "state": "active",
         "backup": False,
+        "max_connections": 0,
         "declared": {"weight": 1, "state": "active"},
         "override": None,
         "health": "up",

@@ -41,14 +41,18 @@ def _network(address: str, length: int) -> str:
 
 
 @st.composite
-def services(draw: st.DrawFn, most: int = 6, methods: tuple[str, ...] = METHODS) -> list[Declared]:
-    """A list of up to `most` services that `parse_config` takes."""
+def services(
+    draw: st.DrawFn, most: int = 6, methods: tuple[str, ...] = METHODS, limited: bool = True
+) -> list[Declared]:
+    """A list of up to `most` services that `parse_config` takes; for iptables without limits of backends."""
     names = draw(st.lists(_names, unique=True, max_size=most))
-    return [draw(service(name, index, methods)) for index, name in enumerate(names)]
+    return [draw(service(name, index, methods, limited)) for index, name in enumerate(names)]
 
 
 @st.composite
-def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = METHODS) -> Declared:
+def service(
+    draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = METHODS, limited: bool = True
+) -> Declared:
     """One service; `index` tells its addresses and ports from those of the others."""
     families = draw(st.sampled_from((("ip",), ("ip",), ("ip6",), ("ip", "ip6"))))
     declared: Declared = {
@@ -56,7 +60,7 @@ def service(draw: st.DrawFn, name: str, index: int, methods: tuple[str, ...] = M
         "listen": draw(_listens(index, families)),
         "protocol": draw(st.lists(st.sampled_from(PROTOCOLS), min_size=1, max_size=3, unique=True)),
         "method": draw(st.sampled_from(methods)),
-        "backends": draw(_backends(families)),
+        "backends": draw(_backends(families, limited)),
         "snat": draw(_snat(families)),
         "affinity": draw(_durations),
         "client_prefix": draw(_client_prefixes),
@@ -131,7 +135,7 @@ def _listens(draw: st.DrawFn, index: int, families: tuple[str, ...]) -> list[str
 
 
 @st.composite
-def _backends(draw: st.DrawFn, families: tuple[str, ...]) -> list[Declared]:
+def _backends(draw: st.DrawFn, families: tuple[str, ...], limited: bool) -> list[Declared]:
     """None at all, or at least one of each family; never the same address twice, never all weights 0."""
     if draw(st.integers(0, 7)) == 0:
         return []
@@ -139,13 +143,13 @@ def _backends(draw: st.DrawFn, families: tuple[str, ...]) -> list[Declared]:
     for family in families:
         for number in draw(st.lists(st.integers(1, 999), unique=True, min_size=1, max_size=5)):
             address = f"10.0.{number // 250}.{number % 250 + 1}" if family == "ip" else f"2001:db8:2::{number:x}"
-            found.append({"address": address, **draw(_backend_keys())})
+            found.append({"address": address, **draw(_backend_keys(limited))})
     if not any(backend.get("weight", 1) for backend in found):
         found[0]["weight"] = 1
     return found
 
 
-def _backend_keys() -> st.SearchStrategy[Declared]:
+def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:
     return st.fixed_dictionaries(
         {},
         optional={
@@ -153,6 +157,7 @@ def _backend_keys() -> st.SearchStrategy[Declared]:
             "weight": _weights,
             "state": st.sampled_from(("active", "active", "drained", "disabled")),
             "backup": st.booleans(),
+            **({"max_connections": _limits} if limited else {}),
         },
     )
 

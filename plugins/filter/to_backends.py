@@ -15,7 +15,8 @@ description:
     the host variables C(natlb_address) and C(ansible_host), the address of the default route in the facts
     (C(ansible_facts.default_ipv4.address) before C(ansible_facts.default_ipv6.address)), and the host's own name."
   - C(natlb_address) may be one address or a list of them. Any other value is an error.
-  - The host variables C(natlb_weight), C(natlb_state) and C(natlb_backup) become its weight, state and backup.
+  - The host variables C(natlb_weight), C(natlb_state), C(natlb_backup) and C(natlb_max_connections) become its
+    weight, state, backup and max_connections.
   - A host without a usable address is an error that names the host. Facts are known only if they were gathered.
   - An IP address that is not in the inventory makes a backend of that address.
 author:
@@ -66,7 +67,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The backends, with name and address, and with port, weight, state and backup if they are set.
+  description: The backends, with name and address, and with port, weight, state, backup and
+    max_connections if they are set.
   type: list
   elements: dict
   sample:
@@ -93,7 +95,7 @@ else:
     NETADDR_ERROR = None
 
 _VERSIONS = {None: (4, 6), "ipv4": (4,), "ipv6": (6,)}
-_FROM_HOSTVARS = ("weight", "state", "backup")
+_FROM_HOSTVARS = ("weight", "state", "backup", "max_connections")
 
 
 def to_backends(

@@ -304,6 +304,13 @@ options:
             description: Whether the backend serves only while no other one can.
             type: bool
             default: false
+          max_connections:
+            description:
+              - Connections that the backend has at a time within this service. More go to the next backend that has
+                room, then to those with V(backup=true), then O(services[].when_empty) applies.
+              - V(0) is no limit. Only with nftables.
+            type: int
+            default: 0
   egress:
     description:
       - Source NAT for the networks behind this host.
@@ -585,6 +592,7 @@ BACKEND = {
     "weight": {"type": "int", "default": 1},
     "state": {"type": "str", "choices": ["active", "drained", "disabled"], "default": "active"},
     "backup": {"type": "bool", "default": False},
+    "max_connections": {"type": "int", "default": 0},
 }
 HEALTH_TYPES = ["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
 HEALTH = {

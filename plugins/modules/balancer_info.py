@@ -175,6 +175,9 @@ services:
         backup:
           description: Whether it serves only while no other backend can.
           type: bool
+        max_connections:
+          description: The most connections that it has at a time. V(0) if it has no limit.
+          type: int
         declared:
           description: V(weight) and V(state) as the last run declared them.
           type: dict

@@ -99,7 +99,7 @@ PLAYBOOKS = frozenset(
     }
 )
 #: What the filter `to_backends` reads of a backend's host (natlb_state too).
-HOSTS = frozenset({"natlb_address", "natlb_backup", "natlb_weight"})
+HOSTS = frozenset({"natlb_address", "natlb_backup", "natlb_max_connections", "natlb_weight"})
 #: What roles and playbooks make for themselves. Nobody is told of these.
 INTERNAL = frozenset(
     {

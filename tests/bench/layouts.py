@@ -67,8 +67,14 @@ class Layout:
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
-def natlb(engine: str, variant: str | None = None, method: str = "round_robin", redispatch: bool = False) -> Load:
-    """Loads through the core, as the module does."""
+def natlb(
+    engine: str,
+    variant: str | None = None,
+    method: str = "round_robin",
+    redispatch: bool = False,
+    limits: Sequence[int] = (0,) * BACKENDS,
+) -> Load:
+    """Loads through the core, as the module does. `limits` are the most connections of each backend."""
 
     def load(namespace: Namespace, declared: Sequence[Service]) -> None:
         request: dict[str, Any] = {
@@ -80,7 +86,10 @@ def natlb(engine: str, variant: str | None = None, method: str = "round_robin", 
                     "listen": f"[{service.address}]:{PORT}" if ":" in service.address else f"{service.address}:{PORT}",
                     "method": method,
                     "redispatch": redispatch,
-                    "backends": [{"address": backend, "port": BACKEND_PORT} for backend in service.backends],
+                    "backends": [
+                        {"address": backend, "port": BACKEND_PORT, "max_connections": most}
+                        for backend, most in zip(service.backends, limits, strict=True)
+                    ],
                 }
                 for number, service in enumerate(declared)
             ],

@@ -29,9 +29,9 @@ import echo
 import layouts
 import peers_lab
 import report
+import wires
 from kernel_lab import drive
 from layouts import Layout
-from wires import Wires
 
 #: Most that a first packet may cost, and fewest requests, with to without.
 MOST, FEWEST = 1.01, 0.99
@@ -55,23 +55,11 @@ Ratios = dict[str, list[float]]
 
 def first_packets(rounds: int, packets: int) -> Ratios:
     """By engine, a ratio for each round."""
-    found: Ratios = {name: [] for name in ENGINES}
-    with Wires() as wired:
-        pairs = {
-            name: [
-                wired.balancer(Layout(name, layouts.natlb(engine, variant, redispatch=on)), layouts.services(1))
-                for on in (False, True)
-            ]
-            for name, (engine, variant) in ENGINES.items()
-        }
-        wired.leave_cpu()
-        for number in range(1, rounds + 1):
-            for name, pair in pairs.items():
-                # Without, with, with, without: what drifts in the meantime meets both.
-                order = [*pair, *reversed(pair)]
-                taken = [wired.measure(balancer, balancer.services, packets, number).typical_ns for balancer in order]
-                found[name].append((taken[1] + taken[2]) / (taken[0] + taken[3]))
-    return found
+    pairs = {
+        name: [Layout(name, layouts.natlb(engine, variant, redispatch=on)) for on in (False, True)]
+        for name, (engine, variant) in ENGINES.items()
+    }
+    return wires.ratios(pairs, rounds, packets)
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

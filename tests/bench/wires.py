@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import layouts
 from control_plane import Namespace
 from layouts import BACKEND_PORT, PORT, Layout, Service
 
@@ -191,6 +192,28 @@ class Wires:
             )
         if layout.even and targets == 1 and max(arrived.values()) - min(arrived.values()) > 1:
             raise VoidError(f"{layout.name}: the backends should have got even shares: {arrived}")
+
+
+def ratios(pairs: Mapping[str, Sequence[Layout]], rounds: int, packets: int) -> dict[str, list[float]]:
+    """What a first packet costs with one service of the second layout of each pair, to the first one, in each round."""
+    found: dict[str, list[float]] = {name: [] for name in pairs}
+    with Wires() as wired:
+        loaded = {
+            name: [wired.balancer(layout, layouts.services(1, layout.family)) for layout in pair]
+            for name, pair in pairs.items()
+        }
+        wired.leave_cpu()
+        for number in range(1, rounds + 1):
+            for name, pair in loaded.items():
+                # Without, with, with, without: what drifts in the meantime meets both.
+                order = [*pair, *reversed(pair)]
+                # Other clients each time: what remembers those that are forgotten (`max_connections`) takes a second.
+                taken = [
+                    wired.measure(balancer, balancer.services, packets, len(order) * number + at).typical_ns
+                    for at, balancer in enumerate(order)
+                ]
+                found[name].append((taken[1] + taken[2]) / (taken[0] + taken[3]))
+    return found
 
 
 def _sysctls(namespace: Namespace, values: Mapping[str, int]) -> None:

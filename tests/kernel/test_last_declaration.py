@@ -70,7 +70,7 @@ def changed(draw: st.DrawFn, declared: list[Declared]) -> list[Declared]:
 @bounded
 @given(data=st.data())
 def test_any_change_of_any_declaration(balancer: Balancer, data: st.DataObject) -> None:
-    declared = data.draw(services())
+    declared = data.draw(services(limited=balancer.nftables))
     balancer.apply(declared)
     for _turn in range(2):
         declared = data.draw(changed(declared))

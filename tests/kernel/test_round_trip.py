@@ -35,7 +35,7 @@ bounded = settings(
 def test_any_declaration_is_loaded_read_back_and_final(balancer: Balancer, data: st.DataObject) -> None:
     if "up1" not in balancer.host.run("ip", "link"):
         balancer.lab.uplinks()
-    declared = data.draw(services())
+    declared = data.draw(services(limited=balancer.nftables))
     outward = data.draw(egress())
     outcome = balancer.apply(declared, outward)
     assert outcome.changed == bool(outcome.diff)
@@ -51,12 +51,16 @@ def _able(config: Any) -> set[tuple[str, str]]:
         (service.name, backend.key)
         for service in config.services
         for family in service.families()
-        for backend in service.serving(family)
+        for backend in [*service.serving(family), *_where_all_are_full(service, family)]
     }
 
 
+def _where_all_are_full(service: Any, family: str) -> list[Any]:
+    return service.stand_ins(family) if all(item.max_connections for item in service.serving(family)) else []
+
+
 @bounded
-@given(first=services(most=3), second=services(most=3))
+@given(first=services(most=3, limited=False), second=services(most=3, limited=False))
 @pytest.mark.engines("nftables", "iptables-nft")
 def test_check_mode_foretells(balancer: Balancer, first: list[Declared], second: list[Declared]) -> None:
     balancer.apply(first)

@@ -249,6 +249,35 @@ def hold_more(target: str, count: int, rate: float, timeout_s: float) -> list[st
     return names
 
 
+def hold_at_once(target: str, count: int, timeout_s: float = TIMEOUT_S) -> Counter[str]:
+    """Open so many connections at the same moment, by as many threads, and keep them. Who answered, or which error."""
+    ready = threading.Barrier(count)
+
+    def one(_number: int) -> str:
+        ready.wait()
+        try:
+            sock = connected(target, timeout_s=timeout_s)
+            _open[next(_handles)] = sock
+            return _exchange(sock, speak=False).who
+        except OSError as error:
+            return type(error).__name__
+
+    with ThreadPoolExecutor(count) as pool:
+        return Counter(pool.map(one, range(count)))
+
+
+def let_go(handle: int, reset: bool = False) -> None:
+    """End a held connection: in order, when the other end has ended its part as well, or by a RST."""
+    sock = _open.pop(handle)
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    elif sock.type == socket.SOCK_STREAM:
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(512):
+            pass
+    sock.close()
+
+
 def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """One more question on a held connection."""
     return _on_held(handle, timeout_s, speak=True)

@@ -104,13 +104,13 @@ def test_where_the_address_comes_from(variables: dict[str, Any], arguments: dict
 
 def test_backends_keep_the_order_and_take_what_is_set() -> None:
     hostvars = {
-        "web1": {"natlb_address": "10.0.0.3", "natlb_weight": 3, "natlb_backup": False},
+        "web1": {"natlb_address": "10.0.0.3", "natlb_weight": 3, "natlb_backup": False, "natlb_max_connections": 9},
         "web2": {"natlb_address": "10.0.0.4", "natlb_state": "drained", "natlb_weight": None},
         "10.0.0.5": {},
     }
     assert backends(["web2", "web1", "10.0.0.5"], hostvars, port=8080) == [
         {"name": "web2", "address": "10.0.0.4", "port": 8080, "state": "drained"},
-        {"name": "web1", "address": "10.0.0.3", "port": 8080, "weight": 3, "backup": False},
+        {"name": "web1", "address": "10.0.0.3", "port": 8080, "weight": 3, "backup": False, "max_connections": 9},
         {"name": "10.0.0.5", "address": "10.0.0.5", "port": 8080},
     ]
 

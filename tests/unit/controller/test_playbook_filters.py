@@ -140,6 +140,12 @@ def test_services_that_redispatch_are_marked() -> None:
     assert [("yes" in words, "-" in words) for words in marked.values()] == [(True, False), (False, True)]
 
 
+def test_a_limit_stands_beside_the_connections() -> None:
+    limited = [backend("web1", "10.0.0.3", active_connections=7, max_connections=100), backend("web2", "10.0.0.4")]
+    shown = [line.split() for line in status_table({"lb1": info(service(backends=limited))})]
+    assert [words[-1] for words in shown[:3]] == ["ACTIVE", "7/100", "0"]
+
+
 def test_a_backup_is_marked() -> None:
     assert (
         "active (backup)" in status_table({"lb1": info(service(backends=[backend("b", "10.0.0.5", backup=True)]))})[1]

@@ -414,6 +414,12 @@ def test_frontends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
     ]
 
 
+def test_a_limit_of_a_backend_is_refused() -> None:
+    for state in ("active", "disabled"):
+        with pytest.raises(ConfigError, match=r"service web: .*max_connections of a backend.*engine: nftables"):
+            render({**WEB, "backends": [{**BACKENDS[0], "max_connections": 5, "state": state}]})
+
+
 def test_names_fit_the_kernel() -> None:
     name = "a-name-as-long-as-a-name-may-be-" * 2
     keys = {"affinity": 60, "log": True, "new_connections_per_second": 5, "max_connections_per_client": 1}

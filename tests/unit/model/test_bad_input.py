@@ -303,6 +303,8 @@ SERVICES = [
     (backend(weight=0), "services[0].backends", "every weight is 0"),
     (backend(state="off"), "services[0].backends[0].state", "not a choice"),
     (backend(backup="maybe"), "services[0].backends[0].backup", "neither true nor false"),
+    (backend(max_connections=-1), "services[0].backends[0].max_connections", "-1 is not a whole number"),
+    (backend(max_connections="many"), "services[0].backends[0].max_connections", "not a whole number"),
     (backend(color="red"), "services[0].backends[0].color", "no such key"),
     (backend(address="192.0.2.10", port=80), "services[0].backends[0]", "is the frontend"),
     (
@@ -568,7 +570,7 @@ FULL_HEALTH = [
     {"type": "udp", **TARGET, "send": "ping", "expect": "hex:00ff"},
     {"type": "dns", **TARGET, "query": "www.example.com"},
 ]
-FULL_BACKEND = {**BACKEND, "name": "web1", "weight": 1, "state": "active", "backup": False}
+FULL_BACKEND = {**BACKEND, "name": "web1", "weight": 1, "state": "active", "backup": False, "max_connections": 9}
 FULL = {
     "services": [
         {

@@ -73,6 +73,15 @@ def test_what_is_told_of_a_backend() -> None:
     assert of(text, "natlb_backend_up") == [], "nothing was found yet"
 
 
+def test_a_limit_is_told_where_there_is_one() -> None:
+    declared = [{"address": "10.0.0.3", "max_connections": 9}, {"address": "10.0.0.4"}]
+    text = metrics.text(HOST, balanced(config=config(backends=declared)))
+    assert samples(text).keys() >= {
+        ("natlb_backend_max_connections", (("address", "10.0.0.3"), ("backend", "10.0.0.3"), ("service", "web")))
+    }
+    assert of(text, "natlb_backend_max_connections") == [9]
+
+
 def test_what_is_told_of_one_that_is_out() -> None:
     place = Place("web", "10.0.0.3", 8080)
     text = metrics.text(HOST, balanced(findings={place: Finding("down", "", "refused")}))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import ConfigError
 from ..model.admission import Admission
 from ..model.entities import Backend, Frontend, Service
 from ..model.hash_keys import BITS, mask
@@ -72,6 +73,13 @@ class Tables:
 
 def service_target(tables: Tables, service: Service, protocol: str) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
+    if service.limits_backends:
+        raise ConfigError(
+            f"service {service.name}",
+            "the iptables engine cannot do max_connections of a backend: its match connlimit goes on to count a "
+            "connection that a full backend has left to another one, so that backend would stay full of them",
+            "use engine: nftables, or max_connections_per_client",
+        )
     serving = service.serving(tables.family)
     if not serving:
         return "ACCEPT"

@@ -13,7 +13,7 @@ from typing import Any, Callable, TypeVar
 from ..errors import ConfigError, ConfigErrors
 from . import values as parse
 from . import words
-from .entities import MAX_BACKENDS, MAX_WEIGHT, Backend, Listen
+from .entities import MAX_BACKENDS, MAX_CONNECTIONS, MAX_WEIGHT, Backend, Listen
 from .reading import Reading
 from .shifted_ports import NO_PORT, PortAsGiven, read_port, resolved
 
@@ -65,7 +65,7 @@ def read_backends(value: Any, path: str, listens: Sequence[Listen]) -> tuple[Bac
     return tuple(backends)
 
 
-BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup")
+BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup", "max_connections")
 
 
 def _backend(value: Any, path: str) -> _Read:
@@ -102,6 +102,7 @@ def _read_backend(value: Any, path: str) -> _Read:
         weight=read("weight", 1, words.weight, MAX_WEIGHT),
         state=read("state", "active", words.state),
         backup=read("backup", False, parse.boolean),
+        max_connections=read("max_connections", 0, parse.integer, 0, MAX_CONNECTIONS),
     )
     reading.done()
     return backend, port if port.port is None else NO_PORT

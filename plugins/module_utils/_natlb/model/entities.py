@@ -45,6 +45,8 @@ REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
 MAX_SERVICES = 65536
 MAX_BACKENDS = 4096
 MAX_WEIGHT = 256
+#: What a limit of connections may be, of a client or of a backend.
+MAX_CONNECTIONS = 1000000
 #: For the connections of a backend to end.
 MAX_WAIT_S = 7 * 24 * 3600
 #: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
@@ -108,6 +110,8 @@ class Backend:
     weight: int
     state: State
     backup: bool
+    #: Connections that it has at a time within its service; 0 is no limit.
+    max_connections: int = 0
     #: The part of its weight that it gets for now: by health, where it has just come back or asks for less, and by the
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
@@ -186,6 +190,11 @@ class Service:
             for protocol in self.protocols
         )
 
+    @cached_property
+    def limits_backends(self) -> bool:
+        """Whether a backend, also one that does not serve now, has a limit of connections."""
+        return any(backend.max_connections for backend in self.backends)
+
     @property
     def takes_turns(self) -> bool:
         """Whether the kernel goes from slot to slot. Least connections are levelled by who deals the slots."""
@@ -216,13 +225,21 @@ class Service:
 
     def serving(self, family: str) -> list[Backend]:
         """The backends of a family that get new connections now; the backups where no other can."""
-        able = [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
+        able = self._able(family)
         return [b for b in able if not b.backup] or able
 
     def pinned(self, family: str) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""
         named = {backend.name: backend for backend in self.backends}
         return [(network, named[name]) for network, name in pinned_networks(self.pins, family)] if self.pins else []
+
+    def stand_ins(self, family: str) -> list[Backend]:
+        """The backups of a family that get connections once every backend that serves is full."""
+        able = self._able(family)
+        return [b for b in able if b.backup] if any(not b.backup for b in able) else []
+
+    def _able(self, family: str) -> list[Backend]:
+        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
 
     @cached_property
     def _admissions(self) -> dict[str, Admission | None]:
@@ -329,6 +346,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
                 "weight": backend.weight,
                 "state": backend.state,
                 "backup": backend.backup,
+                "max_connections": backend.max_connections,
             }
             for backend in service.backends
         ],

@@ -57,11 +57,13 @@ def _listen(text: str) -> Listen:
 
 
 @lru_cache(maxsize=65536)
-def _backend(address: str, port: int | str | None, name: str, weight: int, state: State, backup: bool) -> Backend:
+def _backend(
+    address: str, port: int | str | None, name: str, weight: int, state: State, backup: bool, most: int
+) -> Backend:
     """Services share their backends."""
     if isinstance(port, str):
-        return Backend(address, None, name, weight, state, backup, shift=int(port))
-    return Backend(address, port, name, weight, state, backup)
+        return Backend(address, None, name, weight, state, backup, most, shift=int(port))
+    return Backend(address, port, name, weight, state, backup, most)
 
 
 @lru_cache(maxsize=1024)

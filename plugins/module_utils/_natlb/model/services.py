@@ -20,6 +20,7 @@ from .conflicts import between
 from .egress import egress_rule, uplink_count
 from .egress import mark_mask as read_mark_mask
 from .entities import (
+    MAX_CONNECTIONS,
     MAX_SERVICES,
     PROTOCOLS,
     REFUSALS,
@@ -157,7 +158,7 @@ def _service(value: Any, path: str) -> Service:
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
-        max_connections_per_client=read(most, 0, parse.integer, 0, 1000000),
+        max_connections_per_client=read(most, 0, parse.integer, 0, MAX_CONNECTIONS),
         new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
         when_empty=read("when_empty", "reject", parse.choice, REFUSALS),
         log=read("log", False, parse.boolean),

@@ -70,6 +70,17 @@ def pin_chain(service: Service, protocol: str, backend: Backend) -> str:
     return f"pin.{service.name}.{protocol}.{identifier(backend)}"
 
 
+def attempt_chain(service: Service, protocol: str, backend: Backend) -> str:
+    """The chain that leads to a backend with a limit while it has room, and comes back where it has none."""
+    return f"room.{service.name}.{protocol}.{identifier(backend)}"
+
+
+def places_set(service: Service, backend: Backend) -> str:
+    """The set of the connections of a backend with a limit; the protocols of a service share it. A set keeps the size
+    that it was made with, so another limit needs another set."""
+    return f"places.{service.name}.{identifier(backend)}/{backend.max_connections}"
+
+
 def affinity_set(service: Service, backend: Backend) -> str:
     """The set of a backend's clients; the protocols of a service share it."""
     return f"{_AFFINITY}.{service.name}.{identifier(backend)}"

@@ -18,6 +18,7 @@ Only plain strings leave this file; `program.py` loads them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..model.entities import Backend, Config, Frontend, Service
@@ -29,14 +30,14 @@ from ..model.slots import HASHES, hash_slots, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
-from . import transit
+from . import places, transit
 from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
 from .names import SlotMap, affinity_set, backend_chain, count_set, pin_chain, pin_map, rate_set
 from .source_nat import add_snat
-from .table import Table, frontend_key, frontend_lookups, frontend_map, plain
+from .table import CLIENTS, Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import Lines
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
@@ -45,8 +46,6 @@ SEED = 0x6E61746C
 #: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
 #: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
 NAT = {"prerouting": -101, "postrouting": 99}
-#: Elements that a set filled by packets may hold (client addresses).
-CLIENTS = 65536
 
 
 def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
@@ -106,6 +105,7 @@ class ServiceTable(Table):
 
     def add_service(self, service: Service) -> None:
         """Add the chains and elements of one service, and its frontends that lead there."""
+        places.declare(self, service)
         if service.name in self.hash_tables:
             shared = hash_table(service, self.family, self.hash_tables)
             verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
@@ -207,7 +207,14 @@ class ServiceTable(Table):
         rules = [self.dnat(protocol, "numgen random mod 1", shard)]
         return self.chain(SlotMap(protocol, shard).first, rules)
 
-    def pick(self, service: Service, protocol: str, size: int) -> str:
+    def pick_again(self, service: Service, protocol: str, size: int, time: int) -> str:
+        """The same for a connection whose backend is full. A client with a hash finds the same ones again, and the
+        clients of one backend different ones."""
+        if service.hash_key(self.family) is None:
+            return f"numgen random mod {size}"
+        return self.pick(service, protocol, size, SEED + time)
+
+    def pick(self, service: Service, protocol: str, size: int, seed: int = SEED) -> str:
         """The expression that picks one of `size` slots, as the method of the service wants it."""
         if service.takes_turns:
             return f"numgen inc mod {size}"
@@ -216,7 +223,7 @@ class ServiceTable(Table):
         key = service.hash_key(self.family)
         assert key is not None
         fields = self.leading(key.field, key.bits) + (f" . {protocol} sport" if key.with_port else "")
-        return f"jhash {fields} mod {size} seed {SEED:#x}"
+        return f"jhash {fields} mod {size} seed {seed:#x}"
 
     def hash_name(self, service: Service) -> str:
         """What the names of chains and maps begin with that hash the same of a packet."""
@@ -234,17 +241,21 @@ class ServiceTable(Table):
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
         """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
-        rules = [*self.guards(service, protocol), *self.pins(service, protocol)]
+        before = [*self.guards(service, protocol), *places.passed_over(self, service, protocol)]
+        rules = [*before, *self.pins(service, protocol)]
         pick = self.pick(service, protocol, len(table))
-        if not service.affinity_s and all(frontend.exact for frontend in service.frontends()):
+        exact = all(frontend.exact for frontend in service.frontends())
+        if exact and not service.affinity_s and not service.limits_backends:
             shard = self.shard(service)
             self.add_slots(service, protocol, table, shard)
             return [*rules, *self.choose(protocol, pick, shard)]
-        goto = {backend.key: f"goto {self.backend_chain(service, protocol, backend)}" for backend in table}
+        serving = {backend.key: backend for backend in table}
+        goto = {key: self.way(service, protocol, backend) for key, backend in serving.items()}
         if service.affinity_s:
-            serving = {backend.key: backend for backend in table}
             client = self.client(service)
             rules += [f"{client} @{affinity_set(service, b)} {goto[key]}" for key, b in sorted(serving.items())]
+        if service.limits_backends:
+            return [*rules, *self.with_room(service, protocol, pick, table)]
         # An anonymous map goes with its rule, also for a packet that is at that rule: it takes the first backend then.
         # Of a hash the slots of that one need not be in the map.
         left_out = table[0].key if service.method in HASHES else ""
@@ -261,13 +272,33 @@ class ServiceTable(Table):
         serving = set(service.serving(self.family))
         verdicts = {}
         for backend in {backend: None for _network, backend in pinned}:
-            goto = [f"goto {self.backend_chain(service, protocol, backend)}"] if backend in serving else []
+            goto = [self.way(service, protocol, backend)] if backend in serving else []
             verdicts[backend] = f"jump {self.chain(pin_chain(service, protocol, backend), goto)}"
         elements = {plain(network): verdicts[backend] for network, backend in pinned}
         saddr = f"{self.family} saddr"
         name = pin_map(service, protocol, " ".join(f"{key} {verdict}" for key, verdict in elements.items()))
         self.declare("map", name, f"typeof {saddr} : verdict", "flags interval").update(elements)
         return [f"{saddr} vmap @{name}"]
+
+    def way(self, service: Service, protocol: str, backend: Backend) -> str:
+        """The verdict that leads to one backend."""
+        chain = self.backend_chain(service, protocol, backend)
+        return places.attempt(self, service, protocol, backend, chain) if backend.max_connections else f"goto {chain}"
+
+    def with_room(self, service: Service, protocol: str, pick: str, table: Sequence[Backend]) -> Lines:
+        """The choice of a backend, of which some may be full: those that have room, then the backups, then nobody."""
+        again = partial(self.pick_again, service, protocol)
+        ways = [(backend, self.way(service, protocol, backend)) for backend in table]
+        rules = places.choice(ways, pick, again)
+        if not all(backend.max_connections for backend in table):
+            return rules
+        stand_ins = service.stand_ins(self.family)
+        if stand_ins:
+            ways = places.weighted([(backend, self.way(service, protocol, backend)) for backend in stand_ins])
+            rules += places.choice(ways, again(len(ways), 0), again)
+            if not all(backend.max_connections for backend in stand_ins):
+                return rules
+        return [*rules, places.when_full(self, service, protocol)]
 
     def guards(self, service: Service, protocol: str) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""
@@ -292,7 +323,7 @@ class ServiceTable(Table):
             name = count_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
             count = f"ct count over {service.max_connections_per_client}"
-            over = self.over_limit(CLIENTS) if protocol == "tcp" else self.refuse()
+            over = self.over_limit() if protocol == "tcp" else self.refuse()
             rules.append(f"add @{name} {{ {saddr} {count} }} goto {over}")
         if service.log:
             prefix = service.log_prefix or f"natlb {service.name} "

@@ -14,6 +14,8 @@ from ..model.territory import APART, Territory
 from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines
 
+#: Elements that a set of clients may hold, which packets fill.
+CLIENTS = 65536
 #: Until a client's second SYN has come: after one second with most, after three with old ones (RFC 6298, section 5).
 _AGAIN_S = 4
 
@@ -55,15 +57,16 @@ class Table:
         """The name of the chain that refuses a packet, which is added."""
         return self.chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject"])
 
-    def over_limit(self, room: int) -> str:
-        """What a TCP client over its limit gets: its SYN is passed over, and refused when it comes again.
+    def over_limit(self) -> str:
+        """What a TCP client over a limit gets: its SYN is passed over, and refused when it comes again.
 
         The kernel takes ended connections off its count no more than once a tick. So a client whose last connection has
-        just ended may be over its limit at first; a second later, when its SYN comes again, it is so truly. Where the
+        just ended may be over its limit at first; a second later, when its SYN comes again, it is so truly. Likewise
+        where all backends are full, whose connections the kernel takes off once a second. Where the
         set is full, the rule that should add to it does not match, and the SYN is refused at once.
         """
         client = f"{self.family} saddr . tcp sport"
-        lines = [f"typeof {client}", f"size {room}", "flags dynamic,timeout", f"timeout {_AGAIN_S}s"]
+        lines = [f"typeof {client}", f"size {CLIENTS}", "flags dynamic,timeout", f"timeout {_AGAIN_S}s"]
         self.declare("set", "over_limit", *lines)
         again = f"{client} @over_limit goto {self.refuse()}"
         return self.chain("over_limit", [again, f"add @over_limit {{ {client} }} drop", f"goto {self.refuse()}"])

@@ -176,6 +176,7 @@ def _backend(item: EffectiveBackend) -> dict[str, Any]:
         "weight": item.intended.weight,
         "state": item.intended.state,
         "backup": backend.backup,
+        "max_connections": backend.max_connections,
         "declared": {"weight": backend.weight, "state": backend.state},
         "override": None if override is None or override.idle else said(override),
         "health": "unchecked" if finding is None else finding.state,

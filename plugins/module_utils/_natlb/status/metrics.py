@@ -179,6 +179,9 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
     found.add(
         f"{name}_weight", "gauge", "The weight of a backend.", ((o.own, o.item.intended.weight) for o in backends)
     )
+    words = "The most connections that a backend has at a time. Backends without a limit are left out."
+    limits = ((one.own, one.item.declared.max_connections) for one in backends if one.item.declared.max_connections)
+    found.add(f"{name}_max_connections", "gauge", words, limits)
     words = "The part of new connections that a backend is to get."
     found.add(f"{name}_expected_share_ratio", "gauge", words, ((one.own, one.share) for one in backends))
     words = "New connections that a backend got."

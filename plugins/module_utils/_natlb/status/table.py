@@ -153,7 +153,7 @@ def _backend(backend: Mapping[str, Any]) -> Row:
         "-" if health in (None, "none", "unchecked") else str(health),
         percent(backend.get("expected_share")),
         _count(backend.get("new_connections")),
-        _count(backend.get("active_connections")),
+        _count(backend.get("active_connections")) + _limit(backend),
         str(backend.get("why") or ""),
     )
 
@@ -165,6 +165,11 @@ def percent(share: Any) -> str:
 
 def _count(value: Any) -> str:
     return "-" if value is None else str(value)
+
+
+def _limit(backend: Mapping[str, Any]) -> str:
+    most = backend.get("max_connections")
+    return f"/{most}" if most else ""
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------

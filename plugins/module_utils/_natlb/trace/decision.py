@@ -7,7 +7,8 @@ sees."""
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from ..host import sysctl, tracked
 from ..model import tracking
@@ -19,6 +20,7 @@ from ..model.hash_keys import BITS, Opening
 from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
 from ..model.values import endpoint
+from ..plan import backend_connections
 from ..plan.stale_flows import Frontends
 from .question import Question
 from .steps import Step
@@ -100,6 +102,32 @@ def room() -> Step:
         return Step("tracking", "stops", f"{said}: the table is full, and new ones are dropped", "raise conntrack.max")
     warning = tracking.fill_warning(count, most)
     return Step("tracking", "may", warning) if warning else Step("tracking", "ok", said)
+
+
+def limits(service: Service, family: str) -> tuple[set[str], list[Step]]:
+    """The keys of the backends that are full (`max_connections`), and how many connections each limited one has."""
+    full, steps = set(), []
+    for backend in [*service.serving(family), *service.stand_ins(family)]:
+        most = backend.max_connections
+        if most:
+            count = sum(backend_connections.count([replace(service, backends=(backend,))], backend.address))
+            said = f"{named(backend)} has {count} of {most} connections (max_connections)"
+            full |= {backend.key} if count >= most else set()
+            steps.append(Step("backend", "fact", f"{said}: it is full" if count >= most else said))
+    return full, steps
+
+
+def with_room(question: Question, service: Service, full: Collection[str]) -> tuple[list[Backend], Step]:
+    """The same as `chosen`, where some backends are full."""
+    groups = service.serving(question.family), service.stand_ins(question.family)
+    for group in groups:
+        found = [backend for backend in group if backend.key not in full]
+        if found:
+            names = ", ".join(map(named, found[:_NAMED])) + (", …" if len(found) > _NAMED else "")
+            return found, Step("backend", "fact", f"one that has room: {names}")
+    does = "refused" if service.when_empty == "reject" else "dropped"
+    said = f"every backend of {service.name} is full: the connection is {does} (when_empty)"
+    return [], Step("backend", "stops", said, "raise max_connections, or add a backend")
 
 
 def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[Backend], Step]:

@@ -84,8 +84,11 @@ class _Tracing:
             return trace
         if not trace.take(list(decision.admission(question, service, self._frontends))):
             return trace
+        full, told = decision.limits(service, question.family)
         backends, step = decision.chosen(question, service, self._plan.engine)
-        if not trace.take([*self._standing(service), step]):
+        if full.intersection(backend.key for backend in backends):
+            backends, step = decision.with_room(question, service, full)
+        if not trace.take([*self._standing(service), *told, step]):
             return trace
         trace.take(list(self._onward(service, backends, first)))
         return trace
