@@ -175,7 +175,8 @@ def test_a_wild_frontend_takes_every_address() -> None:
 def test_the_page_lists_every_metric() -> None:
     page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
     listed = set(re.findall(r"`(natlb_[a-z_]+)`", page)) - VARIABLES
-    found = balanced(findings={Place("web", "10.0.0.3", 8080): Finding("down")})
+    limited = [{"address": "10.0.0.3", "port": 8080, "max_connections": 9}]
+    found = balanced(config=config(backends=limited), findings={Place("web", "10.0.0.3", 8080): Finding("down")})
     tracking = {"count": 5, "max": 100, "drop": 1, "early_drop": 0, "insert_failed": 0}
     text = metrics.text(HOST._replace(tracking=tracking), found)
     assert {name for name, _labels in samples(text)} == listed
