@@ -225,12 +225,18 @@ def ping(target: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def hold(
-    target: str, count: int = 1, *, protocol: str = "tcp", source: str | None = None, source_port: int = 0
+    target: str,
+    count: int = 1,
+    *,
+    protocol: str = "tcp",
+    source: str | None = None,
+    source_port: int = 0,
+    timeout_s: float = TIMEOUT_S,
 ) -> list[tuple[int, Answer]]:
     """Open connections that stay open, as pairs (handle for `talk`, first answer)."""
     held = []
     for _unused in range(count):
-        sock = connected(target, protocol, source, source_port=source_port)
+        sock = connected(target, protocol, source, timeout_s, source_port)
         handle = next(_handles)
         _open[handle] = sock
         held.append((handle, _exchange(sock, speak=protocol == "udp")))
