@@ -304,3 +304,33 @@ def test_udp_begins_anew_where_a_more_specific_service_comes(balancer: Balancer)
     assert balancer.talk(other).name == "web1"
     balancer.apply([general])
     assert balancer.talk(handle).name == "web1"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"listen": f"{VIP}:1000-1003"},
+        {"listen": f"{VIP}:1000-1003", "interface": "front"},
+        {"listen": "*:1000-1003", "snat": "none"},
+    ],
+    ids=str,
+)
+def test_what_is_left_of_shifted_ports(balancer: Balancer, keys: Mapping) -> None:
+    """Each port keeps its distance, whatever is left of the range."""
+    host = FRONT if "*" in keys["listen"] else VIP
+    outer = service("outer", **{**keys, "backends": webs("web1", port="9000-9003")})
+    inner = service(
+        "inner", **{**keys, "listen": keys["listen"].replace("1000-1003", "1001"), "backends": webs("web2")}
+    )
+    inner["backends"][0]["port"] = 80
+    declared = [outer, inner]
+    balancer.apply(declared)
+    assert not balancer.apply(declared).changed
+    found = balancer.client.call(traffic.ask_each, [("tcp", f"{host}:{port}") for port in range(1000, 1004)])
+    assert [(answer.name, answer.local_port) for answer in found] == [
+        ("web1", 9000),
+        ("web2", 80),
+        ("web1", 9002),
+        ("web1", 9003),
+    ]
+    assert {answer.peer for answer in found} == {CLIENT if "snat" in keys else BACK}
