@@ -116,6 +116,12 @@ SERVERS = [
         [proxy({"address": "WEB1", "port": "-1000"}, listen=["VIP:10000", "VIP:10001"])],
         [served("VIP:10000", web1=1, port=9000), served("VIP:10001", web1=1, port=9001)],
     ),
+    Case(
+        "server s1 WEB1:8080 maxconn 1, and a queue without room",
+        [proxy(server(1, max_connections=1), server(2, max_connections=1))],
+        [served("VIP:80", web1=1, web2=1, held=True), refused("VIP:80")],
+        nftables=True,
+    ),
     Case("source SOURCE", [proxy(snat=SOURCE)], [served("VIP:80", web1=1, web2=1, seen=SOURCE)]),
     Case(
         "source 0.0.0.0 usesrc clientip",

@@ -84,6 +84,12 @@ SERVERS = [
         [nat(backends=[{"address": "WEB1:80", "state": "disabled"}, {"address": "WEB4:8080", "backup": True}])],
         [served("VIP:80", web4=3, port=8080)],
     ),
+    Case(
+        "uthreshold 2, then the sorry_server",
+        [nat(backends=[{"address": "WEB1:80", "max_connections": 2}, {"address": "WEB4:8080", "backup": True}])],
+        [served("VIP:80", web1=2, web4=1, held=True)],
+        nftables=True,
+    ),
     Case("no real server is alive, and no sorry_server", [nat(backends=[])], [refused("VIP:80")]),
 ]
 

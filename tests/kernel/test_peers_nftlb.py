@@ -215,6 +215,12 @@ POLICIES = [
         ],
     ),
     Case(
+        '"est-connlimit": "1" of a backend',
+        [farm(bck(1, max_connections=1), bck(2), listen="VIP:53", protocol="udp")],
+        [served("VIP:53", web1=1, web2=2, protocol="udp", held=True)],
+        nftables=True,
+    ),
+    Case(
         '"est-connlimit" of a client',
         [farm(max_connections_per_client=3)],
         [

@@ -66,6 +66,27 @@ UPSTREAM = [
     ),
 ]
 
+MAX_CONNS = [
+    Case(
+        "server WEB1:8080 max_conns=1; the next one goes elsewhere",
+        [stream(server(1, max_connections=1), server(2))],
+        [served("VIP:80", web1=1, web2=3, held=True)],
+        nftables=True,
+    ),
+    Case(
+        "max_conns=1 of all but a backup",
+        [stream(server(1, max_connections=1), server(2, max_connections=1), server(3, backup=True))],
+        [served("VIP:80", web1=1, web2=1, web3=2, held=True)],
+        nftables=True,
+    ),
+    Case(
+        "max_conns=1 with hash $remote_addr consistent",
+        [stream(server(1, max_connections=1), server(2, max_connections=2), method="source_hash")],
+        [served("VIP:80", web1=1, web2=2, sources=[INSIDE], held=True), refused("VIP:80", sources=[INSIDE])],
+        nftables=True,
+    ),
+]
+
 METHODS = [
     Case("least_conn;", [stream(method="least_conn")], [served("VIP:80", web1=2, web2=2)]),
     Case(
@@ -217,4 +238,4 @@ ACCESS = [
 
 def test_streams(balancer: Balancer) -> None:
     balancer.host.ip(f"address add {SOURCE}/32 dev back")
-    check(balancer, [*UPSTREAM, *METHODS, *LISTEN, *PROXY, *ACCESS], ports=[7000])
+    check(balancer, [*UPSTREAM, *MAX_CONNS, *METHODS, *LISTEN, *PROXY, *ACCESS], ports=[7000])

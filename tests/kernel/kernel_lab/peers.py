@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import server, traffic
@@ -61,6 +61,8 @@ class Case:
     services: Sequence[Mapping[str, Any]]
     flows: Sequence[Flow]
     egress: Sequence[Mapping[str, Any]] = field(default=())
+    #: Whether natlb can say it with nftables only.
+    nftables: bool = False
 
 
 def served(target: str, *, seen: str = "", port: int | Mapping[str, int] = 0, **names: Any) -> Flow:
@@ -93,6 +95,7 @@ def check(balancer: Balancer, cases: Sequence[Case], ports: Sequence[int] = ()) 
 
     `ports` are those on which the balancer itself has a server.
     """
+    cases = [case for case in cases if balancer.nftables or not case.nftables]
     placed = [_placed(case, number) for number, case in enumerate(cases, 1)]
     balancer.host.ip("\n".join(line for number in range(1, len(cases) + 1) for line in _addresses(number)))
     if ports:
@@ -130,8 +133,8 @@ def _placed(case: Case, number: int) -> Case:
         return json.loads(text)
 
     services = [{"name": f"case{number}-{i}", **put(service)} for i, service in enumerate(case.services, 1)]
-    flows = [Flow(**{**vars(flow), "target": put(flow.target), "seen": put(flow.seen)}) for flow in case.flows]
-    return Case(case.words, services, flows, put(case.egress))
+    flows = [replace(flow, target=put(flow.target), seen=put(flow.seen)) for flow in case.flows]
+    return replace(case, services=services, flows=flows, egress=put(case.egress))
 
 
 def _complaints(balancer: Balancer, case: Case) -> list[str]:
