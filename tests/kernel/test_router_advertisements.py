@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from _natlb.cli import single_file
 from kernel_lab import advertising
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.host import Host
@@ -86,6 +87,23 @@ def test_an_interface_that_is_gone_for_now(balancer: Balancer) -> None:
     balancer.host.ip("link delete lost")
     outcome = balancer.apply([SERVICE6])
     assert (outcome.changed, outcome.sysctls["net/ipv6/conf/lost/accept_ra"]) == (False, "2")
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["set to 1", "gone"])
+def test_a_host_is_ready_whatever_it_listens_to(balancer: Balancer, gone: bool) -> None:
+    """A virtual address has no reason to move: both forward as before."""
+    balancer.host.ip("link add lost type veth peer name found\nlink set lost up\nlink set found up")
+    balancer.host.sysctl({"ipv6/conf/lost/accept_ra": 2})
+    listen(balancer, balancer.host, "found", "lost")
+    balancer.apply([SERVICE6], program=single_file.text)
+    if gone:
+        balancer.host.ip("link delete lost")
+    else:
+        balancer.host.sysctl({"ipv6/conf/lost/accept_ra": 1})
+    assert balancer.natlb("ready") == (0, "ready\n", "")
+    assert balancer.info()["forwarding"]
+    assert "natlb_forwarding 1\n" in balancer.natlb("metrics")[1]
+    assert balancer.info()["drift"] == (not gone), "the next run sets it"
 
 
 def test_where_somebody_else_listens(balancer: Balancer) -> None:

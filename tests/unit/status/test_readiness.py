@@ -17,6 +17,7 @@ from _natlb.host import store
 from _natlb.host.store import Paths
 from _natlb.model.effective import Finding, Findings, Override, Place
 from _natlb.model.services import parse_config
+from _natlb.plan.forwarding import Before
 from _natlb.plan.request import Request
 from _natlb.status import readiness
 from _natlb.status.readiness import Facts, judged
@@ -138,6 +139,14 @@ def test_which_services_cannot_serve(
     assert declared.facts(engine, {}, {}).unserved == [
         item["name"] for item in services if item["backends"] and all(b.get("state") for b in item["backends"])
     ]
+
+
+def test_only_what_forwards_has_to_be_set() -> None:
+    """Not what an interface listens to, which may be gone for good."""
+    config = parse_config([service("web", 1, A, SIX)], [])
+    request = Request(config, "auto", None, True, True, paths=None, before=Before(("eth7",)))  # type: ignore[arg-type]
+    found = Declared(request).facts(SimpleNamespace(name="nftables", is_numbered=True), {}, {})  # type: ignore[arg-type]
+    assert found.settings == {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 
 
 def test_what_files_say_is_kept_until_one_of_them_changes(tmp_path: Path) -> None:

@@ -127,8 +127,17 @@ def parse_before(value: Any) -> Before:
 
 def settings(config: Config, before: Before) -> dict[str, str]:
     """Kernel settings for a configuration, by name with slashes, in the order in which they are to be made."""
-    found = {accept_ra(interface): "2" for interface in before.listening}
-    return {**found, **{NAMES[family]: "1" for family in config.families()}}
+    return {**{accept_ra(interface): "2" for interface in before.listening}, **switches(config)}
+
+
+def switches(config: Config) -> dict[str, str]:
+    """Those of them without which the kernel forwards nothing, by name."""
+    return {NAMES[family]: "1" for family in config.families()}
+
+
+def is_on(config: Config) -> bool:
+    """Whether the kernel forwards packets of each family in use. What `accept_ra` is has no part in that."""
+    return all(sysctl.get(name) == value for name, value in switches(config).items())
 
 
 def interface_of(name: str) -> str | None:

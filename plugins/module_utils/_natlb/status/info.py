@@ -60,9 +60,7 @@ def info(
     kept = health_history.read(paths)
     return {
         "engine": plan.engine.name,
-        "forwarding": all(
-            sysctl.get(name) == value for name, value in forwarding.settings(config, request.before).items()
-        ),
+        "forwarding": forwarding.is_on(config),
         "forwards_transit": _forwards_transit(request),
         "drift": outcome.changed,
         "agent": agent_files.answers(request),

@@ -66,12 +66,11 @@ def scrape(
     sums = totals.counted(paths, new)
     active = meter.active()
     last = last_run.read(paths)
-    settings = forwarding.settings(request.config, request.before)
     now = revision.current()
     host = metrics.Host(
         digest=digest,
         engine=meter.engine.name,
-        forwarding=all(sysctl.get(name) == value for name, value in settings.items()),
+        forwarding=forwarding.is_on(request.config),
         drift=_drift(request),
         generation=now.generation if now else None,
         tracking={

@@ -63,7 +63,7 @@ class Declared:
         return Facts(
             held_by=engine.name if engine.name == "nftables" else f"{engine.name}-{variant}",
             families=list(config.families()),
-            settings=forwarding.settings(config, self.request.before) if self.request.forwarding else {},
+            settings=forwarding.switches(config) if self.request.forwarding else {},
             agent=agent_files.runs(self.request) and self.request.persist,
             services=self._counted,
             idle=len(idle),
