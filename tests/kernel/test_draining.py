@@ -147,6 +147,27 @@ def test_the_deadline_is_hard(balancer: Balancer, close: bool) -> None:
     assert (answer.name == "web2") is not close, "its next packet is answered with a reset"
 
 
+def test_two_backends_at_one_address_behind_a_range(balancer: Balancer) -> None:
+    two = [{"name": f"of {port}", "address": WEB["web1"], "port": port} for port in (80, 8080)]
+    balancer.apply([service(listen=f"{VIP}:9000-9003", backends=[*two, *webs("web2", port=80)])])
+    held = balancer.hold(f"{VIP}:9001", count=3)
+    mine = [handle for handle, answer in held if answer.name == "web1"]
+    waits = {"wait": True, "wait_timeout": 1}
+    assert balancer.backend(WEB["web1"], "drained", **waits)["active_connections"] == len(mine) == 2
+    assert balancer.backend(WEB["web1"], "drained", **waits, close_connections=True)["closed"] == 2
+    assert not [handle for handle in mine if not balancer.talk(handle).error]
+
+
+def test_a_neighbour_with_a_port_of_its_own_stays(balancer: Balancer) -> None:
+    """It is at the address of one whose ports follow those that clients ask for."""
+    two = [{"name": f"of {port}", "address": WEB["web1"], "port": port} for port in ("+1", 9000)]
+    balancer.apply([service(listen=f"{VIP}:9000-9002", backends=two)])
+    held = [handle for handle, _answer in balancer.hold(f"{VIP}:9000", count=2)]
+    done = balancer.backend("of +1", "drained", wait=True, wait_timeout=1, close_connections=True)
+    assert (done["active_connections"], done["closed"]) == (0, 1)
+    assert sorted(bool(balancer.talk(handle).error) for handle in held) == [False, True]
+
+
 def test_waiting_alone_orders_nothing(balancer: Balancer) -> None:
     balancer.apply([service(backends=webs("web1", "web2"))])
     alone = {"wait": True, "wait_timeout": 1, "wait_only": True}

@@ -192,6 +192,11 @@ def test_nothing_is_cut_where_nothing_overlaps() -> None:
     assert territory(config.services) == APART
 
 
+def test_a_service_that_is_given_twice_takes_nothing_from_itself() -> None:
+    config = declared((f"{VIP}:80-90", None), (f"{VIP}:85", None))
+    assert territory(config.services * 2) == territory(config.services)
+
+
 def test_a_range_that_others_take_all_of() -> None:
     config = declared(("*:80-81", None), ("*:80", None), ("*:81", None))
     whole = territory(config.services)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from _natlb.plan.stale_flows import Frontends
 VIP = "192.0.2.10"
 LOCAL = {VIP, "192.0.2.11", "127.0.0.1"}
 INTERFACES = (None, "eth0", "eth1")
+#: Of a connection both of whose ends are there: translated, answered, not opening, active.
+LIVE = (True, True, False, True)
 
 
 def service(name: str, listen: str, backend: str = "10.0.0.3", **keys: Any) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def test_a_service_that_is_asked_about_by_itself(monkeypatch: pytest.MonkeyPatch
     """Who takes its connections away is one of all that are declared."""
     wide, narrow = parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]).services
     seen = {
-        address: Tracked("ip", "tcp", "192.0.2.100", (address, 80), ("10.0.0.3", 80), True, True, False, True, b"", b"")
+        address: Tracked("ip", "tcp", "192.0.2.100", (address, 80), ("10.0.0.3", 80), *LIVE, b"", b"")
         for address in (VIP, "192.0.2.11")
     }
     monkeypatch.setattr(tracked, "of_backend", lambda *_asked: list(seen.values()))
@@ -100,3 +103,41 @@ def test_a_service_that_is_asked_about_by_itself(monkeypatch: pytest.MonkeyPatch
     assert counts(wide, wide, narrow) == (1, 1)
     assert counts(narrow, wide, narrow) == (1, 1)
     assert counts(wide) == (2, 2)
+
+
+RANGE = f"{VIP}:8000-8010"
+TWO_AT_ONE_ADDRESS = {
+    "ports of their own": [{"address": "10.0.0.3", "port": 81}, {"address": "10.0.0.3", "port": 82}],
+    "a shift and a port of its own": [{"address": "10.0.0.3", "port": "+1000"}, {"address": "10.0.0.3", "port": 9105}],
+    "no port and one of its own": [{"address": "10.0.0.3"}, {"address": "10.0.0.3", "port": 9105}],
+}
+
+
+@pytest.mark.parametrize("interface", [None, "eth0"])
+@pytest.mark.parametrize("kind", TWO_AT_ONE_ADDRESS)
+def test_two_backends_at_one_address_behind_a_range(
+    monkeypatch: pytest.MonkeyPatch, kind: str, interface: str | None
+) -> None:
+    """An order for both has the connections of both, one for either has its own alone."""
+    keys = {"interface": interface} if interface else {}
+    backends = [{"name": f"b{number}", **item} for number, item in enumerate(TWO_AT_ONE_ADDRESS[kind])]
+    (whole,) = parse_config([{"name": "one", "listen": RANGE, "backends": backends, **keys}]).services
+    seen = [
+        Tracked("ip", "tcp", "192.0.2.100", (VIP, asked), (item.address, item.port_at(asked)), *LIVE, original, b"")
+        for item, asked, original in zip(whole.backends, (8002, 8003), (b"0", b"1"), strict=True)
+    ]
+    monkeypatch.setattr(
+        tracked, "of_backend", lambda _f, _p, _a, port: [item for item in seen if port in (None, item.backend[1])]
+    )
+    monkeypatch.setattr(proc, "local_addresses", lambda: LOCAL)
+    ended: list[bytes] = []
+    monkeypatch.setattr(tracked, "delete", lambda items: ended.extend(item.original for item in items))
+    each = [replace(whole, backends=(backend,)) for backend in whole.backends]
+    for given, wanted in ((each, [b"0", b"1"]), (each[:1], [b"0"]), (each[1:], [b"1"]), ([whole], [b"0", b"1"])):
+        assert backend_connections.count(given, "10.0.0.3", [whole]).active == len(wanted)
+        backend_connections.end_all(given, "10.0.0.3", [whole])
+        assert sorted(ended) == wanted
+        ended.clear()
+        places = {original: place for place, original in backend_connections.active_of(given, [whole])}
+        assert sorted(places) == wanted
+        assert all(places[b"%d" % n].port == b.port for n, b in enumerate(whole.backends) if b"%d" % n in places)

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 from _natlb.errors import HostError
+from _natlb.host import proc, tracked
 from _natlb.host.store import Paths
+from _natlb.host.tracked import Tracked
 from _natlb.model.effective import Finding, Place
+from _natlb.model.services import parse_config
 from _natlb.plan import rollback
 from _natlb.plan.running import Running
 
@@ -34,11 +37,11 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(rollback, "lock_with_none_overdue", lock)
     monkeypatch.setattr(found, "_follow", lambda names, _directory: found.done.append(("follow", set(names))))
-    monkeypatch.setattr(found, "_end_connections", lambda places: found.done.append(("end", list(places))))
     return found
 
 
-def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any) -> None:
+def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_end_connections", lambda places: running.done.append(("end", list(places))))
     running._findings = {PLACE: Finding("up")}
     down = {PLACE: Finding("down"), OTHER: Finding("down")}
     with pytest.raises(HostError):
@@ -47,3 +50,26 @@ def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any) ->
     running.find(down)
     assert running.done == [("follow", {"web"}), ("end", [PLACE, OTHER])]
     assert running.findings == down
+
+
+def test_connections_end_of_backends_that_are_dead_alone(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one at the same address lives on; where both die at once, those of both end."""
+    backends = [{"name": f"of {port}", "address": "10.0.0.3", "port": port} for port in (81, 82)]
+    health = {"type": "tcp", "on_down": "reset"}
+    declared = {"name": "web", "listen": "192.0.2.10:8000-8010", "backends": backends, "health": health}
+    (service,) = parse_config([declared]).services
+    running._declared = {"web": service}
+    seen = [
+        Tracked("ip", "tcp", "192.0.2.100", ("192.0.2.10", 8000), ("10.0.0.3", port), True, True, False, True, b"", b"")
+        for port in (81, 82)
+    ]
+    monkeypatch.setattr(
+        tracked, "of_backend", lambda _f, _p, _a, port: [item for item in seen if item.backend[1] == port]
+    )
+    monkeypatch.setattr(proc, "local_addresses", set)
+    ended: list[int] = []
+    monkeypatch.setattr(tracked, "delete", lambda items: ended.extend(item.backend[1] for item in items))
+    for ports in ((81,), (82,), (81, 82)):
+        running._end_connections(Place("web", "10.0.0.3", port) for port in ports)
+        assert sorted(ended) == [*ports]
+        ended.clear()

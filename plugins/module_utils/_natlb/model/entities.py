@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -232,6 +233,11 @@ class Service:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""
         named = {backend.name: backend for backend in self.backends}
         return [(network, named[name]) for network, name in pinned_networks(self.pins, family)] if self.pins else []
+
+    def backends_at(self, place: tuple[str, int], asked: int) -> Iterator[Backend]:
+        """The backends that have this address and port for connections to the port that was asked for."""
+        address, port = place
+        return (item for item in self.backends if item.address == address and item.port_at(asked) == port)
 
     def stand_ins(self, family: str) -> list[Backend]:
         """The backups of a family that get connections once every backend that serves is full."""

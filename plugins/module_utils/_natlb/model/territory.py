@@ -59,8 +59,8 @@ def _one_place(_frontend: Frontend) -> Hashable:
 
 
 def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
-    """The territory of each of these services. Of one address and one interface, frontends of the same `place` are cut
-    along each other; by default all of them."""
+    """The territory of each of these services, of which some may have the same frontends. Of one address and one
+    interface, frontends of the same `place` are cut along each other; by default all of them."""
     found = APART._replace(parts=_cut(services, place))
     if not any(service.interface for service in services):
         return found
@@ -80,7 +80,7 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
             lanes[lane(frontend)].append(frontend)
     found: dict[Frontend, tuple[Frontend, ...]] = {}
     for listed in lanes.values():
-        for outer, inner in _nested(listed).items():
+        for outer, inner in _nested(dict.fromkeys(listed)).items():
             found[outer] = tuple(_left(outer, inner))
     return found
 

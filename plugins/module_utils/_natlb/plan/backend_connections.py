@@ -10,13 +10,14 @@ same backend; without the entry the next one takes another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from ..host import proc, tracked
 from ..host.tracked import Tracked
 from ..model.effective import Place
-from ..model.entities import PROTOCOLS, Config, Service
+from ..model.entities import PROTOCOLS, Config, Protocol, Service
 from .stale_flows import Frontends
 
 
@@ -40,14 +41,10 @@ def count(services: Iterable[Service], address: str, declared: Sequence[Service]
 def active_of(services: Iterable[Service], declared: Sequence[Service] = ()) -> Iterator[tuple[Place, bytes]]:
     """The connections of these services both of whose ends are there: the backend that answers, and what tells the
     connection from others. As `count`."""
-    for item, address, port, owners in _asked(services, declared=declared):
-        owner = next((owner for owner in owners if _has(address, port, owner)), None) if item.active else None
-        if owner is not None:
-            yield Place(owner.name, address, port), item.original
-
-
-def _has(address: str, port: int | None, service: Service) -> bool:
-    return any((backend.address, backend.port) == (address, port) for backend in service.backends)
+    for item, (owner, *_others) in _asked(services, declared=declared):
+        if item.active:
+            backend = next(owner.backends_at(item.backend, item.target[1]))
+            yield Place(owner.name, backend.address, backend.port), item.original
 
 
 def end_attempts(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
@@ -73,31 +70,43 @@ def end_untranslated(config: Config) -> int:
 
 
 def _connections(services: Iterable[Service], address: str, declared: Sequence[Service]) -> Iterator[Tracked]:
-    return (item for item, _address, _port, _owners in _asked(services, address, declared))
+    return (item for item, _owners in _asked(services, address, declared))
 
 
 def _asked(
     services: Iterable[Service], only: str | None = None, declared: Sequence[Service] = ()
-) -> Iterator[tuple[Tracked, str, int | None, list[Service]]]:
-    """The connections of these services to their backends, or to those at one address: each with the declared address
-    and port of the backend, and the services that it may be of."""
-    services = list(services)
-    names = {service.name for service in services}
+) -> Iterator[tuple[Tracked, list[Service]]]:
+    """The connections of these services to their backends, or to those at one address, each once: with the services
+    that it may be of, as they are given. One that is given several times has the backends of all."""
+    asked = _joined(services)
     # Of a service that is asked about with some of its backends, it is those that count.
-    whole = Config((*services, *(service for service in declared if service.name not in names)), ())
+    whole = Config((*asked.values(), *(service for service in declared if service.name not in asked)), ())
     local = proc.local_addresses()
-    asked = {
-        (backend.family, protocol, backend.address, backend.port): None
-        for service in services
-        for protocol in service.protocols
-        for backend in service.backends
-        if only in (None, backend.address)
-    }
-    frontends = {protocol: Frontends(whole, protocol, local) for _f, protocol, _a, _p in asked}
-    for family, protocol, address, port in asked:
-        for item in tracked.of_backend(family, protocol, address, port):
-            # Another service may lead to the same backend, and somebody else as well.
-            found = frontends[protocol].owners(family, *item.target, partial(_has, address, port))
-            owners = [service for service in found if service.name in names]
-            if owners:
-                yield item, address, port, owners
+    ports: dict[tuple[str, Protocol, str], set[int | None]] = {}
+    for service in asked.values():
+        for backend in service.backends:
+            for protocol in service.protocols if only in (None, backend.address) else ():
+                ports.setdefault((backend.family, protocol, backend.address), set()).add(backend.port)
+    frontends = {protocol: Frontends(whole, protocol, local) for _family, protocol, _address in ports}
+    for (family, protocol, address), wanted in ports.items():
+        for port in {None} if None in wanted else wanted:
+            for item in tracked.of_backend(family, protocol, address, port):
+                # Another service may lead to the same backend, and somebody else as well.
+                found = frontends[protocol].owners(family, *item.target, partial(_has, item))
+                owners = [service for service in found if service.name in asked]
+                if owners:
+                    yield item, owners
+
+
+def _joined(services: Iterable[Service]) -> dict[str, Service]:
+    found: dict[str, Service] = {}
+    for service in services:
+        former = found.get(service.name)
+        backends = dict.fromkeys((*(former.backends if former else ()), *service.backends))
+        found[service.name] = service if former is None else replace(service, backends=tuple(backends))
+    return found
+
+
+def _has(item: Tracked, service: Service) -> bool:
+    """Whether the connection is to a backend of the service, at the port that the backend has for it."""
+    return any(service.backends_at(item.backend, item.target[1]))

@@ -291,6 +291,9 @@ class Running:
             service = self._declared.get(place.service or "")
             if service is None:
                 continue
+            # Another one at the same address lives on.
+            dead = tuple(item for item in service.backends if (item.address, item.port) == place[1:])
+            service = replace(service, backends=dead)
             if service.health is not None and service.health.on_down == "reset":
                 resets.setdefault(place.address, []).append(service)
             elif service.redispatch or "udp" in service.protocols:

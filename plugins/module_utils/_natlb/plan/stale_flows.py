@@ -98,12 +98,8 @@ class Frontends:
 def answers(service: Service, flow: Flow, states: Iterable[str] = STATES) -> bool:
     """Whether one of the service's backends is the one that answers."""
     wanted = set(states)
-    return any(
-        backend.address == flow.answerer
-        and backend.port_at(flow.target_port) == flow.answerer_port
-        and backend.state in wanted
-        for backend in service.backends
-    )
+    found = service.backends_at((flow.answerer, flow.answerer_port), flow.target_port)
+    return any(backend.state in wanted for backend in found)
 
 
 def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Flow]:

@@ -75,7 +75,7 @@ class Meter:
 def _key_of(asked: int, backend: tuple[str, int], service: Service) -> str:
     """The key of the backend of a service that has this address and port, of a connection to the port that was asked
     for; empty where there is none."""
-    return next((b.key for b in service.backends if (b.address, b.port_at(asked)) == backend), "")
+    return next((item.key for item in service.backends_at(backend, asked)), "")
 
 
 def spent_s() -> float:
