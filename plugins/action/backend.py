@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entities import MAX_WAIT_S
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import for_people
 from ansible_collections.natlb.netfilter.plugins.plugin_utils.explained import ExplainedAction
 
@@ -25,14 +27,16 @@ class ActionModule(ExplainedAction):
         waits = boolean(self._task.args.get("wait", False), strict=False)
         if in_background or not waits or limit is None or self._task.check_mode:
             return super()._executed(task_vars, in_background)
-        total: dict[str, Any] = {}
-        while not total or _goes_on(total, limit):
-            left = limit - int(total.get("waited", 0))
-            part = min(PART_S, left)
+        began, passed, total = time.monotonic(), 0, {}
+        while True:
+            left = max(0, limit - passed)
+            # Lines come less often as time goes by.
+            part = min(left, max(PART_S, passed // 4))
             total = _joined(total, self._part(task_vars, part, not total, part == left))
-            if _goes_on(total, limit):
-                for_people.say(self._progress(total, limit, (task_vars or {}).get("inventory_hostname")))
-        return total
+            if part == left or not _goes_on(total):
+                return total
+            passed = round(time.monotonic() - began)
+            for_people.say(self._progress(total, passed, limit, (task_vars or {}).get("inventory_hostname")))
 
     def _part(self, task_vars: dict[str, Any] | None, seconds: int, first: bool, last: bool) -> dict[str, Any]:
         changes: dict[str, Any] = {"wait_timeout": seconds}
@@ -44,23 +48,23 @@ class ActionModule(ExplainedAction):
         arguments = {**self._task.args, **changes}
         return dict(self._execute_module(module_name=self.MODULE, module_args=arguments, task_vars=task_vars))
 
-    def _progress(self, found: dict[str, Any], limit: int, host: Any) -> str:
-        left, waited = found["active_connections"], round(found["waited"])
-        return f"{host}: {self._task.args.get('backend')} has {left} connections left after {waited} of {limit} s"
+    def _progress(self, found: dict[str, Any], passed: int, limit: int, host: Any) -> str:
+        left = found["active_connections"]
+        return f"{host}: {self._task.args.get('backend')} has {left} connections left after {passed} of {limit} s"
 
 
 def _seconds(value: Any) -> int | None:
     """None where the module is to complain of it."""
     try:
-        return int(value)
+        seconds = int(value)
     except (TypeError, ValueError):
         return None
+    return seconds if 0 <= seconds <= MAX_WAIT_S else None
 
 
-def _goes_on(found: dict[str, Any], limit: int) -> bool:
-    """Whether connections are left, and time."""
-    left = not found.get("failed") and found.get("active_connections")
-    return bool(left) and 0 < found.get("waited", 0) < limit - 1
+def _goes_on(found: dict[str, Any]) -> bool:
+    """Whether connections are left, and were waited for."""
+    return not found.get("failed") and found.get("active_connections", 0) > 0 and found.get("waited", 0) > 0
 
 
 def _joined(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ options:
     description:
       - With O(state=drained) or O(state=disabled), wait until its connections are gone.
       - Attempts that it has not answered after a second are ended. The client's next packet goes to another backend.
-      - While it waits, the controller says every ten seconds how many connections are left.
+      - While it waits, the controller says every ten seconds, and later less often, how many connections are left.
     type: bool
     default: false
   wait_timeout:

@@ -87,6 +87,18 @@ def test_all_but_some(balancer: Balancer, sources: str | list[str]) -> None:
     assert not balancer.apply([], [vpn, {"source": sources, "out_interface": "front"}]).changed
 
 
+def test_networks_within_ones_own(balancer: Balancer) -> None:
+    """A VPN is often a part of what the sources are."""
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    everything = {"source": ["10.0.0.0/8", "198.18.0.0/16"]}
+    vpn = {**everything, "destination": ["198.18.7.0/24", "10.99.0.0/16"]}
+    seen = {}
+    for name, egress in (("snat", {**vpn, "snat": PUBLIC}), ("none", {**vpn, "snat": "none"})):
+        balancer.apply([], [egress, {"source": "0.0.0.0/0", "out_interface": "front"}])
+        seen[name] = [out(balancer, f"{host}:80")[0].peer for host in ("198.18.7.7", "198.18.8.8")]
+    assert seen == {"snat": [PUBLIC, FRONT], "none": [WEB["web1"], FRONT]}
+
+
 def test_all_but_some_over_ipv6(balancer: Balancer) -> None:
     both = {"source": [INSIDE, INSIDE6]}
     exception = {**both, "destination": ["198.18.7.0/24", "2001:db8:18::7"], "snat": "none"}

@@ -9,7 +9,7 @@ import pytest
 from kernel_lab.balancer import Balancer, service
 
 
-@pytest.mark.parametrize("prefix", ["x", " ", "web: ", "Az09 .:/=@#%+_,()[]<>-", "a" * 29, "x -j DROP "])
+@pytest.mark.parametrize("prefix", ["x", " ", "web: ", "Az09 .:/=#%+_,()[]<>-", "a" * 29, "x -j DROP "])
 def test_a_prefix_of_ones_own(balancer: Balancer, prefix: str) -> None:
     """It is the same in the kernel, so the next run finds nothing to be done; and it is a prefix, whatever it says."""
     declared = [service(log=True, log_prefix=prefix)]

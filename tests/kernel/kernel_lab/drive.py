@@ -248,6 +248,10 @@ def _save_blocks(text: str) -> Contents:
     return found
 
 
+#: How nft shows a limit of iptables where it is the first in the order in which chains were made.
+_LIMIT = re.compile(r"add @connlimit\d+ \{[^}]*\}")
+
+
 def _nft_blocks(text: str) -> Contents:
     found: Contents = {}
     table, name = "", ""
@@ -257,7 +261,7 @@ def _nft_blocks(text: str) -> Contents:
         elif re.match(r"\t\w+ \S+ \{$", line):
             name = line.strip()
         elif line.startswith("\t\t"):
-            found.setdefault((table, name), []).append(line.strip())
+            found.setdefault((table, name), []).append(_LIMIT.sub("xt match connlimit", line.strip()))
         elif line.startswith("\t") and line != "\t}":
             found.setdefault((table, ""), []).append(line.strip())
     for (_table, block), lines in found.items():

@@ -186,6 +186,7 @@ SERVICES = [
     (service(log_prefix="web "), "services[0].log_prefix", "nothing is logged"),
     (service(log=True, log_prefix='web" '), "services[0].log_prefix", "not a prefix"),
     (service(log=True, log_prefix="$web"), "services[0].log_prefix", "not a prefix"),
+    (service(log=True, log_prefix="@web"), "services[0].log_prefix", "not a prefix"),
     (service(log=True, log_prefix="w" * 30), "services[0].log_prefix", "not a prefix"),
     (service(log=True, log_prefix=""), "services[0].log_prefix", "not a prefix"),
     # source addresses

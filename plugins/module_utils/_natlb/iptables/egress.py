@@ -21,6 +21,8 @@ from .source_nat import MASQUERADE, snat_to
 
 #: xt_multiport takes 15 ports in one rule, and a range counts for two (XT_MULTI_PORTS).
 _MULTIPORT = 15
+#: What is excepted leaves the chain that asks for egress.
+_LEAVE = "-j RETURN"
 
 
 def add_egress(tables: Tables, config: Config) -> None:
@@ -32,7 +34,7 @@ def add_egress(tables: Tables, config: Config) -> None:
         outs = [f"-o {name}" for name in item.ways()] or [""]
         matches = [f"{out} {ports}" for out in outs for ports in port_matches(item)]
         if item.snat == "none":
-            rules += _exception(tables, item, matches)
+            rules += _for_item(tables, item, matches, _LEAVE)
             continue
         for found in shadowed(config.services, tables.family, item):
             rules += _for_item(tables, item, *_shadowed(found, item, outs))
@@ -51,20 +53,14 @@ def _shadowed(found: Shadowed, item: Egress, outs: Sequence[str]) -> tuple[list[
     return [f"{way} -m multiport --sports {sports}" for way in ways], action
 
 
-def _exception(tables: Tables, item: Egress, matches: Sequence[str]) -> list[str]:
-    """Rules by which a chain that asks for egress is left."""
-    sources = [_source_match(source) for source in item.sources_of(tables.family)]
-    return _rules(sources, destination_matches(item, tables.family), matches, "-j RETURN")
-
-
 def _for_item(tables: Tables, item: Egress, matches: Sequence[str], action: str) -> list[str]:
-    """Rules for traffic from an item's sources to elsewhere than its sources."""
+    """Rules for traffic that an item speaks of."""
     sources, to = item.sources_of(tables.family), destination_matches(item, tables.family)
-    if item.everything(tables.family):
-        return _rules([""], to, matches, action)
-    if len(sources) == 1 and not item.destinations:
+    if not item.spared(tables.family):
+        return _rules([_source_match(source) for source in sources], to, matches, action)
+    if len(sources) == 1:
         return _rules([f"-s {sources[0]} ! -d {sources[0]}"], to, matches, action)
-    # A rule holds one `-d`, so several need a chain that they leave first.
+    # A rule holds one `! -d`, so several need a chain that they leave first.
     rules = [f"-d {source} -j RETURN" for source in sources]
     rules += _rules([f"-s {source}" for source in sources], to, matches, action)
     name = chain_name("", "from", digest("\n".join(rules)))
@@ -113,7 +109,7 @@ def add_uplinks(tables: Tables, config: Config) -> None:
     for item in config.egress:
         if item.snat == "none" and not item.out_interface and tables.family in item.families():
             # Nor does it take another way.
-            rules += _exception(tables, item, port_matches(item))
+            rules += _for_item(tables, item, port_matches(item), _LEAVE)
         if item.uplinks and tables.family in item.families():
             rules += _for_item(tables, item, port_matches(item), f"-g {_uplink_choice(tables, config, item)}")
             if rules[-1].startswith("-j"):

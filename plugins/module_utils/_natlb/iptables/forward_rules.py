@@ -15,7 +15,7 @@ from __future__ import annotations
 from itertools import product
 
 from ..model.entities import Config, Frontend, Service
-from ..model.families import family_of, is_everything
+from ..model.families import is_everything
 from ..model.outbound import Egress
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
@@ -74,8 +74,7 @@ def _egress(tables: Tables, config: Config) -> list[str]:
         sources = item.sources_of(tables.family)
         if not sources:
             continue
-        everything = item.everything(family_of(sources[0]))
-        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in sources if not everything]
+        rules = [f"-m conntrack --ctorigdst {source} -j RETURN" for source in item.spared(tables.family)]
         targets = item.destinations_of(tables.family) or ("0.0.0.0/0",)
         for source, target in product(sources, targets):
             for match in _matches(item, source, target):

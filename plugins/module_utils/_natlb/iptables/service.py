@@ -139,14 +139,13 @@ def _backend_target(tables: Tables, service: Service, protocol: str, backend: Ba
 
 def _choice(name: str, service: Service, family: str, targets: dict[Backend, Target]) -> dict[str, list[str]]:
     """The chains of the service's method."""
+    key = service.hash_key(family)
+    if key is not None:
+        table = [targets[backend] for backend in hashed_slots(service, family)]
+        return by_hash(name, table, service.seed(), match_of(key, family))
     if service.takes_turns:
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
-    if service.method == "random":
-        return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
-    key = service.hash_key(family)
-    assert key is not None
-    table = [targets[backend] for backend in hashed_slots(service, family)]
-    return by_hash(name, table, service.seed(), match_of(key, family))
+    return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
 
 
 def hashed_slots(service: Service, family: str) -> list[Backend]:

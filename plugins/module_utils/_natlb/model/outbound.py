@@ -65,6 +65,12 @@ class Egress:
     def sources_of(self, family: str) -> tuple[str, ...]:
         return tuple(source for source in self.sources if family_of(source) == family)
 
+    def spared(self, family: str) -> tuple[str, ...]:
+        """The networks whose connections among each other it leaves alone: the sources, unless it says itself to which
+        destinations it applies, or translates nothing."""
+        named = self.everything(family) or self.destinations or self.snat == "none"
+        return () if named else self.sources_of(family)
+
     def destinations_of(self, family: str) -> tuple[str, ...]:
         return tuple(network for network in self.destinations if family_of(network) == family)
 

@@ -23,7 +23,7 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Choice = TypeVar("Choice", bound=str)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
-_LOG_PREFIX = re.compile(r"[A-Za-z0-9 .:/=@#%+_,()\[\]<>-]{1,29}\Z")
+_LOG_PREFIX = re.compile(r"[A-Za-z0-9 .:/=#%+_,()\[\]<>-]{1,29}\Z")
 # dev_valid_name() in the kernel's net/core/dev.c: at most 15 bytes, no slash, colon or white space; what is left
 # out beyond that (quotes, wildcards) would mean something else to nft or to iptables.
 # A leading - would be an option to some program, and `ip` writes an @ and the other end of a link behind its name.
@@ -101,7 +101,7 @@ def log_prefix(value: Any, path: str) -> str:
     """What begins each line in the log of the kernel, as long as both engines take it (struct xt_log_info of Linux)."""
     if isinstance(value, str) and _LOG_PREFIX.match(value):
         return value
-    remedy = "use 1 to 29 letters, digits, spaces and characters of . : / = @ # % + - _ , ( ) [ ] < >"
+    remedy = "use 1 to 29 letters, digits, spaces and characters of . : / = # % + - _ , ( ) [ ] < >"
     raise ConfigError(path, f"{shown(value)} is not a prefix for the log", remedy)
 
 

@@ -66,9 +66,9 @@ class EgressRules:
     def _match(self, item: Egress) -> str:
         family = self._table.family
         sources = ", ".join(plain(source) for source in item.sources_of(family))
-        match = f"{family} saddr {{ {sources} }} {family} daddr != {{ {sources} }} "
-        if item.everything(family):
-            match = ""
+        match = "" if item.everything(family) else f"{family} saddr {{ {sources} }} "
+        if item.spared(family):
+            match += f"{family} daddr != {{ {sources} }} "
         if item.destinations:
             match += f"{family} daddr {{ {', '.join(map(plain, item.destinations_of(family)))} }} "
         if item.protocol and item.ports:

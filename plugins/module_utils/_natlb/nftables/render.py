@@ -216,12 +216,9 @@ class ServiceTable(Table):
 
     def pick(self, service: Service, protocol: str, size: int, seed: int = SEED) -> str:
         """The expression that picks one of `size` slots, as the method of the service wants it."""
-        if service.takes_turns:
-            return f"numgen inc mod {size}"
-        if service.method == "random":
-            return f"numgen random mod {size}"
         key = service.hash_key(self.family)
-        assert key is not None
+        if key is None:
+            return f"numgen {'inc' if service.takes_turns else 'random'} mod {size}"
         fields = self.leading(key.field, key.bits) + (f" . {protocol} sport" if key.with_port else "")
         return f"jhash {fields} mod {size} seed {seed:#x}"
 
