@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What `max_connections` costs a first packet: the ratio to the same service without it, measured as in redispatch.py.
 
-All four backends with room; three of them full, so that nearly all connections try others first; and both beside a
-service with `redispatch`, which looks for the place of the attempt before.
+All four backends with room; three of them full, so that nearly all connections try others first; and with `redispatch`.
 
     tools/run python tests/bench/max_connections.py [--rounds 31] [--packets 3000] [--write]
 """

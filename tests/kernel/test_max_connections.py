@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
 from _natlb.errors import NatlbError
-from kernel_lab import traffic
+from kernel_lab import senders, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import FRONT, NAMES, OTHER_VIP, VIP, VIP6, WEB6
+from kernel_lab.topology import FRONT, NAMES, OTHER_VIP, VIP, VIP6, WEB, WEB6
 from test_agent import FAST, crashed, running
 from test_running import dark
 
@@ -136,6 +137,78 @@ def test_udp_gives_its_place_back(balancer: Balancer) -> None:
     until_free(balancer, "web1", protocol="udp")
 
 
+@contextlib.contextmanager
+def sending(balancer: Balancer, count: int, target: str) -> Iterator[None]:
+    """UDP of so many clients that do not pause."""
+    balancer.client.call(senders.begin, target, count)
+    try:
+        yield
+    finally:
+        balancer.client.call(senders.halt)
+
+
+def answered(balancer: Balancer, **wanted: int) -> float:
+    """Wait until the senders are answered by these; the longest time that one of them was not answered at all."""
+    began = time.monotonic()
+    while True:
+        found = balancer.client.call(senders.now)
+        seen = Counter(sender.name for sender in found)
+        if seen == wanted:
+            return float(max(sender.silence_s for sender in found))
+        assert time.monotonic() < began + FREE_S, seen
+
+
+IN_BOTH_FAMILIES = pytest.mark.parametrize(
+    ("target", "address"), [(f"{VIP}:80", WEB), (f"[{VIP6}]:80", WEB6)], ids=["ipv4", "ipv6"]
+)
+
+
+def of_udp(address: Mapping, target: str) -> Mapping:
+    first, second = ({"name": name, "address": address[name]} for name in NAMES[:2])
+    return service(protocol="udp", listen=target, backends=[{**first, "max_connections": 5}, second])
+
+
+@IN_BOTH_FAMILIES
+def test_who_goes_on_to_send_leaves_no_place_behind(balancer: Balancer, target: str, address: Mapping) -> None:
+    """A backend goes out and comes back. Its clients are elsewhere then, under the addresses and ports as before."""
+    balancer.apply([of_udp(address, target)])
+    with sending(balancer, 10, target):
+        answered(balancer, web1=5, web2=5)
+        balancer.backend("web1", "disabled")
+        silence = answered(balancer, web2=10)
+        balancer.backend("web1", "active")
+        assert held(balancer, 10, protocol="udp", target=target) == {"web1": 5, "web2": 5}
+        assert held(balancer, 5, protocol="udp", target=target) == {"web2": 5}
+    print(f"{silence:.2f} s without an answer")
+
+
+@IN_BOTH_FAMILIES
+def test_who_goes_on_to_send_stays(balancer: Balancer, target: str, address: Mapping) -> None:
+    """Whose entry of connection tracking is gone has its place as before, and is not kept waiting."""
+    balancer.apply([of_udp(address, target)])
+    with sending(balancer, 10, target):
+        answered(balancer, web1=5, web2=5)
+        entries = ("--family", "ipv6" if "[" in target else "ipv4", "--proto", "udp")
+        for _again in range(3):
+            balancer.host.run("conntrack", "--delete", *entries)
+            began = time.monotonic()
+            while balancer.host.run("conntrack", "--dump", *entries).count(" dport=80 ") < 10:
+                assert time.monotonic() < began + FREE_S
+        assert held(balancer, 5, protocol="udp", target=target) == {"web2": 5}
+        assert answered(balancer, web1=5, web2=5) < 0.5, "nobody was kept waiting"
+
+
+def test_a_port_that_is_used_again_at_once(balancer: Balancer) -> None:
+    balancer.apply([service(backends=[*limited(1), *webs("web2")])])
+    ((handle, answer),) = balancer.hold(source_port=40000)
+    assert answer.name == "web1"
+    balancer.client.call(traffic.let_go, handle, reset=True)
+    ((handle, answer),) = balancer.hold(source_port=40000)
+    assert (answer.name, answer.resent) == ("web1", 0)
+    balancer.client.call(traffic.let_go, handle, reset=True)
+    until_free(balancer, "web1")
+
+
 def test_what_went_elsewhere_takes_no_place(balancer: Balancer) -> None:
     """A count of the kernel (`ct count`, connlimit) would keep it for as long as it lives."""
     balancer.apply([service(backends=[*limited(2), *webs("web2")])])
@@ -203,7 +276,7 @@ def test_a_pinned_client_goes_elsewhere_as_well(balancer: Balancer) -> None:
     assert not held(balancer, 2, source=GUEST)["web3"]
 
 
-WEB = service(backends=limited(2, 2, 2))
+THREE = service(backends=limited(2, 2, 2))
 
 
 def drained(balancer: Balancer) -> None:
@@ -222,29 +295,29 @@ def changed(after: Mapping, *others: Mapping) -> Callable[[Balancer], None]:
 
 
 CHANGES: dict[str, Callable[[Balancer], None]] = {
-    "weights": changed({**WEB, "backends": [{**web, "weight": 5 + at} for at, web in enumerate(WEB["backends"])]}),
+    "weights": changed({**THREE, "backends": [{**web, "weight": 5 + at} for at, web in enumerate(THREE["backends"])]}),
     "all out and back": drained,
-    "method": changed({**WEB, "method": "source_hash"}),
-    "another service": changed(WEB, service("other", listen=f"{VIP}:8080")),
-    "a list": changed({**WEB, "allow_from": ["198.18.0.0/16", "192.0.2.0/24"]}),
-    "affinity": changed({**WEB, "affinity": 60}),
-    "a frontend": changed({**WEB, "listen": [f"{VIP}:80", f"{OTHER_VIP}:81"]}),
-    "a backend comes": changed({**WEB, "backends": [*WEB["backends"], *webs("web4", state="drained")]}),
+    "method": changed({**THREE, "method": "source_hash"}),
+    "another service": changed(THREE, service("other", listen=f"{VIP}:8080")),
+    "a list": changed({**THREE, "allow_from": ["198.18.0.0/16", "192.0.2.0/24"]}),
+    "affinity": changed({**THREE, "affinity": 60}),
+    "a frontend": changed({**THREE, "listen": [f"{VIP}:80", f"{OTHER_VIP}:81"]}),
+    "a backend comes": changed({**THREE, "backends": [*THREE["backends"], *webs("web4", state="drained")]}),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_keeps_the_count(balancer: Balancer, change: str) -> None:
-    balancer.apply([WEB])
+    balancer.apply([THREE])
     assert held(balancer, 6) == {"web1": 2, "web2": 2, "web3": 2}
     CHANGES[change](balancer)
     assert is_full(balancer)
 
 
 def test_another_limit_counts_anew(balancer: Balancer) -> None:
-    balancer.apply([WEB])
+    balancer.apply([THREE])
     assert held(balancer, 6) == {"web1": 2, "web2": 2, "web3": 2}
-    balancer.apply([{**WEB, "backends": limited(3, 2, 2)}])
+    balancer.apply([{**THREE, "backends": limited(3, 2, 2)}])
     assert held(balancer, 3) == {"web1": 3}
     assert is_full(balancer)
 

@@ -102,7 +102,7 @@ def test_a_hash_tries_the_same_ones_again() -> None:
 
 def test_affinity_is_only_for_who_has_room() -> None:
     found = chains(rules({"max_connections": 5}, {}, affinity=60))
-    assert found["s.web.tcp"][:2] == (
+    assert found["s.web.tcp"][1:3] == (
         "ip saddr @affinity.web.10.0.0.3 jump room.web.tcp.10.0.0.3",
         "ip saddr @affinity.web.10.0.0.4 goto b.web.tcp.10.0.0.4",
     )
@@ -111,11 +111,18 @@ def test_affinity_is_only_for_who_has_room() -> None:
     assert rule.endswith(f"add @places.web.10.0.0.3/5 {{ {key} ct count 65535 }} goto b.web.tcp.10.0.0.3")
 
 
-def test_repeated_attempts_wait_for_their_former_place() -> None:
+def test_who_has_a_place_has_that_one_or_waits() -> None:
+    """Or the place would be kept for as long as the connection lives, wherever that is."""
     limited = {"max_connections": 5}
-    found = chains(rules(limited, {**limited, "state": "disabled"}, {}, redispatch=True, protocol=["tcp", "udp"]))
-    key = "ip saddr . tcp sport . ip daddr . tcp dport . meta l4proto"
-    assert [rule for rule in found["s.web.tcp"] if rule.endswith(" drop")] == [
-        f"meta l4proto tcp {key} @places.web.10.0.0.{number}/5 drop" for number in (3, 4)
-    ]
-    assert not [rule for rule in found["s.web.udp"] if rule.endswith(" drop")]
+    backends = [limited, {**limited, "state": "disabled"}, {}, {**limited, "weight": 0}, {**limited, "backup": True}]
+    key = "meta l4proto {0} ip saddr . {0} sport . ip daddr . {0} dport . meta l4proto @places.web.10.0.0"
+    for redispatch in (True, False):
+        found = chains(rules(*backends, redispatch=redispatch, protocol=["tcp", "udp"]))
+        for protocol in ("tcp", "udp"):
+            # What redispatches has been refused where its place is.
+            first, last = (f"jump room.web.{protocol}.10.0.0.{number}" for number in (3, 7))
+            verdicts = ["drop"] * 4 if redispatch and protocol == "tcp" else [first, "drop", "drop", last]
+            assert found[f"s.web.{protocol}"][:4] == tuple(
+                f"{key.format(protocol)}.{number}/5 {verdict}"
+                for number, verdict in zip((3, 4, 6, 7), verdicts, strict=True)
+            )

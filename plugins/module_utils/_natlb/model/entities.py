@@ -226,7 +226,7 @@ class Service:
 
     def serving(self, family: str) -> list[Backend]:
         """The backends of a family that get new connections now; the backups where no other can."""
-        able = self._able(family)
+        able = self.able(family)
         return [b for b in able if not b.backup] or able
 
     def pinned(self, family: str) -> list[tuple[str, Backend]]:
@@ -241,10 +241,11 @@ class Service:
 
     def stand_ins(self, family: str) -> list[Backend]:
         """The backups of a family that get connections once every backend that serves is full."""
-        able = self._able(family)
+        able = self.able(family)
         return [b for b in able if b.backup] if any(not b.backup for b in able) else []
 
-    def _able(self, family: str) -> list[Backend]:
+    def able(self, family: str) -> list[Backend]:
+        """The backends of a family that may get new connections, now or once others are full or out."""
         return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
 
     @cached_property

@@ -19,10 +19,16 @@ connections of others.
 closed or forgotten (nft_rhash_gc, nft_connlimit_gc). So places do not depend on who makes rules or is alive, and they
 stay while weights, states and slots change: the set of a backend that is out stays as well.
 
-With `redispatch` a client repeats its SYN, and the kernel may not have taken back yet the place of the attempt before.
-It would keep that for as long as the new connection lives, wherever that is. So such a SYN is passed over until it has
-(`ip saddr . … @places.web.A/100 drop`). A rule that deletes the element would be quicker, but kernels from before the
-autumn of 2023 never use the place of one again that a packet has deleted (nft_rhash_delete).
+A new connection may have the addresses and ports of one that ended a moment ago, whose place the kernel has not taken
+back yet: UDP that goes on after its entry has expired or was deleted, as that of a backend that went out, a client that
+uses its port again, and with `redispatch` a SYN that is repeated. The kernel would keep that place for as long as the
+new connection lives, wherever that is: it knows both by the same addresses and ports. So before a choice is made
+
+    ip saddr . … @places.web.A/100 jump room.web.tcp.A      it goes to the same backend, and has that place;
+    ip saddr . … @places.web.A/100 drop                     if it must not go there, it waits until the place is free.
+
+A rule that deletes the element would lose no packet, but kernels from before the autumn of 2023 never use the place of
+one again that a packet has deleted (nft_rhash_delete).
 """
 
 from __future__ import annotations
@@ -65,13 +71,14 @@ def attempt(table: Table, service: Service, protocol: str, backend: Backend, cha
     return f"jump {table.chain(attempt_chain(service, protocol, backend), [rule])}"
 
 
-def passed_over(table: Table, service: Service, protocol: str) -> Lines:
-    """Rules for attempts that are repeated before the place of the last one is free."""
-    if protocol != "tcp" or not service.redispatch:
-        return []
+def again(table: Table, service: Service, protocol: str, way: Callable[[Backend], str]) -> Lines:
+    """Rules for connections that still have a place, of the one before. `way` gives the verdict that leads to a
+    backend."""
+    # What redispatches has been refused there.
+    able = set() if protocol == "tcp" and service.redispatch else {b.key for b in service.able(table.family)}
     limited = [b for b in service.backends if b.max_connections and b.family == table.family]
-    key = _key(table.family, protocol)
-    return [f"meta l4proto {protocol} {key} @{places_set(service, backend)} drop" for backend in limited]
+    has = f"meta l4proto {protocol} {_key(table.family, protocol)} @"
+    return [f"{has}{places_set(service, b)} {way(b) if b.key in able else 'drop'}" for b in limited]
 
 
 def _key(family: str, protocol: str) -> str:

@@ -238,8 +238,8 @@ class ServiceTable(Table):
 
     def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
         """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
-        before = [*self.guards(service, protocol), *places.passed_over(self, service, protocol)]
-        rules = [*before, *self.pins(service, protocol)]
+        again = places.again(self, service, protocol, partial(self.way, service, protocol))
+        rules = [*self.guards(service, protocol), *again, *self.pins(service, protocol)]
         pick = self.pick(service, protocol, len(table))
         exact = all(frontend.exact for frontend in service.frontends())
         if exact and not service.affinity_s and not service.limits_backends:
