@@ -100,13 +100,15 @@ def _shared(value: Any, path: str) -> Shared:
 def _with_prefix(value: Any, path: str) -> Interface:
     address, slash, _length = str(value).partition("/")
     parsed = values.host_address(address, path)
+    remedy = f"write the prefix of its network as well, such as {parsed}/{24 if parsed.version == 4 else 64}"
     if not slash:
-        remedy = f"write the prefix of its network as well, such as {parsed}/{24 if parsed.version == 4 else 64}"
         raise ConfigError(path, f"{parsed} has no prefix", remedy)
     try:
         found = ipaddress.ip_interface(str(value))
     except ValueError as error:
         raise ConfigError(path, f"{values.shown(value)}: {error}", "write one such as 192.0.2.10/24") from error
+    if not found.network.prefixlen:
+        raise ConfigError(path, f"{found} says that every address is in its network", remedy)
     if found.ip == found.network.network_address and found.network.num_addresses > 2:
         raise ConfigError(path, f"{found} is a network, not an address", "write an address of that network")
     return found

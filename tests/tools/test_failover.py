@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +45,7 @@ def written(addresses: list[Any], folder: Path, host: str = "lb1", **settings: A
     }
     fleet = failover.Fleet([*HOSTS], HOSTS, given[failover.UNICAST])
     given["natlb_failover_instances"] = failover.instances(addresses, host, fleet)
-    given["natlb_failover_program"] = "/usr/bin/true"
+    given["natlb_failover_program"] = settings.get("natlb_failover_program", "/usr/bin/true")
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["bool"] = bool
     text = environment.from_string((ROLE / "templates" / "keepalived.conf.j2").read_text()).render(given)
@@ -77,6 +82,58 @@ def test_keepalived_refuses_what_is_wrong(wrong: str, right: str, tmp_path: Path
     assert wrong in text
     file.write_text(text.replace(wrong, right))
     assert keepalived.config_test(file, ["eth0", "eth1"]).returncode != 0
+
+
+#: A name that the kernel takes, and that echo of some shells makes something else of.
+ODD = r"wan\net[*]"
+
+
+def asked(program: Path, *interfaces: str) -> list[str]:
+    """What a host with these interfaces answers the role."""
+    given = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    given["natlb_failover_program"] = str(program)
+    question = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(given["natlb_failover_question"])
+    lines = f'for name; do ip link add "$name" type bridge; done\n{question.render(given)}'
+    inside = ["unshare", "--net", "sh", "-ec", lines, "sh", *interfaces]
+    return subprocess.run(inside, text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()
+
+
+def test_interfaces_are_read_as_they_are() -> None:
+    answer = asked(Path("/usr/bin/true"), "front", ODD)
+    (links,) = [json.loads(line.removeprefix("links ")) for line in answer if line.startswith("links ")]
+    assert [link["ifname"] for link in links] == ["lo", "front", ODD]
+    assert "program" in answer
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "of"),
+    [
+        (0o755, 50, "sbin"),
+        (0o2775, 50, "sbin"),
+        (0o775, 50, "local"),
+        (0o775, 0, "sbin"),
+        (0o757, 0, "sbin"),
+        (0o1777, 0, "sbin"),
+        (0o775, 50, "natlb"),
+        (0o777, 0, "natlb"),
+    ],
+)
+def test_the_role_knows_what_keepalived_does_not_run(mode: int, group: int, of: str, tmp_path: Path) -> None:
+    """As Debian's /usr/local/sbin may be, which the group `staff` may write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "local", "sbin", "natlb")
+        program.parent.mkdir(parents=True)
+        shutil.copy("/usr/bin/true", program)
+        for path in (Path(folder), *(Path(folder, name) for name in ("local", "local/sbin", "local/sbin/natlb"))):
+            path.chmod(0o755)
+            if path.name == of:
+                os.chown(path, 0, group)
+                path.chmod(mode)
+        file = written([ONE], tmp_path, natlb_failover_program=str(program))
+        done = keepalived.config_test(file, ["eth0"])
+        told = [line for line in asked(program) if line.startswith("open ")]
+        assert (done.returncode, "insecure" in done.stdout) == ((5, True) if told else (0, False))
+        assert told in ([], [f"open {next(path for path in (program, *program.parents) if path.name == of)}"])
 
 
 def test_services_are_not_in_it() -> None:

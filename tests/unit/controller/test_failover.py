@@ -56,6 +56,11 @@ def test_what_is_right_is_right(declared: Any) -> None:
         ([{**ONE, "addresses": None}], f"{ADDRESSES}[0].addresses: has no value"),
         ([{**ONE, "addresses": ["192.0.2.10"]}], f"{ADDRESSES}[0].addresses[0]: 192.0.2.10 has no prefix"),
         ([{**ONE, "addresses": ["192.0.2.10/33"]}], f"{ADDRESSES}[0].addresses[0]: '192.0.2.10/33'"),
+        (
+            [{**ONE, "addresses": ["192.0.2.10/0"]}],
+            f"{ADDRESSES}[0].addresses[0]: 192.0.2.10/0 says that every address",
+        ),
+        ([{**ONE, "addresses": ["2001:db8::9/0"]}], f"{ADDRESSES}[0].addresses[0]: 2001:db8::9/0 says that"),
         ([{**ONE, "addresses": ["192.0.2.0/24"]}], f"{ADDRESSES}[0].addresses[0]: 192.0.2.0/24 is a network"),
         ([{**ONE, "addresses": ["web/24"]}], f"{ADDRESSES}[0].addresses[0]: 'web' is not"),
         ([{**ONE, "addresses": ["127.0.0.1/8"]}], f"{ADDRESSES}[0].addresses[0]: "),
