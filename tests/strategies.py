@@ -11,9 +11,12 @@ drawn.
 from __future__ import annotations
 
 import ipaddress
+import random
 from typing import Any
 
+from _natlb.errors import ConfigErrors
 from _natlb.model.admission import admission
+from _natlb.model.services import parse_config
 from hypothesis import strategies as st
 
 Declared = dict[str, Any]
@@ -198,3 +201,28 @@ def _egress(draw: st.DrawFn, uplinks: bool) -> Declared:
         chosen = draw(st.lists(st.sampled_from(range(len(UPLINKS))), unique=True, min_size=1))
         declared["uplinks"] = [{**UPLINKS[i], "weight": draw(st.integers(1, 5))} for i in chosen]
     return declared
+
+
+def in_common(chance: random.Random) -> list[Declared]:
+    """Services that share ports, up to the address and the interface, and backends that share addresses."""
+    found: list[Declared] = []
+    for number in range(6):
+        host, ports = (
+            chance.choice(("*", "*", "192.0.2.9")),
+            chance.choice(("8000-8010", "8005-8020", "8005", "7990-8030")),
+        )
+        where = [
+            (f"10.0.0.{chance.randint(3, 4)}", chance.choice((None, None, "+5", "+7", 8005, 8008))) for _ in range(3)
+        ]
+        backends = [
+            {"name": f"b{index}", "address": address, **({"port": port} if port else {})}
+            for index, (address, port) in enumerate(dict.fromkeys(where))
+        ]
+        declared = {"name": f"s{number}", "listen": f"{host}:{ports}", "backends": backends, "redispatch": True}
+        declared |= chance.choice(({}, {"interface": "eth0"}, {"interface": "eth1"}, {"redispatch": False}))
+        try:
+            parse_config([*found, declared])
+        except ConfigErrors:
+            continue  # It has a frontend that another one has, or two backends alike.
+        found.append(declared)
+    return found

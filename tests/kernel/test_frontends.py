@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -135,6 +136,27 @@ def test_shifted_ports_of_every_address_and_an_interface(balancer: Balancer) -> 
         assert traffic.tally(answers) == {"web1": 2, "web2": 2}
         assert {answer.local_port for answer in answers} == {port}
         assert {answer.peer for answer in answers} == {BACK}, "the source of what comes from them is translated"
+
+
+def test_backends_at_one_address_with_a_port_in_common(balancer: Balancer) -> None:
+    """One has its own, which the other has as well for one that clients ask for."""
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    two = [{"name": f"of {port}", "address": WEB["web1"], "port": port} for port in ("+1000", 9002)]
+    balancer.apply([service(listen="*:8000-8003", backends=two)])
+    answers = balancer.ask(f"{FRONT}:8001", 4)
+    assert Counter(answer.local_port for answer in answers) == {9001: 2, 9002: 2}
+    assert {answer.peer for answer in answers} == {BACK}
+
+
+def test_services_with_ports_and_backends_in_common(balancer: Balancer) -> None:
+    balancer.host.sysctl({"ipv4/ip_forward": 1})
+    front = service("front", listen="*:9000-9003", interface="front", backends=webs("web1", "web2"), redispatch=True)
+    others = webs("web1", "web2", port=9002)
+    balancer.apply([front, service("other", listen="*:9000-9003", backends=others, redispatch=True)])
+    assert Counter((a.name, a.local_port) for a in balancer.ask(f"{FRONT}:9001", 4)) == {
+        ("web1", 9001): 2,
+        ("web2", 9001): 2,
+    }
 
 
 def test_udp_flows_begin_anew_where_ports_are_shifted_otherwise(balancer: Balancer) -> None:

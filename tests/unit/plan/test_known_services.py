@@ -176,3 +176,32 @@ def test_services_that_overlap(name: str) -> None:
         for states in (["active", "drained", "active", "active"], *([["drained"]] if name == "nftables" else [])):
             assert is_right_after(known, made, config, [changed(service, states)])
             assert is_right_after(known, made, config, [service])
+
+
+def test_services_that_have_ports_and_backends_in_common() -> None:
+    """Elements that are not theirs alone are left to the whole."""
+    made, steps = engine("nftables"), 0
+    for seed in range(40):
+        chance = random.Random(seed)
+        config = parse_config(strategies.in_common(chance))
+        known = KnownServices(made, config)
+        for _turn in range(8):
+            one = chance.choice(config.services)
+            after = changed(one, chance.choice((["active"], ["active", "drained", "drained"], ["active", "drained"])))
+            if is_right_after(known, made, config, [after]):
+                steps += 1
+            else:
+                known = KnownServices(made, replace(config, services=_with(config, after)))
+            config = replace(config, services=_with(config, after))
+    assert steps > 160, "most are made by themselves"
+
+
+def _with(config: Config, after: Service) -> tuple[Service, ...]:
+    return tuple(after if item.name == after.name else item for item in config.services)
+
+
+def test_a_set_of_intervals_that_does_not_change_holds_nothing_up() -> None:
+    config = many("round_robin", 12, allow_from=["10.0.0.0/8"], deny_from=["10.1.0.0/16"], redispatch=True, snat="none")
+    known = KnownServices(engine("nftables"), config)
+    assert [key for key, section in known.rules.items() if key.kind == "set" and "flags interval" in section.header]
+    assert is_right_after(known, engine("nftables"), config, [changed(config.services[7], ["active", "drained"])])

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 #: First and last of a range of numbers, both included.
 Range = tuple[int, int]
+#: Pairs of numbers: the first of each is in the first range, and the second in the second.
+Box = tuple[Range, Range]
 ALL_PORTS: Range = (0, 65535)
 #: The last address of a family.
 TOP = {"ip": 2**32 - 1, "ip6": 2**128 - 1}
@@ -29,6 +31,39 @@ def apart(ranges: Iterable[Range]) -> list[Range]:
         else:
             found.append((low, high))
     return found
+
+
+def boxes_apart(boxes: Iterable[Box]) -> list[Box]:
+    """The same pairs of numbers in boxes that do not overlap: those that others overlap with are cut along their first
+    sides, and each strip has what any of them has there."""
+    found: list[Box] = []
+    for beside in _chained(boxes, 1):
+        for near in _chained(beside, 0):
+            found += _strips(near) if len(near) > 1 else near
+    return found
+
+
+def _chained(boxes: Iterable[Box], side: int) -> list[list[Box]]:
+    """Boxes by the ranges of `apart` that this side of theirs lies in."""
+    found: list[list[Box]] = []
+    last = -1
+    for box in sorted(set(boxes), key=lambda box: (box[side], box)):
+        low, high = box[side]
+        if not found or low > last:
+            found.append([])
+        found[-1].append(box)
+        last = max(last, high)
+    return found
+
+
+def _strips(boxes: Sequence[Box]) -> list[Box]:
+    edges = sorted({edge for (low, high), _across in boxes for edge in (low, high + 1)})
+    found: list[tuple[Range, tuple[Range, ...]]] = []
+    for low, beyond in zip(edges, edges[1:]):
+        across = merged(side for (first, last), side in boxes if first <= low <= last)
+        goes_on = bool(found) and found[-1] == ((found[-1][0][0], low - 1), across)
+        found.append(((found.pop()[0][0] if goes_on else low, beyond - 1), across))
+    return [(along, side) for along, across in found for side in across]
 
 
 def collapsed(given: Sequence[str]) -> tuple[str, ...]:

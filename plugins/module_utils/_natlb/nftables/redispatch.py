@@ -16,13 +16,13 @@ elements go and no rule does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Optional
 
 from ..model import redispatch
 from ..model.entities import Frontend, Service
 from ..model.families import ports_text
-from ..model.ranges import Range, apart
+from ..model.ranges import Box, Range, apart, boxes_apart
 from .table import Table
 from .text import Lines
 
@@ -39,8 +39,10 @@ _OF_TCP = "ct original protocol tcp "
 _CLIENT = "redispatch_client"
 
 #: A set that tells by the backend as well, its declaration, and what its elements have beside the ports: the address of
-#: the frontend, if it has one, and address, port and shift of a backend.
-_Behind = tuple[str, tuple[str, ...], tuple[str, ...], str, Optional[int], int]
+#: the frontend, if it has one, and that of a backend.
+_Behind = tuple[str, tuple[str, ...], tuple[str, ...], str]
+#: Ports of frontends, by the port of a backend, or its shift where it has none.
+_Ports = dict[tuple[Optional[int], int], list[Range]]
 
 
 def add_redispatch(table: Table, services: Sequence[Service], spared: Collection[Frontend]) -> Lines:
@@ -51,14 +53,13 @@ def add_redispatch(table: Table, services: Sequence[Service], spared: Collection
     found = redispatch.redispatching(services)
     if not found:
         return []
-    behind: dict[_Behind, list[Range]] = {}
+    behind: dict[_Behind, _Ports] = {}
     for service in found:
         for frontend in table.frontends(service):
             _add_frontend(table, service, frontend, behind)
-    for (name, kinds, address, backend, port, shift), places in behind.items():
-        for low, high in apart(places):
-            at = str(port or ports_text(low + shift, high + shift))
-            table.put("set", name, kinds, " . ".join([*address, ports_text(low, high), backend, at]))
+    for (name, kinds, address, backend), places in behind.items():
+        for asked, at in boxes_apart(_boxes(places)):
+            table.put("set", name, kinds, " . ".join([*address, ports_text(*asked), backend, ports_text(*at)]))
     _spare(table, services, spared)
     frontends = table.chain("redispatch_frontend", _lookups(table))
     refusals = ["tcp flags & (syn | rst | ack) == rst | ack", _UNREACHABLE[table.family]]
@@ -66,7 +67,14 @@ def add_redispatch(table: Table, services: Sequence[Service], spared: Collection
     return [f"ct direction reply ct status & (dnat | assured) == dnat goto {chain}"]
 
 
-def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: dict[_Behind, list[Range]]) -> None:
+def _boxes(places: _Ports) -> Iterator[Box]:
+    """Ports of frontends, each range with the ports of the backend."""
+    for (port, shift), ranges in places.items():
+        for low, high in apart(ranges):
+            yield (low, high), ((port, port) if port else (low + shift, high + shift))
+
+
+def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: dict[_Behind, _Ports]) -> None:
     """Where the original destination does not show it (`Territory.shows`), the backend tells as well. Such an element
     may be that of several services, so it stands in a set; one in a map belongs to one service."""
     address = () if frontend.address is None else (frontend.address,)
@@ -79,8 +87,8 @@ def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: di
     table.declare("set", name, *declaration)
     for backend in service.backends if able else ():
         if backend.family == table.family:
-            place = name, declaration, address, backend.address, backend.port, backend.shift
-            behind.setdefault(place, []).append((frontend.low, frontend.high))
+            places = behind.setdefault((name, declaration, address, backend.address), {})
+            places.setdefault((backend.port, backend.shift), []).append((frontend.low, frontend.high))
 
 
 def _put(table: Table, frontend: Frontend, verdict: str | None) -> None:

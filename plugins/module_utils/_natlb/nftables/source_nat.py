@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ..model.entities import Backend, Frontend, Service, protocol_number
 from ..model.families import ports_text
+from ..model.ranges import Range, apart
 from .table import Table, frontend_map, in_order, plain
 from .text import Lines
 
@@ -76,9 +77,15 @@ def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend],
         table.put("map", name.replace("service", "source_nat"), declaration, " . ".join(key), verdict)
         return
     declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
+    behind: dict[str, list[Range]] = {}
     for backend in backends:
-        behind = [backend.address, ports_text(*backend.ports_at(frontend.low, frontend.high))]
-        table.put("map", f"source_nat_{name}", declaration, " . ".join([*key, *behind]), verdict)
+        behind.setdefault(backend.address, []).append(backend.ports_at(frontend.low, frontend.high))
+    for address, places in behind.items():
+        # The kernel takes no elements that overlap, and two backends at one address may have ports in common.
+        for low, high in apart(places):
+            table.put(
+                "map", f"source_nat_{name}", declaration, " . ".join([*key, address, ports_text(low, high)]), verdict
+            )
 
 
 def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:

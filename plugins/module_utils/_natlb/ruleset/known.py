@@ -98,8 +98,8 @@ class KnownRules:
         if was is None and has and has <= everything:
             # Somebody else has the same one.
             return has == everything
-        if key.kind == "set" and had - has:
-            # Several services may have put the same element there.
+        if key.kind == "set" and (had - has or (had != has and "flags interval" in whole.header)):
+            # Several services may have put the same element there, or the kernel takes none that overlaps with theirs.
             return False
         found.live[key] = Section(whole.header, tuple(sorted(had)))
         if now is not None or had != everything:
