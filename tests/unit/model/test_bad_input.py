@@ -144,7 +144,8 @@ SERVICES = [
             ({"client": "2001:db8::/32", "backend": "10.0.0.3"}, ".client", "is not of the family of 10.0.0.3"),
             ({"client": "198.51.100.0/24"}, ".backend", "is missing"),
             ({"client": "198.51.100.0/24", "backend": None}, ".backend", "has no value"),
-            ({"client": "198.51.100.0/24", "backend": 3}, ".backend", "3 is not a name"),
+            ({"client": "198.51.100.0/24", "backend": 3}, ".backend", "'3' is no backend of the service"),
+            ({"client": "198.51.100.0/24", "backend": True}, ".backend", "True is not a name"),
             ({"client": "198.51.100.0/24", "backend": "web1", "port": 1}, ".port", "no such key"),
             ("198.51.100.0/24", "", "is not a mapping"),
         ]

@@ -9,7 +9,9 @@ import ipaddress
 from typing import Any
 
 import pytest
+from _natlb.errors import ConfigErrors
 from _natlb.model.pins import Pin, decisive, pinned_networks
+from _natlb.model.services import parse_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,3 +55,19 @@ def test_any_pins(data: st.DataObject, family: str) -> None:
         having = [name for network, name in found if client in network]
         pin = decisive(given_pins, str(client))
         assert having == ([pin.backend] if pin else [])
+
+
+def test_a_name_that_is_typed_as_a_number() -> None:
+    """It names the backend whose name is typed so."""
+    backends = [{"address": "10.0.0.3", "name": 5}, {"address": "10.0.0.4", "name": "6"}]
+    chosen = [{"client": "198.51.100.0/24", "backend": "5"}, {"client": "203.0.113.0/24", "backend": 6}]
+    declared = {"name": "web", "listen": "192.0.2.10:80", "backends": backends, "pins": chosen}
+    assert [pin.backend for pin in parse_config([declared]).services[0].pins] == ["5", "6"]
+
+
+def test_an_error_names_a_few_of_many_backends() -> None:
+    backends = [f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000)]
+    chosen = [{"client": "198.51.100.0/24", "backend": "web9"}]
+    with pytest.raises(ConfigErrors, match=r"choose from 10\.0\.0\.1, .*, …\)$") as caught:
+        parse_config([{"name": "web", "listen": "192.0.2.10:80", "backends": backends, "pins": chosen}])
+    assert len(str(caught.value)) < 250

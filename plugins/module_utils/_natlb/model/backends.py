@@ -98,7 +98,7 @@ def _read_backend(value: Any, path: str) -> _Read:
     backend = Backend(
         address=address,
         port=port.port,
-        name=read("name", address, _backend_name),
+        name=read("name", address, parse.backend_name),
         weight=read("weight", 1, words.weight, MAX_WEIGHT),
         state=read("state", "active", words.state),
         backup=read("backup", False, parse.boolean),
@@ -120,10 +120,3 @@ def _with_port(given: dict[str, Any], path: str) -> dict[str, Any]:
             path, f"{parse.shown(given['address'])} has a port, and port is given as well", "write it once"
         )
     return {**given, "address": address, "port": port}
-
-
-def _backend_name(value: Any, path: str) -> str:
-    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(name, str) and 0 < len(name) <= 253 and name.isascii() and name.isprintable():
-        return name
-    raise ConfigError(path, f"{parse.shown(name)} is not a name", "use up to 253 visible ASCII characters")

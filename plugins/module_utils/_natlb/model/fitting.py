@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
 from .hash_keys import WHOLE
 from .reading import Reading
+
+#: Backends that an error names.
+_NAMED = 8
 
 
 def check_service(service: Service, path: str) -> None:
@@ -86,7 +91,8 @@ def _check_pins(service: Service, path: str, reading: Reading) -> None:
         backend = named.get(pin.backend)
         at = f"{path}.pins[{index}]"
         if backend is None:
-            remedy = f"choose from {', '.join(named)}" if named else "the service has no backend"
+            some = ", ".join([*islice(named, _NAMED), *(["…"] if len(named) > _NAMED else [])])
+            remedy = f"choose from {some}" if named else "the service has no backend"
             reading.add(f"{at}.backend", f"{parse.shown(pin.backend)} is no backend of the service", remedy)
         elif backend.family != family_of(pin.client):
             problem = f"{pin.client} is not of the family of {pin.backend} ({backend.address})"

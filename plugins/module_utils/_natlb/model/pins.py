@@ -51,10 +51,7 @@ def _pin(value: Any, path: str) -> Pin:
     given = reading.mapping(value, path, _KEYS, _KEYS)
     reading.done()
     network = str(values.network(given["client"], f"{path}.client"))
-    backend = given["backend"]
-    if not isinstance(backend, str):
-        raise ConfigError(f"{path}.backend", f"{values.shown(backend)} is not a name", "write that of a backend")
-    return Pin(network, backend)
+    return Pin(network, values.backend_name(given["backend"], f"{path}.backend"))
 
 
 def decisive(pins: Iterable[Pin], client: str) -> Pin | None:

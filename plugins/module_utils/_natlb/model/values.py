@@ -97,6 +97,14 @@ def name(value: Any, path: str) -> str:
     )
 
 
+def backend_name(value: Any, path: str) -> str:
+    """The name of a backend; YAML takes `5` for a number."""
+    found = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(found, str) and 0 < len(found) <= 253 and found.isascii() and found.isprintable():
+        return found
+    raise ConfigError(path, f"{shown(found)} is not a name", "use up to 253 visible ASCII characters")
+
+
 def log_prefix(value: Any, path: str) -> str:
     """What begins each line in the log of the kernel, as long as both engines take it (struct xt_log_info of Linux)."""
     if isinstance(value, str) and _LOG_PREFIX.match(value):
