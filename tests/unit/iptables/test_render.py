@@ -416,8 +416,10 @@ def test_frontends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
 
 def test_a_limit_of_a_backend_is_refused() -> None:
     for state in ("active", "disabled"):
-        with pytest.raises(ConfigError, match=r"service web: .*max_connections of a backend.*engine: nftables"):
-            render({**WEB, "backends": [{**BACKENDS[0], "max_connections": 5, "state": state}]})
+        limited = {**WEB, "backends": [BACKENDS[1], {**BACKENDS[0], "max_connections": 5, "state": state}]}
+        with pytest.raises(ConfigError, match=r"the iptables engine cannot do.*engine: nftables") as caught:
+            render({**WEB, "name": "first", "listen": "192.0.2.99:80"}, limited)
+        assert caught.value.path == "services[1].backends[1].max_connections"
 
 
 def test_names_fit_the_kernel() -> None:

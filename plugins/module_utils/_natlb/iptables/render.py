@@ -39,7 +39,7 @@ from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
 from .redispatch import add_redispatch
-from .service import Tables, service_target
+from .service import Tables, check_limits, service_target
 from .source_nat import snat_action
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
@@ -54,6 +54,7 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
 
     Raises `ConfigError` for what iptables cannot do.
     """
+    check_limits(config.services)
     return _render(config, around, Sharing.of(config))
 
 

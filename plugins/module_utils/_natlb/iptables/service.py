@@ -71,15 +71,21 @@ class Tables:
         return found
 
 
+def check_limits(services: Sequence[Service]) -> None:
+    """Raise `ConfigError` where a backend of these services, which are all that there are, has a limit."""
+    for index, service in enumerate(services):
+        if service.limits_backends:
+            (limited, *_others) = (number for number, item in enumerate(service.backends) if item.max_connections)
+            raise ConfigError(
+                f"services[{index}].backends[{limited}].max_connections",
+                "the iptables engine cannot do it: its match connlimit goes on to count a connection that a full "
+                "backend has left to another one, so that backend would stay full of them",
+                "use engine: nftables, or max_connections_per_client",
+            )
+
+
 def service_target(tables: Tables, service: Service, protocol: str) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
-    if service.limits_backends:
-        raise ConfigError(
-            f"service {service.name}",
-            "the iptables engine cannot do max_connections of a backend: its match connlimit goes on to count a "
-            "connection that a full backend has left to another one, so that backend would stay full of them",
-            "use engine: nftables, or max_connections_per_client",
-        )
     serving = service.serving(tables.family)
     if not serving:
         return "ACCEPT"
