@@ -30,7 +30,7 @@ FIRST, SECOND = "balancer", "balancer2"
 #: Another host takes over when three advertisements are missing (RFC 9568, 6.1), one a second. The last one was sent up
 #: to a second before the kill. The rest is for a machine that has more to do.
 KILLED_S = (2.0, 6.0)
-#: Two bad answers, one every two seconds.
+#: Three bad answers, one every two seconds.
 UNREADY_S = 8.0
 
 #: make fleet asks for all of it; make test ends with the kill.
