@@ -20,7 +20,7 @@ from unittest import mock
 from _natlb.errors import HostError
 from _natlb.host import store
 from _natlb.iptables import service as iptables_service
-from _natlb.nftables import render
+from _natlb.nftables import render, table
 from _natlb.nftables.engine import NftablesEngine
 from _natlb.plan import balance as runs
 from _natlb.plan import draining, engines, request, rollback
@@ -52,7 +52,7 @@ def info_in_small_sets(root: str, clients: int, variant: str | None = None) -> A
 
 @contextlib.contextmanager
 def _small_sets(clients: int) -> Iterator[None]:
-    room = {module: module.CLIENTS for module in (render, iptables_service)}
+    room = {module: module.CLIENTS for module in (render, table, iptables_service)}
     try:
         for module in room:
             module.CLIENTS = clients
