@@ -212,7 +212,7 @@ def in_common(chance: random.Random) -> list[Declared]:
             chance.choice(("8000-8010", "8005-8020", "8005", "7990-8030")),
         )
         where = [
-            (f"10.0.0.{chance.randint(3, 4)}", chance.choice((None, None, "+5", "+7", 8005, 8008))) for _ in range(3)
+            (f"10.0.0.{chance.randint(3, 4)}", chance.choice((None, None, "+5", "+7", 8005, 8008))) for _one in range(3)
         ]
         backends = [
             {"name": f"b{index}", "address": address, **({"port": port} if port else {})}

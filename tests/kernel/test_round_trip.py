@@ -51,12 +51,8 @@ def _able(config: Any) -> set[tuple[str, str]]:
         (service.name, backend.key)
         for service in config.services
         for family in service.families()
-        for backend in [*service.serving(family), *_where_all_are_full(service, family)]
+        for backend in [*service.serving(family), *service.stand_ins(family)]
     }
-
-
-def _where_all_are_full(service: Any, family: str) -> list[Any]:
-    return service.stand_ins(family) if all(item.max_connections for item in service.serving(family)) else []
 
 
 @bounded

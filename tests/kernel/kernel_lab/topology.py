@@ -59,6 +59,10 @@ _REFUSED = "route add blackhole 10.0.0.0/8\nroute add unreachable 2001:db8::/32"
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
+def _forget_connections(host: Host) -> None:
+    host.run("ss", "--kill", "--tcp", "state", "connected")
+
+
 class Lab:
     """All hosts of one test process."""
 
@@ -149,6 +153,8 @@ class Lab:
         for host in self.hosts():
             if host is not self.switch:
                 host.call(traffic.release)
+        # What the client still repeats of one, such as its end, would take a turn at the next balancer.
+        _forget_connections(self.client)
         self.balancer.call(server.stop)
         self.vacate()
         for host in self._wired:
@@ -161,7 +167,7 @@ class Lab:
         """Let client and backends forget their connections of the tests before: what they still repeat of one, such as
         its end, would be routed by the next balancer, and count there."""
         for host in (self.client, *self.backends.values()):
-            host.run("ss", "--kill", "--tcp", "state", "connected")
+            _forget_connections(host)
 
     def vacate(self) -> None:
         """Cut the balancer off at once (the kernel takes its namespace away in its own time, which is longer), so that

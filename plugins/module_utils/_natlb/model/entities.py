@@ -240,9 +240,11 @@ class Service:
         return (item for item in self.backends if item.address == address and item.port_at(asked) == port)
 
     def stand_ins(self, family: str) -> list[Backend]:
-        """The backups of a family that get connections once every backend that serves is full."""
-        able = self.able(family)
-        return [b for b in able if b.backup] if any(not b.backup for b in able) else []
+        """The backups of a family that get connections once every backend that serves is full, if they can be."""
+        serving = self.serving(family)
+        if any(backend.backup or not backend.max_connections for backend in serving):
+            return []
+        return [backend for backend in self.able(family) if backend.backup]
 
     def able(self, family: str) -> list[Backend]:
         """The backends of a family that may get new connections, now or once others are full or out."""

@@ -75,7 +75,8 @@ def again(table: Table, service: Service, protocol: str, way: Callable[[Backend]
     """Rules for connections that still have a place, of the one before. `way` gives the verdict that leads to a
     backend."""
     # What redispatches has been refused there.
-    able = set() if protocol == "tcp" and service.redispatch else {b.key for b in service.able(table.family)}
+    gets = [*service.serving(table.family), *service.stand_ins(table.family)]
+    able = set() if protocol == "tcp" and service.redispatch else {b.key for b in gets}
     limited = [b for b in service.backends if b.max_connections and b.family == table.family]
     has = f"meta l4proto {protocol} {_key(table.family, protocol)} @"
     return [f"{has}{places_set(service, b)} {way(b) if b.key in able else 'drop'}" for b in limited]

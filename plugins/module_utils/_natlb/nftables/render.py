@@ -287,15 +287,13 @@ class ServiceTable(Table):
         again = partial(self.pick_again, service, protocol)
         ways = [(backend, self.way(service, protocol, backend)) for backend in table]
         rules = places.choice(ways, pick, again)
-        if not all(backend.max_connections for backend in table):
-            return rules
         stand_ins = service.stand_ins(self.family)
         if stand_ins:
             ways = places.weighted([(backend, self.way(service, protocol, backend)) for backend in stand_ins])
             rules += places.choice(ways, again(len(ways), 0), again)
-            if not all(backend.max_connections for backend in stand_ins):
-                return rules
-        return [*rules, places.when_full(self, service, protocol)]
+        if all(backend.max_connections for backend in [*table, *stand_ins]):
+            rules.append(places.when_full(self, service, protocol))
+        return rules
 
     def guards(self, service: Service, protocol: str) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""

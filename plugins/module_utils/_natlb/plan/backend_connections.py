@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from ..host import proc, tracked
@@ -43,8 +44,8 @@ def active_of(services: Iterable[Service], declared: Sequence[Service] = ()) -> 
     connection from others. As `count`."""
     for item, (owner, *_others) in _asked(services, declared=declared):
         if item.active:
-            backend = next(owner.backends_at(item.backend, item.target[1]))
-            yield Place(owner.name, backend.address, backend.port), item.original
+            for backend in islice(owner.backends_at(item.backend, item.target[1]), 1):
+                yield Place(owner.name, backend.address, backend.port), item.original
 
 
 def end_attempts(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
