@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -114,15 +115,21 @@ def test_affinity_is_only_for_who_has_room() -> None:
 def test_who_has_a_place_has_that_one_or_waits() -> None:
     """Or the place would be kept for as long as the connection lives, wherever that is."""
     limited = {"max_connections": 5}
-    backends = [limited, {**limited, "state": "disabled"}, {}, {**limited, "weight": 0}, {**limited, "backup": True}]
+    out = {**limited, "state": "disabled"}, {**limited, "weight": 0}
+    backup = {**limited, "backup": True}
     key = "meta l4proto {0} ip saddr . {0} sport . ip daddr . {0} dport . meta l4proto @places.web.10.0.0"
-    for redispatch in (True, False):
-        found = chains(rules(*backends, redispatch=redispatch, protocol=["tcp", "udp"]))
+    for redispatch, waits in itertools.product((True, False), (True, False)):
+        # A backup gets nothing where one before it has always room.
+        found = chains(
+            rules(limited, *out, {} if waits else limited, backup, redispatch=redispatch, protocol=["tcp", "udp"])
+        )
         for protocol in ("tcp", "udp"):
             # What redispatches has been refused where its place is.
-            first, last = (f"jump room.web.{protocol}.10.0.0.{number}" for number in (3, 7))
-            verdicts = ["drop"] * 4 if redispatch and protocol == "tcp" else [first, "drop", "drop", last]
-            assert found[f"s.web.{protocol}"][:4] == tuple(
-                f"{key.format(protocol)}.{number}/5 {verdict}"
-                for number, verdict in zip((3, 4, 6, 7), verdicts, strict=True)
-            )
+            stays = "drop" if redispatch and protocol == "tcp" else f"jump room.web.{protocol}.10.0.0"
+            wanted = {3: stays, 4: "drop", 5: "drop", 6: None if waits else stays, 7: "drop" if waits else stays}
+            expected = [
+                f"{key.format(protocol)}.{number}/5 {verdict}{f'.{number}' if verdict != 'drop' else ''}"
+                for number, verdict in wanted.items()
+                if verdict
+            ]
+            assert list(found[f"s.web.{protocol}"][: len(expected)]) == expected
