@@ -202,15 +202,14 @@ def test_nobody_is_refused_while_it_comes_and_goes(balancer: Balancer, kind: str
     options = {"limit_s": 60.0, "keep": 0, "breath_s": 0}
     loads = [balancer.client.begin(traffic.hammer, [target], source=source, **options) for source in sources]
     balancer.client.call(traffic.hammering)
-    before = traffic.without_room()
     for _turn in range(10):
         balancer.apply([general, specific])
         balancer.apply([general])
     balancer.client.call(traffic.halt)
     seen = [traffic.Hammered(*load.result(30)) for load in loads]
     assert {name for one in seen for name in one.answers} == {"web1", "web3"}, seen
-    # Others of this machine may fill the queues that all packets of a processor wait in.
-    assert sum(one.late for one in seen) <= traffic.without_room() - before, seen
+    # Whether packets have to come again is for test_churn.py to say: at this rate ports of clients do, too, before
+    # everybody has forgotten their last connection.
 
 
 def test_a_range_around_others_comes_and_goes(balancer: Balancer) -> None:

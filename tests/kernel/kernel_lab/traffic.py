@@ -367,12 +367,5 @@ def hammering(timeout_s: float = 10.0) -> None:
         raise TimeoutError("the hammer has not begun")
 
 
-def without_room() -> int:
-    """Packets that found no room in the queue of a processor of this machine since it booted: the second number of each
-    line of softnet_stat (softnet_seq_show in the kernel's net/core/net-procfs.c)."""
-    with open("/proc/net/softnet_stat", encoding="ascii") as file:
-        return sum(int(line.split()[1], 16) for line in file)
-
-
 def halt() -> None:
     _halt.set()
