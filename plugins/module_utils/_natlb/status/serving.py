@@ -18,6 +18,7 @@ from ..host.store import Paths
 from ..model.effective import Findings, Overrides, deviations
 from ..model.engine import Engine
 from ..model.entities import Service
+from ..model.families import family_name
 from ..plan import agent_files, engines, forwarding, overlay, waiting
 from ..plan import request as requests
 from ..plan.request import Request
@@ -25,7 +26,6 @@ from ..plan.running import Running
 from . import readiness
 from .readiness import Facts
 
-_NAMES = {"ip": "IPv4", "ip6": "IPv6"}
 #: More names are not told.
 _MOST = 20
 
@@ -55,7 +55,7 @@ class Declared:
             lacking[service.name] = _lacks(now)
             (idle.add if _is_idle(now) else idle.discard)(service.name)
         unserved = [
-            name if name in idle else f"{name} ({' and '.join(_NAMES[family] for family in families)})"
+            name if name in idle else f"{name} ({' and '.join(map(family_name, families))})"
             for name, families in lacking.items()
             if families
         ]
