@@ -16,7 +16,7 @@ from _natlb.host.tracked import Tracked
 from _natlb.model.entities import Config, Service
 from _natlb.model.precedence import Packet, winner
 from _natlb.model.services import parse_config
-from _natlb.plan import backend_connections
+from _natlb.plan.backend_connections import BackendConnections
 from _natlb.plan.stale_flows import Frontends
 
 VIP = "192.0.2.10"
@@ -70,8 +70,7 @@ def test_a_connection_from_before_the_more_specific_one(narrow: str) -> None:
     known = Frontends(config, "tcp", LOCAL)
 
     def owner(backend: str, port: int = 80) -> list[str]:
-        owners = known.owners("ip", VIP, port, lambda item: item.backends[0].address == backend)
-        return [item.name for item in owners]
+        return [item.name for item in known.owners("ip", (VIP, port), (backend, port))]
 
     assert owner("10.0.0.4") == ["narrow"]
     assert owner("10.0.0.3") == ["wide"], "it began before"
@@ -81,8 +80,8 @@ def test_a_connection_from_before_the_more_specific_one(narrow: str) -> None:
 
 def test_a_backend_in_common_is_the_more_specific_ones() -> None:
     known = Frontends(parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]), "tcp", LOCAL)
-    assert [item.name for item in known.owners("ip", VIP, 80, lambda _item: True)] == ["narrow"]
-    assert [item.name for item in known.owners("ip", "192.0.2.11", 80, lambda _item: True)] == ["wide"]
+    assert [item.name for item in known.owners("ip", (VIP, 80), ("10.0.0.3", 80))] == ["narrow"]
+    assert [item.name for item in known.owners("ip", ("192.0.2.11", 80), ("10.0.0.3", 80))] == ["wide"]
 
 
 def test_a_service_that_is_asked_about_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,13 +95,14 @@ def test_a_service_that_is_asked_about_by_itself(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(proc, "local_addresses", lambda: LOCAL)
 
     def counts(one: Service, *declared: Service) -> tuple[int, int]:
-        places = [place for place, _original in backend_connections.active_of([one], declared)]
+        known = BackendConnections(declared)
+        places = [place for place, _original in known.active_of([one])]
         assert {place.service for place in places} <= {one.name}
-        return backend_connections.count([one], "10.0.0.3", declared).active, len(places)
+        return known.count([one], "10.0.0.3").active, len(places)
 
     assert counts(wide, wide, narrow) == (1, 1)
     assert counts(narrow, wide, narrow) == (1, 1)
-    assert counts(wide) == (2, 2)
+    assert counts(wide, wide) == (2, 2)
 
 
 RANGE = f"{VIP}:8000-8010"
@@ -132,12 +132,13 @@ def test_two_backends_at_one_address_behind_a_range(
     monkeypatch.setattr(proc, "local_addresses", lambda: LOCAL)
     ended: list[bytes] = []
     monkeypatch.setattr(tracked, "delete", lambda items: ended.extend(item.original for item in items))
+    known = BackendConnections([whole])
     each = [replace(whole, backends=(backend,)) for backend in whole.backends]
     for given, wanted in ((each, [b"0", b"1"]), (each[:1], [b"0"]), (each[1:], [b"1"]), ([whole], [b"0", b"1"])):
-        assert backend_connections.count(given, "10.0.0.3", [whole]).active == len(wanted)
-        backend_connections.end_all(given, "10.0.0.3", [whole])
+        assert known.count(given, "10.0.0.3").active == len(wanted)
+        known.end_all(given, "10.0.0.3")
         assert sorted(ended) == wanted
         ended.clear()
-        places = {original: place for place, original in backend_connections.active_of(given, [whole])}
+        places = {original: place for place, original in known.active_of(given)}
         assert sorted(places) == wanted
         assert all(places[b"%d" % n].port == b.port for n, b in enumerate(whole.backends) if b"%d" % n in places)

@@ -18,6 +18,7 @@ from _natlb.host.tracked import Tracked
 from _natlb.model.effective import Finding, Place
 from _natlb.model.services import parse_config
 from _natlb.plan import rollback
+from _natlb.plan.backend_connections import BackendConnections
 from _natlb.plan.running import Running
 
 PLACE, OTHER = Place("web", "10.0.0.3", 80), Place("web", "10.0.0.4", 80)
@@ -58,7 +59,7 @@ def test_connections_end_of_backends_that_are_dead_alone(running: Any, monkeypat
     health = {"type": "tcp", "on_down": "reset"}
     declared = {"name": "web", "listen": "192.0.2.10:8000-8010", "backends": backends, "health": health}
     (service,) = parse_config([declared]).services
-    running._declared = {"web": service}
+    running._declared, running._connections = {"web": service}, BackendConnections([service])
     seen = [
         Tracked("ip", "tcp", "192.0.2.100", ("192.0.2.10", 8000), ("10.0.0.3", port), True, True, False, True, b"", b"")
         for port in (81, 82)

@@ -23,7 +23,6 @@ from ..host.commits import Commits
 from ..model import history
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
-from ..plan.backend_connections import active_of
 from ..plan.running import Running
 from .forked import forked
 from .levels import Levels
@@ -126,7 +125,7 @@ class Agent:
         self._stays_closed = False
         self._closed_times = 0
         self._suspects = Suspects()
-        self._levels = Levels(selector, lambda services: active_of(services, self._running.config.services))
+        self._levels = Levels(selector, self._running.active_of)
         self._child: int | None = None
         self._alive_at = 0.0
         self._watchdog_s = service_manager.watchdog_s()

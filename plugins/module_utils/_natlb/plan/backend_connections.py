@@ -9,9 +9,8 @@ same backend; without the entry the next one takes another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -32,30 +31,61 @@ class Connections(NamedTuple):
 NONE = Connections(0, 0)
 
 
-def count(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> Connections:
-    """The connections that these services have to this address. `declared` are all services, some of which may take
-    connections before them. Raises `HostError`."""
-    found = list(_connections(services, address, declared))
-    return Connections(sum(item.active for item in found), sum(item.opening for item in found))
+class BackendConnections:
+    """Tells whose each connection is, of all services that are declared: some may take connections before others.
 
+    Made once for a declaration, and asked again and again: of ten thousand services that takes a tenth of a second.
+    Services that are asked about are of these; one that is given with some of its backends has those alone.
+    """
 
-def active_of(services: Iterable[Service], declared: Sequence[Service] = ()) -> Iterator[tuple[Place, bytes]]:
-    """The connections of these services both of whose ends are there: the backend that answers, and what tells the
-    connection from others. As `count`."""
-    for item, (owner, *_others) in _asked(services, declared=declared):
-        if item.active:
-            for backend in islice(owner.backends_at(item.backend, item.target[1]), 1):
-                yield Place(owner.name, backend.address, backend.port), item.original
+    def __init__(self, declared: Iterable[Service]) -> None:
+        config = Config(tuple(declared), ())
+        protocols = sorted({protocol for service in config.services for protocol in service.protocols})
+        self._frontends = {protocol: Frontends(config, protocol, set()) for protocol in protocols}
 
+    def count(self, services: Iterable[Service], address: str) -> Connections:
+        """The connections that these services have to this address. Raises `HostError`."""
+        found = list(self._to(services, address))
+        return Connections(sum(item.active for item in found), sum(item.opening for item in found))
 
-def end_attempts(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
-    """Delete the attempts to this address that these services have sent there. Returns how many. As `count`."""
-    return tracked.delete(item for item in _connections(services, address, declared) if item.opening)
+    def active_of(self, services: Iterable[Service]) -> Iterator[tuple[Place, bytes]]:
+        """The connections of these services both of whose ends are there: the backend that answers, and what tells the
+        connection from others. As `count`."""
+        for item, (owner, *_others) in self._asked(services):
+            if item.active:
+                for backend in islice(owner.backends_at(item.backend, item.target[1]), 1):
+                    yield Place(owner.name, backend.address, backend.port), item.original
 
+    def end_attempts(self, services: Iterable[Service], address: str) -> int:
+        """Delete the attempts to this address that these services have sent there. Returns how many. As `count`."""
+        return tracked.delete(item for item in self._to(services, address) if item.opening)
 
-def end_all(services: Iterable[Service], address: str, declared: Sequence[Service] = ()) -> int:
-    """The same of established connections as well: the next packet of each is answered with a reset."""
-    return tracked.delete(_connections(services, address, declared))
+    def end_all(self, services: Iterable[Service], address: str) -> int:
+        """The same of established connections as well: the next packet of each is answered with a reset."""
+        return tracked.delete(self._to(services, address))
+
+    def _to(self, services: Iterable[Service], address: str) -> Iterator[Tracked]:
+        return (item for item, _owners in self._asked(services, address))
+
+    def _asked(self, services: Iterable[Service], only: str | None = None) -> Iterator[tuple[Tracked, list[Service]]]:
+        """The connections of these services to their backends, or to those at one address, each once: with the services
+        that it may be of, as they are given. One that is given several times has the backends of all."""
+        asked = _joined(services)
+        ports: dict[tuple[str, Protocol, str], set[int | None]] = {}
+        for service in asked.values():
+            for backend in service.backends:
+                for protocol in service.protocols if only in (None, backend.address) else ():
+                    ports.setdefault((backend.family, protocol, backend.address), set()).add(backend.port)
+        local = proc.local_addresses()
+        frontends = {protocol: self._frontends[protocol].on(local) for _family, protocol, _address in ports}
+        for (family, protocol, address), wanted in ports.items():
+            for port in {None} if None in wanted else wanted:
+                for item in tracked.of_backend(family, protocol, address, port):
+                    # Another service may lead to the same backend, and somebody else as well.
+                    found = frontends[protocol].owners(family, item.target, item.backend, asked)
+                    owners = [asked[service.name] for service in found if service.name in asked]
+                    if owners:
+                        yield item, owners
 
 
 def end_untranslated(config: Config) -> int:
@@ -70,35 +100,6 @@ def end_untranslated(config: Config) -> int:
     return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))
 
 
-def _connections(services: Iterable[Service], address: str, declared: Sequence[Service]) -> Iterator[Tracked]:
-    return (item for item, _owners in _asked(services, address, declared))
-
-
-def _asked(
-    services: Iterable[Service], only: str | None = None, declared: Sequence[Service] = ()
-) -> Iterator[tuple[Tracked, list[Service]]]:
-    """The connections of these services to their backends, or to those at one address, each once: with the services
-    that it may be of, as they are given. One that is given several times has the backends of all."""
-    asked = _joined(services)
-    # Of a service that is asked about with some of its backends, it is those that count.
-    whole = Config((*asked.values(), *(service for service in declared if service.name not in asked)), ())
-    local = proc.local_addresses()
-    ports: dict[tuple[str, Protocol, str], set[int | None]] = {}
-    for service in asked.values():
-        for backend in service.backends:
-            for protocol in service.protocols if only in (None, backend.address) else ():
-                ports.setdefault((backend.family, protocol, backend.address), set()).add(backend.port)
-    frontends = {protocol: Frontends(whole, protocol, local) for _family, protocol, _address in ports}
-    for (family, protocol, address), wanted in ports.items():
-        for port in {None} if None in wanted else wanted:
-            for item in tracked.of_backend(family, protocol, address, port):
-                # Another service may lead to the same backend, and somebody else as well.
-                found = frontends[protocol].owners(family, *item.target, partial(_has, item))
-                owners = [service for service in found if service.name in asked]
-                if owners:
-                    yield item, owners
-
-
 def _joined(services: Iterable[Service]) -> dict[str, Service]:
     found: dict[str, Service] = {}
     for service in services:
@@ -106,8 +107,3 @@ def _joined(services: Iterable[Service]) -> dict[str, Service]:
         backends = dict.fromkeys((*(former.backends if former else ()), *service.backends))
         found[service.name] = service if former is None else replace(service, backends=tuple(backends))
     return found
-
-
-def _has(item: Tracked, service: Service) -> bool:
-    """Whether the connection is to a backend of the service, at the port that the backend has for it."""
-    return any(service.backends_at(item.backend, item.target[1]))

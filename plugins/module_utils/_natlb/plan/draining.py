@@ -16,8 +16,8 @@ from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
 from ..model.effective import Override, effective
 from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service, State
-from . import backend_connections, orders, overlay
-from .backend_connections import NONE, Connections
+from . import orders, overlay
+from .backend_connections import NONE, BackendConnections, Connections
 from .orders import Change, Target
 from .request import Request
 
@@ -165,7 +165,7 @@ class _Connections:
     """The connections to the backends that an order is for."""
 
     def __init__(self, change: Change) -> None:
-        self._declared = change.request.config.services
+        self._known = BackendConnections(change.request.config.services)
         self._services: dict[str, list[Service]] = {}
         for target in change.targets:
             only = replace(target.service, backends=(target.backend,))
@@ -173,13 +173,18 @@ class _Connections:
 
     def left(self) -> Connections:
         """How many there are."""
-        found = [backend_connections.count(own, where, self._declared) for where, own in self._services.items()]
+        found = [self._known.count(own, where) for where, own in self._services.items()]
         return Connections(sum(item.active for item in found), sum(item.opening for item in found))
 
-    def end(self, how: Callable[[list[Service], str, Sequence[Service]], int]) -> None:
-        """End some of them."""
+    def end_attempts(self) -> None:
+        """End those that the backend has yet to answer."""
         for address, services in self._services.items():
-            how(services, address, self._declared)
+            self._known.end_attempts(services, address)
+
+    def end_all(self) -> None:
+        """End all of them."""
+        for address, services in self._services.items():
+            self._known.end_all(services, address)
 
 
 def await_end(connections: _Connections, timeout_s: float, close: bool, progress: Progress = _unheard) -> Drained:
@@ -197,14 +202,14 @@ def await_end(connections: _Connections, timeout_s: float, close: bool, progress
             break
         progress(left.active + left.opening, waited)
         if left.opening and waited >= ATTEMPT_S:
-            connections.end(backend_connections.end_attempts)
+            connections.end_attempts()
         time.sleep(min(PAUSE_S, timeout_s - waited))
     closed = 0
     if timeout_s and left.opening:
-        connections.end(backend_connections.end_attempts)
+        connections.end_attempts()
     if left.active and close:
         # Also entries of connections that have ended already. They are none of those that are reported.
-        connections.end(backend_connections.end_all)
+        connections.end_all()
         had, left = left.active, connections.left()
         closed = had - left.active
     return Drained(left.active, round(time.monotonic() - began, 1), closed)

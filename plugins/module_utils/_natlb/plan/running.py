@@ -30,9 +30,10 @@ from ..model.families import family_of
 from ..model.least_connections import Multiples, levelled, of_known
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
-from . import apply, backend_connections, health_history, overlay, rollback, taken, unchanged, waiting
+from . import apply, health_history, overlay, rollback, taken, unchanged, waiting
 from . import request as requests
 from .apply import Plan
+from .backend_connections import BackendConnections, end_untranslated
 from .known_services import KnownServices, Step
 from .outcome import Outcome
 from .overlay import Overlay
@@ -74,6 +75,8 @@ class Running:
         self._plan: Plan | None = None
         self._known: KnownServices | None = None
         self._declared: dict[str, Service] = {}
+        #: Whose the connections are that the kernel remembers.
+        self._connections = BackendConnections(())
         self._revision: Revision | None = None
         #: What is live where the kernel does not number commits.
         self._listed: Ruleset | None = None
@@ -138,6 +141,7 @@ class Running:
         self._multiples = plan.laid.multiples
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
         self._declared = {service.name: service for service in plan.request.config.services}
+        self._connections = BackendConnections(plan.request.config.services)
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         self._known.prepare()
         if plan.engine.is_numbered:
@@ -147,7 +151,7 @@ class Running:
         if gone and outcome.transaction == "none":
             outcome.transaction = "replace"
         elif outcome.transaction != "none":
-            backend_connections.end_untranslated(plan.laid.config)
+            end_untranslated(plan.laid.config)
         return outcome
 
     def _learn(self) -> None:
@@ -185,7 +189,7 @@ class Running:
         if not commands:
             return False
         processes.run_commands(commands)
-        backend_connections.end_untranslated(self._plan.laid.config)
+        end_untranslated(self._plan.laid.config)
         return True
 
     def _reopened(self, of_legacy: bool) -> list[Command]:
@@ -259,6 +263,10 @@ class Running:
         """The services of `least_connections`, with the backends that serve now."""
         return self._effective(s for s in self.config.services if s.method == "least_connections").services
 
+    def active_of(self, services: Iterable[Service]) -> Iterable[tuple[Place, bytes]]:
+        """The connections of declared services both of whose ends are there, see `BackendConnections`."""
+        return self._connections.active_of(services)
+
     @uncollected()
     def level(self, multiples: Multiples) -> Outcome | None:
         """Deal new connections so, of the services that these backends are of. As `find`."""
@@ -298,11 +306,10 @@ class Running:
                 resets.setdefault(place.address, []).append(service)
             elif service.redispatch or "udp" in service.protocols:
                 attempts.setdefault(place.address, []).append(service)
-        declared = list(self._declared.values())
         for address, services in attempts.items():
-            backend_connections.end_attempts(services, address, declared)
+            self._connections.end_attempts(services, address)
         for address, services in resets.items():
-            backend_connections.end_all(services, address, declared)
+            self._connections.end_all(services, address)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""

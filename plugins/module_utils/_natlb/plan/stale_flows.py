@@ -12,8 +12,9 @@ it would for the first time. TCP and SCTP are never cut: their peers notice by t
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from collections.abc import Iterable, Mapping
+from copy import copy
+from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import flows as tracked
@@ -44,9 +45,15 @@ class Frontends:
         #: What each frontend has on one address (None: on every local one) and one interface does not overlap with what
         #: others have, so it can be searched.
         self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, _Owned]]]] = {}
-        self._local, self._protocol, self._services = local, protocol, config.services
+        self._local, self._protocol = local, protocol
+        #: There may be many connections, and ten thousand services.
+        self._by_backend: dict[str, list[Service]] = {}
         whole = territory(config.services)
         for service in config.services:
+            if protocol not in service.protocols:
+                continue
+            for address in {backend.address for backend in service.backends}:
+                self._by_backend.setdefault(address, []).append(service)
             for frontend in whole.of(service):
                 if frontend.protocol != protocol:
                     continue
@@ -59,6 +66,12 @@ class Frontends:
         for ways in self._ranges.values():
             for ranges in ways.values():
                 ranges.sort(key=lambda item: item[:2])
+
+    def on(self, local: set[str]) -> Frontends:
+        """The same on a host that has these addresses by now."""
+        found = copy(self)
+        found._local = local
+        return found
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._ranges)
@@ -78,19 +91,28 @@ class Frontends:
         owners = {owned.frontend: owned.service for owned in found}
         return [owners[frontend] for frontend in possible(owners)]
 
-    def owners(self, family: str, target: str, port: int, has: Callable[[Service], object]) -> list[Service]:
-        """The same of a connection whose backend these services have. If none of them has it, the connection may have
-        begun before there was such a specific service: then it is of one that is less so."""
-        found = self.find(family, target, port)
+    def owners(
+        self, family: str, target: Peer, backend: Peer, narrowed: Mapping[str, Service] | None = None
+    ) -> list[Service]:
+        """The same of a connection to this backend, of those that have it. If none of them has it, the connection may
+        have begun before there was such a specific service: then it is of one that is less so. `narrowed` are, by their
+        names, services of which only these backends count."""
+        address, port = target
+        as_asked = narrowed or {}
+
+        def has(service: Service) -> bool:
+            return any(as_asked.get(service.name, service).backends_at(backend, port))
+
+        found = self.find(family, address, port)
         mine = list(filter(has, found))
         if mine or not found:
             return mine
-        local = target in self._local
+        local = address in self._local
         claims = {
             frontend: service
-            for service in filter(has, self._services)
+            for service in filter(has, self._by_backend.get(backend[0], ()))
             for frontend in service.frontends()
-            if takes(frontend, Packet(family, self._protocol, target, port, local, frontend.interface))
+            if takes(frontend, Packet(family, self._protocol, address, port, local, frontend.interface))
         }
         return [claims[frontend] for frontend in possible(claims)]
 

@@ -12,11 +12,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from ..host import proc, tracked
-from ..model.entities import PROTOCOLS, Config, Service
+from ..model.entities import PROTOCOLS, Config
 from ..plan import engines
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends
@@ -66,16 +66,10 @@ class Meter:
             )
             for (protocol, target, backend), count in groups.items():
                 frontends = self._frontends.get(protocol)
-                key_of = partial(_key_of, target[1], backend)
-                for service in frontends.owners(family, *target, key_of)[:1] if frontends else ():
-                    counts[service.name, key_of(service)] += count
+                for service in frontends.owners(family, target, backend)[:1] if frontends else ():
+                    for found in islice(service.backends_at(backend, target[1]), 1):
+                        counts[service.name, found.key] += count
         return counts
-
-
-def _key_of(asked: int, backend: tuple[str, int], service: Service) -> str:
-    """The key of the backend of a service that has this address and port, of a connection to the port that was asked
-    for; empty where there is none."""
-    return next((item.key for item in service.backends_at(backend, asked)), "")
 
 
 def spent_s() -> float:

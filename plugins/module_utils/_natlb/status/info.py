@@ -27,7 +27,7 @@ from ..plan import agent_files, apply, forwarding, health_history, orders
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.request import Request
-from ..plan.stale_flows import Frontends, answers
+from ..plan.stale_flows import Frontends
 
 #: TCP states in which neither end has finished; TIME_WAIT and CLOSE linger for minutes and carry nothing.
 _TCP_ACTIVE = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK")
@@ -113,17 +113,16 @@ def _active(config: Config, warnings: list[str]) -> Counts | None:
 
 
 def _count(frontends: Frontends, flow: tracked.Flow, counts: Counts, ways: Ways) -> None:
-    owners = frontends.owners(flow.family, flow.target, flow.target_port, lambda service: answers(service, flow))
+    answerer = (flow.answerer, flow.answerer_port)
+    owners = frontends.owners(flow.family, (flow.target, flow.target_port), answerer)
     if len(owners) > 1:
         # Services on several interfaces, or one and any, that share a backend: a client mostly comes in by where its
         # answers go out.
         way = ways.interface(flow.source)
         owners = [service for service in owners if service.interface in (None, way)] or owners
-    for backend in owners[0].backends if owners else ():
-        answerer = (backend.address, backend.port_at(flow.target_port))
-        if answerer == (flow.answerer, flow.answerer_port):
-            key = (owners[0].name, backend.key)
-            counts[key] = counts.get(key, 0) + 1
+    for backend in owners[0].backends_at(answerer, flow.target_port) if owners else ():
+        key = (owners[0].name, backend.key)
+        counts[key] = counts.get(key, 0) + 1
 
 
 def _service(

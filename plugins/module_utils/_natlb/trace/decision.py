@@ -7,7 +7,7 @@ sees."""
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ..host import sysctl, tracked
@@ -20,7 +20,7 @@ from ..model.hash_keys import BITS, Opening
 from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
 from ..model.values import endpoint
-from ..plan import backend_connections
+from ..plan.backend_connections import BackendConnections
 from ..plan.stale_flows import Frontends
 from .question import Question
 from .steps import Step
@@ -104,16 +104,17 @@ def room() -> Step:
     return Step("tracking", "may", warning) if warning else Step("tracking", "ok", said)
 
 
-def limits(service: Service, family: str) -> tuple[set[str], list[Step]]:
+def limits(service: Service, family: str, declared: Iterable[Service]) -> tuple[set[str], list[Step]]:
     """The keys of the backends that are full (`max_connections`), and how many connections each limited one has."""
+    limited = [item for item in (*service.serving(family), *service.stand_ins(family)) if item.max_connections]
+    known = BackendConnections(declared if limited else ())
     full, steps = set(), []
-    for backend in [*service.serving(family), *service.stand_ins(family)]:
+    for backend in limited:
         most = backend.max_connections
-        if most:
-            count = sum(backend_connections.count([replace(service, backends=(backend,))], backend.address))
-            said = f"{named(backend)} has {count} of {most} connections (max_connections)"
-            full |= {backend.key} if count >= most else set()
-            steps.append(Step("backend", "fact", f"{said}: it is full" if count >= most else said))
+        count = sum(known.count([replace(service, backends=(backend,))], backend.address))
+        said = f"{named(backend)} has {count} of {most} connections (max_connections)"
+        full |= {backend.key} if count >= most else set()
+        steps.append(Step("backend", "fact", f"{said}: it is full" if count >= most else said))
     return full, steps
 
 

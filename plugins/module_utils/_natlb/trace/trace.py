@@ -84,7 +84,7 @@ class _Tracing:
             return trace
         if not trace.take(list(decision.admission(question, service, self._frontends))):
             return trace
-        full, told = decision.limits(service, question.family)
+        full, told = decision.limits(service, question.family, self._config.services)
         backends, step = decision.chosen(question, service, self._plan.engine)
         if full.intersection(backend.key for backend in backends):
             backends, step = decision.with_room(question, service, full)
