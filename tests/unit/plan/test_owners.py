@@ -16,6 +16,7 @@ from _natlb.host.tracked import Tracked
 from _natlb.model.entities import Config, Service
 from _natlb.model.precedence import Packet, winner
 from _natlb.model.services import parse_config
+from _natlb.plan import backend_connections
 from _natlb.plan.backend_connections import BackendConnections
 from _natlb.plan.stale_flows import Frontends
 
@@ -142,3 +143,14 @@ def test_two_backends_at_one_address_behind_a_range(
         places = {original: place for place, original in known.active_of(given)}
         assert sorted(places) == wanted
         assert all(places[b"%d" % n].port == b.port for n, b in enumerate(whole.backends) if b"%d" % n in places)
+
+
+def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look may come each second, and of ten thousand services that would take a tenth of it."""
+    declared = parse_config([service("wide", "*:80"), service("narrow", f"{VIP}:80")]).services
+    known = BackendConnections(declared)
+    monkeypatch.setattr(backend_connections, "Frontends", None)
+    monkeypatch.setattr(tracked, "of_backend", lambda *_asked: [])
+    assert known.count(declared, "10.0.0.3").active == 0
+    assert not list(known.active_of(declared))
+    assert known.end_attempts(declared, "10.0.0.3") == 0
