@@ -75,6 +75,7 @@ def service(
         "when_empty": draw(st.sampled_from(("reject", "drop"))),
         "log": draw(st.booleans()),
         "redispatch": draw(st.booleans()),
+        "takeover": False,
         "interface": draw(st.none() | st.sampled_from(INTERFACES)),
     }
     if not declared["backends"] and any(listen.startswith("*") for listen in declared["listen"]):

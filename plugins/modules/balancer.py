@@ -255,6 +255,12 @@ options:
           - Give an attempt to connect that a backend refuses to another backend.
           - The default is V(true) for a TCP service with O(services[].health) and at least two backends, else V(false).
         type: bool
+      takeover:
+        description:
+          - Let established TCP connections go on that another balancer had, such as one that has failed.
+          - The default is V(true) where that is safe. That needs O(services[].snat=none), a method that hashes, and
+            backends whose ports belong to one frontend each.
+        type: bool
       pins:
         description:
           - Networks of clients that belong to one backend, whatever the method. The longest prefix decides.
@@ -645,6 +651,7 @@ SERVICE = {
     "log_prefix": {"type": "str"},
     "health": {"type": "dict", "options": HEALTH},
     "redispatch": {"type": "bool"},
+    "takeover": {"type": "bool"},
     "pins": {
         "type": "list",
         "elements": "dict",

@@ -9,6 +9,7 @@ again for every message that comes in; UDP answers each datagram with it, from t
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import selectors
@@ -41,11 +42,19 @@ def crash() -> None:
     stop()
 
 
+def announce() -> None:
+    """Say it on every connection without being asked."""
+    for server in _servers:
+        server.announce()
+
+
 class Server:
     """One thread with all sockets."""
 
     def __init__(self, name: str, ports: tuple[int, ...], protocols: tuple[str, ...]) -> None:
         self.name = name
+        #: What is said on each connection.
+        self._lines: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, woken = os.pipe()
         self._selector.register(woken, selectors.EVENT_READ, None)
@@ -67,6 +76,12 @@ class Server:
             sock = key.fileobj
             if isinstance(sock, socket.socket) and sock.type == socket.SOCK_STREAM:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def announce(self) -> None:
+        for sock, line in list(self._lines.items()):
+            # One that is just ending is no longer asked about.
+            with contextlib.suppress(OSError):
+                sock.sendall(line)
 
     def _serve(self) -> None:
         while True:
@@ -90,8 +105,12 @@ class Server:
 
     def _drop(self, sock: socket.socket) -> None:
         if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0:
-            self._selector.unregister(sock)
-            sock.close()
+            self._forget(sock)
+
+    def _forget(self, sock: socket.socket) -> None:
+        self._lines.pop(sock, None)
+        self._selector.unregister(sock)
+        sock.close()
 
     def _accept(self, listening: socket.socket) -> None:
         sock, peer = listening.accept()
@@ -100,18 +119,18 @@ class Server:
             line = f"{self.name} {_plain(peer[0])} {peer[1]} {_plain(local[0])} {local[1]}\n".encode()
             # First: a connection that somebody has heard of is among those that `abandon` finds.
             self._selector.register(sock, selectors.EVENT_READ, lambda _sock: self._message(sock, line))
+            self._lines[sock] = line
             sock.sendall(line)
         except OSError:
             if sock in self._selector.get_map():
-                self._selector.unregister(sock)
+                self._forget(sock)
             sock.close()
 
     def _message(self, sock: socket.socket, line: bytes) -> None:
         if sock.recv(4096):
             sock.sendall(line)
         else:
-            self._selector.unregister(sock)
-            sock.close()
+            self._forget(sock)
 
     def _datagram(self, sock: socket.socket) -> None:
         _data, control, _flags, peer = sock.recvmsg(4096, 256)

@@ -156,10 +156,15 @@ class Lab:
         # What the client still repeats of one, such as its end, would take a turn at the next balancer.
         _forget_connections(self.client)
         self.balancer.call(server.stop)
-        self.vacate()
         for host in self._wired:
             host.ip(f"link set {UPLINK} down\nlink set {UPLINK} name old{self._wires}")
         self._wired.clear()
+        self.succeed()
+
+    def succeed(self) -> None:
+        """Another balancer in the place of the one before, which is cut off: it has its addresses, and knows
+        nothing."""
+        self.vacate()
         self.balancer.renew()
         self._build_balancer()
 

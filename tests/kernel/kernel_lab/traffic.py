@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import socket
@@ -287,6 +288,21 @@ def let_go(handle: int, reset: bool = False) -> None:
 def talk(handle: int, timeout_s: float = TIMEOUT_S) -> Answer:
     """One more question on a held connection."""
     return _on_held(handle, timeout_s, speak=True)
+
+
+def talk_on(handles: Sequence[int], timeout_s: float = TIMEOUT_S) -> list[Answer]:
+    """The same on many of them at the same time."""
+    for handle in handles:
+        # Whatever is wrong with it shows where an answer is waited for.
+        with contextlib.suppress(OSError):
+            _open[handle].send(b"?\n")
+    return hear_on(handles, timeout_s)
+
+
+def hear_on(handles: Sequence[int], timeout_s: float = TIMEOUT_S) -> list[Answer]:
+    """What many held connections bring, all of them within this time."""
+    deadline = time.monotonic() + timeout_s
+    return [_on_held(handle, max(0.001, deadline - time.monotonic()), speak=False) for handle in handles]
 
 
 def finish(handle: int) -> None:

@@ -37,6 +37,10 @@ def two(**changes: Any) -> list[dict[str, Any]]:
     return [SERVICE, {**SERVICE, "name": "other", **changes}]
 
 
+def taken_over(**changes: Any) -> list[dict[str, Any]]:
+    return service(**{"takeover": True, "snat": "none", "method": "flow_hash", **changes})
+
+
 SERVICES = [
     # shape
     (5, "services", "not a list"),
@@ -91,6 +95,35 @@ SERVICES = [
     (service(method=["random"]), "services[0].method", "not a choice"),
     (service(redispatch="perhaps"), "services[0].redispatch", "is neither true nor false"),
     (service(redispatch=True, protocol=["udp", "sctp"]), "services[0].redispatch", "there is none for udp and sctp"),
+    (service(takeover="perhaps"), "services[0].takeover", "is neither true nor false"),
+    (service(takeover=True, protocol="udp"), "services[0].takeover", "there is none for udp"),
+    (
+        service(takeover=True, method="source_hash"),
+        "services[0].takeover",
+        "backends answer the balancer, which alone knows the client",
+    ),
+    (
+        service(takeover=True, snat="none"),
+        "services[0].takeover",
+        "another balancer does not find the same backend by round_robin",
+    ),
+    (taken_over(affinity=60), "services[0].takeover", "leads clients to backends that only this balancer remembers"),
+    (
+        taken_over(backends=[{"address": "10.0.0.3", "max_connections": 5}]),
+        "services[0].takeover",
+        "connections that met a full backend are elsewhere than their hash says",
+    ),
+    (taken_over(listen="192.0.2.10:80-81"), "services[0].takeover", "by which address or port the client came"),
+    (taken_over(listen="*:80"), "services[0].takeover", "by which address or port the client came"),
+    (taken_over(interface="eth0"), "services[0].takeover", "by which address or port the client came"),
+    (
+        [
+            {**SERVICE, "name": "other", "listen": "192.0.2.11:80", "snat": "none"},
+            *taken_over(),
+        ],
+        "services[1].takeover",
+        "10.0.0.3:8080 is behind tcp 192.0.2.10:80 and tcp 192.0.2.11:80, so its packets may be of either",
+    ),
     (service(when_empty="explode"), "services[0].when_empty", "not a choice"),
     (service(interface="eth0; reboot"), "services[0].interface", "not the name of an interface"),
     (service(interface="an-interface-too-long"), "services[0].interface", "not the name of an interface"),
@@ -596,6 +629,7 @@ FULL = {
             "log_prefix": "web: ",
             "health": health,
             "redispatch": True,
+            "takeover": False,
             "backends": [{**FULL_BACKEND}],
         }
         for number, health in enumerate(FULL_HEALTH, 1)

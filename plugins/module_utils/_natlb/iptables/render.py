@@ -5,7 +5,7 @@
 
     nat     PREROUTING  → NATLB.pre    → tree by port and address → NATLB.SERVICE.PROTOCOL → DNAT; then uplinks
             OUTPUT      → NATLB.out    → the same tree
-            POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then egress
+    POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then takeovers, egress
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
                                                     trees of backends and frontends, for packets that belong to no
                                                     connection, and of frontends, for refusals that are held back
@@ -27,6 +27,7 @@ from ..model.families import FAMILIES
 from ..model.ranges import ALL_PORTS, Range, cidr, number_range
 from ..model.redispatch import spared
 from ..model.surroundings import NOWHERE, Surroundings
+from ..model.takeover import decides, taking_over
 from ..model.territory import Territory, territory
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
@@ -41,6 +42,7 @@ from .origin import add_trees, merged
 from .redispatch import add_redispatch
 from .service import Tables, check_limits, service_target
 from .source_nat import snat_action
+from .takeover import add_ways_back
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 
@@ -63,17 +65,19 @@ class Sharing(NamedTuple):
 
     territory: Territory
     spared: frozenset[Frontend]
+    #: The names of services whose connections are taken over.
+    takeover: frozenset[str]
 
     @classmethod
     def of(cls, config: Config) -> Sharing:
         found = territory(config.services)
-        return cls(found, spared(config.services, found))
+        return cls(found, spared(config.services, found), taking_over(config.services))
 
 
 def _render(config: Config, around: Surroundings, sharing: Sharing) -> Ruleset:
     ruleset: Ruleset = {}
     for family in FAMILIES:
-        tables = Tables(family, sharing.territory)
+        tables = Tables(family, sharing.territory, sharing.takeover)
         services = [service for service in config.services if family in service.families()]
         marked = marks(config, tables)
         _add_dnat(tables, services, marked)
@@ -82,6 +86,7 @@ def _render(config: Config, around: Surroundings, sharing: Sharing) -> Ruleset:
             transit.enter_chains(tables, config, around.closed[family])
         add_uplinks(tables, config)
         _add_snat(tables, services, around.connected, marked)
+        add_ways_back(tables, services)
         add_egress(tables, config)
         ruleset.update(tables.ruleset())
     return ruleset
@@ -102,7 +107,7 @@ class SomeServices(NamedTuple):
         self, before: Sequence[Service], after: Sequence[Service], _services: Iterable[Service]
     ) -> tuple[SomeServices, set[str]] | None:
         same = [service.frontends() for service in before] == [service.frontends() for service in after]
-        return (self, set()) if same else None
+        return (self, set()) if same and list(map(decides, before)) == list(map(decides, after)) else None
 
 
 def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:

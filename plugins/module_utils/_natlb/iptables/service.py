@@ -12,7 +12,7 @@ The guard is a separate chain, so that a drain does not change it, nor the count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..errors import ConfigError
 from ..model.admission import Admission
@@ -39,13 +39,17 @@ _HASH_CHAIN = 32
 _LOG_PREFIX = 29
 
 _PAST = "-j ACCEPT"
+#: What begins a connection; of other protocols than TCP every first packet does.
+BEGINS = ("-p tcp -m tcp --tcp-flags SYN SYN ", "! -p tcp ")
 
 
 class Tables:
     """The chains of one family while they are being written: (table, name) to rules without `-A CHAIN`."""
 
-    def __init__(self, family: str, territory: Territory = APART) -> None:
+    def __init__(self, family: str, territory: Territory = APART, takeover: Collection[str] = frozenset()) -> None:
         self.family = family
+        #: The names of services whose connections are taken over.
+        self.takeover = takeover
         #: See `frontends`.
         self.territory = territory
         self.bits = 128 if family == "ip6" else 32
@@ -213,7 +217,9 @@ def _limits(tables: Tables, service: Service) -> list[str]:
         above = f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {rate} --hashlimit-mode srcip"
         room = f"--hashlimit-htable-size {CLIENTS // _HASH_CHAIN} --hashlimit-htable-max {CLIENTS}"
         ends = "--hashlimit-htable-gcinterval 500 --hashlimit-htable-expire 1000"
-        rules.append(f"{above} --hashlimit-name {rate_list(service)} {room} {ends} {_PAST}")
+        # What goes on after a takeover is no new connection.
+        begins = BEGINS if service.name in tables.takeover else ("",)
+        rules += [f"{match}{above} --hashlimit-name {rate_list(service)} {room} {ends} {_PAST}" for match in begins]
     if most:
         rules.append(f"-m connlimit --connlimit-above {most} --connlimit-mask {tables.bits} --connlimit-saddr {_PAST}")
     if service.log:

@@ -12,6 +12,7 @@ from ..model.transit import MULTICAST, Closed
 from .dispatch import chain_name
 from .egress import destination_matches, port_matches
 from .service import Tables
+from .takeover import passes
 
 ROOT = chain_name("transit")
 
@@ -31,6 +32,7 @@ def enter_chains(tables: Tables, config: Config, closed: Closed) -> None:
         found = product(sources, destination_matches(item, tables.family), outs, port_matches(item))
         rules += [" ".join(" ".join((*matches, "-j RETURN")).split()) for matches in found]
     rules += [f"-i {name} -o {name} -j RETURN" for name in closed.bridges]
+    rules += passes(tables, config.services, into)
     rules.append(f"! -d {MULTICAST[tables.family]} -j {into}")
     tables.chains["filter", into] = [f"-i {name} -j {out}" for name in ways_in]
     tables.chains["filter", out] = [f"-o {name} -j DROP" for name in closed.interfaces]

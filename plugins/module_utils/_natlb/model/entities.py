@@ -172,6 +172,9 @@ class Service:
     health: Health | None
     #: Whether an attempt that is refused takes another backend; see `redispatch.py`.
     redispatch: bool
+    #: Whether connections that another balancer has established go on here; None is where that is safe. See
+    #: `takeover.py`.
+    takeover: bool | None
     pins: tuple[Pin, ...]
     backends: tuple[Backend, ...]
 
@@ -346,6 +349,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "log_prefix": service.log_prefix,
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
+        "takeover": service.takeover,
         "pins": [pin._asdict() for pin in service.pins],
         "backends": [
             {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from . import takeover
 from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
@@ -23,6 +24,9 @@ def check_service(service: Service, path: str) -> None:
     if service.redispatch and "tcp" not in service.protocols:
         problem = f"there is none for {' and '.join(service.protocols)}"
         reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+    kept = takeover.obstacle(service) if service.takeover else None
+    if kept is not None:
+        reading.add(f"{path}.takeover", kept.problem, kept.remedy)
     if service.log_prefix is not None and not service.log:
         reading.add(f"{path}.log_prefix", "nothing is logged", "add log: true, or leave it out")
     families = service.families()

@@ -42,6 +42,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         log_prefix=item["log_prefix"],
         health=None if health is None else _health(json.dumps(health)),
         redispatch=item["redispatch"],
+        takeover=item["takeover"],
         pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),
         backends=tuple([_backend(*each.values()) for each in item["backends"]]),
     )

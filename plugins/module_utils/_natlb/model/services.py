@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from . import redispatch, words
+from . import redispatch, takeover, words
 from . import values as parse
 from .backends import read_backends
 from .conflicts import between
@@ -79,6 +79,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known
     mask = reading.read(read_mark_mask, mark_mask, otherwise=DEFAULT_MARK_MASK)
     if known is None or not known.claims(parsed_services):
         reading.errors.extend(between(parsed_services))
+    reading.errors.extend(takeover.errors(parsed_services))
     if not reading.errors:
         reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
     reading.done()
@@ -119,6 +120,7 @@ SERVICE_KEYS = (
     "log_prefix",
     "health",
     "redispatch",
+    "takeover",
     "pins",
     "backends",
 )
@@ -165,6 +167,7 @@ def _service(value: Any, path: str) -> Service:
         log_prefix=read("log_prefix", None, parse.log_prefix),
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
+        takeover=read("takeover", None, parse.boolean),
         pins=read("pins", (), read_pins),
         backends=backends,
     )

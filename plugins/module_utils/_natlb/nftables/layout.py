@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..model import redispatch
+from ..model import redispatch, takeover
 from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
 from ..model.territory import Territory, territory
@@ -28,13 +28,14 @@ SLOTS_PER_MAP = 32768
 class Layout(NamedTuple):
     """`hash_tables` are the names of tables by family and service. `lookups` and `slots` are what all services have
     of rules that look up a slot map, and of slots in them. `territory` is how their frontends share packets; for
-    `spared` see `redispatch.py`."""
+    `spared` see `redispatch.py`. `takeover` has the names of services whose connections are taken over."""
 
     lookups: int
     slots: int
     hash_tables: Mapping[str, Mapping[str, str]]
     territory: Territory
     spared: frozenset[Frontend]
+    takeover: frozenset[str]
 
     @property
     def shards(self) -> int:
@@ -68,7 +69,8 @@ def lay_out(config: Config) -> Layout:
     services = config.services
     found = territory(services, frontend_map)
     spared = redispatch.spared(services, found)
-    return Layout(_lookups(services), _slots(services), _hash_tables(services), found, spared)
+    taken = takeover.taking_over(services)
+    return Layout(_lookups(services), _slots(services), _hash_tables(services), found, spared, taken)
 
 
 def laid_out_anew(
@@ -83,6 +85,7 @@ def laid_out_anew(
         _hash_tables(services) if hashes else layout.hash_tables,
         layout.territory,
         layout.spared,
+        layout.takeover,
     )
 
 

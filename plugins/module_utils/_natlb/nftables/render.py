@@ -28,9 +28,10 @@ from ..model.hash_table import BLOCKS
 from ..model.kernel_hashes import jhash, scaled, source_key
 from ..model.slots import HASHES, hash_slots, slots
 from ..model.surroundings import NOWHERE, Surroundings
+from ..model.takeover import decides
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
-from . import places, transit
+from . import places, takeover, transit
 from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
@@ -65,9 +66,11 @@ def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
             table.add_service(service)
         add_snat(table, services, around.connected)
         add_filter(table, services, around.unclaimed.get(family), layout.spared)
-        _add_base_chains(table, EgressRules(table, config, egress))
+        ways_back = takeover.add_ways_back(table, services, layout.takeover)
+        _add_base_chains(table, ways_back, EgressRules(table, config, egress))
         if family in around.closed:
-            transit.add_chain(table, config, around.closed[family])
+            passes = takeover.passes(table, services, layout.takeover)
+            transit.add_chain(table, config, around.closed[family], passes)
         ruleset.update(table.sections())
     return ruleset
 
@@ -86,6 +89,8 @@ class SomeServices(NamedTuple):
     ) -> tuple[SomeServices, set[str]] | None:
         if [service.frontends() for service in before] != [service.frontends() for service in after]:
             return None
+        if list(map(decides, before)) != list(map(decides, after)):
+            return None
         layout = laid_out_anew(self.layout, before, after, services)
         if not layout.is_like(self.layout):
             return None
@@ -100,6 +105,7 @@ class ServiceTable(Table):
         #: Names of the tables of services with a hash.
         self.hash_tables = layout.hash_tables[family]
         self.shards = layout.shards
+        self.takeover = layout.takeover
 
     # -- services ----------------------------------------------------------------------------------------------
 
@@ -313,7 +319,8 @@ class ServiceTable(Table):
             rate, name = service.new_connections_per_second, rate_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")
             limit = f"limit rate over {rate}/second burst {rate} packets"
-            rules.append(f"update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
+            begins = takeover.BEGINS if protocol == "tcp" and service.name in self.takeover else ""
+            rules.append(f"{begins}update @{name} {{ {saddr} {limit} }} goto {self.refuse()}")
         if service.max_connections_per_client:
             name = count_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic")
@@ -362,7 +369,7 @@ def picked(service: Service, opening: Opening) -> Backend | None:
     return declared[table[scaled(jhash(hashed, SEED), len(table))]]
 
 
-def _add_base_chains(table: Table, egress: EgressRules) -> None:
+def _add_base_chains(table: Table, ways_back: Lines, egress: EgressRules) -> None:
     incoming = _dispatch(table, interfaces=True) + egress.choice
     table.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
     local = _dispatch(table, interfaces=False)
@@ -371,7 +378,7 @@ def _add_base_chains(table: Table, egress: EgressRules) -> None:
     ours = ["ct status dnat jump source_nat"] if table.chains.get("source_nat") else []
     if not ours:
         table.chains.pop("source_nat", None)
-    translated = ours + egress.source_nat
+    translated = ours + ways_back + egress.source_nat
     table.base("postrouting", f"type nat hook postrouting priority {NAT['postrouting']}; policy accept;", translated)
     egress.add_base_chains()
 

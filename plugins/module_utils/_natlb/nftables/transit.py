@@ -12,12 +12,14 @@ from ..model.families import ports_text
 from ..model.outbound import Egress
 from ..model.transit import MULTICAST, Closed
 from .table import Table
+from .text import Lines
 
 
-def add_chain(table: Table, config: Config, closed: Closed) -> None:
-    """Nearly all packets leave at the first rule."""
+def add_chain(table: Table, config: Config, closed: Closed, passes: Lines) -> None:
+    """Nearly all packets leave at the first rule; `passes` are rules that let others pass."""
     ways_in = [name for name in closed.interfaces if name not in closed.forwarding]
     rules = ["ct state established,related accept", "ct status dnat accept"]
+    rules += passes
     rules += [f"{_egress_match(table, item)}accept" for item in config.egress if item.sources_of(table.family)]
     rules += [f'iifname "{name}" oifname "{name}" accept' for name in closed.bridges]
     between = f"iifname {_set(ways_in)} oifname {_set(closed.interfaces)}"

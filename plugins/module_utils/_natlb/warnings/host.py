@@ -17,7 +17,8 @@ from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..model.families import family_name
-from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, reverse_path
+from ..model.takeover import LOOSE, taking_over
+from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, loose, reverse_path
 
 
 def collect(
@@ -45,6 +46,7 @@ def collect(
         ),
         *_checks(config),
         *covered.warnings(config),
+        *_taken_over(config),
     ]
     if boots:
         warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)
@@ -65,6 +67,12 @@ def _checks(config: Config) -> Iterator[str]:
         yield from checks.warnings(
             config, proc.local_addresses(), lambda name: processes.find(name) is not None, processes.has_user
         )
+
+
+def _taken_over(config: Config) -> Iterator[str]:
+    names = taking_over(config.services)
+    if names and sysctl.get(LOOSE) == "0":
+        yield loose.warning(names)
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:

@@ -1,0 +1,130 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stateless takeover: a balancer that knows nothing of an established TCP connection goes on with it.
+
+The kernel takes a segment from the middle of a connection for the first packet of a new one
+(`nf_conntrack_tcp_loose`). If it comes from the client, a hash leads it to the backend that the same hash has led it to
+on the other balancer. If it comes from the backend, its address and port tell the frontend that it has to come from, as
+long as only one frontend leads there. Both need a client address that nobody has translated: `snat: none`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import ConfigError
+from .entities import Backend, Frontend, Service
+from .slots import HASHES
+from .values import endpoint
+
+#: Whether the kernel takes a segment from the middle of a connection for the first packet of a new one.
+LOOSE = "net/netfilter/nf_conntrack_tcp_loose"
+
+
+class Obstacle(NamedTuple):
+    """Why connections of a service cannot be taken over, and what would let them."""
+
+    problem: str
+    remedy: str
+
+
+def obstacle(service: Service) -> Obstacle | None:
+    """What of the service alone keeps its connections from being taken over; None where nothing does."""
+    if "tcp" not in service.protocols:
+        return Obstacle(f"there is none for {' and '.join(service.protocols)}", "leave it out")
+    if service.snat != "none":
+        return Obstacle("backends answer the balancer, which alone knows the client", "add snat: none")
+    if service.method not in HASHES:
+        remedy = "take source_hash or flow_hash"
+        return Obstacle(f"another balancer does not find the same backend by {service.method}", remedy)
+    if service.affinity_s:
+        return Obstacle("affinity leads clients to backends that only this balancer remembers", "leave affinity out")
+    if service.limits_backends:
+        remedy = "leave max_connections of the backends out"
+        return Obstacle("connections that met a full backend are elsewhere than their hash says", remedy)
+    if not all(frontend.exact for frontend in service.frontends()):
+        remedy = "listen on an address and a single port, without interface"
+        return Obstacle("the packet of a backend does not tell by which address or port the client came", remedy)
+    return None
+
+
+class Way(NamedTuple):
+    """Where packets of a backend come from, and the frontend that clients know instead."""
+
+    backend: Backend
+    port: int
+    frontend: Frontend
+
+
+def ways(service: Service, frontends: Iterable[Frontend], family: str) -> Iterator[Way]:
+    """The ways back of a service that takes over, drained backends included; `frontends` are its own of a family."""
+    backends = [backend for backend in service.backends if backend.family == family]
+    for frontend in frontends:
+        if frontend.protocol == "tcp":
+            yield from (Way(backend, backend.port_at(frontend.low), frontend) for backend in backends)
+
+
+def taking_over(services: Sequence[Service]) -> frozenset[str]:
+    """The names of the services whose connections are taken over; `services` are all that there are."""
+    found = [service for service in services if service.takeover is not False and obstacle(service) is None]
+    if not found:
+        return frozenset()
+    behind = _Behind(services)
+    return frozenset(service.name for service in found if behind.doubt(service) is None)
+
+
+def decides(service: Service) -> Hashable:
+    """All of a service that may change which services take over. States and weights do not."""
+    if service.snat != "none" or "tcp" not in service.protocols:
+        return None
+    backends = frozenset((backend.address, backend.port, backend.shift) for backend in service.backends)
+    return service.takeover is not False and obstacle(service) is None, service.frontends(), backends
+
+
+def errors(services: Mapping[int, Service]) -> Iterator[ConfigError]:
+    """Services that are to be taken over, and share a backend's port with another frontend. What keeps a service by
+    itself is told by `fitting.py`."""
+    asked = {index: service for index, service in services.items() if service.takeover and obstacle(service) is None}
+    behind = _Behind(list(services.values())) if asked else None
+    for index, service in asked.items():
+        doubt = behind.doubt(service) if behind is not None else None
+        if doubt is not None:
+            yield ConfigError(f"services[{index}].takeover", doubt, "let each frontend have a port of its own there")
+
+
+class _Behind:
+    """Which frontends of all services lead to a place, and leave the client's address as it is."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        #: Of exact frontends by the backend's address and port; of others, by its address.
+        self._exact: dict[tuple[str, int], list[Frontend]] = {}
+        self._others: dict[str, list[tuple[int, int, Frontend]]] = {}
+        for service in services:
+            if service.snat == "none":
+                for frontend in service.frontends():
+                    if frontend.protocol == "tcp":
+                        self._add(service, frontend)
+
+    def _add(self, service: Service, frontend: Frontend) -> None:
+        for backend in service.backends:
+            if backend.family == frontend.family and frontend.exact:
+                self._exact.setdefault((backend.address, backend.port_at(frontend.low)), []).append(frontend)
+            elif backend.family == frontend.family:
+                low, high = backend.ports_at(frontend.low, frontend.high)
+                self._others.setdefault(backend.address, []).append((low, high, frontend))
+
+    def doubt(self, service: Service) -> str | None:
+        """Why a packet of a backend may belong to another frontend; None where it cannot."""
+        for family in service.families():
+            frontends = [frontend for frontend in service.frontends() if frontend.family == family]
+            for way in ways(service, frontends, family):
+                others = [
+                    item for low, high, item in self._others.get(way.backend.address, ()) if low <= way.port <= high
+                ]
+                for other in (*self._exact[way.backend.address, way.port], *others):
+                    if other != way.frontend:
+                        place = endpoint(way.backend.address, way.port)
+                        return f"{place} is behind {way.frontend} and {other}, so its packets may be of either"
+        return None
