@@ -15,7 +15,7 @@ from ansible.module_utils.common.validation import check_type_dict
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import host_warnings, old_python, variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import composition, host_warnings, old_python, variables
 
 MODULE = "natlb.netfilter.balancer"
 CONFIRM = "natlb.netfilter.balancer_confirm"
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
             self._repeat_arguments(result)
             old_python.explain(result)
             if self._task._role is not None:
-                variables.translate(result)
+                variables.translate(result, self._places(task_vars or {}))
             host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
@@ -58,6 +58,14 @@ class ActionModule(ActionBase):
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _places(self, task_vars: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Where the role's user has written what the module was given as one list."""
+        names = [name for option in variables.LISTS for name in composition.names(option, task_vars)]
+        # Without parts the places say nothing more.
+        if variables.ROLES.issuperset(names):
+            return {}
+        return composition.all_places({name: self._templar.template(task_vars[name]) for name in names})
 
     def _repeat_arguments(self, result: dict[str, Any]) -> None:
         """Put the options back that were packed: Ansible shows the arguments of a task with -vvv."""

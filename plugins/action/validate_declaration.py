@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, playbook_settings, variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import composition, failover, playbook_settings, variables
 
 SERVICES = "natlb_services"
 
@@ -117,25 +117,34 @@ class ActionModule(ActionBase):
 
     def _balancer(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `balancer`."""
-        values, problems = self._templated(given, sorted(variables.OF_BALANCER))
+        parts = {name for option in variables.LISTS for name in composition.names(option, given)}
+        values, problems = self._templated(given, sorted(variables.OF_BALANCER | parts))
         if values.get(f"{variables.PREFIX}state", "present") == "absent":
             return []
         if not problems:
-            problems += empty(given, values.get(SERVICES))
+            problems += empty(given, values)
         problems += _nulls({name: value for name, value in values.items() if name != SERVICES})
         options = {option: values.get(variables.PREFIX + option) for option in declaration.OPTIONS}
         options["metrics"] = variables.metrics(values)
+        for option in variables.LISTS:
+            problems += composition.problems(option, given, values)
+            options[option] = composition.compose(option, values).items
         try:
             declaration.check({option: value for option, value in options.items() if value is not None})
         except ConfigErrors as errors:
-            problems += map(_in_variables, errors.errors)
+            problems += _in_variables(errors.errors, composition.all_places(values))
         return problems
 
 
-def _in_variables(error: ConfigError) -> str:
+def _in_variables(errors: Iterable[ConfigError], places: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The place of an error of the core begins with an option, which is a variable without its prefix."""
-    path = error.path.replace("metrics.", "metrics_", 1)
-    return variables.PREFIX + path + variables.in_variables(f": {error.problem} ({error.remedy})")
+    for error in errors:
+        told = f": {error.problem} ({error.remedy})"
+        if error.path.partition("[")[0] in variables.LISTS:
+            yield variables.in_variables(error.path, places) + variables.in_variables(told, places)
+        else:
+            path = error.path.replace("metrics.", "metrics_", 1)
+            yield variables.PREFIX + path + variables.in_variables(told, places)
 
 
 def _nulls(values: Mapping[str, Any]) -> list[str]:
@@ -144,9 +153,10 @@ def _nulls(values: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {NO_VALUE} ({remedy})" for name in sorted(values) if values[name] is None]
 
 
-def empty(given: Mapping[str, Any], services: Any) -> list[str]:
+def empty(given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """Nothing to balance is an error unless it is written: it takes away what the host balances now."""
-    if services is None:
+    services = values.get(SERVICES)
+    if services is None and (SERVICES in given or not composition.names("services", given)):
         return [f"{SERVICES}: {_unset(given)}"]
     if services == [] and isinstance(given[SERVICES], str):
         found = f"the template {given[SERVICES]!r} gives an empty list, which would remove every service"

@@ -72,7 +72,7 @@ def verify_verdict(hostvars: Any, hosts: Any) -> dict[str, dict[str, list[str]]]
 
 def _host(name: str, variables: Mapping[str, Any]) -> core.Host:
     results = [variables[key].get("results") or [] for key in ("natlb_verify_answers", "natlb_verify_checks")]
-    declared = variables.get("natlb_services") if not variables.get("natlb_service") else []
+    declared = variables.get("natlb_verify_declared", [])
     return core.host(name, variables["natlb_verify_before"], variables["natlb_read"], *results, declared)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 PREFIX = "natlb_"
@@ -186,10 +186,12 @@ INTERNAL = frozenset(
         "natlb_verify_answers",
         "natlb_verify_before",
         "natlb_verify_checks",
+        "natlb_verify_declared",
     }
 )
-#: For parts of a declaration that users put together themselves, such as natlb_services_web.
-PARTS = ("natlb_services_", "natlb_egress_")
+#: What may be written in several variables, such as natlb_services_web and natlb_services_db (composition.py).
+LISTS = ("services", "egress")
+PARTS = tuple(f"{PREFIX}{option}_" for option in LISTS)
 
 #: Options of the module `balancer` and variables by the names that they had, with those that they have.
 RENAMED_OPTIONS = {"forward": "firewall", "forward_others": "transit"}
@@ -208,6 +210,10 @@ _OPTION = re.compile(
     r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
 #: Of these the role has a variable each.
+#: One item of a list, where a message names it.
+_ITEM = re.compile(rf"(?<![\w.\[`])({'|'.join(LISTS)})\[(\d+)\]")
+#: `servcies` for `services`; `serial` is another word.
+_AS_GOOD_AS_WRITTEN = 0.8
 _METRICS = re.compile(r"(?<![\w.])metrics\.(?=directory|listen|idle)")
 
 
@@ -224,11 +230,15 @@ def unknown(names: Iterable[str]) -> list[str]:
 
 
 def _is_known(name: str) -> bool:
-    return name in KNOWN or name.startswith(PARTS)
+    return name in KNOWN or (name.startswith(PARTS) and name not in PARTS)
 
 
 def nearest(name: str) -> str | None:
     """The variable that was most likely meant. All begin alike, so that says nothing."""
+    first, _line, team = name.removeprefix(PREFIX).partition("_")
+    meant = difflib.get_close_matches(first, LISTS, n=1, cutoff=_AS_GOOD_AS_WRITTEN)
+    if meant and team:
+        return f"{PREFIX}{meant[0]}_{team}"
     found = difflib.get_close_matches(
         name.removeprefix(PREFIX), sorted(item.removeprefix(PREFIX) for item in PUBLIC), n=1
     )
@@ -252,14 +262,21 @@ def _complaint(name: str) -> str:
     return f"{name}: no role or playbook knows this variable ({remedy} Variables of your own need another prefix)"
 
 
-def in_variables(message: str) -> str:
-    """A message of the core with the role's variables in the place of the module's options."""
+def in_variables(message: str, places: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A message of the core with the role's variables in the place of the module's options. `places` are those of the
+    items of each list, by the name of the option; without them they are all in one variable."""
+
+    def written(found: re.Match[str]) -> str:
+        known = (places or {}).get(found[1], ())
+        return known[int(found[2])] if int(found[2]) < len(known) else PREFIX + found[0]
+
+    message = _ITEM.sub(written, message)
     return _METRICS.sub(f"{PREFIX}metrics_", _OPTION.sub(lambda found: PREFIX + found[0], message))
 
 
-def translate(result: dict[str, Any]) -> None:
+def translate(result: dict[str, Any], places: Mapping[str, Sequence[str]] | None = None) -> None:
     """Put the role's variables into all that a module's result says to people."""
     if isinstance(result.get("msg"), str):
-        result["msg"] = in_variables(result["msg"])
+        result["msg"] = in_variables(result["msg"], places)
     if result.get("remarks"):
-        result["remarks"] = [in_variables(remark) for remark in result["remarks"]]
+        result["remarks"] = [in_variables(remark, places) for remark in result["remarks"]]

@@ -78,20 +78,18 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
 
-def host(name: str, before: Item, after: Item, probes: Sequence[Item], checks: Sequence[Item], declared: Any) -> Host:
-    """The results of the tasks of one balancer, put together."""
+def host(
+    name: str, before: Item, after: Item, probes: Sequence[Item], checks: Sequence[Item], declared: Sequence[str]
+) -> Host:
+    """The results of the tasks of one balancer, put together. `declared` are the names of its services in the
+    inventory."""
     former = {service["name"]: service for service in before.get("services") or []}
     seen = {}
     for service in after.get("services") or []:
         grown, restarted = _growth(former.get(service["name"]), service)
         mine = [probe for probe in probes if probe["item"]["service"] == service["name"]]
         seen[service["name"]] = Seen(service, grown, restarted, mine)
-    names = [str(item.get("name")) for item in declared if isinstance(item, Mapping)] if _is_list(declared) else []
-    return Host(name, after, seen, list(checks), names)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return Host(name, after, seen, list(checks), list(declared))
 
 
 def _growth(before: Item | None, after: Item) -> tuple[dict[bool, dict[str, int]], bool]:

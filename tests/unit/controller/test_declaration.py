@@ -214,3 +214,83 @@ def test_metrics_are_checked_by_the_names_of_variables(given: dict[str, Any], sa
     assert problems({"natlb_services": [], "natlb_metrics_listen": "", "natlb_metrics_directory": ""}) == []
     (problem,) = problems({"natlb_services": [], **given})
     assert problem.startswith(said)
+
+
+DB = {"name": "db", "listen": "192.0.2.10:5432", "backends": [{"address": "10.0.0.4"}]}
+SSH = {"name": "ssh", "listen": "192.0.2.10:22", "backends": [{"address": "10.0.0.5"}]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"natlb_services_web": [WEB]},
+        {"natlb_services_web": [WEB], "natlb_services_db": [DB], "natlb_services": [SSH]},
+        {"natlb_services_web": [], "natlb_services": []},
+        {"natlb_services_web": []},
+        {"natlb_services": [WEB], "natlb_egress_a": [{"source": "10.0.0.0/24"}], "natlb_egress_b": []},
+        {"natlb_state": "absent", "natlb_services_web": None},
+    ],
+)
+def test_services_of_several_variables(given: dict[str, Any]) -> None:
+    assert problems(given) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"natlb_services_db": [DB, SSH, {**WEB, "listen": "192.0.2.10:81"}], "natlb_services_web": [WEB]},
+            "natlb_services_web[0].name: web is the name of natlb_services_db[2] already",
+        ),
+        (
+            {"natlb_services_web": [WEB], "natlb_services_db": [DB, {**SSH, "listen": "192.0.2.10:80"}]},
+            "natlb_services_web[0].listen: web and ssh (natlb_services_db[1]) both claim tcp 192.0.2.10:80",
+        ),
+        (
+            {"natlb_services": [DB], "natlb_services_web": [{**WEB, "name": "db"}]},
+            "natlb_services_web[0].name: db is the name of natlb_services[0] already",
+        ),
+        (
+            {"natlb_services_db": [DB], "natlb_services_web": [{**WEB, "backends": [{"address": "1", "port": 99999}]}]},
+            "natlb_services_web[0].backends[0].address: '1' is not an IP address",
+        ),
+        (
+            {"natlb_services_web": {"name": "web"}, "natlb_services_db": [DB]},
+            "natlb_services_web: {'name': 'web'} is not a list (write a list)",
+        ),
+        (
+            {"natlb_services_web": None, "natlb_services_db": [DB]},
+            "natlb_services_web: has no value",
+        ),
+        (
+            {"natlb_services": [], "natlb_egress_a": [{"source": "10.0.0.0/24"}], "natlb_egress_b": [{"source": "x"}]},
+            "natlb_egress_b[0].source: 'x' is not a network (write one such as 198.51.100.0/24 or 2001:db8::/32)",
+        ),
+        (
+            {"natlb_service_web": [WEB], "natlb_services": []},
+            "natlb_service_web: no role or playbook knows this variable (did you mean natlb_services_web?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_them_is_told_by_the_variable_that_has_it(given: dict[str, Any], told: str) -> None:
+    assert problems(given)[0].startswith(told)
+
+
+def test_a_part_that_comes_out_empty_is_not_written() -> None:
+    template = "{{ groups.web | default([]) }}"
+    (message,) = problems({"natlb_services_web": template, "natlb_services_db": [DB]}, {template: []})
+    assert message.startswith(f"natlb_services_web: the template {template!r} gives an empty list, which would remove")
+    assert problems({"natlb_services_web": template}, {template: [WEB]}) == []
+
+
+def test_a_part_is_not_added_twice() -> None:
+    template = "{{ natlb_services_web + natlb_services_db }}"
+    given = {"natlb_services": template, "natlb_services_web": [WEB], "natlb_services_db": [DB]}
+    message = problems(given, {template: [WEB, DB]})[0]
+    assert message.startswith("natlb_services: its template names natlb_services_db, which is added to the list anyway")
+    assert problems({**given, "natlb_services": "{{ web }}"}, {"{{ web }}": [SSH]}) == []
+
+
+def test_nothing_is_an_error_although_there_are_parts() -> None:
+    assert problems({"natlb_services": None, "natlb_services_web": [WEB]})[0].startswith("natlb_services: is set to")
+    assert problems({"natlb_egress_a": []})[0].startswith("natlb_services: is not set for this host")

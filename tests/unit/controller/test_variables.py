@@ -18,6 +18,11 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
         ("natlb_rollback_afer", "natlb_rollback_after"),
         ("natlb_return_gatway", "natlb_return_gateway"),
         ("natlb_verify_conections", "natlb_verify_connections"),
+        ("natlb_service_web", "natlb_services_web"),
+        ("natlb_servcies_team_b", "natlb_services_team_b"),
+        ("natlb_egres_office", "natlb_egress_office"),
+        ("natlb_services_", "natlb_services"),
+        ("natlb_serial_web", "natlb_serial"),
         ("natlb_zzzz", None),
     ],
 )
@@ -92,3 +97,10 @@ def test_nobody_is_sent_to_what_a_role_makes_for_itself(name: str) -> None:
 def test_messages_name_the_variables_of_the_role(message: str, told: str | None) -> None:
     assert variables.in_variables(message) == (message if told is None else told)
     assert variables.in_variables(told or message) == (told or message)
+
+
+def test_an_item_is_named_where_it_is_written() -> None:
+    places = {"services": ["natlb_services_db[0]", "natlb_services_web[0]"]}
+    message = "services[1].name: a is the name of services[0] already; egress[0]: x; services[2]: y"
+    told = "natlb_services_web[0].name: a is the name of natlb_services_db[0] already; natlb_egress[0]: x; "
+    assert variables.in_variables(message, places) == told + "natlb_services[2]: y"

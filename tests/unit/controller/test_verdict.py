@@ -282,16 +282,15 @@ def test_what_is_not_probed_is_said(more: dict[str, Any], why: str) -> None:
     ("after", "declared", "lines", "problem"),
     [
         (info(), [], [], "nothing is declared on this host, so nothing was verified"),
-        (info(), [{"name": "web"}], [], "has none of the declared services"),
+        (info(), ["web"], [], "has none of the declared services"),
         (info(egress=[{}]), [], ["no services, only egress: nothing to probe"], ""),
-        (GOOD, [{"name": "web"}, {"name": "api"}], [SPREAD], "api: declared, but not on this host"),
-        (GOOD, [{"name": "web"}, "odd", None], [SPREAD], ""),
-        (GOOD, "odd", [SPREAD], ""),
+        (GOOD, ["web", "api"], [SPREAD], "api: declared, but not on this host"),
+        (GOOD, ["web"], [SPREAD], ""),
     ],
 )
 def test_what_should_be_there(after: Any, declared: Any, lines: list[str], problem: str) -> None:
     before = BEFORE if after["services"] else after
-    found, problems = judged(host(before, after, natlb_services=declared))
+    found, problems = judged(host(before, after, natlb_verify_declared=declared))
     assert found == lines
     assert [text for text in problems if not text.startswith(problem)] == []
     assert bool(problems) == bool(problem)

@@ -146,7 +146,7 @@ def test_roles_playbooks_and_modules_are_described() -> None:
     for name in [*PLAYBOOKS, *MODULES]:
         assert f"| `natlb.netfilter.{name}` |" in text, name
     named = set(re.findall(r"natlb\.netfilter\.(\w+)", "".join(page.read_text() for page in PAGES)))
-    filters = {path.stem for path in (ROOT / "plugins" / "filter").glob("*.py")}
+    filters = {path.stem for kind in ("filter", "lookup") for path in (ROOT / "plugins" / kind).glob("*.py")}
     assert named <= {*PLAYBOOKS, *RULEBOOKS, *MODULES, *filters, *(path.name for path in ROLES)}
 
 
