@@ -12,12 +12,15 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.validation import check_type_dict
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import composition, host_warnings, old_python, variables
 
 MODULE = "natlb.netfilter.balancer"
+#: The variable by which the playbook deploy says that it verifies a change before it confirms it.
+HELD = "natlb_balancer_held"
 CONFIRM = "natlb.netfilter.balancer_confirm"
 #: How long to go on asking after the host should have gone back by itself, to learn that it did.
 AFTERWARDS_S = 15.0
@@ -54,10 +57,15 @@ class ActionModule(ActionBase):
             host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
-                self._confirm(result, token, task_vars, _seconds(self._task.args["rollback_after"]))
+                after_s = _seconds(self._task.args["rollback_after"])
+                self._confirm(result, token, task_vars, after_s, self._held(task_vars or {}))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _held(self, task_vars: Mapping[str, Any]) -> bool:
+        """Whether somebody verifies the change before it is confirmed."""
+        return HELD in task_vars and boolean(self._templar.template(task_vars[HELD]), strict=False)
 
     def _places(self, task_vars: Mapping[str, Any]) -> dict[str, list[str]]:
         """Where the role's user has written what the module was given as one list."""
@@ -73,27 +81,33 @@ class ActionModule(ActionBase):
         if repeated and repeated.pop(packed.OPTION, None) and Display().verbosity >= _SHOWS_ARGUMENTS:
             repeated.update((name, self._task.args[name]) for name in packed.NESTED if name in self._task.args)
 
-    def _confirm(self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int) -> None:
+    def _confirm(
+        self, result: dict[str, Any], token: str, task_vars: dict[str, Any] | None, after_s: int, held: bool
+    ) -> None:
         """Ask until the host answers. A host that answers too late reports the time of its rollback.
 
-        The host's time began before the module returned, however long that took to start among many others.
+        A change that is held goes on waiting: whoever has verified it confirms it, by the token in `pending`. The
+        host's time began before the module returned, however long that took to start among many others.
         """
         answer: dict[str, Any] = {"msg": "no answer"}
         give_up = time.monotonic() + after_s + AFTERWARDS_S
         while time.monotonic() < give_up:
-            answer = self._ask(token, task_vars)
+            answer = self._ask(token, "wait" if held else "keep", task_vars)
             if not answer.get("unreachable"):
                 break
             time.sleep(PAUSE_S)
-        result["confirmed"] = not (answer.get("failed") or answer.get("unreachable"))
-        if not result["confirmed"]:
+        answered = not (answer.get("failed") or answer.get("unreachable"))
+        result["confirmed"] = answered and not held
+        if answered and held:
+            result["pending"] = token
+        if not answered:
             result["failed"] = True
             result["msg"] = (
                 f"the change was not confirmed over a new connection within {after_s} s, "
                 f"and the host goes back by itself: {answer.get('msg')}"
             )
 
-    def _ask(self, token: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _ask(self, token: str, verdict: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """One attempt, over a connection that did not exist before the change: an old one passes rules that a new one
         does not."""
         try:
@@ -101,7 +115,7 @@ class ActionModule(ActionBase):
             # The folder that the module ran in belongs to the connection that is gone, and may have gone with it.
             self._connection._shell.tmpdir = None
             answer: dict[str, Any] = self._execute_module(
-                module_name=CONFIRM, module_args={"token": token}, task_vars=task_vars
+                module_name=CONFIRM, module_args={"token": token, "verdict": verdict}, task_vars=task_vars
             )
         except AnsibleError as error:
             return {"unreachable": True, "msg": str(error)}

@@ -17,7 +17,13 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import composition, failover, playbook_settings, variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import (
+    alike,
+    composition,
+    failover,
+    playbook_settings,
+    variables,
+)
 
 SERVICES = "natlb_services"
 
@@ -39,7 +45,8 @@ class ActionModule(ActionBase):
         if role is None:
             problems += self._settings(given)
         elif role == "balancer":
-            problems += self._balancer(given)
+            found, result["tables"] = self._balancer(given)
+            problems += found
         elif role == "return_path":
             problems += self._return_path(given)
         elif role == "failover":
@@ -115,12 +122,12 @@ class ActionModule(ActionBase):
                 problems.append(f"{name}: cannot be read: {error}")
         return values, problems
 
-    def _balancer(self, given: Mapping[str, Any]) -> list[str]:
-        """What is wrong with the variables of the role `balancer`."""
+    def _balancer(self, given: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+        """What is wrong with the variables of the role `balancer`, and else the slots of its services."""
         parts = {name for option in variables.LISTS for name in composition.names(option, given)}
         values, problems = self._templated(given, sorted(variables.OF_BALANCER | parts))
         if values.get(f"{variables.PREFIX}state", "present") == "absent":
-            return []
+            return [], []
         if not problems:
             problems += empty(given, values)
         problems += _nulls({name: value for name, value in values.items() if name != SERVICES})
@@ -130,10 +137,11 @@ class ActionModule(ActionBase):
             problems += composition.problems(option, given, values)
             options[option] = composition.compose(option, values).items
         try:
-            declaration.check({option: value for option, value in options.items() if value is not None})
+            config = declaration.check({option: value for option, value in options.items() if value is not None})
         except ConfigErrors as errors:
             problems += _in_variables(errors.errors, composition.all_places(values))
-        return problems
+            return problems, []
+        return problems, alike.tables(config)
 
 
 def _in_variables(errors: Iterable[ConfigError], places: Mapping[str, Sequence[str]]) -> Iterator[str]:

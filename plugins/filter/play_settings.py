@@ -53,7 +53,7 @@ _value:
   sample:
     hosts: balancers
     backend_hosts: web
-    serial: [1, "100%"]
+    serial: [1, "10%", "100%"]
     max_fail_percentage: 0
     gather_facts: false
 """
@@ -69,7 +69,7 @@ NOBODY = "all:!all"
 DEFAULTS: dict[str, Any] = {
     "hosts": "balancers",
     "backend_hosts": NOBODY,
-    "serial": [1, "100%"],
+    "serial": [1, "10%", "100%"],
     "max_fail_percentage": 0,
     "gather_facts": False,
 }

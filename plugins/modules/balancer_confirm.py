@@ -21,6 +21,13 @@ options:
     description: Token of the pending change.
     type: str
     required: true
+  verdict:
+    description:
+      - V(keep) makes the change final. V(undo) lets the host go back to its former rules now, instead of when the time
+        is over. V(wait) changes nothing, and fails unless the change is pending.
+    type: str
+    choices: [keep, undo, wait]
+    default: keep
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -47,18 +54,23 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import store
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import rollback
 
+VERDICTS = {"keep": rollback.confirm, "undo": rollback.undo, "wait": rollback.must_wait}
+
 
 def main() -> None:
     """Run the module."""
     # The token is no secret: whoever may write to /run/natlb is root.
-    arguments = {"token": {"type": "str", "required": True, "no_log": False}}
+    arguments = {
+        "token": {"type": "str", "required": True, "no_log": False},
+        "verdict": {"type": "str", "choices": [*VERDICTS], "default": "keep"},
+    }
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     try:
         if not module.check_mode:
-            rollback.confirm(store.DEFAULT_PATHS, module.params["token"])
+            VERDICTS[module.params["verdict"]](store.DEFAULT_PATHS, module.params["token"])
     except NatlbError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False)
+    module.exit_json(changed=module.params["verdict"] == "undo" and not module.check_mode)
 
 
 if __name__ == "__main__":

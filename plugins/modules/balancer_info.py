@@ -22,6 +22,12 @@ options:
   service:
     description: Read only this service.
     type: str
+  pending:
+    description:
+      - While a change waits for its confirmation, read by what it declares, and not by what was declared before.
+      - RV(drift) then says nothing about files, which are written with the confirmation.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -233,9 +239,10 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.status.info
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={"service": {"type": "str"}}, supports_check_mode=True)
+    arguments = {"service": {"type": "str"}, "pending": {"type": "bool", "default": False}}
+    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     try:
-        found = info(service=module.params["service"])
+        found = info(service=module.params["service"], pending=module.params["pending"])
     except NatlbError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, remarks=found.pop("warnings"), **found)

@@ -43,6 +43,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+tables:
+  description:
+    - For each service that listens on an address, C(name), C(method), C(listen) and C(slots), a digest of all that its
+      slots are made from. Balancers with the same digest send a client to the same backend.
+    - Empty for other roles.
+  returned: with O(role=balancer)
+  type: list
+  elements: dict
+  sample: [{"name": "web", "method": "source_hash", "listen": ["tcp 192.0.2.10:80"], "slots": "1b2f6c0de4a59d73"}]
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -27,7 +27,9 @@ from . import probe_options
 _CONTROLLER = ("localhost", "127.0.0.1", "::1")
 #: Of the playbook status.
 FORMATS = ("table", "json")
-_SERIAL_REMEDY = 'write a number of hosts such as 2, a percentage such as "30%", or a list of these such as [1, "100%"]'
+_SERIAL_REMEDY = (
+    'write a number of hosts such as 2, a percentage such as "30%", or a list of these such as [1, "10%", "100%"]'
+)
 
 
 def problems(given: Mapping[str, Any], hosts: Collection[str]) -> list[str]:
@@ -69,6 +71,8 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_close_connections": values.boolean,
         "natlb_fail_on_problems": values.boolean,
         "natlb_format": _format,
+        "natlb_compare_tables": values.boolean,
+        "natlb_verify_each": values.boolean,
         "natlb_verify_from": known,
         "natlb_verify_connections": _connections,
         "natlb_verify_address": _address,

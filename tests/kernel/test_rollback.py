@@ -144,6 +144,38 @@ def test_confirmed(balancer: Balancer) -> None:
     assert balancer.tally(count=4) == {"web2": 4}
 
 
+def test_undone_at_once(balancer: Balancer) -> None:
+    """The controller has found that the change is wrong, long before the time is over."""
+    balancer.apply(DUAL)
+    was = look(balancer)
+    outcome = balancer.apply(OTHER, rollback_after=300)
+    balancer.host.call(drive.must_wait, str(root(balancer)), outcome.token)
+    balancer.host.call(drive.undo, str(root(balancer)), outcome.token)
+    undone(balancer, 0)
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+    again = balancer.apply(DUAL)
+    assert (again.changed, again.transaction) == (False, "none")
+    for late in (drive.confirm, drive.undo, drive.must_wait):
+        with pytest.raises(HostError, match=r"not pending|went back to its former rules"):
+            balancer.host.call(late, str(root(balancer)), outcome.token)
+
+
+def test_what_waits_is_read_by_what_it_declares(balancer: Balancer) -> None:
+    """Before it is confirmed: by the declaration that is kept, its rules differ from what was declared."""
+    balancer.apply(DUAL)
+    outcome = balancer.apply(OTHER, rollback_after=300)
+    balancer.tally(count=4)
+    found = balancer.info(pending=True)
+    assert [item["name"] for item in found["services"]] == [item["name"] for item in OTHER]
+    assert found["drift"] is False
+    assert [backend["new_connections"] for backend in found["services"][0]["backends"]] == [4]
+    assert balancer.info()["drift"] is True
+    confirm(balancer, outcome.token)
+    assert balancer.info(pending=True)["drift"] is False
+    assert balancer.info() == balancer.info(pending=True)
+
+
 def test_a_confirmed_removal_leaves_nothing(balancer: Balancer) -> None:
     balancer.apply(DUAL)
     outcome = balancer.remove(rollback_after=AFTER_S)

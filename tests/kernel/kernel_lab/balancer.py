@@ -45,8 +45,8 @@ class Balancer:
     def remove(self, **options: Any) -> Any:
         return self.apply([], state="absent", **options)
 
-    def info(self, service: str | None = None) -> Any:
-        return self.host.call(drive.info, self._root, service, self.variant or None)
+    def info(self, service: str | None = None, pending: bool = False) -> Any:
+        return self.host.call(drive.info, self._root, service, self.variant or None, pending)
 
     def backend(self, backend: str, state: str | None = None, **options: Any) -> Mapping:
         """What the module `backend` does and returns."""

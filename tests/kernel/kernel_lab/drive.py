@@ -73,8 +73,8 @@ def refuse_the_next_delta() -> None:
     NftablesEngine.commands = commands  # type: ignore[method-assign]
 
 
-def info(root: str, service: str | None = None, variant: str | None = None) -> Any:
-    return balancer_info.info(paths=_paths(root), service=service, iptables_variant=variant)
+def info(root: str, service: str | None = None, variant: str | None = None, pending: bool = False) -> Any:
+    return balancer_info.info(paths=_paths(root), service=service, pending=pending, iptables_variant=variant)
 
 
 def traces(root: str, variant: str | None, connections: Sequence[tuple[str, str]]) -> list[Any]:
@@ -132,6 +132,16 @@ def declared(root: str) -> Any:
 def confirm(root: str, token: str) -> None:
     """What the controller does over its new connection."""
     rollback.confirm(_paths(root), token)
+
+
+def undo(root: str, token: str) -> None:
+    """The same where the change turned out to be wrong."""
+    rollback.undo(_paths(root), token)
+
+
+def must_wait(root: str, token: str) -> None:
+    """What the controller asks over its new connection where somebody else decides later."""
+    rollback.must_wait(_paths(root), token)
 
 
 def put_off_the_undoing(root: str) -> None:

@@ -33,7 +33,10 @@ def test_a_change_is_confirmed_where_results_do_not_repeat_the_arguments(
     monkeypatch.setattr(action, "_execute_module", execute)
     monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
     assert action.run(task_vars={}) == {"changed": True, "confirmed": True}
-    assert asked == [(balancer.MODULE, {"rollback_after": rollback_after}), (balancer.CONFIRM, {"token": "t"})]
+    assert asked == [
+        (balancer.MODULE, {"rollback_after": rollback_after}),
+        (balancer.CONFIRM, {"token": "t", "verdict": "keep"}),
+    ]
     action._connection.reset.assert_called_once()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from ..errors import ConfigError, ConfigErrors
 from ..model import values as parse
-from ..model.entities import EMPTY
+from ..model.entities import EMPTY, Config
 from ..model.metrics import parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import parse_tracking
@@ -27,8 +27,9 @@ FLAGS = ("forwarding", "agent", "persist", "allow_management_port")
 OPTIONS = ("services", "egress", "mark_mask", "conntrack", "metrics", "rollback_after", *CHOICES, *FLAGS)
 
 
-def check(values: Mapping[str, Any]) -> None:
-    """Raise `ConfigErrors` with all that is wrong with the values of these options; one that is not there is right."""
+def check(values: Mapping[str, Any]) -> Config:
+    """What is declared. Raises `ConfigErrors` with all that is wrong with the values of these options; one that is not
+    there is right."""
     errors: list[ConfigError] = []
     config = EMPTY
     try:
@@ -53,6 +54,7 @@ def check(values: Mapping[str, Any]) -> None:
             errors.append(error)
     if errors:
         raise ConfigErrors(errors)
+    return config
 
 
 def rollback_seconds(value: Any) -> int:

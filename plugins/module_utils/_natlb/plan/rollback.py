@@ -182,9 +182,7 @@ def confirm(paths: Paths, token: str) -> None:
     Raises `HostError` where the host has gone back already, where another run has made a change of its own, or where
     what was staged cannot be put in place: the script then does its work.
     """
-    if not token.isalnum():
-        raise HostError(f"{token!r} is not a token")
-    directory = _directory(paths, token)
+    directory = _of_token(paths, token)
     with store.lock(paths):
         if not _claimed(directory):
             if _is_confirmed(paths, token):
@@ -199,6 +197,39 @@ def confirm(paths: Paths, token: str) -> None:
         store.write_text(paths.run / store.CONFIRMED, token)
         disarm(paths)
         store.remove_if_unused(paths)
+
+
+def undo(paths: Paths, token: str) -> None:
+    """Let the host go back now, instead of when its time is over.
+
+    Raises `HostError` where the change does not wait any more, or where not everything could be put back.
+    """
+    directory = _waiting(paths, token)
+    # It takes the lock itself, and the one that sleeps finds nothing to do then.
+    processes.run(["/bin/sh", str(directory / _SCRIPT), "0"], ok=(0, 1))
+    if (directory / _PENDING).exists():
+        raise HostError("the host could not go back now; it goes on trying by itself when its time is over")
+    text = store.read_text(paths.run / store.UNDONE)
+    if text is not None and len(text.splitlines()) > 1:
+        raise HostError(f"the host went back to its former rules, {' '.join(text.split())}")
+
+
+def must_wait(paths: Paths, token: str) -> None:
+    """Raise `HostError` unless this change waits for its confirmation."""
+    _waiting(paths, token)
+
+
+def _waiting(paths: Paths, token: str) -> Path:
+    directory = _of_token(paths, token)
+    if not (directory / _PENDING).exists():
+        raise HostError(_too_late(paths))
+    return directory
+
+
+def _of_token(paths: Paths, token: str) -> Path:
+    if not token.isalnum():
+        raise HostError(f"{token!r} is not a token")
+    return _directory(paths, token)
 
 
 def _claimed(directory: Path) -> bool:

@@ -23,7 +23,7 @@ from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
 from ..model.slots import HASHES, dealt_slots, dealt_weights
-from ..plan import agent_files, apply, forwarding, health_history, orders
+from ..plan import agent_files, apply, forwarding, health_history, orders, waiting
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.request import Request
@@ -36,16 +36,22 @@ Counts = dict[tuple[str, str], int]
 
 
 def info(
-    *, service: str | None = None, paths: Paths = DEFAULT_PATHS, iptables_variant: str | None = None
+    *,
+    service: str | None = None,
+    pending: bool = False,
+    paths: Paths = DEFAULT_PATHS,
+    iptables_variant: str | None = None,
 ) -> dict[str, Any]:
     """State of this host's balancer, as the module `balancer_info` returns it.
 
-    `drift` says whether a run with the last declaration would change anything. Raises `HostError` where the host
-    cannot be read, or where no service has the name that is asked for.
+    `drift` says whether a run with the last declaration would change anything. With `pending` that is the declaration
+    of a change that waits for its confirmation, if there is one, and files do not count: they are written after it.
+    Raises `HostError` where the host cannot be read, or where no service has the name that is asked for.
     """
     if os.geteuid() != 0:
         raise HostError("only root may read the rules of this host (become: true)")
-    request, unread = requests.restored(paths, iptables_variant)
+    live = waiting.live(paths) if pending else paths
+    request, unread = requests.restored(live, iptables_variant)
     config = request.config
     if service is not None:
         orders.named(config, service)
@@ -62,7 +68,7 @@ def info(
         "engine": plan.engine.name,
         "forwarding": forwarding.is_on(config),
         "forwards_transit": _forwards_transit(request),
-        "drift": outcome.changed,
+        "drift": any(part.differs for part in plan.parts if live is paths or part is not plan.files),
         "agent": agent_files.answers(request),
         "warnings": warnings,
         "conntrack": usage,

@@ -1,0 +1,104 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which differences between balancers matter, and how they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from _natlb.model.services import parse_config
+from ansible_collections.natlb.netfilter.plugins.filter.fleet_differences import fleet_differences
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import alike
+
+A, B = {"address": "10.0.0.3", "port": 80}, {"address": "10.0.0.4", "port": 80}
+
+
+def service(**more: Any) -> dict[str, Any]:
+    return {"name": "web", "listen": ["192.0.2.10:80"], "method": "source_hash", "backends": [A, B], **more}
+
+
+def tables(*services: dict[str, Any]) -> list[dict[str, Any]]:
+    return alike.tables(parse_config(list(services)))
+
+
+SAME = service()
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        (service(), False),
+        (service(log=True, allow_from=["198.51.100.0/24"]), False),
+        (service(listen=["192.0.2.11:80"], backends=[B]), False),
+        (service(listen=["*:80"], backends=[B]), False),
+        (service(protocol="udp", backends=[B]), False),
+        (service(backends=[B, A]), True),
+        (service(backends=[A]), True),
+        (service(backends=[A, {**B, "port": 81}]), True),
+        (service(backends=[A, {**B, "weight": 2}]), True),
+        (service(backends=[A, {**B, "state": "drained"}]), True),
+        (service(backends=[A, {**B, "backup": True}]), True),
+        (service(method="flow_hash"), True),
+        (service(client_prefix={"ipv4": 24}), True),
+        (service(listen=["192.0.2.9:80", "192.0.2.10:80"], backends=[B]), True),
+        (service(name="shop", backends=[A]), True),
+    ],
+)
+def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], differs: bool) -> None:
+    told = alike.differences({"lb1": tables(SAME), "lb2": tables(other), "lb3": tables(SAME)})
+    assert bool(told) == differs
+    if differs:
+        also = "" if other["name"] == "web" else " (web there)"
+        begins = f"{other['name']}: lb2 would have other slots for tcp 192.0.2.10:80 than lb1{also}, so a client would"
+        assert told[0].startswith(begins)
+        assert len(told) == 1
+
+
+def host(engine: str, nft: str = "nftables v1.0.6", *services: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "natlb_balancer_done": {"engine": engine},
+        "natlb_balancer_host": {"stdout_lines": ["missing conntrack", "kernel 6.1", f"nft {nft}"]},
+        "natlb_run_checked": {"tables": tables(*(services or (SAME,)))},
+        **more,
+    }
+
+
+def test_balancers_that_are_alike() -> None:
+    hosts = {name: host("nftables") for name in ("lb1", "lb2")}
+    assert fleet_differences(hosts, ["lb1", "lb2"]) == {"lines": ["all 2 balancers are alike"], "problems": []}
+
+
+def test_all_that_differs_is_told() -> None:
+    more = service(name="db", listen=["192.0.2.10:5432"])
+    hosts = {
+        "lb1": host("nftables"),
+        "lb2": host("nftables", "nftables v1.1.3", SAME, more),
+        "lb3": host("nftables"),
+    }
+    assert fleet_differences(hosts, list(hosts))["lines"] == [
+        "nft: nftables v1.0.6 on lb1, lb3, nftables v1.1.3 on lb2",
+        "service db: only on lb2",
+    ]
+
+
+@pytest.mark.parametrize("method", ["source_hash", "flow_hash", "destination_hash", "round_robin", "random"])
+def test_engines_pick_otherwise_by_a_hash(method: str) -> None:
+    services = (service(method=method),)
+    hosts = {"lb1": host("nftables", "v1", *services), "lb2": host("iptables", "v1", *services)}
+    found = fleet_differences(hosts, ["lb1", "lb2"])
+    assert found["lines"] == ["engine: nftables on lb1, iptables on lb2"]
+    assert bool(found["problems"]) == method.endswith("hash")
+    for line in found["problems"]:
+        assert line.startswith("web: lb2 has it in iptables, lb1 in nftables, and these pick other backends")
+
+
+def test_places_that_are_several_by_intention() -> None:
+    other = host("iptables", "v1", service(backends=[B]), natlb_compare_tables=False)
+    assert fleet_differences({"lb1": host("nftables", "v1"), "lb2": other}, ["lb1", "lb2"])["problems"] == []
+
+
+def test_what_is_not_known_differs_from_nothing() -> None:
+    told = fleet_differences({"lb1": host("nftables"), "lb2": {}}, ["lb1", "lb2"])
+    assert told == {"lines": ["service web: only on lb1"], "problems": []}
