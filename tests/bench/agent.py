@@ -39,7 +39,7 @@ server = socket.create_server(("0.0.0.0", 8080), backlog=1024)
 paths = store.Paths(root / "etc", root / "run")
 balance(asked["services"], engine="nftables", paths=paths, program=single_file.text)
 with (root / "log").open("w") as log:
-    argv = [sys.executable, "-I", str(root / "etc/current/natlb"), "--root", str(root), "agent"]
+    argv = [sys.executable, "-I", "-OO", str(root / "etc/current/natlb"), "--root", str(root), "agent"]
     agent = subprocess.Popen(argv, stdout=log, stderr=log)
 print(agent.pid, flush=True)
 sys.stdin.close()

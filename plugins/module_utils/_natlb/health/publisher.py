@@ -12,11 +12,10 @@ import contextlib
 import os
 import selectors
 import socket
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Callable
 
-from ..errors import HostError, NatlbError
+from ..errors import HostError
 from ..host import service_manager, store
 from ..model.metrics import Metrics
 from ..model.values import endpoint
@@ -24,9 +23,8 @@ from .forked import forked
 
 #: How often the file is written, and after an error.
 EVERY_S, RETRY_S = 15.0, 60.0
-#: Whoever asks has so long, and so many are answered at once.
-TIMEOUT_S, _MOST = 10.0, 4
-_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: So many are answered at once.
+_MOST = 4
 
 
 class Publisher:
@@ -41,6 +39,7 @@ class Publisher:
         self._selector, self._collect, self._say = selector, collect, say
         self._wanted = Metrics()
         self._peer: socket.socket | None = None
+        self._answer: Callable[[socket.socket, tuple[str, int], Callable[[], str]], None] | None = None
         self._writer: int | None = None
         self._answering: set[int] = set()
         self._due = self._listen_at = float("inf")
@@ -93,6 +92,10 @@ class Publisher:
         before = self._trouble.pop("listen", None)
         if where is None:
             return
+        # Python's server takes 2 MiB, which hardly any agent needs.
+        from .metrics_page import answer  # noqa: PLC0415
+
+        self._answer = answer
         family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         try:
             self._peer = socket.create_server(where, family=family, backlog=16)
@@ -106,7 +109,8 @@ class Publisher:
         self._selector.register(self._peer, selectors.EVENT_READ, self._accept)
 
     def _accept(self, _mask: int) -> None:
-        if self._peer is None:
+        answer = self._answer
+        if self._peer is None or answer is None:
             return
         with contextlib.suppress(OSError):
             client, address = self._peer.accept()
@@ -115,7 +119,7 @@ class Publisher:
                 if len(self._answering) < _MOST:
                     idle = self._wanted.idle
                     self._answering.add(
-                        forked(lambda: _answer(client, address, lambda: self._collect(idle)), "metrics: ")
+                        forked(lambda: answer(client, address, lambda: self._collect(idle)), "metrics: ")
                     )
 
     def _remove_left(self) -> None:
@@ -150,31 +154,3 @@ def _write(path: Path, text: str) -> None:
     if not path.parent.is_dir():
         raise HostError(f"{path.parent} is not there")
     store.write_text(path, text, 0o644)
-
-
-def _answer(client: socket.socket, address: tuple[str, int], collect: Callable[[], str]) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = TIMEOUT_S
-        server_version, sys_version = "natlb", ""
-
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(404)
-                return
-            try:
-                body = collect().encode()
-            except NatlbError as error:
-                self.send_error(500, explain=str(error))
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", _TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_words: object) -> None:
-            """Nothing: whoever scrapes does so every few seconds."""
-
-    client.setblocking(True)
-    with contextlib.suppress(OSError):
-        Handler(client, address, None)  # type: ignore[arg-type]

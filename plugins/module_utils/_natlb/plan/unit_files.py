@@ -195,7 +195,8 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart={python} -I {etc}/current/natlb agent
+# -OO leaves out what people read in source, a MiB of it.
+ExecStart={python} -I -OO {etc}/current/natlb agent
 WatchdogSec=60s
 # A socket for each check under way: with a thousand dark backends several hundred.
 LimitNOFILE=65536
