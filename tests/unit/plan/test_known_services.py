@@ -50,8 +50,8 @@ def is_right_after(known: KnownServices, made: Engine, config: Config, services:
     known.made(step)
     names = {service.name: service for service in services}
     whole = replace(config, services=tuple(names.get(item.name, item) for item in config.services))
-    assert unified(known.rules, made.render(whole)) == ""
-    assert known.rules == made.render(whole)
+    wanted = made.render(whole)
+    assert known.rules == wanted, unified(known.rules, wanted)
     return True
 
 

@@ -31,7 +31,7 @@ from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
-from . import places, takeover, transit
+from . import places, shifted_ports, takeover, transit
 from .egress import EgressRules
 from .filter import add_filter
 from .hashes import HashTable, hash_table, most_frequent
@@ -332,15 +332,6 @@ class ServiceTable(Table):
             rules.append(f'limit rate 10/second burst 20 packets log prefix "{prefix}"')
         return rules
 
-    def shifted_ports(self, service: Service, shift: int) -> str:
-        """The name of a map from the ports of a service to those of a backend; there is no other way to add to one.
-        Services that listen on the same ports share it."""
-        ports = sorted({port for listen in service.listens for port in range(listen.low, listen.high + 1)})
-        name = f"ports.{ports[0]}.{ports[0] + shift}/{digest(' '.join(map(str, ports)))}"
-        elements = self.declare("map", name, "type inet_service : inet_service")
-        elements.update((str(port), str(port + shift)) for port in ports)
-        return name
-
     def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
         """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
         rules: Lines = []
@@ -352,7 +343,7 @@ class ServiceTable(Table):
             rules.append(f"update @{name} {{ {self.client(service)} timeout {service.affinity_s}s }}")
         port = f":{backend.port}" if backend.port else ""
         if backend.shift:
-            port = f" : {protocol} dport map @{self.shifted_ports(service, backend.shift)}"
+            port = f" : {protocol} dport map @{shifted_ports.add_map(self, service, backend.shift)}"
         target = f"[{backend.address}]" if self.family == "ip6" and port.startswith(":") else backend.address
         name = backend_chain(service, protocol, backend)
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
