@@ -32,6 +32,11 @@ OUTSIDE = {"ip": CLIENT, "ip6": CLIENT6}
 #: Those that the balancer has, and those that are just routed to it.
 LOCAL = {"ip": ["192.0.2.9", "192.0.2.11"], "ip6": ["2001:db8:1::11", "2001:db8:1::13"]}
 FAR = {"ip": ["192.0.2.8", "192.0.2.10", "192.0.2.12"], "ip6": ["2001:db8:1::10", "2001:db8:1::12"]}
+#: One within the other, with and without those above.
+NETWORKS = {
+    "ip": ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.8/29", "192.0.2.8/31", "192.0.2.10/31", "192.0.2.12/30"],
+    "ip6": ["::/0", "2001:db8:1::/64", "2001:db8:1::10/124", "2001:db8:1::10/127", "2001:db8:1::12/127"],
+}
 
 
 def shown(family: str, address: str | None, ports: str | int) -> str:
@@ -47,7 +52,7 @@ def declaration(chance: random.Random, family: str) -> list[Mapping]:
         low = chance.randint(1, LAST_PORT)
         high = chance.choice([low, low, min(low + chance.randint(1, 6), LAST_PORT)])
         ports = str(low) if low == high else f"{low}-{high}"
-        address = chance.choice([None, None, *LOCAL[family], *FAR[family]])
+        address = chance.choice([None, None, *LOCAL[family], *FAR[family], *NETWORKS[family]])
         backend = dict(chance.choice(servers))
         if family == "ip6":
             backend["address"] = f"2001:db8:2::{backend['address'].rpartition('.')[2]}"

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from .admission import Admission, admission
-from .families import FAMILIES, family_of, ports_text
+from .families import FAMILIES, family_of, is_network, ports_text
 from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
@@ -53,6 +53,8 @@ MAX_WAIT_S = 7 * 24 * 3600
 #: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
 #: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
 NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
+#: What networks leave to the host beside them: multicast, which is not translated.
+NOT_IN_NETWORKS = {"ip": (*NOT_WILD["ip"], "224.0.0.0/4"), "ip6": (*NOT_WILD["ip6"], "ff00::/8")}
 _NOT_WILD = tuple(ipaddress.ip_network(network) for networks in NOT_WILD.values() for network in networks)
 
 
@@ -64,7 +66,7 @@ def is_wild(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Listen:
-    """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
+    """One `listen` entry: `address`, None for `*`, or a network, and the ports from `low` to `high`, both included."""
 
     address: str | None
     low: int
@@ -92,9 +94,19 @@ class Frontend:
         return self.low != self.high
 
     @property
+    def is_network(self) -> bool:
+        """Whether it has the addresses of a network."""
+        return is_network(self.address)
+
+    @property
+    def prefix_length(self) -> int:
+        """Of a network."""
+        return int((self.address or "").rpartition("/")[2])
+
+    @property
     def exact(self) -> bool:
         """One address, one port, any interface: the case that is a single hash look-up."""
-        return self.address is not None and not self.spans and self.interface is None
+        return self.address is not None and not self.spans and self.interface is None and "/" not in self.address
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""

@@ -378,6 +378,6 @@ def _dispatch(table: Table, interfaces: bool) -> Lines:
     """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
     return [
         f"{match}{key} vmap @{name}"
-        for name, match, key in frontend_lookups(table)
+        for name, match, key in frontend_lookups(table, sent_here=not interfaces)
         if ("map", name) in table.declarations and (interfaces or "interface" not in name)
     ]
