@@ -39,9 +39,12 @@ options:
         description:
           - Where clients connect to, as C(ADDRESS:PORT), such as V(192.0.2.10:80) or V([2001:db8::10]:80).
           - A range of ports is V(192.0.2.10:8000-8010). V(*:30080) is that port on every local address.
+          - A network is V(198.51.100.0/24:443) or V([2001:db8:1::/64]:443); V(0.0.0.0/0:443) is that port whatever
+            address a client asks for. Connections of this host itself to other hosts are not balanced by networks.
           - Where several services listen on the same packets, the most specific one takes them. An address comes before
-            V(*), then an O(services[].interface) before none, then a port or a range before the range around it. Only
-            equal ones, and ranges that cross, are an error.
+            V(*), and that before a network, of which the longest prefix is first; then an O(services[].interface)
+            before none, then a port or a range before the range around it. Only equal ones, and ranges that cross, are
+            an error.
         type: list
         elements: str
         required: true

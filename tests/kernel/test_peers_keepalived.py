@@ -60,6 +60,11 @@ SERVERS = [
         [served("VIP:80", web1=1, web2=1, web3=1, seen=BACK)],
     ),
     Case(
+        "virtual_server fwmark, with a rule that marks a network",
+        [nat("203.0.113.0/24:80-81", name="far"), nat(backends=["WEB4:80"])],
+        [served("203.0.113.7:80", web1=2, web2=2, web3=2, seen=CLIENT), served("VIP:80", web4=2)],
+    ),
+    Case(
         "protocol UDP",
         [nat("VIP:53", protocol="UDP", method="rr", backends=["WEB1:53", "WEB2:53"])],
         [served("VIP:53", web1=2, web2=2, protocol="udp", seen=CLIENT), refused("VIP:53")],

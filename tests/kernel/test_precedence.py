@@ -165,6 +165,13 @@ PAIRS = {
     "a range": ({"listen": f"{VIP}:9000-9003"}, {"listen": f"{VIP}:9001-9002"}, f"{VIP}:9002"),
     "an interface": ({"listen": f"{VIP}:80"}, {"listen": f"{VIP}:80", "interface": "front"}, f"{VIP}:80"),
     "an interface of *": ({"listen": "*:80"}, {"listen": "*:80", "interface": "front"}, f"{FRONT}:80"),
+    "a network": ({"listen": "192.0.2.0/28:80"}, {"listen": f"{VIP}:80"}, f"{VIP}:80"),
+    "networks": ({"listen": "0.0.0.0/0:70-90"}, {"listen": "192.0.2.8/30:80"}, f"{VIP}:80"),
+    "an interface of a network": (
+        {"listen": "192.0.2.0/24:80"},
+        {"listen": "192.0.2.0/24:80", "interface": "front"},
+        f"{VIP}:80",
+    ),
     "all": ({"listen": "*:9000-9003"}, {"listen": f"{FRONT}:9002", "interface": "front"}, f"{FRONT}:9002"),
 }
 
@@ -196,7 +203,7 @@ def test_the_specific_one_comes_and_goes(balancer: Balancer, kind: str) -> None:
     assert balancer.tally(target, 2) == {"web3": 2}
 
 
-@pytest.mark.parametrize("kind", ["a port of *", "an interface of *"])
+@pytest.mark.parametrize("kind", ["a port of *", "an interface of *", "networks"])
 def test_nobody_is_refused_while_it_comes_and_goes(balancer: Balancer, kind: str) -> None:
     """What a packet finds of the ranges before the change leads somewhere until no packet can find it any more."""
     wide, narrow, target = PAIRS[kind]

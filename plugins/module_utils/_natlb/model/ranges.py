@@ -111,7 +111,9 @@ def without(ports: Range, taken: Iterable[Range]) -> tuple[Range, ...]:
     """What is left of a range of numbers."""
     found, low = [], ports[0]
     for first, last in merged(taken):
-        if low < first <= ports[1]:
+        if first > ports[1]:
+            break
+        if low < first:
             found.append((low, first - 1))
         low = max(low, last + 1)
     return (*found, (low, ports[1])) if low <= ports[1] else tuple(found)
