@@ -144,7 +144,9 @@ def test_counts_status_and_trace(balancer: Balancer) -> None:
     assert "rest" in told, error
     _code, told, error = balancer.natlb("trace", CLIENT, f"{FAR}:80")
     assert "gateway" in told, error
-    closed = balancer.backend("web1", "disabled", service="rest", wait=True, wait_timeout=1, close_connections=True)
+    closed = balancer.backend(
+        "web1", "disabled", service="rest", wait=True, wait_timeout=1, close_connections=True, min_active=0
+    )
     assert closed["closed"] == 1
 
 

@@ -50,7 +50,7 @@ def anything(chance: random.Random) -> Config:
 def test_found_as_a_packet_finds_it() -> None:
     """The first one that is open to the interface is the one that takes the packet; and no other is named in vain."""
     chance = random.Random(3)
-    for _round in range(60):
+    for _round in range(25):
         config = anything(chance)
         owners = {frontend: item.name for item in config.services for frontend in item.frontends()}
         known = Frontends(config, "tcp", LOCAL)
