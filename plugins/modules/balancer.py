@@ -264,6 +264,19 @@ options:
           - The default is V(true) where that is safe. That needs O(services[].snat=none), a method that hashes, and
             backends whose ports belong to one frontend each.
         type: bool
+      min_healthy:
+        description:
+          - How many backends have to be healthy, as a number or as a percentage of those that are declared. With fewer,
+            none of them gets new connections. The backups serve, or O(services[].when_empty) applies.
+          - A backend counts that is up and active. Backups and backends of weight 0 do not count. Each address family
+            counts by itself. It needs O(services[].health).
+          - By default, one healthy backend is enough.
+        type: str
+      min_healthy_again:
+        description:
+          - How many have to be healthy before the backends of a service that has fallen below O(services[].min_healthy)
+            serve again. The default is the same number.
+        type: str
       pins:
         description:
           - Networks of clients that belong to one backend, whatever the method. The longest prefix decides.
@@ -655,6 +668,8 @@ SERVICE = {
     "health": {"type": "dict", "options": HEALTH},
     "redispatch": {"type": "bool"},
     "takeover": {"type": "bool"},
+    "min_healthy": {"type": "str"},
+    "min_healthy_again": {"type": "str"},
     "pins": {
         "type": "list",
         "elements": "dict",

@@ -22,6 +22,8 @@ from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
+from .quorum import Quorum
+from .quorum import dump as dump_quorum
 from .ranges import Range
 
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -129,6 +131,8 @@ class Backend:
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
     shift: int = 0
+    #: Whether it gets no new connections since the service is below its quorum (`quorum.py`), for all that it is well.
+    held: bool = False
 
     @cached_property
     def family(self) -> str:
@@ -187,6 +191,8 @@ class Service:
     #: Whether connections that another balancer has established go on here; None is where that is safe. See
     #: `takeover.py`.
     takeover: bool | None
+    #: How many backends have to be healthy; None where one is enough.
+    quorum: Quorum | None
     pins: tuple[Pin, ...]
     backends: tuple[Backend, ...]
 
@@ -263,7 +269,11 @@ class Service:
 
     def able(self, family: str) -> list[Backend]:
         """The backends of a family that may get new connections, now or once others are full or out."""
-        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
+        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0 and not b.held]
+
+    def counted(self, family: str) -> list[Backend]:
+        """The backends of a family that its quorum is of, in whatever state they are."""
+        return [b for b in self.backends if b.family == family and b.weight > 0 and not b.backup]
 
     @cached_property
     def _admissions(self) -> dict[str, Admission | None]:
@@ -362,6 +372,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
         "takeover": service.takeover,
+        **dump_quorum(service.quorum),
         "pins": [pin._asdict() for pin in service.pins],
         "backends": [
             {

@@ -168,7 +168,11 @@ def named(backend: Backend) -> str:
 
 def standing(backends: Sequence[EffectiveBackend]) -> Iterator[Step]:
     """Who of the service does not serve, and why."""
-    out = [item for item in backends if item.effective.state != "active" or not item.effective.weight]
+    out = [
+        item
+        for item in backends
+        if item.effective.state != "active" or not item.effective.weight or item.effective.held
+    ]
     for item in out[:_NAMED]:
         why = item.why() or f"declared {item.declared.state}"
         yield Step("backend", "fact", f"{named(item.declared)} gets no new connections: {why}")
