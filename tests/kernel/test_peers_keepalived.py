@@ -98,6 +98,51 @@ SERVERS = [
     Case("no real server is alive, and no sorry_server", [nat(backends=[])], [refused("VIP:80")]),
 ]
 
+
+def real(*states: str, **keys: Any) -> dict[str, Any]:
+    """As many real servers, in these states, and a sorry server. The checks of keepalived say the states there."""
+    servers = [{"address": server, "state": state} for server, state in zip(REAL, states, strict=True)]
+    return nat(backends=[*servers, {"address": "WEB4:8080", "backup": True}], health={"type": "tcp"}, **keys)
+
+
+QUORUM = [
+    Case("quorum 1 is the default", [real("active", "disabled", "disabled")], [served("VIP:80", web1=3)]),
+    Case(
+        "quorum 2, and as many are alive",
+        [real("active", "active", "disabled", min_healthy=2)],
+        [served("VIP:80", web1=2, web2=2)],
+    ),
+    Case(
+        "quorum 2 is lost: the sorry_server, and no real server that is alive",
+        [real("active", "disabled", "disabled", min_healthy=2)],
+        [served("VIP:80", web4=3, port=8080)],
+    ),
+    Case(
+        "quorum 3, and one of inhibit_on_failure has weight 0",
+        [real("active", "active", "drained", min_healthy=3)],
+        [served("VIP:80", web4=2, port=8080)],
+    ),
+    Case(
+        "quorum 2 is lost, and there is no sorry_server: the rest goes on",
+        [
+            nat(
+                backends=["WEB1:80", {"address": "WEB2:80", "state": "disabled"}],
+                health={"type": "tcp", "fail_open": True},
+                min_healthy=2,
+            )
+        ],
+        [served("VIP:80", web1=2)],
+    ),
+    Case(
+        "low_watermark 0.7 of Seesaw, and two thirds are healthy",
+        [
+            nat(backends=["WEB1:80", "WEB2:80", {"address": "WEB3:80", "state": "disabled"}], health={"type": "tcp"})
+            | {"min_healthy": "70%"}
+        ],
+        [refused("VIP:80")],
+    ),
+]
+
 PERSISTENCE = [
     Case(
         "persistence_timeout 300",
@@ -162,4 +207,4 @@ GROUPS = [
 
 
 def test_virtual_servers(balancer: Balancer) -> None:
-    check(balancer, [*ALGORITHMS, *SERVERS, *PERSISTENCE, *GROUPS])
+    check(balancer, [*ALGORITHMS, *SERVERS, *QUORUM, *PERSISTENCE, *GROUPS])

@@ -17,6 +17,8 @@ from kernel_lab import agent
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import VIP, VIP6, WEB6
 from test_agent import FAST, crashed, running
+from test_boot import reboot
+from test_rollback import undone
 
 BELOW, AGAIN = "web is below min_healthy", "web has enough healthy backends again"
 SPARE = {"web4"}
@@ -102,6 +104,49 @@ def test_a_run_does_not_bring_it_back(balancer: Balancer) -> None:
         assert not balancer.apply([plain], program=single_file.text).changed
         outcome = balancer.apply([declared], program=single_file.text)
         assert seen(balancer) == {"web1", "web3"}, "it has never been below with these keys"
+
+
+def test_it_boots_as_it_was(balancer: Balancer) -> None:
+    """Below, as long as nobody has checked since."""
+    declared = quorate()
+    balancer.apply([declared], program=single_file.text)
+    for name in ("web1", "web2"):
+        balancer.backend(name, "drained", min_active=0)
+    balancer.backend("web1", "active")
+    assert seen(balancer) == SPARE
+    for path in (balancer.etc.parent / "run").glob("*"):
+        path.unlink()
+    reboot(balancer, "boot")
+    assert seen(balancer) == SPARE
+    assert not balancer.apply([declared], program=single_file.text).changed
+    assert standing(balancer).items() >= {"healthy": 2, "needed": 3, "below": True}.items()
+
+
+def test_a_change_that_is_not_confirmed(balancer: Balancer) -> None:
+    """What goes back is what was: the backups serve again."""
+    declared = quorate()
+    balancer.apply([declared], program=single_file.text)
+    for name in ("web1", "web2"):
+        balancer.backend(name, "drained", min_active=0)
+    outcome = balancer.apply([{**declared, "min_healthy": 1, "min_healthy_again": 1}], rollback_after=1)
+    assert outcome.token
+    assert seen(balancer) == {"web3"}
+    undone(balancer)
+    assert seen(balancer) == SPARE
+    assert not balancer.apply([declared], program=single_file.text).changed
+
+
+def test_a_drain_while_it_is_below_holds(balancer: Balancer) -> None:
+    """It changes no rule, and the agent knows of it nevertheless when it brings the service back."""
+    declared = quorate(min_healthy=2, min_healthy_again=2)
+    with running(balancer, declared) as here:
+        with crashed(balancer, "web2", "web3"):
+            here.wait_for(BELOW)
+            here.wait_for("is down", 2)
+            balancer.backend("web1", "drained")
+            assert seen(balancer) == SPARE
+        here.wait_for(AGAIN)
+        assert seen(balancer) == {"web2", "web3"}
 
 
 @pytest.mark.parametrize("fail_open", [False, True], ids=["refused", "fail_open"])

@@ -92,6 +92,7 @@ FAILS_OPEN = {"health": {"type": "tcp", "fail_open": True}}
         # As it is declared.
         (of(2, None, backend(A, state="drained"), backend(B, weight=0), backend(C), backend(D)), {}, {}, [C, D]),
         (of(3, None, backend(A, state="drained"), backend(B), backend(C), backend(D, backup=True)), {}, {}, [D]),
+        (of("100%", None, backend(A), backend(B, weight=0), backend(C), backend(D, backup=True)), {}, {}, [A, C]),
         # Nobody takes over.
         (of(2, None, backend(A), backend(B)), {}, down(A), []),
         (of(2, None, backend(A), backend(B), **FAILS_OPEN), {}, down(A), [B]),
@@ -137,6 +138,8 @@ def test_a_service_that_is_below_is_no_ordinary_one_though_no_backend_is_left_ou
     assert [service.name for service, _found in deviations(of(), {}, findings)] == ["web"]
     declared = of(3, None, backend(A, state="drained"), backend(B), backend(C))
     assert [service.name for service, _found in deviations(declared, {}, {})] == ["web"]
+    declared = of(3, None, backend(A, state="drained"), backend(B), backend(C), **FAILS_OPEN)
+    assert [service.name for service, _found in deviations(declared, {}, {})] == ["web"]
     assert not list(deviations(of(), {}, {}))
 
 
@@ -155,6 +158,13 @@ def test_it_comes_back_later_than_it_fell() -> None:
     moments = ({}, down(A), down(A, B), down(A), {}, down(A))
     assert steps(of(2, 3), *moments) == [False, False, True, True, False, False]
     assert steps(of(2), *moments) == [False, False, True, False, False, False]
+
+
+def test_what_fail_open_keeps_is_not_healthy() -> None:
+    """It serves, for want of others, and the service is below as ever."""
+    findings = {**BELOW, **down(A, B, C, D)}
+    assert remembering(of(2, 3, **FAILS_OPEN).services, {}, findings, NOW) is findings
+    assert remembering(of(2, 3, **FAILS_OPEN).services, {}, down(A, B, C, D), NOW)[WHOLE].state == "down"
 
 
 def test_what_is_remembered_is_kept_as_long_as_the_service_has_a_quorum() -> None:

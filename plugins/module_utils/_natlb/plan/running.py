@@ -88,6 +88,8 @@ class Running:
         #: Whether rules were loaded of which no run has heard how the kernel lists them.
         self._untold = False
         self._request = _Kept(paths)
+        #: The files of what operators have said. An order may change no rule, as one for a dead backend.
+        self._said: list[object] = []
         #: Where the change waits whose declaration this is; None where it is the kept one.
         self._waiting: Path | None = None
 
@@ -110,7 +112,11 @@ class Running:
 
     def _is_declared(self) -> bool:
         """Whether the declaration that is live is the one known here. One that was not confirmed is not any more."""
-        return rollback.waiting(self._paths) == self._waiting and self._request.is_same()
+        same = self._request.is_same() and self._said == self._overrides()
+        return rollback.waiting(self._paths) == self._waiting and same
+
+    def _overrides(self) -> list[object]:
+        return [store.stamp(folder / store.OVERRIDES) for folder in (self._paths.etc, self._paths.run)]
 
     def _are_rules_current(self) -> bool:
         if self._plan is None:
@@ -135,6 +141,7 @@ class Running:
         gone = self._put_back()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
         self._request.read()
+        self._said = self._overrides()
         self._waiting = directory
         self._plan = plan
         self.version += 1
