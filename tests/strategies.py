@@ -16,6 +16,7 @@ from typing import Any
 
 from _natlb.errors import ConfigErrors
 from _natlb.model.admission import admission
+from _natlb.model.backups import BACKUPS
 from _natlb.model.services import parse_config
 from hypothesis import strategies as st
 
@@ -75,6 +76,7 @@ def service(
         "when_empty": draw(st.sampled_from(("reject", "drop"))),
         "log": draw(st.booleans()),
         "redispatch": draw(st.booleans()),
+        "backups": draw(st.sampled_from(BACKUPS)),
         "takeover": False,
         "interface": draw(st.none() | st.sampled_from(INTERFACES)),
     }

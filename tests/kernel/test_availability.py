@@ -37,6 +37,26 @@ def test_backups_serve_only_when_all_others_are_out(balancer: Balancer, key: Map
     assert balancer.tally(count=8) == {"web1": 4, "web2": 4}
 
 
+@pytest.mark.parametrize("method", ["round_robin", "source_hash"])
+def test_a_backup_joins_for_each_that_is_out(balancer: Balancer, method: str) -> None:
+    """Connections to it go on once the other is back."""
+
+    def served(*out: str, count: int = 60) -> set[str]:
+        states = {name: "drained" if name in out else "active" for name in ("web1", "web2")}
+        backends = [web for name, state in states.items() for web in webs(name, state=state)]
+        backends += webs("web3", "web4", backup=True)
+        balancer.apply([service(method=method, backups="one_for_one", backends=backends)])
+        return set(balancer.tally(count=count, sources=[f"198.18.0.{i}" for i in range(1, count + 1)]))
+
+    assert served() == {"web1", "web2"}
+    assert served("web1") == {"web2", "web3"}
+    held = balancer.hold(count=4)
+    assert method == "source_hash" or {answer.name for _handle, answer in held} == {"web2", "web3"}
+    assert served("web1", "web2") == {"web3", "web4"}
+    assert served() == {"web1", "web2"}
+    assert [balancer.talk(handle).name for handle, _answer in held] == [answer.name for _handle, answer in held]
+
+
 @pytest.mark.parametrize("key", OUT, ids=str)
 def test_established_tcp_goes_on(balancer: Balancer, key: Mapping) -> None:
     balancer.apply([service(backends=webs("web1", "web2"))])

@@ -95,6 +95,11 @@ SERVERS = [
         [served("VIP:80", web1=4)],
     ),
     Case(
+        "two with backup, and no option allbackups",
+        [proxy(server(1, state="disabled"), server(3, backup=True), server(4, backup=True), backups="first")],
+        [served("VIP:80", web3=4)],
+    ),
+    Case(
         "option allbackups",
         [proxy(server(1, state="disabled"), server(3, backup=True), server(4, backup=True))],
         [served("VIP:80", web3=2, web4=2)],

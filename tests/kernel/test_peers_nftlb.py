@@ -179,6 +179,24 @@ STATES = [
         [served("VIP:80", web3=6, web4=2)],
     ),
     Case(
+        'one with "priority": "2" joins for one that is "down"',
+        [farm(bck(1, state="down"), bck(2), bck(3, backup=True), bck(4, backup=True), backups="one_for_one")],
+        [served("VIP:80", web2=2, web3=2)],
+    ),
+    Case(
+        'one with "priority": "2" is "down" as well, and that with "3" joins',
+        [
+            farm(
+                bck(1, state="down"),
+                bck(2),
+                bck(3, backup=True, state="down"),
+                bck(4, backup=True),
+                backups="one_for_one",
+            )
+        ],
+        [served("VIP:80", web2=2, web4=2)],
+    ),
+    Case(
         '"priority": "2" and itself "down"',
         [farm(bck(1, state="down"), bck(2, backup=True, state="down"), bck(3, backup=True))],
         [served("VIP:80", web3=3)],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import reduce
 from math import gcd
 from typing import Any
@@ -17,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def service(backends: int = 4, method: str = "source_hash", **changes: dict[str, Any]) -> Service:
+def service(
+    backends: int = 4, method: str = "source_hash", backups: str = "together", **changes: dict[str, Any]
+) -> Service:
     """A service with backends 10.0.0.1, .2 …; `b3={…}` changes the third."""
     declared = [{"address": f"10.0.{i >> 8}.{i & 255}", "port": 80} for i in range(1, backends + 1)]
     for name, change in changes.items():
         declared[int(name[1:]) - 1].update(change)
-    listed = [{"name": "web", "listen": "192.0.2.10:80", "method": method, "backends": declared}]
+    listed = [{"name": "web", "listen": "192.0.2.10:80", "method": method, "backups": backups, "backends": declared}]
     return parse_config(listed).services[0]
 
 
@@ -112,6 +115,56 @@ def test_the_order_of_the_declaration_does_not_move_hashed_clients() -> None:
 @pytest.mark.parametrize("method", ["round_robin", "random", "source_hash", "flow_hash"])
 def test_who_serves(method: str, change: dict[str, Any], serving: Any) -> None:
     assert set(addresses(service(3, method, **{"b3": {"backup": True}, **change}))) == serving
+
+
+def shares(how: str, method: str, *out: int) -> Counter[str]:
+    """Of four backends, the last two of which are backups, where these are out."""
+    changes: dict[str, dict[str, Any]] = {"b3": {"backup": True}, "b4": {"backup": True}}
+    for number in out:
+        changes[f"b{number}"] = {**changes.get(f"b{number}", {}), "state": "disabled"}
+    return Counter(address[-1] for address in addresses(service(4, method, how, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("how", "out", "serving"),
+    [
+        ("together", (), "12"),
+        ("together", (1,), "2"),
+        ("together", (1, 2), "34"),
+        ("one_for_one", (), "12"),
+        ("one_for_one", (1,), "23"),
+        ("one_for_one", (1, 3), "24"),
+        ("one_for_one", (1, 2), "34"),
+        ("one_for_one", (1, 2, 3), "4"),
+        ("one_for_one", (1, 3, 4), "2"),
+        ("one_for_one", (1, 2, 3, 4), ""),
+        ("first", (), "12"),
+        ("first", (1,), "2"),
+        ("first", (1, 2), "3"),
+        ("first", (1, 2, 3), "4"),
+    ],
+)
+@pytest.mark.parametrize("method", ["round_robin", "random", "source_hash", "flow_hash"])
+def test_which_backups_serve(how: str, method: str, out: tuple[int, ...], serving: str) -> None:
+    found = shares(how, method, *out)
+    assert "".join(sorted(found)) == serving
+    assert len(set(found.values())) <= 1
+
+
+@pytest.mark.parametrize(("how", "serving"), [("together", "34"), ("one_for_one", "34"), ("first", "3")])
+def test_backups_alone(how: str, serving: str) -> None:
+    changes = {f"b{number}": {"backup": True} for number in (3, 4)}
+    declared = service(4, "round_robin", how, **changes)
+    alone = replace(declared, backends=declared.backends[2:])
+    assert "".join(sorted(address[-1] for address in addresses(alone))) == serving
+
+
+@pytest.mark.parametrize("method", ["source_hash", "flow_hash"])
+def test_a_backup_that_joins_gets_the_clients_of_the_one_that_left_and_no_others(method: str) -> None:
+    changes = {"b3": {"backup": True}, "b4": {"backup": True}}
+    before = addresses(service(4, method, "one_for_one", **changes))
+    after = addresses(service(4, method, "one_for_one", **changes, b1={"state": "drained"}))
+    assert {(old[-1], new[-1]) for old, new in zip(before, after, strict=True)} == {("1", "3"), ("2", "2")}
 
 
 def test_weights_that_need_too_many_slots() -> None:

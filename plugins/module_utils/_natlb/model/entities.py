@@ -17,13 +17,12 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from .admission import Admission, admission
-from .families import FAMILIES, family_of, is_network, ports_text
+from .backups import Backups, joining
+from .families import FAMILIES, family_of, ports_text
 from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
-from .quorum import Quorum
-from .quorum import dump as dump_quorum
 from .ranges import Range
 
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -55,8 +54,6 @@ MAX_WAIT_S = 7 * 24 * 3600
 #: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
 #: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
 NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
-#: What networks leave to the host beside them: multicast, which is not translated.
-NOT_IN_NETWORKS = {"ip": (*NOT_WILD["ip"], "224.0.0.0/4"), "ip6": (*NOT_WILD["ip6"], "ff00::/8")}
 _NOT_WILD = tuple(ipaddress.ip_network(network) for networks in NOT_WILD.values() for network in networks)
 
 
@@ -68,7 +65,7 @@ def is_wild(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Listen:
-    """One `listen` entry: `address`, None for `*`, or a network, and the ports from `low` to `high`, both included."""
+    """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
 
     address: str | None
     low: int
@@ -96,19 +93,9 @@ class Frontend:
         return self.low != self.high
 
     @property
-    def is_network(self) -> bool:
-        """Whether it has the addresses of a network."""
-        return is_network(self.address)
-
-    @property
-    def prefix_length(self) -> int:
-        """Of a network."""
-        return int((self.address or "").rpartition("/")[2])
-
-    @property
     def exact(self) -> bool:
         """One address, one port, any interface: the case that is a single hash look-up."""
-        return self.address is not None and not self.spans and self.interface is None and "/" not in self.address
+        return self.address is not None and not self.spans and self.interface is None
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
@@ -131,8 +118,6 @@ class Backend:
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
     shift: int = 0
-    #: Whether it gets no new connections since the service is below its quorum (`quorum.py`), for all that it is well.
-    held: bool = False
 
     @cached_property
     def family(self) -> str:
@@ -191,9 +176,9 @@ class Service:
     #: Whether connections that another balancer has established go on here; None is where that is safe. See
     #: `takeover.py`.
     takeover: bool | None
-    #: How many backends have to be healthy; None where one is enough.
-    quorum: Quorum | None
     pins: tuple[Pin, ...]
+    #: Which backups serve, and when; see `backups.py`.
+    backups: Backups
     backends: tuple[Backend, ...]
 
     @cached_property
@@ -246,9 +231,13 @@ class Service:
         return min(listen.low for listen in self.listens), max(listen.high for listen in self.listens)
 
     def serving(self, family: str) -> list[Backend]:
-        """The backends of a family that get new connections now; the backups where no other can."""
+        """The backends of a family that get new connections now, the backups whose turn it is among them."""
         able = self.able(family)
-        return [b for b in able if not b.backup] or able
+        mine = [b for b in able if not b.backup]
+        if len(mine) == len(able):
+            return able
+        out = sum(b.family == family and not b.backup for b in self.backends) - len(mine)
+        return [*mine, *joining(self.backups, [b for b in able if b.backup], len(mine), out)]
 
     def pinned(self, family: str) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""
@@ -261,19 +250,17 @@ class Service:
         return (item for item in self.backends if item.address == address and item.port_at(asked) == port)
 
     def stand_ins(self, family: str) -> list[Backend]:
-        """The backups of a family that get connections once every backend that serves is full, if they can be."""
+        """The other backups of a family, which get connections once every backend that serves is full, if they can
+        be."""
         serving = self.serving(family)
-        if any(backend.backup or not backend.max_connections for backend in serving):
+        if not all(backend.max_connections for backend in serving):
             return []
-        return [backend for backend in self.able(family) if backend.backup]
+        mine = {backend.key for backend in serving}
+        return [backend for backend in self.able(family) if backend.key not in mine]
 
     def able(self, family: str) -> list[Backend]:
         """The backends of a family that may get new connections, now or once others are full or out."""
-        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0 and not b.held]
-
-    def counted(self, family: str) -> list[Backend]:
-        """The backends of a family that its quorum is of, in whatever state they are."""
-        return [b for b in self.backends if b.family == family and b.weight > 0 and not b.backup]
+        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
 
     @cached_property
     def _admissions(self) -> dict[str, Admission | None]:
@@ -372,8 +359,8 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
         "takeover": service.takeover,
-        **dump_quorum(service.quorum),
         "pins": [pin._asdict() for pin in service.pins],
+        "backups": service.backups,
         "backends": [
             {
                 "address": backend.address,

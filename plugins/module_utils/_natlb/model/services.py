@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from . import redispatch, takeover, words
 from . import values as parse
 from .backends import read_backends
+from .backups import BACKUPS
 from .conflicts import between
 from .egress import egress_rule, uplink_count
 from .egress import mark_mask as read_mark_mask
@@ -39,7 +40,6 @@ from .listens import listens
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK
 from .pins import read_pins
-from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
 
@@ -122,9 +122,8 @@ SERVICE_KEYS = (
     "health",
     "redispatch",
     "takeover",
-    "min_healthy",
-    "min_healthy_again",
     "pins",
+    "backups",
     "backends",
 )
 
@@ -171,13 +170,10 @@ def _service(value: Any, path: str) -> Service:
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
         takeover=read("takeover", None, parse.boolean),
-        quorum=quorum(read("min_healthy", None, read_least), read("min_healthy_again", None, read_least)),
         pins=read("pins", (), read_pins),
+        backups=read("backups", "together", parse.choice, BACKUPS),
         backends=backends,
     )
-    if "min_healthy_again" in given and "min_healthy" not in given:
-        remedy = "add min_healthy, or leave it out"
-        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", remedy)
     reading.done()
     check_service(service, path)
     return service

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..model.backups import BACKUPS, Backups, joining
 from ..model.values import endpoint
 
 #: How many items of a list are named, and how many lines a service may take.
@@ -134,7 +135,7 @@ def _services(old: Iterable[Item], new: Iterable[Item]) -> Iterator[str]:
             to = f"to {_named(names)}" if names else "without backends"
             yield f"{name}: service added ({_named(service.get('listen'))} {to})"
         elif former != service:
-            told = [*_keys(former, service), *_backends(_items(former, "backends"), _items(service, "backends"))]
+            told = [*_keys(former, service), *_backends(former, service)]
             yield from (f"{name}: {line}" for line in told[:LINES])
             if len(told) > LINES:
                 yield f"{name}: and {len(told) - LINES:,} more changes"
@@ -173,8 +174,9 @@ def _list(key: str, former: Sequence[Any], value: Sequence[Any]) -> Iterator[str
         yield f"{key} in another order"
 
 
-def _backends(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
-    shares = _shares(old), _shares(new)
+def _backends(former: Item, service: Item) -> Iterator[str]:
+    old, new = _items(former, "backends"), _items(service, "backends")
+    shares = _shares(old, former.get("backups", BACKUPS[0])), _shares(new, service.get("backups", BACKUPS[0]))
     before, after = ({_key(item): item for item in items} for items in (old, new))
     for key, backend in before.items():
         if key not in after:
@@ -221,12 +223,15 @@ def _titled(backend: Item) -> str:
     return place if backend.get("name") == address else f"{backend.get('name')} ({place})"
 
 
-def _shares(backends: Sequence[Item]) -> dict[tuple[Any, ...], float]:
+def _shares(backends: Sequence[Item], backups: Backups) -> dict[tuple[Any, ...], float]:
     """Share of the new connections of its address family, by backend."""
     shares = {_key(backend): 0.0 for backend in backends}
     for six in (False, True):
-        able = [b for b in backends if (":" in str(b.get("address"))) == six and _weight(b)]
-        serving = [b for b in able if not b.get("backup")] or able
+        listed = [b for b in backends if (":" in str(b.get("address"))) == six]
+        able = [b for b in listed if _weight(b)]
+        mine = [b for b in able if not b.get("backup")]
+        out = sum(not b.get("backup") for b in listed) - len(mine)
+        serving = [*mine, *joining(backups, [b for b in able if b.get("backup")], len(mine), out)]
         whole = sum(map(_weight, serving))
         shares.update({_key(backend): _weight(backend) / whole for backend in serving})
     return shares
@@ -234,8 +239,7 @@ def _shares(backends: Sequence[Item]) -> dict[tuple[Any, ...], float]:
 
 def _weight(backend: Item) -> int:
     weight = backend.get("weight")
-    serves = backend.get("state") == "active" and backend.get("because") != "min_healthy"
-    return weight if isinstance(weight, int) and serves else 0
+    return weight if isinstance(weight, int) and backend.get("state") == "active" else 0
 
 
 def _egress(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
