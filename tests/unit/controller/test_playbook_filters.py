@@ -312,6 +312,21 @@ def test_a_service_may_be_probed_from_a_host_of_its_own() -> None:
     assert "from" not in dns
 
 
+@pytest.mark.parametrize(
+    ("listen", "address", "target"),
+    [
+        ("198.51.100.0/24:80", None, "198.51.100.1:80"),
+        ("198.51.100.0/24:80", "192.0.2.2", "198.51.100.1:80"),
+        ("198.51.100.0/24:80", "198.51.100.9", "198.51.100.9:80"),
+        ("198.51.100.0/24:80", "balancer.example.com", "198.51.100.1:80"),
+        ("0.0.0.0/0:80-90", "192.0.2.2", "192.0.2.2:80"),
+    ],
+)
+def test_an_address_of_a_network(listen: str, address: str | None, target: str) -> None:
+    (probe,) = probes([service(listen=[listen])], address=address)
+    assert probe["options"]["target"] == target
+
+
 def test_options_of_a_service_of_another_balancer_are_fine() -> None:
     assert probes([service()], overrides={"elsewhere": {"protocol": "http"}}) == probes([service()])
 
