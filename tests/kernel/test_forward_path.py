@@ -195,6 +195,8 @@ def test_every_kind_of_frontend_passes(balancer: Balancer, variant: str) -> None
         service("card", listen=f"{VIP}:81", interface="front", backends=[{"address": WEB["web4"], "port": 80}]),
         service("names", listen=f"{VIP}:53", protocol="udp", backends=[{"address": WEB["web1"]}]),
         service("nobody", listen=f"{VIP}:82", backends=[]),
+        service("network", listen="203.0.113.0/24:80-81", backends=[{"address": WEB["web2"], "port": 80}]),
+        service("part", listen="203.0.113.8/29:80", interface="front", backends=[{"address": WEB["web3"]}]),
     ]
     balancer.apply(services, firewall="accept")
     balancer.host.ip(f"address add {VIP}/32 dev front")
@@ -205,6 +207,8 @@ def test_every_kind_of_frontend_passes(balancer: Balancer, variant: str) -> None
     assert balancer.tally(f"{VIP}:81") == {"web4": 1}
     assert balancer.tally(f"{VIP}:53", protocol="udp") == {"web1": 1}
     assert balancer.tally(f"{VIP}:82") == {"ConnectionRefusedError": 1}
+    assert balancer.tally("203.0.113.7:80") == balancer.tally("203.0.113.9:81") == {"web2": 1}
+    assert balancer.tally("203.0.113.9:80") == {"web3": 1}
     assert not balancer.apply(services, firewall="accept").changed
 
 

@@ -35,10 +35,16 @@ def test_ports_of_services_in_each_protocol() -> None:
     ]
 
 
+@pytest.mark.parametrize("egress", [{}, {"snat": "192.0.2.12"}])
+def test_a_network_that_may_have_the_address(egress: dict[str, str]) -> None:
+    assert found("192.0.2.0/24:80", egress=egress) == [Shadowed("tcp", ((80, 80),), (1024, 65535))]
+
+
 @pytest.mark.parametrize(
     ("listens", "egress"),
     [
         ((), {}),
+        (("192.0.2.0/29:80",), {"snat": "192.0.2.12"}),
         (("192.0.2.10:80",), {"protocol": "udp"}),
         (("192.0.2.10:80",), {"snat": "none"}),
         (("192.0.2.10:80",), {"snat": "192.0.2.12"}),

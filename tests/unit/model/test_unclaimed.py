@@ -37,6 +37,8 @@ LOCAL = {"192.0.2.2", "203.0.113.9", "2001:db8:9::9"}
         # In a connected network, behind another router, somebody's own, and swallowed already.
         ({"listen": ["192.0.2.10:80", "10.9.9.9:80", "198.51.100.7:80", "198.51.100.8:80"]}, {}),
         ({"listen": "*:80"}, {}),
+        # Somebody may have them, and this host be on the way there.
+        ({"listen": ["203.0.113.0/24:80", "0.0.0.0/0:80"]}, {}),
         ({"listen": "192.0.2.10:80", "snat": ["203.0.113.8", "192.0.2.11"]}, {"ip": ["203.0.113.8"]}),
         ({"listen": "[2001:db8:1::10]:80"}, {}),
         ({"listen": "[2001:db8:9::7]:80"}, {"ip6": ["2001:db8:9::7"]}),
