@@ -169,6 +169,26 @@ def test_services_may_change_without_keepalived() -> None:
     assert [one.failed for one in seen.values()] == [0, 0]
 
 
+def test_a_roll_out_begins_with_the_standby() -> None:
+    """And what it cannot serve goes back there, before the balancer with the addresses is touched."""
+    before = {host: (keepalived(host), reloads(host)) for host in (FIRST, SECOND)}
+    seen: dict[str, Seen] = {}
+    with clients("a roll-out", seen):
+        out = run("ansible-playbook", "natlb.netfilter.deploy")
+    assert out.startswith("exit 0\n"), out
+    assert f"\n0 of 2 balancers are done, next: {SECOND}\n" in out
+    dead = {"name": "dead", "listen": "192.0.2.10:81", "backends": [{"address": "10.0.0.3", "port": 4}]}
+    with clients("one that goes back", seen):
+        out = run("ansible-playbook", "natlb.netfilter.deploy", natlb_services_dead=[dead])
+    assert out.startswith("exit 2\n"), out
+    assert f"{SECOND}: went back to its former rules" in out
+    assert "dead" not in "".join(on(host, "natlb", "status") for host in (FIRST, SECOND))
+    assert [on(host, "natlb", "ready") for host in (FIRST, SECOND)] == ["ready\n"] * 2
+    assert {host: (keepalived(host), reloads(host)) for host in (FIRST, SECOND)} == before
+    wait_for_holder(FIRST)
+    assert [one.failed for one in seen.values()] == [0, 0]
+
+
 def test_the_first_one_is_killed() -> None:
     seen: dict[str, Seen] = {}
     with clients("the balancer is killed", seen):

@@ -78,6 +78,8 @@ _value:
       judge: {}
 """
 
+import contextlib
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -178,8 +180,27 @@ def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
             raise AnsibleFilterError(
                 f"natlb.netfilter.verify_probes: {name} listens on every address (say which with address=...)"
             )
-        host = f"[{address}]" if ":" in str(address) else str(address)
+        host = _written(str(address))
+    elif "/" in host:
+        host = _in_network(host.strip("[]"), name, str(address or ""))
     return host, int(match.group("port"))
+
+
+def _written(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _in_network(network: str, name: str, address: str) -> str:
+    """The given address if the network has it, or else the first one behind the network's own."""
+    found = ipaddress.ip_network(network)
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(address) in found:
+            return _written(address)
+    if not found.prefixlen:
+        raise AnsibleFilterError(
+            f"natlb.netfilter.verify_probes: {name} listens on whatever address (say which with address=...)"
+        )
+    return _written(str(found.network_address + 1))
 
 
 class FilterModule:

@@ -89,6 +89,8 @@ options:
     description:
       - How many backends of each service have to be left that serve. With fewer the module fails and changes nothing.
         So a roll-out stops in time.
+      - The module also fails where a service would fall below its C(min_healthy), and all clients would go to the
+        backups. V(0) means it nevertheless.
       - Backends that health checks have taken out do not count. Runs at the same time are judged one after another.
     type: int
     default: 1

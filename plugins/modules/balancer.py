@@ -39,9 +39,12 @@ options:
         description:
           - Where clients connect to, as C(ADDRESS:PORT), such as V(192.0.2.10:80) or V([2001:db8::10]:80).
           - A range of ports is V(192.0.2.10:8000-8010). V(*:30080) is that port on every local address.
+          - A network is V(198.51.100.0/24:443) or V([2001:db8:1::/64]:443); V(0.0.0.0/0:443) is that port whatever
+            address a client asks for. Connections of this host itself to other hosts are not balanced by networks.
           - Where several services listen on the same packets, the most specific one takes them. An address comes before
-            V(*), then an O(services[].interface) before none, then a port or a range before the range around it. Only
-            equal ones, and ranges that cross, are an error.
+            V(*), and that before a network, of which the longest prefix is first; then an O(services[].interface)
+            before none, then a port or a range before the range around it. Only equal ones, and ranges that cross, are
+            an error.
         type: list
         elements: str
         required: true
@@ -261,6 +264,19 @@ options:
           - The default is V(true) where that is safe. That needs O(services[].snat=none), a method that hashes, and
             backends whose ports belong to one frontend each.
         type: bool
+      min_healthy:
+        description:
+          - How many backends have to be healthy, as a number or as a percentage of those that are declared. With fewer,
+            none of them gets new connections. The backups serve, or O(services[].when_empty) applies.
+          - A backend counts that is up and active. Backups and backends of weight 0 do not count. Each address family
+            counts by itself. It needs O(services[].health).
+          - By default, one healthy backend is enough.
+        type: str
+      min_healthy_again:
+        description:
+          - How many have to be healthy before the backends of a service that has fallen below O(services[].min_healthy)
+            serve again. The default is the same number.
+        type: str
       pins:
         description:
           - Networks of clients that belong to one backend, whatever the method. The longest prefix decides.
@@ -660,6 +676,8 @@ SERVICE = {
     "health": {"type": "dict", "options": HEALTH},
     "redispatch": {"type": "bool"},
     "takeover": {"type": "bool"},
+    "min_healthy": {"type": "str"},
+    "min_healthy_again": {"type": "str"},
     "pins": {
         "type": "list",
         "elements": "dict",

@@ -124,6 +124,14 @@ services:
     redispatch:
       description: Whether an attempt that a backend refuses, or does not answer, takes another backend.
       type: bool
+    min_healthy:
+      description:
+        - How many backends are healthy, and how many the service needs to use them. Empty if it needs only one.
+        - For each address family, V(healthy) backends V(of) those that count, how many are V(needed) now, whether it is
+          V(below), and V(since) when.
+      type: list
+      elements: dict
+      sample: [{"family": "ip", "healthy": 1, "of": 3, "needed": 3, "below": true, "since": "2026-11-26T01:00:00Z"}]
     interface:
       description: The interface that its clients have to come in by. Null for all interfaces.
       type: str
@@ -214,8 +222,8 @@ services:
             "reason": "connect to 10.0.0.4:8080: Connection refused, 3 of 3"}]
         because:
           description:
-            - The source that decides. V(declared), V(override), V(health), or V(fail_open) if all backends are down and
-              stay in rotation nevertheless.
+            - The source that decides. V(declared), V(override), V(health), V(fail_open) if all backends are down and
+              stay in rotation nevertheless, or V(min_healthy) if it is healthy, and too few others are.
           type: str
         why:
           description: The same in words, for people. Empty for V(declared).

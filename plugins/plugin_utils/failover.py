@@ -290,6 +290,14 @@ def _peers(item: Shared, version: int, name: str, fleet: Fleet) -> dict[str, Any
     }
 
 
+def holds(value: Any, told: str) -> bool:
+    """Whether a host that says `told` (`ip -brief address`) has one of the virtual addresses now."""
+    with contextlib.suppress(ConfigErrors):
+        ours = {str(address.ip) for item in (declared(value) if value else []) for address in item.addresses}
+        return bool(ours & {str(address) for address in _addresses([word.partition("/")[0] for word in told.split()])})
+    return False
+
+
 def outside(value: Any, links: Sequence[Mapping[str, Any]]) -> list[str]:
     """Virtual addresses that are in no network of their interface. `links` is what `ip -json address` says."""
     networks: dict[str, list[Any]] = {

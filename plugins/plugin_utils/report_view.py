@@ -225,6 +225,8 @@ def _words(backend: Mapping[str, Any]) -> Iterator[str]:
         yield "backup"
     if backend.get("because") == "fail_open":
         yield "in rotation nevertheless"
+    if backend.get("because") == "min_healthy":
+        yield "waits for others (min_healthy)"
 
 
 def _since(backend: Mapping[str, Any]) -> str:

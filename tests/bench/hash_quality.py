@@ -31,7 +31,7 @@ from _natlb.iptables import service as iptables_service
 from _natlb.model import entities, kernel_hashes, slots
 from _natlb.model.entities import Service
 from _natlb.model.services import parse_config
-from _natlb.nftables import render
+from _natlb.nftables.hashes import SEED
 
 CLIENTS = 100_000
 #: So many backends are added one by one.
@@ -55,7 +55,7 @@ def jhash(address: int, seed: int) -> int:
 
 def clients(count: int = CLIENTS) -> list[int]:
     """Hash values of `count` different client addresses."""
-    return [jhash(address, render.SEED) for address in random.Random(1).sample(range(1 << 32), count)]
+    return [jhash(address, SEED) for address in random.Random(1).sample(range(1 << 32), count)]
 
 
 def _number(text: str) -> int:

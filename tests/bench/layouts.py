@@ -59,6 +59,8 @@ class Layout:
     backends: int = BACKENDS
     #: Whether all backends get the same number of connections, to one more or less.
     even: bool = False
+    #: Whether backends see the client.
+    shows_client: bool = False
 
     def translates_to(self, service: Service) -> tuple[str, ...]:
         return service.backends[: self.backends]
@@ -73,8 +75,10 @@ def natlb(
     method: str = "round_robin",
     redispatch: bool = False,
     limits: Sequence[int] = (0,) * BACKENDS,
+    **keys: Any,
 ) -> Load:
-    """Loads through the core, as the module does. `limits` are the most connections of each backend."""
+    """Loads through the core, as the module does. `limits` are the most connections of each backend, `keys` more keys
+    of each service."""
 
     def load(namespace: Namespace, declared: Sequence[Service]) -> None:
         request: dict[str, Any] = {
@@ -86,6 +90,7 @@ def natlb(
                     "listen": f"[{service.address}]:{PORT}" if ":" in service.address else f"{service.address}:{PORT}",
                     "method": method,
                     "redispatch": redispatch,
+                    **keys,
                     "backends": [
                         {"address": backend, "port": BACKEND_PORT, "max_connections": most}
                         for backend, most in zip(service.backends, limits, strict=True)

@@ -166,7 +166,7 @@ class Wires:
     def _expect(self, layout: Layout, backends: set[str]) -> None:
         """Counters for these backends at zero, and for nothing else."""
         family, name, source = layout.family, "translated", f"{MASQUERADE[layout.family]} . "
-        if not layout.backends:
+        if layout.shows_client or not layout.backends:
             name, source = "direct", ""
         elements = ", ".join(f"{source}{backend} . {BACKEND_PORT}" for backend in sorted(backends))
         lines = [f"flush set {family} count {known}" for known in ("translated", "direct")]

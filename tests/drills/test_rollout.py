@@ -137,7 +137,9 @@ def test_all_is_well(rollout: Rollout) -> None:
     assert done.status == 0, done.printed
     first, second, third = (member.name for member in rollout.hosts.members)
     assert f"\n0 of 3 balancers are done, next: {first}\n" in done.printed
-    assert f"\n1 of 3 balancers are done, next: {second}, {third}\n" in done.printed
+    assert f"\n1 of 3 balancers are done, next: {second}\n" in done.printed
+    assert f"\n2 of 3 balancers are done, next: {third}\n" in done.printed
+    assert "\nall 3 balancers are alike\n" in done.printed
     for member in rollout.hosts.members:
         assert balances(member)
         assert boots(member)

@@ -246,6 +246,16 @@ def test_a_run_and_an_override_are_followed(balancer: Balancer) -> None:
         assert set(balancer.tally(count=6)) == {"web1", "web2", "web3"}
 
 
+def test_a_drain_of_a_dead_backend_holds_when_it_is_up_again(balancer: Balancer) -> None:
+    """It changes no rule, so no commit tells the agent of it."""
+    with running(balancer, service(health=FAST)) as here:
+        with crashed(balancer, "web2"):
+            here.wait_for("web2 of web is down")
+            balancer.backend("web2", "drained")
+        here.wait_for("web2 of web is up", 2)
+        assert set(balancer.tally(count=6)) == {"web1", "web3", "web4"}
+
+
 def test_all_down_is_answered_at_once_and_all_come_back(balancer: Balancer) -> None:
     with running(balancer, service(health=FAST)) as here:
         with crashed(balancer, *NAMES):

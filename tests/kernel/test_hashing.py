@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 from _natlb.model import slots
 from _natlb.model.services import parse_config
-from _natlb.nftables import render
+from _natlb.nftables.hashes import SEED
 from benchmarks import benchmark
 from kernel_lab.balancer import Balancer, Mapping, service, webs, weighted
 from kernel_lab.statistics import p_value
@@ -193,6 +193,6 @@ def test_a_client_goes_where_the_benchmark_of_hashes_says(balancer: Balancer) ->
     declared = service(method="source_hash", backends=weighted(web1=4, web2=2, web3=2))
     balancer.apply([declared])
     sources = CLIENTS[:300]
-    hashes = [model.jhash(int(ipaddress.IPv4Address(source)), render.SEED) for source in sources]
+    hashes = [model.jhash(int(ipaddress.IPv4Address(source)), SEED) for source in sources]
     table = model.Table([str(backend.name) for backend in slots.slots(parse_config([declared]).services[0], "ip")])
     assert [answer.who for answer in balancer.ask(count=len(sources), sources=sources)] == table.where(hashes)

@@ -60,6 +60,11 @@ SERVERS = [
         [served("VIP:80", web1=1, web2=1, web3=1, seen=BACK)],
     ),
     Case(
+        "virtual_server fwmark, with a rule that marks a network",
+        [nat("203.0.113.0/24:80-81", name="far"), nat(backends=["WEB4:80"])],
+        [served("203.0.113.7:80", web1=2, web2=2, web3=2, seen=CLIENT), served("VIP:80", web4=2)],
+    ),
+    Case(
         "protocol UDP",
         [nat("VIP:53", protocol="UDP", method="rr", backends=["WEB1:53", "WEB2:53"])],
         [served("VIP:53", web1=2, web2=2, protocol="udp", seen=CLIENT), refused("VIP:53")],
@@ -91,6 +96,51 @@ SERVERS = [
         nftables=True,
     ),
     Case("no real server is alive, and no sorry_server", [nat(backends=[])], [refused("VIP:80")]),
+]
+
+
+def real(*states: str, **keys: Any) -> dict[str, Any]:
+    """As many real servers, in these states, and a sorry server. The checks of keepalived say the states there."""
+    servers = [{"address": server, "state": state} for server, state in zip(REAL, states, strict=True)]
+    return nat(backends=[*servers, {"address": "WEB4:8080", "backup": True}], health={"type": "tcp"}, **keys)
+
+
+QUORUM = [
+    Case("quorum 1 is the default", [real("active", "disabled", "disabled")], [served("VIP:80", web1=3)]),
+    Case(
+        "quorum 2, and as many are alive",
+        [real("active", "active", "disabled", min_healthy=2)],
+        [served("VIP:80", web1=2, web2=2)],
+    ),
+    Case(
+        "quorum 2 is lost: the sorry_server, and no real server that is alive",
+        [real("active", "disabled", "disabled", min_healthy=2)],
+        [served("VIP:80", web4=3, port=8080)],
+    ),
+    Case(
+        "quorum 3, and one of inhibit_on_failure has weight 0",
+        [real("active", "active", "drained", min_healthy=3)],
+        [served("VIP:80", web4=2, port=8080)],
+    ),
+    Case(
+        "quorum 2 is lost, and there is no sorry_server: the rest goes on",
+        [
+            nat(
+                backends=["WEB1:80", {"address": "WEB2:80", "state": "disabled"}],
+                health={"type": "tcp", "fail_open": True},
+                min_healthy=2,
+            )
+        ],
+        [served("VIP:80", web1=2)],
+    ),
+    Case(
+        "low_watermark 0.7 of Seesaw, and two thirds are healthy",
+        [
+            nat(backends=["WEB1:80", "WEB2:80", {"address": "WEB3:80", "state": "disabled"}], health={"type": "tcp"})
+            | {"min_healthy": "70%"}
+        ],
+        [refused("VIP:80")],
+    ),
 ]
 
 PERSISTENCE = [
@@ -157,4 +207,4 @@ GROUPS = [
 
 
 def test_virtual_servers(balancer: Balancer) -> None:
-    check(balancer, [*ALGORITHMS, *SERVERS, *PERSISTENCE, *GROUPS])
+    check(balancer, [*ALGORITHMS, *SERVERS, *QUORUM, *PERSISTENCE, *GROUPS])

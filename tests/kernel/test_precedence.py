@@ -33,6 +33,11 @@ OUTSIDE = {"ip": CLIENT, "ip6": CLIENT6}
 #: Those that the balancer has, and those that are just routed to it.
 LOCAL = {"ip": ["192.0.2.9", "192.0.2.11"], "ip6": ["2001:db8:1::11", "2001:db8:1::13"]}
 FAR = {"ip": ["192.0.2.8", "192.0.2.10", "192.0.2.12"], "ip6": ["2001:db8:1::10", "2001:db8:1::12"]}
+#: One within the other, with and without those above.
+NETWORKS = {
+    "ip": ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.8/29", "192.0.2.8/31", "192.0.2.10/31", "192.0.2.12/30"],
+    "ip6": ["::/0", "2001:db8:1::/64", "2001:db8:1::10/124", "2001:db8:1::10/127", "2001:db8:1::12/127"],
+}
 
 
 def shown(family: str, address: str | None, ports: str | int) -> str:
@@ -48,7 +53,7 @@ def declaration(chance: random.Random, family: str) -> list[Mapping]:
         low = chance.randint(1, LAST_PORT)
         high = chance.choice([low, low, min(low + chance.randint(1, 6), LAST_PORT)])
         ports = str(low) if low == high else f"{low}-{high}"
-        address = chance.choice([None, None, *LOCAL[family], *FAR[family]])
+        address = chance.choice([None, None, *LOCAL[family], *FAR[family], *NETWORKS[family]])
         backend = dict(chance.choice(servers))
         if family == "ip6":
             backend["address"] = f"2001:db8:2::{backend['address'].rpartition('.')[2]}"
@@ -167,6 +172,13 @@ PAIRS = {
     "a range": ({"listen": f"{VIP}:9000-9003"}, {"listen": f"{VIP}:9001-9002"}, f"{VIP}:9002"),
     "an interface": ({"listen": f"{VIP}:80"}, {"listen": f"{VIP}:80", "interface": "front"}, f"{VIP}:80"),
     "an interface of *": ({"listen": "*:80"}, {"listen": "*:80", "interface": "front"}, f"{FRONT}:80"),
+    "a network": ({"listen": "192.0.2.0/28:80"}, {"listen": f"{VIP}:80"}, f"{VIP}:80"),
+    "networks": ({"listen": "0.0.0.0/0:70-90"}, {"listen": "192.0.2.8/30:80"}, f"{VIP}:80"),
+    "an interface of a network": (
+        {"listen": "192.0.2.0/24:80"},
+        {"listen": "192.0.2.0/24:80", "interface": "front"},
+        f"{VIP}:80",
+    ),
     "all": ({"listen": "*:9000-9003"}, {"listen": f"{FRONT}:9002", "interface": "front"}, f"{FRONT}:9002"),
 }
 
@@ -198,7 +210,7 @@ def test_the_specific_one_comes_and_goes(balancer: Balancer, kind: str) -> None:
     assert balancer.tally(target, 2) == {"web3": 2}
 
 
-@pytest.mark.parametrize("kind", ["a port of *", "an interface of *"])
+@pytest.mark.parametrize("kind", ["a port of *", "an interface of *", "networks"])
 def test_nobody_is_refused_while_it_comes_and_goes(balancer: Balancer, kind: str) -> None:
     """What a packet finds of the ranges before the change leads somewhere until no packet can find it any more."""
     wide, narrow, target = PAIRS[kind]

@@ -67,8 +67,16 @@ def client_first(balancer: Balancer, held: Sequence[Held], timeout_s: float = 5.
 
 def backend_first(balancer: Balancer, held: Sequence[Held], timeout_s: float = 5.0) -> Counter[str]:
     """What becomes of connections whose backend speaks first."""
+    announce(balancer)
+    return hear(balancer, held, timeout_s)
+
+
+def announce(balancer: Balancer) -> None:
     for backend in balancer.lab.backends.values():
         backend.call(server.announce)
+
+
+def hear(balancer: Balancer, held: Sequence[Held], timeout_s: float = 5.0) -> Counter[str]:
     return fates(held, balancer.client.call(traffic.hear_on, [item.handle for item in held], timeout_s))
 
 
@@ -116,3 +124,92 @@ def test_a_host_that_is_not_loose(balancer: Balancer) -> None:
     (warning,) = warned()
     assert warning.startswith("service web: net/netfilter/nf_conntrack_tcp_loose is 0 here")
     assert warned(takeover=False) == []
+
+
+class Change(NamedTuple):
+    """What is declared at first, what later, and what the balancer that takes over has."""
+
+    first: list[Mapping]
+    later: list[Mapping]
+    new: list[Mapping]
+
+
+def drained(*names: str) -> list[Mapping]:
+    return [{**item, "state": "drained" if item["name"] in names else "active"} for item in webs(port=8080)]
+
+
+ALL = webs(port=8080)
+#: Of 100 connections whose client speaks first those that are reset, with nftables and with iptables.
+LOST = {
+    "drained meanwhile": (0, 13),
+    "two drained meanwhile": (0, 25),
+    "drained on the first one only": (0, 13),
+    "drained on the new one only": (0, 26),
+    "added meanwhile": (0, 13),
+    "added on the new one only": (0, 26),
+    "heavier meanwhile": (0, 19),
+}
+CHANGES = {
+    "drained meanwhile": Change(ALL, drained("web2"), drained("web2")),
+    "two drained meanwhile": Change(ALL, drained("web2", "web3"), drained("web2", "web3")),
+    "drained on the first one only": Change(ALL, drained("web2"), ALL),
+    "drained on the new one only": Change(ALL, ALL, drained("web2")),
+    "added meanwhile": Change(ALL[:3], ALL, ALL),
+    "added on the new one only": Change(ALL[:3], ALL[:3], ALL),
+    "heavier meanwhile": Change(ALL, [{**ALL[0], "weight": 3}, *ALL[1:]], [{**ALL[0], "weight": 3}, *ALL[1:]]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_before_or_with_it(balancer: Balancer, tmp_path: Path, change: str) -> None:
+    """Clients are the same in each run, so their slots are, too."""
+    first, later, new = CHANGES[change]
+    balancer.apply(declared(backends=first))
+    held = hold(balancer, HALF)
+    balancer.apply(declared(backends=later))
+    held += hold(balancer, HALF)
+    second = successor(balancer, tmp_path / "second")
+    second.apply(declared(backends=new))
+    spoke = client_first(second, held[::2])
+    heard = backend_first(second, held[1::2])
+    print(f"{balancer.engine} {change}: client first {dict(spoke)}, backend first {dict(heard)}")
+    assert heard == {"kept": HALF}
+    lost = LOST[change][not balancer.nftables]
+    assert spoke == Counter({"kept": HALF - lost, "ConnectionResetError": lost})
+
+
+def test_a_connection_that_nobody_knows_is_reset(balancer: Balancer, tmp_path: Path) -> None:
+    services = declared(backends=ALL)
+    balancer.apply(services)
+    held = hold(balancer, 20)
+    second = successor(balancer, tmp_path / "second")
+    for backend in balancer.lab.backends.values():
+        backend.run("ss", "--kill", "--tcp", "state", "connected")
+    second.apply(services)
+    assert client_first(second, held) == {"ConnectionResetError": 20}
+
+
+@pytest.mark.parametrize("speaks_first", ["client", "backend"])
+def test_megabytes_go_on(balancer: Balancer, tmp_path: Path, speaks_first: str) -> None:
+    """The kernel knows nothing of the scale of windows that both ends have agreed on."""
+    services = declared(backends=ALL)
+    balancer.apply(services)
+    held = hold(balancer, 2)
+    second = successor(balancer, tmp_path / "second")
+    second.apply(services)
+    if speaks_first == "backend":
+        assert backend_first(second, held) == {"kept": 2}
+    size = 8 << 20
+    for item in held:
+        assert second.client.call(traffic.pour, item.handle, size) >= size // server.CHUNK
+
+
+def test_what_goes_on_is_no_new_connection(balancer: Balancer, tmp_path: Path) -> None:
+    services = declared(method="flow_hash", backends=ALL)
+    balancer.apply(services)
+    held = [Held(*item) for item in balancer.hold(f"{VIP}:80", 20, source="198.18.1.1")]
+    second = successor(balancer, tmp_path / "second")
+    second.apply([{**item, "new_connections_per_second": 1} for item in services])
+    assert client_first(second, held) == {"kept": 20}
+    # For those that begin, the limit holds.
+    assert second.tally(count=5, sources=["198.18.1.1"])["ConnectionRefusedError"] >= 3

@@ -99,6 +99,12 @@ CASES = [
             f'natlb_backend_state{{{LB1}, {WEB1}, state="active"}}': always(1),
         },
     ),
+    Case(
+        "NatlbServiceBelowMinHealthy",
+        {"service": "web", "family": "ip"},
+        both("natlb_service_below_min_healthy", 'service="web", family="ip"', 0, 1),
+        {f'natlb_service_below_min_healthy{{{LB1}, service="web", family="ip"}}': always(0)},
+    ),
     Case("NatlbDrift", ONE, {f"natlb_drift{{{LB1}}}": always(1)}, {f"natlb_drift{{{LB1}}}": "0x86 1x33"}, at="91m"),
     Case(
         "NatlbNotForwarding", ONE, {f"natlb_forwarding{{{LB1}}}": always(0)}, {f"natlb_forwarding{{{LB1}}}": always(1)}

@@ -121,3 +121,22 @@ def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Si
     assert f"web: lb2 would have other slots for tcp {VIP}:80 than lb1" in printed
     assert "Deploy the balancers" not in printed
     assert site.lb1.state() == before
+
+
+def test_a_standby_comes_first_and_the_role_failover_runs(site: Site) -> None:
+    """The role says that the program is not there by which keepalived asks: nothing is kept on these hosts."""
+    shared = {"addresses": [f"{VIP}/24"], "interface": "eth0", "router_id": 51}
+    site.variables.update(natlb_failover_addresses=[shared], natlb_failover_unicast=False)
+    site.lb1.run("ip", "address", "add", f"{VIP}/24", "dev", "eth0")
+    try:
+        status, printed = deployed(site, [WEB])
+        assert "\n0 of 2 balancers are done, next: lb2\n" in printed, printed
+        assert status == 2
+        assert recap(printed) == {"lb1": False, "lb2": True, "localhost": False}
+        assert "/usr/local/sbin/natlb is missing, which tells whether this host is ready" in printed
+        status, printed = site.playbook("remove")
+        assert status == 0, printed
+    finally:
+        site.lb1.run("ip", "address", "delete", f"{VIP}/24", "dev", "eth0")
+    assert printed.count("Remove the configuration") == 1
+    assert "natlb" not in site.lb1.state() + site.lb2.state()

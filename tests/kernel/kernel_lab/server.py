@@ -19,6 +19,8 @@ import threading
 from collections.abc import Iterable
 
 BACKLOG = 4096
+#: Bytes of one message at most: each is answered.
+CHUNK = 4096
 # linux/in6.h; the constants are missing in Python.
 IPV6_RECVPKTINFO, IPV6_PKTINFO = 49, 50
 
@@ -127,7 +129,7 @@ class Server:
             sock.close()
 
     def _message(self, sock: socket.socket, line: bytes) -> None:
-        if sock.recv(4096):
+        if sock.recv(CHUNK):
             sock.sendall(line)
         else:
             self._forget(sock)

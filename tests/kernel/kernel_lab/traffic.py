@@ -305,6 +305,18 @@ def hear_on(handles: Sequence[int], timeout_s: float = TIMEOUT_S) -> list[Answer
     return [_on_held(handle, max(0.001, deadline - time.monotonic()), speak=False) for handle in handles]
 
 
+def pour(handle: int, size: int, timeout_s: float = 20.0) -> int:
+    """Send so many bytes on a held connection, end this side of it, and return how many answers came until the other
+    end ended its own."""
+    sock = _open[handle]
+    sock.settimeout(timeout_s)
+    with ThreadPoolExecutor(1) as pool:
+        lines = pool.submit(lambda: sum(piece.count(b"\n") for piece in iter(lambda: sock.recv(1 << 16), b"")))
+        sock.sendall(bytes(size))
+        sock.shutdown(socket.SHUT_WR)
+        return lines.result(timeout_s)
+
+
 def finish(handle: int) -> None:
     """Ask the last question on a held connection, and end this side of it."""
     _open[handle].send(b"?\n")

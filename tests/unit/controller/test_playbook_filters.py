@@ -335,6 +335,7 @@ def test_options_of_a_service_of_another_balancer_are_fine() -> None:
     ("found", "arguments", "message"),
     [
         (service(listen=["*:30080"]), {}, "web listens on every address"),
+        (service(listen=["0.0.0.0/0:80"]), {}, "web listens on whatever address"),
         (service(listen=["somewhere"]), {}, "web listens on 'somewhere', which is not understood"),
         (service(), {"overrides": ["web"]}, "the options are not a mapping by service"),
         (service(), {"overrides": {"web": "http"}}, "the options are not a mapping by service"),

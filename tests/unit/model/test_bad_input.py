@@ -33,6 +33,13 @@ def backend(**changes: Any) -> list[dict[str, Any]]:
     return service(backends=[{key: value for key, value in changed.items() if value is not ABSENT}])
 
 
+def quorate(least: Any, *again: Any, backends: int = 1) -> list[dict[str, Any]]:
+    """A service with so many backends, and a backup."""
+    others = [{"address": f"10.0.0.{number}"} for number in range(3, 3 + backends)]
+    keys = dict(zip(("min_healthy", "min_healthy_again"), (least, *again), strict=False))
+    return service(health={"type": "tcp"}, backends=[*others, {"address": "10.0.0.99", "backup": True}], **keys)
+
+
 def two(**changes: Any) -> list[dict[str, Any]]:
     return [SERVICE, {**SERVICE, "name": "other", **changes}]
 
@@ -85,6 +92,27 @@ SERVICES = [
     (service(listen="224.0.0.1:80"), "services[0].listen", "not a unicast address"),
     (service(listen="255.255.255.255:80"), "services[0].listen", "not a unicast address"),
     (service(listen=["192.0.2.10:80", "192.0.2.10:70-90"]), "services[0].listen", "overlap"),
+    (
+        service(listen="198.51.100.7/24:80"),
+        "services[0].listen",
+        "has bits set behind its prefix",
+    ),
+    (service(listen="198.51.100.0/33:80"), "services[0].listen", "is not a network"),
+    (service(listen="198.51.100.0/24"), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen="/24:80"), "services[0].listen", "is not a network"),
+    (service(listen="::/0:80"), "services[0].listen", "not ADDRESS:PORT"),
+    (service(listen="[::/0]/0:80"), "services[0].listen", "is not a network"),
+    (service(listen="[198.51.100.0/24]:80"), "services[0].listen", "brackets around an IPv4 address"),
+    (service(listen="224.0.0.0/8:80"), "services[0].listen", "224.0.0.0/8 has no address that NAT balances"),
+    (service(listen="[fe80::/10]:80"), "services[0].listen", "fe80::/10 has no address that NAT balances"),
+    (service(listen="127.0.0.1/32:80"), "services[0].listen", "loopback"),
+    (service(listen="[::ffff:0:0/96]:80"), "services[0].listen", "IPv4 addresses in IPv6 notation"),
+    (service(listen=["198.51.100.0/24:80", "198.51.100.0/24:70-90"]), "services[0].listen", "overlap"),
+    (
+        [{**SERVICE, "listen": "*:70-90"}, {**SERVICE, "name": "net", "listen": "0.0.0.0/0:80", "snat": "none"}],
+        "services[1].snat",
+        "net (tcp 0.0.0.0/0:80) and web (services[0], tcp *:70-90) share the backend 10.0.0.3, whose connections",
+    ),
     # choices
     (service(protocol="http"), "services[0].protocol", "not a choice"),
     (service(protocol=["tcp", "icmp"]), "services[0].protocol[1]", "not a choice"),
@@ -124,6 +152,19 @@ SERVICES = [
         "services[1].takeover",
         "10.0.0.3:8080 is behind tcp 192.0.2.10:80 and tcp 192.0.2.11:80, so its packets may be of either",
     ),
+    (quorate(0), "services[0].min_healthy", "0 is not a number of backends"),
+    (quorate("two"), "services[0].min_healthy", "'two' is not a number of backends"),
+    (quorate(True), "services[0].min_healthy", "True is not a number of backends"),
+    (quorate("140%"), "services[0].min_healthy", "'140%' is not a percentage of the backends"),
+    (quorate("0%"), "services[0].min_healthy", "'0%' is not a percentage of the backends"),
+    (quorate("2.5%"), "services[0].min_healthy", "'2.5%' is not a percentage of the backends"),
+    (quorate(2), "services[0].min_healthy", "2 are more than the service has: 1 IPv4 backends"),
+    (quorate(1, 2), "services[0].min_healthy_again", "2 are more than the service has: 1 IPv4 backends"),
+    (quorate("100%", 1, backends=2), "services[0].min_healthy_again", "1 are fewer than min_healthy, 2 of 2"),
+    (quorate(1, 0), "services[0].min_healthy_again", "0 is not a number of backends"),
+    (quorate(1, backends=0), "services[0].min_healthy", "has no backend that is no backup"),
+    (service(min_healthy=1), "services[0].min_healthy", "nothing finds out how many backends are healthy"),
+    (service(min_healthy_again=1), "services[0].min_healthy_again", "is of no use without min_healthy"),
     (service(when_empty="explode"), "services[0].when_empty", "not a choice"),
     (service(interface="eth0; reboot"), "services[0].interface", "not the name of an interface"),
     (service(interface="an-interface-too-long"), "services[0].interface", "not the name of an interface"),
@@ -632,6 +673,8 @@ FULL = {
             "health": health,
             "redispatch": True,
             "takeover": False,
+            "min_healthy": 1,
+            "min_healthy_again": "100%",
             "backends": [{**FULL_BACKEND}],
         }
         for number, health in enumerate(FULL_HEALTH, 1)

@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -47,8 +48,16 @@ def declared(*frontends: tuple[str, str | None]) -> Config:
     )
 
 
+#: Networks one within the other, and one beside them.
+NETWORKS = ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.8/29", "192.0.2.10/31", "192.0.2.12/30", "198.51.100.0/25"]
 #: From the least specific on.
 ORDER = [
+    ("0.0.0.0/0:1-65535", None),
+    ("0.0.0.0/0:80", None),
+    ("0.0.0.0/0:1-65535", "eth0"),
+    ("192.0.0.0/16:80", "eth0"),
+    ("192.0.2.0/24:70-90", None),
+    ("192.0.2.0/24:80", "eth0"),
     ("*:1-65535", None),
     ("*:80-90", None),
     ("*:80", None),
@@ -72,16 +81,23 @@ def test_the_order_of_precedence() -> None:
 @pytest.mark.parametrize(
     ("packet", "place"),
     [
-        (Packet("ip", "tcp", VIP, 80, True, "eth1"), 6),
-        (Packet("ip", "tcp", VIP, 80, True, None), 6),
-        (Packet("ip", "tcp", VIP, 80, False, "eth0"), 8),
-        (Packet("ip", "tcp", VIP, 85, True, "eth0"), 7),
-        (Packet("ip", "tcp", VIP, 99, True, "eth0"), 5),
-        (Packet("ip", "tcp", OTHER, 80, True, "eth0"), 4),
-        (Packet("ip", "tcp", OTHER, 80, True, "eth1"), 2),
-        (Packet("ip", "tcp", OTHER, 81, True, "eth1"), 1),
-        (Packet("ip", "tcp", OTHER, 81, True, "eth0"), 3),
-        (Packet("ip", "tcp", OTHER, 80, False, "eth0"), None),
+        (Packet("ip", "tcp", VIP, 80, True, "eth1"), 12),
+        (Packet("ip", "tcp", VIP, 80, True, None), 12),
+        (Packet("ip", "tcp", VIP, 80, False, "eth0"), 14),
+        (Packet("ip", "tcp", VIP, 85, True, "eth0"), 13),
+        (Packet("ip", "tcp", VIP, 99, True, "eth0"), 11),
+        (Packet("ip", "tcp", OTHER, 80, True, "eth0"), 10),
+        (Packet("ip", "tcp", OTHER, 80, True, "eth1"), 8),
+        (Packet("ip", "tcp", OTHER, 81, True, "eth1"), 7),
+        (Packet("ip", "tcp", OTHER, 81, True, "eth0"), 9),
+        (Packet("ip", "tcp", OTHER, 80, False, "eth0"), 5),
+        (Packet("ip", "tcp", OTHER, 80, False, "eth1"), 4),
+        (Packet("ip", "tcp", OTHER, 80, False, None), None),
+        (Packet("ip", "tcp", OTHER, 99, False, "eth0"), 2),
+        (Packet("ip", "tcp", "192.0.9.9", 80, False, "eth0"), 3),
+        (Packet("ip", "tcp", "203.0.113.9", 80, False, "eth1"), 1),
+        (Packet("ip", "tcp", "203.0.113.9", 81, False, "eth1"), 0),
+        (Packet("ip", "tcp", "224.0.0.251", 81, False, "eth1"), None),
         (Packet("ip", "tcp", "127.0.0.1", 80, True, "lo"), None),
         (Packet("ip", "udp", VIP, 80, True, "eth0"), None),
     ],
@@ -98,7 +114,8 @@ def anything(chance: random.Random, count: int) -> list[Frontend]:
     for _unused in range(count):
         low = chance.randint(1, 20)
         ports = f"{low}-{chance.randint(low, 20)}" if chance.random() < 0.5 else str(low)
-        one = frontend(f"{chance.choice(['*', VIP, OTHER])}:{ports}", chance.choice([None, None, "eth0", "eth1"]))
+        where = chance.choice(["*", VIP, OTHER, chance.choice(NETWORKS), chance.choice(NETWORKS)])
+        one = frontend(f"{where}:{ports}", chance.choice([None, None, "eth0", "eth1"]))
         if not list(conflicts([(item, number) for number, item in enumerate([*found, one])])):
             found.append(one)
     return found
@@ -112,21 +129,23 @@ def listen(item: Frontend) -> tuple[str, str | None]:
 def test_what_is_left_to_each_takes_what_it_wins() -> None:
     """And within one address and one interface no two of what is left take the same packet."""
     chance, cut = random.Random(14), 0
-    for _round in range(100):
+    for _round in range(40):
         frontends = anything(chance, 20)
         config = declared(*map(listen, frontends))
         whole = territory(config.services)
         cut += len(whole.parts)
         left = {number: whole.of(service) for number, service in enumerate(config.services)}
         for port in range(1, 21):
-            for address in (VIP, OTHER, "192.0.2.12"):
-                for interface in (None, "eth0", "eth1"):
-                    packet = Packet("ip", "tcp", address, port, True, interface)
+            for address in (VIP, OTHER, "192.0.2.12", "192.0.2.200", "198.51.100.1", "127.0.0.1", "203.0.113.1"):
+                for interface, local in product((None, "eth0", "eth1"), (True, False)):
+                    packet = Packet("ip", "tcp", address, port, local, interface)
                     won = winner(frontends, packet)
                     taking = [n for n, parts in left.items() if any(takes(part, packet) for part in parts)]
                     best = max(taking, key=lambda number: rank(frontends[number]), default=None)
                     assert (None if best is None else frontends[best]) == won
-                    ways = Counter((frontends[n].address, frontends[n].interface) for n in taking)
+                    ways = Counter(
+                        (frontends[n].is_network or frontends[n].address, frontends[n].interface) for n in taking
+                    )
                     assert all(count == 1 for count in ways.values()), (packet, ways)
     assert cut > 100
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from _natlb.iptables import render as by_iptables
-from _natlb.model.entities import Config
+from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
+from _natlb.model.slots import hash_slots, second_slots
 from _natlb.model.surroundings import Surroundings
 from _natlb.model.takeover import decides, taking_over
 from _natlb.model.transit import Closed
@@ -157,6 +158,55 @@ def test_ipv6() -> None:
     assert found["ip6", "natlb", "map", "takeover"].body == ("2001:db8:2::3 . 8080 : 2001:db8::10 . 80",)
     (rule,) = chain(by_iptables.render(config(change)), "nat", "NATLB..t.tcp", "ip6")
     assert rule == "-s 2001:db8:2::3/128 -p tcp -m tcp --sport 8080 -j SNAT --to-source [2001:db8::10]:80"
+
+
+def fleet(count: int, out: tuple[int, ...] = (), weight: int = 1) -> Service:
+    """`out` are drained, and the first one has this weight."""
+    found = [
+        {"address": f"10.0.0.{n}", "state": "drained" if n in out else "active", "weight": 1 if n > 1 else weight}
+        for n in range(1, count + 1)
+    ]
+    return config({"backends": found}).services[0]
+
+
+def found_again(before: Service, after: Service) -> float:
+    """The share of the slots whose backend the new table finds, at the first time or the second."""
+    (old, first), (new, second) = hash_slots(before, "ip"), hash_slots(after, "ip")
+    owners = [{new[one].address, new[two].address} for one, two in zip(second, second_slots(after, "ip"), strict=True)]
+    size = max(len(first), len(owners))
+    return (
+        sum(old[first[i * len(first) // size]].address in owners[i * len(owners) // size] for i in range(size)) / size
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [
+        (fleet(4), fleet(4), 1),
+        (fleet(4), fleet(4, out=(2,)), 1),
+        (fleet(4, out=(2,)), fleet(4), 1),
+        (fleet(4, out=(2,)), fleet(4, out=(2,)), 1),
+        (fleet(4, out=(2,)), fleet(4, out=(3,)), 1),
+        (fleet(10), fleet(10, out=(2, 5)), 1),
+        (fleet(1), fleet(2), 1),
+        (fleet(3), fleet(4), 0.99),
+        (fleet(9), fleet(10), 0.98),
+        (fleet(49), fleet(50), 0.975),
+        (fleet(4), fleet(4, weight=2), 0.99),
+        # What began on two backends that the other balancer does not have, or has not told of.
+        (fleet(2), fleet(4), 0.8),
+        (fleet(4), fleet(3), 0.74),
+    ],
+)
+def test_who_is_found_at_the_second_time(before: Service, after: Service, share: float) -> None:
+    assert found_again(before, after) >= share
+
+
+def test_the_second_one_is_another() -> None:
+    for service in (fleet(2), fleet(4, out=(1,)), fleet(20)):
+        known, first = hash_slots(service, "ip")
+        assert len(known) == len(service.backends)
+        assert not any(one == two for one, two in zip(first, second_slots(service, "ip"), strict=True))
 
 
 @pytest.mark.parametrize("engine", [by_nftables, by_iptables])

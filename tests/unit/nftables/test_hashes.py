@@ -14,10 +14,11 @@ import pytest
 from _natlb.model import slots
 from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
+from _natlb.nftables import hashes
 from _natlb.nftables import render as nftables
 from _natlb.ruleset.sections import Ruleset
 
-SEED = f"{nftables.SEED:#x}"
+SEED = f"{hashes.SEED:#x}"
 
 
 def backends(weights: Sequence[int], state: str = "active") -> list[dict[str, Any]]:
@@ -39,9 +40,10 @@ def config(*services: dict[str, Any]) -> Config:
 
 
 class Walk:
-    """Where a new connection to a service ends."""
+    """Where a new connection to a service ends; or, `again`, a segment that has met the wrong backend."""
 
-    def __init__(self, ruleset: Ruleset) -> None:
+    def __init__(self, ruleset: Ruleset, again: bool = False) -> None:
+        self.again = again
         self.chains = {key[3]: section.body for key, section in ruleset.items() if key[2] == "chain"}
         self.maps = {
             key[3]: dict(line.split(" : ") for line in section.body)
@@ -73,8 +75,8 @@ class Walk:
                 found = self.maps[translated[2]].get(f"{where} . {translated[1] or 0}")
                 if found:
                     return found
-            elif rule.startswith("goto "):
-                return self._end(rule, where, slot, size)
+            elif rule.startswith("goto ") or (self.again and "@takeover_again goto" in rule):
+                return self._end(rule[rule.index("goto") :], where, slot, size)
         raise AssertionError(f"slot {slot}: no backend")
 
 
@@ -112,6 +114,38 @@ def test_the_rules_lead_where_the_slots_say(weights: list[int], tables: int, sta
     expected = [f"{backend.address} . {backend.port}" for backend in slots.slots(service, "ip")]
     ruleset = nftables.render(declared)
     assert Walk(ruleset).backends(service, len(expected)) == expected
+
+
+@pytest.mark.parametrize("states", [(), (0,), (1, 3), (0, 1, 2)])
+@pytest.mark.parametrize("weights", [[1] * 4, [4, 3, 2, 1], [1, 1, 1, 100], [1] * 17])
+@pytest.mark.parametrize("more", [{}, {"log": True}])
+def test_the_rules_lead_where_the_second_slots_say(weights: list[int], states: tuple[int, ...], more: Any) -> None:
+    found = backends(weights)
+    for index in states:
+        found[index]["state"] = "drained"
+    # The first one has the same backends and is not taken over, the last one has two of them drained.
+    many = [{}, {"snat": "none", **more, "backends": found}, {"snat": "none", "listen": "198.18.1.1:81", **more}]
+    declared = config({"backends": found}, many[1], {**many[2], "backends": [{**b, "port": 81} for b in found]})
+    ruleset = nftables.render(declared)
+    for service in declared.services[1:]:
+        known, numbers = slots.hash_slots(service, "ip")
+        second = slots.second_slots(service, "ip")
+        for table, again in ((numbers, False), (second, True)):
+            expected = [f"{known[index].address} . {known[index].port}" for index in table]
+            assert Walk(ruleset, again).backends(service, len(expected)) == expected
+    first = declared.services[0]
+    assert Walk(ruleset, True).backends(first, 64) == Walk(ruleset).backends(first, 64)
+
+
+def test_of_many_tables_there_are_no_second_slots() -> None:
+    few, many = (nftables.render(config({"snat": "none"}, *others(count))) for count in (120, SHORT))
+    assert any(key.name == "takeover_again" for key in few)
+    assert not any("again" in key.name or "again" in str(section) for key, section in many.items())
+
+
+def test_one_backend_has_no_second() -> None:
+    found = nftables.render(config({"snat": "none", "backends": backends([1])}))
+    assert not any("again" in key.name or "again" in str(section) for key, section in found.items())
 
 
 @pytest.mark.parametrize("tables", [0, SHORT, LONG])

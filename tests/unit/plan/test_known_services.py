@@ -178,6 +178,29 @@ def test_services_that_overlap(name: str) -> None:
             assert is_right_after(known, made, config, [service])
 
 
+@pytest.mark.parametrize("port", [8080, None])
+@pytest.mark.parametrize("name", ["nftables", "iptables"])
+def test_services_that_are_taken_over(name: str, port: int | None) -> None:
+    """Without a port of their own they share tables."""
+    declared = [
+        {
+            "name": f"s{n}",
+            "listen": f"192.0.2.1:{80 + n}",
+            "method": "flow_hash",
+            "snat": "none",
+            "backends": [{"address": f"10.0.0.{k + 3}", **({"port": port + n} if port else {})} for k in range(4)],
+        }
+        for n in range(6)
+    ]
+    made, config = engine(name), parse_config(declared)
+    known, now = KnownServices(made, config), list(config.services)
+    for number, states in enumerate((["active", "drained"], ["drained", "active", "disabled"], ["active"])):
+        now[number] = changed(now[number], states)
+        assert is_right_after(known, made, replace(config, services=tuple(now)), [now[number]])
+    back = replace(config, services=tuple(now))
+    assert is_right_after(known, made, back, [changed(service, ["active", "drained"]) for service in now])
+
+
 def test_services_that_have_ports_and_backends_in_common() -> None:
     """Elements that are not theirs alone are left to the whole."""
     made, steps = engine("nftables"), 0

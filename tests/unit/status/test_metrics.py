@@ -82,6 +82,18 @@ def test_a_limit_is_told_where_there_is_one() -> None:
     assert of(text, "natlb_backend_max_connections") == [9]
 
 
+def test_whether_too_few_are_healthy() -> None:
+    """Told of services that want to know alone."""
+    place, name = Place("web", "10.0.0.3", 8080), "natlb_service_below_min_healthy"
+    for findings, below in (({}, 0), ({place: Finding("down")}, 1)):
+        text = metrics.text(HOST, balanced(config=config(min_healthy=2), findings=findings))
+        assert of(text, name, service="web", family="ip") == [below]
+        assert of(text, "natlb_service_serving_backends", service="web") == [0 if below else 2]
+        assert of(text, "natlb_backend_state", backend="10.0.0.4", state="active") == [1]
+        assert of(text, "natlb_backend_expected_share_ratio", backend="10.0.0.4") == [0 if below else 0.5]
+    assert of(metrics.text(HOST, balanced(findings={place: Finding("down")})), name) == []
+
+
 def test_what_is_told_of_one_that_is_out() -> None:
     place = Place("web", "10.0.0.3", 8080)
     text = metrics.text(HOST, balanced(findings={place: Finding("down", "", "refused")}))
@@ -176,7 +188,9 @@ def test_the_page_lists_every_metric() -> None:
     page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
     listed = set(re.findall(r"`(natlb_[a-z_]+)`", page)) - VARIABLES
     limited = [{"address": "10.0.0.3", "port": 8080, "max_connections": 9}]
-    found = balanced(config=config(backends=limited), findings={Place("web", "10.0.0.3", 8080): Finding("down")})
+    found = balanced(
+        config=config(backends=limited, min_healthy=1), findings={Place("web", "10.0.0.3", 8080): Finding("down")}
+    )
     tracking = {"count": 5, "max": 100, "drop": 1, "early_drop": 0, "insert_failed": 0}
     text = metrics.text(HOST._replace(tracking=tracking), found)
     assert {name for name, _labels in samples(text)} == listed

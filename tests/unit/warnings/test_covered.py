@@ -20,9 +20,15 @@ def test_nothing_is_left() -> None:
     assert one.startswith("service s0: nothing is left of tcp 192.0.2.10:80-83: services within this range take all")
 
 
+def test_nothing_is_left_of_a_network() -> None:
+    (one,) = said("198.51.100.0/24:80", "198.51.100.0/25:70-90", "198.51.100.128/25:80")
+    assert "nothing is left of tcp 198.51.100.0/24:80: services within this network take all of its ports" in one
+
+
 @pytest.mark.parametrize(
     "listens",
     [
+        ("198.51.100.0/24:80", "198.51.100.0/25:80", "198.51.100.192/26:80"),
         ("192.0.2.10:80-83", "192.0.2.10:80", "192.0.2.10:81-82"),
         ("192.0.2.10:80-81", "192.0.2.11:80", "192.0.2.11:81"),
         ("*:80-81", "192.0.2.11:80-81"),

@@ -102,7 +102,8 @@ _ORDER = (
 )
 _MIN_ACTIVE = Argument(
     "--min-active",
-    "refuse if fewer backends of a service would be left to serve; default: 1",
+    "refuse if fewer backends of a service would be left to serve, or fewer than its min_healthy; 0 refuses nothing; "
+    "default: 1",
     _number(0, 4096),
     default=1,
     value="NUMBER",

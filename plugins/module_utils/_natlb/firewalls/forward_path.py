@@ -98,7 +98,7 @@ def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]
             if service.interface:
                 inside = frozenset({service.interface})
             else:
-                key = (family, frontend.address)
+                key = (family, None if frontend.is_network else frontend.address)
                 if key not in networks:
                     networks[key] = frozenset(ways(routes, *key))
                 inside = networks[key]

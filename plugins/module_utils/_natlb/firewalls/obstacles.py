@@ -18,7 +18,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..host.routes import Network, Ways
-from ..model.entities import Config
+from ..model.entities import Config, Frontend
+from ..model.families import is_everything
 from .forward_path import TRIED, Routes, affected, elsewhere, packets, ways
 from .walk import Chains, Packet, ends
 
@@ -93,7 +94,7 @@ class Traffic:
         others: dict[frozenset[str], tuple[Network, ...]] = {}
         frontends = ((service, frontend) for service in self._config.services for frontend in service.frontends())
         for service, frontend in islice(frontends, TRIED):
-            near = lookup.interface(frontend.address) if frontend.address else ""
+            near = lookup.interface(frontend.address) if frontend.address and not frontend.is_network else ""
             inside = frozenset(
                 {frontend.interface} if frontend.interface else {*defaults[frontend.family], near} - {""}
             )
@@ -108,10 +109,10 @@ class Traffic:
                     dnat=False,
                     inside=inside,
                     outside=frozenset(),
-                    target=frontend.address,
+                    target=_target(frontend),
                     port=frontend.low,
                     not_source=others[inside],
-                    local=frontend.address is None or frontend.address in self._local,
+                    local=None if frontend.is_network else frontend.address is None or frontend.address in self._local,
                 )
             )
         return found
@@ -174,6 +175,11 @@ def warnings(places: Iterable[Place], traffic: Traffic) -> Iterator[str]:
                     whys.setdefault(verdict, min(end.why for end in reached))
             for verdict, hit in found.items():
                 yield _text(place, verdict, _owners(hit, mine), whys[verdict])
+
+
+def _target(frontend: Frontend) -> str | None:
+    """The address or network that its packets go to, as far as it is known."""
+    return None if frontend.is_network and is_everything(str(frontend.address)) else frontend.address
 
 
 def _owners(hit: Sequence[Packet], tried: Sequence[Packet]) -> list[str]:

@@ -23,6 +23,7 @@ from ..host.commits import Commits
 from ..model import history
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
+from ..model.quorum_memory import crossed
 from ..plan.running import Running
 from .forked import forked
 from .levels import Levels
@@ -204,7 +205,8 @@ class Agent:
             self._restore(now)
         if self._found and self._pace.take(now):
             found, self._found = self._found, {}
-            changes = history.changes(self._running.findings, found)
+            before = self._running.findings
+            changes = history.changes(before, found)
             try:
                 outcome = self._running.find(found)
             except NatlbError:
@@ -218,6 +220,7 @@ class Agent:
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
             self._untold.clear()
+            self._tell_crossed(before)
             # What boots was written as well where the whole host was read, and otherwise is in a while.
             self._remember(changes, lasting=outcome is not None)
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
@@ -227,6 +230,7 @@ class Agent:
     def _restore(self, now: float) -> None:
         """Read the host and make it right."""
         self._restore_at = None
+        before = self._running.findings
         outcome = self._running.restore()
         self._calm.read(time.monotonic(), time.monotonic() - now, outcome.changed)
         # What somebody has closed while the host was read is not what the reading has left closed; what so many
@@ -240,6 +244,7 @@ class Agent:
             self._tell_back(outcome.transaction)
         self._began = True
         self._follow_declaration(now)
+        self._tell_crossed(before)
 
     def _follow_declaration(self, now: float) -> None:
         """Check what is declared now."""
@@ -276,6 +281,12 @@ class Agent:
     def _tell_back(self, how: str) -> None:
         self.restored += 1
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
+
+    def _tell_crossed(self, before: Findings) -> None:
+        """Say which services have fallen below their quorum since then, and which are above it again."""
+        for news in crossed(before, self._running.findings):
+            priority = service_manager.WARNING if news.is_below else service_manager.NOTICE
+            self._say(news.words, priority, NATLB_SERVICE=news.service)
 
     def _note(self, event: Event) -> None:
         finding = event.finding if event.weight is None else replace(event.finding, share=event.weight)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
 
-from ..model.entities import NOT_WILD, PROTOCOLS, Frontend
+from ..model.entities import NOT_IN_NETWORKS, NOT_WILD, PROTOCOLS, Frontend
+from ..model.families import is_everything
 from ..model.ranges import Range
 from .dispatch import Tree
 from .service import Tables
@@ -17,33 +18,67 @@ from .service import Tables
 ANYWHERE: Range = (0, 0)
 
 
+#: Whether frontends are on addresses, on every local one, or on networks.
+Place = Literal["address", "local", "network"]
+#: What tells their trees apart, in the order to enter them.
+LETTERS: Mapping[Place, str] = {"address": "", "local": "w", "network": "n"}
+
+
 class Group(NamedTuple):
     """Frontends of one tree. Trees of a protocol are entered in the order of precedence (`model/precedence.py`): in one
-    tree no two items are for one packet, unless both are of interfaces."""
+    tree no two items are for one packet, unless both are of interfaces. On networks those come first in any case."""
 
     protocol: str
-    wildcard: bool
+    place: Place
     preferred: bool
 
     @property
     def suffix(self) -> str:
         """What the kind in the name of its tree ends with."""
-        return ("w" if self.wildcard else "") + ("i" if self.preferred else "")
+        return LETTERS[self.place] + ("i" if self.preferred else "")
 
 
 def group_of(tables: Tables, frontend: Frontend) -> Group:
     """The group of a frontend."""
-    return Group(frontend.protocol, frontend.address is None, frontend in tables.territory.preferred)
+    place = place_of(frontend)
+    if place == "network":
+        return Group(frontend.protocol, place, frontend.interface is not None)
+    return Group(frontend.protocol, place, frontend in tables.territory.preferred)
+
+
+def place_of(frontend: Frontend) -> Place:
+    """Which trees of its protocol may have a frontend."""
+    return "local" if frontend.address is None else "network" if frontend.is_network else "address"
+
+
+def destination(frontend: Frontend) -> str:
+    """What matches its addresses, as iptables-save prints it."""
+    if frontend.address is None or is_everything(frontend.address):
+        return ""
+    length = "" if frontend.is_network else "/128" if frontend.family == "ip6" else "/32"
+    return f"-d {frontend.address}{length}"
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:
     """As their trees are to be entered."""
-    return sorted(groups, key=lambda group: (group.wildcard, not group.preferred, PROTOCOLS.index(group.protocol)))
+    places = [*LETTERS]
+    return sorted(
+        groups, key=lambda group: (places.index(group.place), not group.preferred, PROTOCOLS.index(group.protocol))
+    )
 
 
-def enter_wildcard(tables: Tables, table: str, tree: Tree) -> str:
-    """What a packet must meet to enter a tree of frontends on every local address; the tree leaves out the addresses
-    that do not count."""
-    left = [f"-d {network} -j RETURN" for network in NOT_WILD[tables.family]]
-    tables.chains[table, tree.root] = [*left, *tables.chains[table, tree.root]]
-    return "-m addrtype --dst-type LOCAL "
+def entering(tables: Tables, table: str, tree: Tree, place: Place) -> list[str]:
+    """What a packet must meet to enter a tree of frontends at such a place, one of these; the tree leaves out the
+    addresses that do not count.
+
+    What this host sends itself is of a network only where it is for itself: its own connections to others are no
+    clients'.
+    """
+    left = {"address": (), "local": NOT_WILD[tables.family], "network": NOT_IN_NETWORKS[tables.family]}[place]
+    if left:
+        returns = [f"-d {network} -j RETURN" for network in left]
+        tables.chains[table, tree.root] = [*returns, *tables.chains[table, tree.root]]
+    here = "-m addrtype --dst-type LOCAL "
+    unicast = "! --dst-type BROADCAST " if tables.family == "ip" else ""
+    passing = f"-m addrtype ! --src-type LOCAL {unicast}"
+    return {"address": [""], "local": [here], "network": [passing, here]}[place]

@@ -12,7 +12,7 @@ from ..model.entities import PROTOCOLS, Service
 from ..model.ranges import Range, cidr, number_range
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
-from .frontends import ANYWHERE, enter_wildcard
+from .frontends import ANYWHERE, LETTERS, Place, entering, place_of
 from .origin import merged
 from .service import Tables
 
@@ -51,24 +51,25 @@ def _from_backends(tables: Tables, services: Sequence[Service]) -> list[str]:
 
 
 def _to_frontends(tables: Tables, services: Sequence[Service]) -> list[str]:
-    """A tree for each protocol, and one more for every local address."""
-    places: dict[tuple[bool, str], dict[str | None, list[tuple[Range, Range]]]] = {}
+    """Trees for each protocol, of addresses, of every local one, and of networks."""
+    places: dict[tuple[Place, str], dict[str | None, list[tuple[Range, Range]]]] = {}
     for frontend in (item for service in services for item in service.frontends() if item.family == tables.family):
-        by_interface = places.setdefault((frontend.address is None, frontend.protocol), {})
+        by_interface = places.setdefault((place_of(frontend), frontend.protocol), {})
         addresses = number_range(frontend.address) if frontend.address else ANYWHERE
         by_interface.setdefault(frontend.interface, []).append((addresses, (frontend.low, frontend.high)))
     jumps = []
-    for wildcard, protocol in sorted(places, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
+    for place, protocol in sorted(places, key=lambda key: ([*LETTERS].index(key[0]), PROTOCOLS.index(key[1]))):
         match = f"-p {protocol} -m {protocol} --dport {{}}"
-        tree = Tree(("", f"f{'w' if wildcard else ''}", protocol), tables.bits, match.format, "-d {}".format)
+        tree = Tree(("", f"f{LETTERS[place]}", protocol), tables.bits, match.format, "-d {}".format)
         items = []
-        for interface, found in places[wildcard, protocol].items():
+        for interface, found in places[place, protocol].items():
             for block, ports in merged(found):
-                where = "" if wildcard else f"-d {cidr(block, tables.bits)} "
+                whole = place == "local" or block == (0, 2**tables.bits - 1)
+                where = "" if whole else f"-d {cidr(block, tables.bits)} "
                 where += f"-i {interface} " if interface else ""
                 items.append(Item(ports, block, (f"{where}{match.format(ports_text(ports))} -j DROP",)))
         add_tree(tables, "filter", tree, sorted(items, key=_order), above=3)
-        jumps.append(f"-p {protocol} {enter_wildcard(tables, 'filter', tree) if wildcard else ''}-j {tree.root}")
+        jumps += [f"-p {protocol} {met}-j {tree.root}" for met in entering(tables, "filter", tree, place)]
     return jumps
 
 

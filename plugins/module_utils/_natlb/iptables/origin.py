@@ -34,7 +34,7 @@ def add_trees(
     dear: bool = False,
     above: int = 1,
 ) -> list[tuple[str, str]]:
-    """A tree for each protocol, and one more for frontends on every local address: (protocol, root) of each.
+    """Trees for each protocol, of addresses, of every local one, and of networks: (protocol, root) of each.
 
     `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the
     protocol. A frontend has no rule where its `action` is None. For `dear` see `Tree`; `above` is how many chains in a
@@ -57,8 +57,9 @@ def add_trees(
             "-m conntrack --ctorigdst {}".format,
             dear,
         )
+        bits = 0 if group.place == "local" else tables.bits
         items = [
-            Item(ports, addresses, (f"{_match(addresses, ports, 0 if group.wildcard else tables.bits)} {what}",))
+            Item(ports, addresses, (f"{_match(addresses, ports, bits)} {what}",))
             for what, places in cells[group].items()
             for addresses, ports in merged(places)
         ]

@@ -35,7 +35,7 @@ from . import transit
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
 from .egress import add_egress, add_uplinks
-from .frontends import ANYWHERE, Group, enter_wildcard, group_of, in_order
+from .frontends import ANYWHERE, Group, destination, entering, group_of, in_order
 from .invalid import add_invalid
 from .marks import marks
 from .origin import add_trees, merged
@@ -179,7 +179,7 @@ def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:
 def _to_frontend(frontend: Frontend, action: str) -> str:
     ports = ports_text((frontend.low, frontend.high))
     parts = [
-        f"-d {frontend.address}/{128 if frontend.family == 'ip6' else 32}" if frontend.address else "",
+        destination(frontend),
         f"-i {frontend.interface}" if frontend.interface else "",
         f"-p {frontend.protocol} -m {frontend.protocol} --dport {ports}",
         action,
@@ -201,7 +201,7 @@ def _add_snat(
 
 
 def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _Rules) -> list[str]:
-    """A tree for each protocol, and one more for every local address; returns the rules that enter them."""
+    """Trees for each protocol, of addresses, of every local one, and of networks; returns the rules that enter them."""
     found: dict[Group, list[Item]] = {}
     for service in services:
         for frontend in tables.frontends(service):
@@ -213,8 +213,7 @@ def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _
         name = ("", f"d{group.suffix}", protocol)
         tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
         add_tree(tables, table, tree, sorted(found[group], key=_item_order), above=2)
-        condition = enter_wildcard(tables, table, tree) if group.wildcard else ""
-        jumps.append(f"-p {protocol} {condition}-j {tree.root}")
+        jumps += [f"-p {protocol} {met}-j {tree.root}" for met in entering(tables, table, tree, group.place)]
     return jumps
 
 

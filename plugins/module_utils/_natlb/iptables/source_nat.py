@@ -22,10 +22,11 @@ MASQUERADE = "-j MASQUERADE"
 def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: Sequence[str]) -> str:
     """What is done with a frontend's connections, once it is known by their original destination that they are ours.
 
-    That does not show a `*` or an interface; there the backend tells.
+    That does not show a `*` or an interface, and others may translate what comes to an address of a network; there the
+    backend tells.
     """
     action = _snat(tables, service, networks)
-    if frontend.address is not None and frontend.interface is None:
+    if frontend.address is not None and frontend.interface is None and not frontend.is_network:
         return action
     ports = ports_text((frontend.low, frontend.high))
     name = chain_name(service.name, frontend.protocol, "out", ports.replace(":", "-"))

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from .entities import Frontend, Service
 from .families import ports_text
 from .overlaps import Claim
+from .sources_of_networks import untold
 
 #: More pairs that conflict are not told: of ten thousand services on one port there are fifty million.
 MOST_CONFLICTS = 100
@@ -36,7 +37,7 @@ def between(services: Mapping[int, Service]) -> list[ConfigError]:
             )
         names.setdefault(service.name, index)
     claims = [(frontend, index) for index, service in services.items() for frontend in service.frontends()]
-    return [*errors, *islice(_errors(services, claims), MOST_CONFLICTS)]
+    return [*errors, *islice(_errors(services, claims), MOST_CONFLICTS), *untold(services, claims)]
 
 
 def _errors(services: Mapping[int, Service], claims: Iterable[Claim]) -> Iterator[ConfigError]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .entities import STATES, Backend, Config, Service, State
+from .families import family_name
 from .slots import fits
 from .values import endpoint
 
@@ -22,7 +23,9 @@ Found = Literal["up", "drain", "down"]
 FOUND: tuple[Found, ...] = ("up", "drain", "down")
 _STATE_OF: dict[Found, State] = {"up": "active", "drain": "drained", "down": "disabled"}
 
-Because = Literal["declared", "override", "health", "fail_open"]
+Because = Literal["declared", "override", "health", "fail_open", "min_healthy"]
+#: The address of the place that stands for all backends of a family: a backend cannot have it.
+WHOLES = {"ip": "0.0.0.0", "ip6": "::"}
 
 
 class Place(NamedTuple):
@@ -109,9 +112,13 @@ class EffectiveBackend:
     because: Because
     #: The weight of the override is left out: the service would need more slots than there are.
     unweighted: bool = False
+    #: Why the service leaves it out, where it does so for want of others.
+    below: str = ""
 
     def why(self) -> str:
         """The reason in words; empty where the declaration alone decides."""
+        if self.because == "min_healthy":
+            return self.below
         if self.because == "fail_open":
             return "all are down, and fail_open keeps them"
         if self.because == "health" and self.finding is not None:
@@ -125,7 +132,7 @@ class EffectiveBackend:
 
 def effective(declared: Config, overrides: Overrides, findings: Findings) -> Config:
     """The configuration that the rules are made from."""
-    if not overrides and not findings:
+    if _is_as_declared(declared, overrides, findings):
         return declared
     concerned = _Concerned(overrides, findings)
     services = [
@@ -140,19 +147,23 @@ def effective(declared: Config, overrides: Overrides, findings: Findings) -> Con
 def deviations(
     declared: Config, overrides: Overrides, findings: Findings
 ) -> Iterator[tuple[Service, list[EffectiveBackend]]]:
-    """The services with a backend that differs from its declaration, or that `fail_open` keeps."""
-    if not overrides and not findings:
+    """The services with a backend that differs from its declaration, or that `fail_open` keeps, or below its quorum."""
+    if _is_as_declared(declared, overrides, findings):
         return
     concerned = _Concerned(overrides, findings)
     for service in filter(concerned.has, declared.services):
         found = effective_backends(service, overrides, findings)
-        if any(item.because != "declared" or item.unweighted for item in found):
+        if any(item.because != "declared" or item.unweighted for item in found) or is_below(service, found, findings):
             yield service, found
+
+
+def _is_as_declared(declared: Config, overrides: Overrides, findings: Findings) -> bool:
+    return not overrides and not findings and not any(service.quorum for service in declared.services)
 
 
 def effective_backends(service: Service, overrides: Overrides, findings: Findings) -> list[EffectiveBackend]:
     """Each backend of a service, in the order of the declaration."""
-    if not overrides and not findings:
+    if not overrides and not findings and not service.quorum:
         return [EffectiveBackend(item, None, None, item, item, "declared") for item in service.backends]
     found = [
         _effective_backend(
@@ -166,7 +177,89 @@ def effective_backends(service: Service, overrides: Overrides, findings: Finding
     if service.health is not None and service.health.fail_open:
         for family in service.families():
             found = _failed_open(found, family)
+    for count in quorums(service, found, findings):
+        if count.is_below:
+            found = _held_back(service, found, count)
     return found
+
+
+class Count(NamedTuple):
+    """How many backends of a family are healthy, and how many its service wants for now (`quorum.py`)."""
+
+    place: Place
+    family: str
+    #: Its name and a space, where the service has backends of both.
+    title: str
+    healthy: int
+    needed: int
+    declared: int
+    #: Since when it is below; None where it is not, and empty where that is not known.
+    since: str | None
+
+    @property
+    def is_below(self) -> bool:
+        return self.healthy < self.needed
+
+    def __str__(self) -> str:
+        back = f"back at {self.needed}" if self.is_below else f"min_healthy {self.needed}"
+        return f"{self.healthy} of {self.declared} {self.title}backends healthy, {back}"
+
+
+def whole(service: str, family: str) -> Place:
+    """The place of all backends of a family. A service that has fallen below its quorum has a finding for it, which is
+    its memory: it comes back only at `min_healthy_again`."""
+    return Place(service, WHOLES[family], None)
+
+
+def quorums(service: Service, found: Sequence[EffectiveBackend], findings: Findings) -> list[Count]:
+    """How the service stands in each family that has backends. Empty without a quorum.
+
+    Those count that are healthy and in rotation. A drain therefore counts like a failure.
+    """
+    if service.quorum is None:
+        return []
+    counts = []
+    counted = {family: count for family in service.families() if (count := len(service.counted(family)))}
+    for family, declared in counted.items():
+        title = f"{family_name(family)} " if len(counted) > 1 else ""
+        place = whole(service.name, family)
+        memory = findings.get(place)
+        healthy = sum(item.declared.family == family and _counts(item) for item in found)
+        needed = service.quorum.needed(declared, memory is not None)
+        since = (memory.since if memory else "") if healthy < needed else None
+        # What it comes back at is told also by whoever looks before that is remembered.
+        told = service.quorum.needed(declared, was_below=True) if healthy < needed else needed
+        counts.append(Count(place, family, title, healthy, told, declared, since))
+    return counts
+
+
+def is_below(service: Service, found: Sequence[EffectiveBackend], findings: Findings) -> bool:
+    """Whether the service is below its quorum in some family."""
+    return any(count.is_below for count in quorums(service, found, findings))
+
+
+def _counts(item: EffectiveBackend) -> bool:
+    """Whether a backend is healthy, and gets new connections but for a quorum. What `fail_open` keeps is not well."""
+    backend = item.effective
+    return backend.state == "active" and backend.weight > 0 and not backend.backup and item.because != "fail_open"
+
+
+def _held_back(service: Service, found: list[EffectiveBackend], count: Count) -> list[EffectiveBackend]:
+    """Without the healthy backends of a family, so that its backups serve.
+
+    With `fail_open` nobody is turned away for want of health: without a backup that can serve, they go on.
+    """
+    fails_open = service.health is not None and service.health.fail_open
+    able = replace(service, backends=tuple(item.effective for item in found)).able(count.family)
+    if fails_open and not any(backend.backup for backend in able):
+        return found
+    below = _told("below min_healthy", count.since or "", str(count))
+    return [
+        replace(item, effective=replace(item.effective, held=True), because="min_healthy", below=below)
+        if item.declared.family == count.family and _counts(item)
+        else item
+        for item in found
+    ]
 
 
 def places(service: Service, backend: Backend) -> Iterator[Place]:
@@ -191,8 +284,10 @@ class _Concerned:
                 self._names.add(place.service)
 
     def has(self, service: Service) -> bool:
-        return service.name in self._names or (
-            bool(self._addresses) and any(backend.address in self._addresses for backend in service.backends)
+        return (
+            service.quorum is not None
+            or service.name in self._names
+            or (bool(self._addresses) and any(backend.address in self._addresses for backend in service.backends))
         )
 
 

@@ -18,11 +18,13 @@ from typing import Any, Literal
 
 from .admission import Admission, admission
 from .backups import Backups, joining
-from .families import FAMILIES, family_of, ports_text
+from .families import FAMILIES, family_of, is_network, ports_text
 from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
 from .health import Health, dump_health
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
+from .quorum import Quorum
+from .quorum import dump as dump_quorum
 from .ranges import Range
 
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -54,6 +56,8 @@ MAX_WAIT_S = 7 * 24 * 3600
 #: Local addresses that `*` leaves to the host, by family. What comes to a link-local IPv6 address may not be forwarded:
 #: its client's address means nothing on another link (RFC 4291, section 2.5.6). IPv4 knows no such rule in the kernel.
 NOT_WILD = {"ip": ("127.0.0.0/8",), "ip6": ("::1", "fe80::/10")}
+#: What networks leave to the host beside them: multicast, which is not translated.
+NOT_IN_NETWORKS = {"ip": (*NOT_WILD["ip"], "224.0.0.0/4"), "ip6": (*NOT_WILD["ip6"], "ff00::/8")}
 _NOT_WILD = tuple(ipaddress.ip_network(network) for networks in NOT_WILD.values() for network in networks)
 
 
@@ -65,7 +69,7 @@ def is_wild(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Listen:
-    """One `listen` entry. `address` is None for `*`; `low` to `high` are its ports, both included."""
+    """One `listen` entry: `address`, None for `*`, or a network, and the ports from `low` to `high`, both included."""
 
     address: str | None
     low: int
@@ -93,9 +97,19 @@ class Frontend:
         return self.low != self.high
 
     @property
+    def is_network(self) -> bool:
+        """Whether it has the addresses of a network."""
+        return is_network(self.address)
+
+    @property
+    def prefix_length(self) -> int:
+        """Of a network."""
+        return int((self.address or "").rpartition("/")[2])
+
+    @property
     def exact(self) -> bool:
         """One address, one port, any interface: the case that is a single hash look-up."""
-        return self.address is not None and not self.spans and self.interface is None
+        return self.address is not None and not self.spans and self.interface is None and "/" not in self.address
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
@@ -118,6 +132,8 @@ class Backend:
     #: number of its connections (`least_connections.py`), where it may be more than all of it.
     share: float = 1.0
     shift: int = 0
+    #: Whether it gets no new connections since the service is below its quorum (`quorum.py`), for all that it is well.
+    held: bool = False
 
     @cached_property
     def family(self) -> str:
@@ -176,6 +192,8 @@ class Service:
     #: Whether connections that another balancer has established go on here; None is where that is safe. See
     #: `takeover.py`.
     takeover: bool | None
+    #: How many backends have to be healthy; None where one is enough.
+    quorum: Quorum | None
     pins: tuple[Pin, ...]
     #: Which backups serve, and when; see `backups.py`.
     backups: Backups
@@ -260,7 +278,11 @@ class Service:
 
     def able(self, family: str) -> list[Backend]:
         """The backends of a family that may get new connections, now or once others are full or out."""
-        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0]
+        return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0 and not b.held]
+
+    def counted(self, family: str) -> list[Backend]:
+        """The backends of a family that its quorum is of, in whatever state they are."""
+        return [b for b in self.backends if b.family == family and b.weight > 0 and not b.backup]
 
     @cached_property
     def _admissions(self) -> dict[str, Admission | None]:
@@ -359,6 +381,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "health": None if service.health is None else dump_health(service.health),
         "redispatch": service.redispatch,
         "takeover": service.takeover,
+        **dump_quorum(service.quorum),
         "pins": [pin._asdict() for pin in service.pins],
         "backups": service.backups,
         "backends": [

@@ -13,6 +13,11 @@ def family_of(address: str) -> str:
     return "ip6" if ":" in address else "ip"
 
 
+def is_network(address: str | None) -> bool:
+    """Whether a `listen` entry has a network in the place of an address."""
+    return address is not None and "/" in address
+
+
 def is_everything(network: str) -> bool:
     """Whether every address of its family is in a network in canonical spelling: `0.0.0.0/0` or `::/0`."""
     return network.endswith("/0")

@@ -32,6 +32,7 @@ def check_service(service: Service, path: str) -> None:
     families = service.families()
     _check_backends(service, path, reading)
     _check_health(service, path, reading)
+    _check_quorum(service, path, reading)
     _check_pins(service, path, reading)
     backend_families = {backend.family for backend in service.backends}
     for family in families:
@@ -87,6 +88,29 @@ def _check_health(service: Service, path: str, reading: Reading) -> None:
     if health is not None and health.type != "command" and health.port is None and unported:
         problem = "is missing: the service listens on several ports, and a backend has none of its own"
         reading.add(f"{path}.health.port", problem, "name the port to check")
+
+
+def _check_quorum(service: Service, path: str, reading: Reading) -> None:
+    quorum = service.quorum
+    if quorum is None:
+        return
+    if service.health is None:
+        problem = "nothing finds out how many backends are healthy"
+        reading.add(f"{path}.min_healthy", problem, "add health, or leave it out")
+    counted = {family: len(service.counted(family)) for family in service.families()}
+    counts = {family_name(family): count for family, count in counted.items() if count}
+    if not counts:
+        reading.add(f"{path}.min_healthy", "the service has no backend that is no backup", "add some, or leave it out")
+    for title, count in counts.items():
+        of = f"{count} {title} backends, without backups and those of weight 0"
+        least, again = quorum.least.of(count), quorum.again.of(count)
+        for key, number in (("min_healthy", least), ("min_healthy_again", again)):
+            if number > count and (key == "min_healthy" or least <= count):
+                remedy = f"at most {count}; a percentage fits both families" if len(counts) > 1 else f"at most {count}"
+                reading.add(f"{path}.{key}", f"{number} are more than the service has: {of}", remedy)
+        if again < least:
+            problem = f"{again} are fewer than min_healthy, {least} of {of}"
+            reading.add(f"{path}.min_healthy_again", problem, f"at least {least}, or leave it out")
 
 
 def _check_pins(service: Service, path: str, reading: Reading) -> None:

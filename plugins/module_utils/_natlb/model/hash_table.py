@@ -39,6 +39,8 @@ MAX_SIZE = 65536
 _SLOTS_OF_LIGHTEST = 64
 #: A shorter stretch of asks is not worth it.
 _FEW_ASKS = 16
+#: See `second_choices`: each costs a millisecond or two.
+_LEAVING = 8
 #: A slot that belongs to nobody yet.
 FREE = -1
 
@@ -74,6 +76,23 @@ def deal(
         table = [index if index in able else FREE for index in table]
         _fill(table, keys, weights, serving, blocks)
     return table
+
+
+def second_choices(
+    table: Sequence[int], keys: Sequence[str], weights: Sequence[int], dealt: Sequence[int], blocks: int = BLOCKS
+) -> list[int]:
+    """To whom each slot of a table would go if the one that has it went. All slots are of the `dealt` ones.
+
+    Each of `_LEAVING` backends leaves by itself; of more, some leave together, which takes no longer.
+    """
+    found = list(table)
+    groups = min(_LEAVING, len(dealt))
+    for group in range(groups if groups > 1 else 0):
+        gone = set(dealt[group::groups])
+        left = [FREE if index in gone else index for index in table]
+        _fill(left, keys, weights, [index for index in dealt if index not in gone], blocks)
+        found = [new if old in gone else kept for old, new, kept in zip(table, left, found)]
+    return found
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:

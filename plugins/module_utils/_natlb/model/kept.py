@@ -15,6 +15,7 @@ from .entities import Backend, Listen, Service, State
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .pins import Pin
+from .quorum import of_dump
 
 
 def service(item: Mapping[str, Any], line: str) -> Service:
@@ -43,6 +44,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         health=None if health is None else _health(json.dumps(health)),
         redispatch=item["redispatch"],
         takeover=item["takeover"],
+        quorum=of_dump(item["min_healthy"], item["min_healthy_again"]),
         pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),
         backups=item["backups"],
         backends=tuple([_backend(*each.values()) for each in item["backends"]]),

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Any
 
 from ..errors import ConfigError
 from . import values as parse
-from .entities import Listen
+from .entities import NOT_IN_NETWORKS, Listen
+from .families import FAMILIES
 from .lists import distinct
 from .reading import Reading
 
@@ -23,18 +26,41 @@ def listens(value: Any, path: str) -> tuple[Listen, ...]:
     return tuple(distinct(found))
 
 
+#: What stands before the port: an address of IPv6, or a network, whose length may stand in the brackets or behind them.
+_HOST = re.compile(r"\[(?P<inside>[^\[\]]*)\](?P<length>/[0-9]{1,3})?|(?P<bare>[^:\[\]]+)")
+_REMEDY = (
+    'write ADDRESS:PORT such as "192.0.2.10:80", "[2001:db8::10]:80", "192.0.2.10:8000-8010", "198.51.100.0/24:80" or '
+    '"*:30080"'
+)
+
+
 def _listen(value: Any, path: str) -> Listen:
-    remedy = 'write ADDRESS:PORT such as "192.0.2.10:80", "[2001:db8::10]:80", "192.0.2.10:8000-8010" or "*:30080"'
-    if not isinstance(value, str):
-        raise ConfigError(path, f"{parse.shown(value)} is not ADDRESS:PORT", remedy)
-    host, colon, ports = value.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed):
-        raise ConfigError(path, f"{parse.shown(value)} is not ADDRESS:PORT", remedy)
+    host, colon, ports = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    match = _HOST.fullmatch(host)
+    if match is None or not colon:
+        raise ConfigError(path, f"{parse.shown(value)} is not ADDRESS:PORT", _REMEDY)
     low, high = parse.port_range(ports, path)
     if host == "*":
         return Listen(None, low, high)
-    address = parse.host_address(host[1:-1] if bracketed else host, path)
-    if bracketed != (address.version == 6):
-        raise ConfigError(path, f"{parse.shown(value)} has brackets around an IPv4 address", remedy)
-    return Listen(str(address), low, high)
+    where = match["bare"] or f"{match['inside']}{match['length'] or ''}"
+    address, version = _network(where, path) if "/" in where else _host(where, path)
+    if version == 4 and match["bare"] is None:
+        raise ConfigError(path, f"{parse.shown(value)} has brackets around an IPv4 address", _REMEDY)
+    return Listen(address, low, high)
+
+
+def _host(text: str, path: str) -> tuple[str, int]:
+    address = parse.host_address(text, path)
+    return str(address), address.version
+
+
+def _network(text: str, path: str) -> tuple[str, int]:
+    """The network in its canonical spelling; one of a single address is that address."""
+    network = parse.network(text, path)
+    if network.prefixlen == network.max_prefixlen:
+        return _host(str(network.network_address), path)
+    for family in FAMILIES:
+        for left in map(ipaddress.ip_network, NOT_IN_NETWORKS[family]):
+            if left.version == network.version and left.supernet_of(network):  # type: ignore[arg-type]
+                raise ConfigError(path, f"{network} has no address that NAT balances", _REMEDY)
+    return str(network), network.version

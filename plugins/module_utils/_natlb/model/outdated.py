@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
-from .effective import Finding, Findings, Override, Overrides, Place, places
+from .effective import Finding, Findings, Override, Overrides, Place, places, whole
 from .entities import Config
 
 #: State and weight of backends as the last run declared them; None where that is not known.
@@ -69,14 +69,22 @@ def _meant(overrides: Overrides, config: Config) -> dict[Place, dict[Place, tupl
 def lasting_findings(findings: Findings, config: Config, former: Former) -> dict[Place, Finding]:
     """The findings that are about backends whose health is to be checked.
 
-    A backend that the last run did not declare cannot have been checked since. Its finding is older.
+    A backend that the last run did not declare cannot have been checked since. Its finding is older. That a service is
+    below its quorum is kept as long as it has one.
     """
     checked = set(_checked(config)) if findings else set()
+    below = set(_with_quorum(config)) if findings else set()
     return {
         place: finding
         for place, finding in findings.items()
-        if place in checked and (former is None or place in former)
+        if (place in checked and (former is None or place in former)) or place in below
     }
+
+
+def _with_quorum(config: Config) -> Iterator[Place]:
+    for service in config.services:
+        if service.quorum is not None:
+            yield from (whole(service.name, family) for family in service.families())
 
 
 def _checked(config: Config) -> Iterator[Place]:

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Callable
+from typing import Callable, Optional
 
 from .entities import Frontend
+from .ranges import number_range
 
 #: A frontend and the index of the service that claims it.
 Claim = tuple[Frontend, int]
+#: Family, protocol and address.
+_Place = tuple[str, str, Optional[str]]
 
 
 def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
@@ -47,21 +50,55 @@ def overlaps(
 ) -> Iterator[tuple[Claim, Claim]]:
     """Pairs of claims that one packet could match; with another `meet`, on interfaces of which that is true.
 
-    Each claim is looked up among those of its address and those of `*`. So what it costs goes with the claims and the
-    pairs that are found, as long as no address has claims of very many interfaces.
+    Each claim is looked up among those of its address, those of `*`, and those of the networks around it. So what it
+    costs goes with the claims and the pairs that are found, as long as no address has claims of very many interfaces.
     """
-    places: dict[tuple[str, str, str | None], dict[str | None, list[Claim]]] = {}
+    places: dict[_Place, dict[str | None, list[Claim]]] = {}
     for claim in claims:
         frontend = claim[0]
         lanes = places.setdefault((frontend.family, frontend.protocol, frontend.address), {})
         lanes.setdefault(frontend.interface, []).append(claim)
     sorted_lanes = {place: [_Lane(found) for found in lanes.values()] for place, lanes in places.items()}
-    for (family, protocol, address), own in sorted_lanes.items():
-        wild = sorted_lanes.get((family, protocol, None), []) if address is not None else []
+    networks = _networks(sorted_lanes)
+    for place_of_own, own in sorted_lanes.items():
+        wild = [lane for place in _around(place_of_own, networks) for lane in sorted_lanes.get(place, ())]
         for number, lane in enumerate(own):
             for place, claim in enumerate(lane.claims):
                 yield from _among(claim, [lane], meet, place)
                 yield from _among(claim, [*own[:number], *wild], meet)
+
+
+def _networks(places: Iterable[_Place]) -> dict[tuple[str, str], dict[int, dict[int, _Place]]]:
+    """Those on networks by family and protocol, by how many bits of an address they leave open, and by the others."""
+    found: dict[tuple[str, str], dict[int, dict[int, _Place]]] = {}
+    for place in places:
+        family, protocol, address = place
+        if address is not None and "/" in address:
+            open_bits, number = _bits(address)
+            found.setdefault((family, protocol), {}).setdefault(open_bits, {})[number >> open_bits] = place
+    return found
+
+
+def _around(place: _Place, networks: dict[tuple[str, str], dict[int, dict[int, _Place]]]) -> Iterator[_Place]:
+    """The less specific places that have an address of this one."""
+    family, protocol, address = place
+    known = networks.get((family, protocol), {})
+    if address is None:
+        for found in known.values():
+            yield from found.values()
+        return
+    if "/" not in address:
+        yield family, protocol, None
+    open_bits, number = _bits(address) if known else (0, 0)
+    for more_bits, found in known.items():
+        if number >> more_bits in found and ("/" not in address or more_bits > open_bits):
+            yield found[number >> more_bits]
+
+
+def _bits(address: str) -> tuple[int, int]:
+    """How many bits of an address a network leaves open, and its first address."""
+    low, high = number_range(address)
+    return (low ^ high).bit_length(), low
 
 
 def _among(

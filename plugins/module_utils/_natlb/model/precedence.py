@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which of several frontends takes a packet: the most specific one.
 
-An address comes before `*`, then one interface before any, then fewer ports before more. Sockets of Linux are found in
-the first two steps the same way (`__inet_lookup_listener` and `compute_score` in net/ipv4/inet_hashtables.c).
+An address comes before `*`, and that before a network, of which the longest prefix is first; then one interface before
+any, then fewer ports before more. Sockets of Linux are found the same way, as far as they have that
+(`__inet_lookup_listener` and `compute_score` in net/ipv4/inet_hashtables.c).
 
 So of the frontends on an address one takes each packet, whether or not that address is this host's own; only then `*`
-is asked about. And what a connection's original destination shows, the address, decides before what it does not show,
-the interface.
+is asked about, and then networks. And what a connection's original destination shows, the address, decides before what
+it does not show, the interface.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .entities import Frontend, is_wild
+from .entities import NOT_IN_NETWORKS, Frontend, is_wild
+from .ranges import is_in
 
 
 class Packet(NamedTuple):
@@ -31,20 +33,40 @@ class Packet(NamedTuple):
     interface: str | None
 
 
-def rank(frontend: Frontend) -> tuple[bool, bool, int]:
+#: What comes before every length of a prefix.
+_ADDRESS, _LOCAL = 1000, 500
+
+
+def rank(frontend: Frontend) -> tuple[int, bool, int]:
     """The greater, the more specific. Of two that are alike no packet is for both: that is a conflict."""
-    return frontend.address is not None, frontend.interface is not None, frontend.low - frontend.high
+    where = _LOCAL if frontend.address is None else frontend.prefix_length if frontend.is_network else _ADDRESS
+    return where, frontend.interface is not None, frontend.low - frontend.high
 
 
 def takes(frontend: Frontend, packet: Packet) -> bool:
     """Whether it would, if there were no other."""
-    here = packet.local and is_wild(packet.address) if frontend.address is None else frontend.address == packet.address
     return (
-        here
-        and (frontend.family, frontend.protocol) == (packet.family, packet.protocol)
+        (frontend.family, frontend.protocol) == (packet.family, packet.protocol)
         and frontend.low <= packet.port <= frontend.high
         and frontend.interface in (None, packet.interface)
+        and _is_at(frontend, packet)
     )
+
+
+def _is_at(frontend: Frontend, packet: Packet) -> bool:
+    """Of what this host sends, a network has only what is for the host itself: its own connections to others, those of
+    health checks among them, are no clients'."""
+    if frontend.address is None:
+        return packet.local and is_wild(packet.address)
+    if not frontend.is_network:
+        return frontend.address == packet.address
+    return (packet.local or packet.interface is not None) and in_network(frontend.address, packet.address)
+
+
+def in_network(network: str, address: str) -> bool:
+    """Whether a frontend on a network has an address of its family."""
+    left = NOT_IN_NETWORKS["ip6" if ":" in address else "ip"]
+    return is_in(network, address) and not any(is_in(other, address) for other in left)
 
 
 def winner(frontends: Iterable[Frontend], packet: Packet) -> Frontend | None:

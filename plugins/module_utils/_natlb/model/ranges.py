@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from ..host import addresses
@@ -91,8 +92,31 @@ def number_range(network: str) -> Range:
         # A network takes more than twice as long to make.
         _version, number = addresses.number(network)
         return number, number
+    return _network_range(network)
+
+
+@lru_cache(maxsize=65536)
+def _network_range(network: str) -> Range:
     parsed = ipaddress.ip_network(network)
     return int(parsed.network_address), int(parsed.broadcast_address)
+
+
+def is_in(network: str, address: str) -> bool:
+    """Whether a network, or an address alone, has an address of the same family."""
+    low, high = number_range(network)
+    return low <= addresses.number(address)[1] <= high
+
+
+def without(ports: Range, taken: Iterable[Range]) -> tuple[Range, ...]:
+    """What is left of a range of numbers."""
+    found, low = [], ports[0]
+    for first, last in merged(taken):
+        if first > ports[1]:
+            break
+        if low < first:
+            found.append((low, first - 1))
+        low = max(low, last + 1)
+    return (*found, (low, ports[1])) if low <= ports[1] else tuple(found)
 
 
 def cidr(block: Range, bits: int) -> str:

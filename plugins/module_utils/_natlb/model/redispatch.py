@@ -60,7 +60,8 @@ def spared(services: Sequence[Service], territory: Territory) -> frozenset[Front
     found = set()
     for pair in overlaps(claims):
         (_lesser, owner), (greater, _owner) = sorted(pair, key=lambda claim: rank(claim[0]))
-        if services[owner].redispatch and greater.address is not None and greater.interface is None:
+        on_address = greater.address is not None and not greater.is_network
+        if services[owner].redispatch and on_address and greater.interface is None:
             found.add(greater)
     return frozenset(found)
 

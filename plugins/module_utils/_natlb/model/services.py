@@ -40,6 +40,7 @@ from .listens import listens
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK
 from .pins import read_pins
+from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
 
@@ -122,6 +123,8 @@ SERVICE_KEYS = (
     "health",
     "redispatch",
     "takeover",
+    "min_healthy",
+    "min_healthy_again",
     "pins",
     "backups",
     "backends",
@@ -170,10 +173,14 @@ def _service(value: Any, path: str) -> Service:
         health=health,
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
         takeover=read("takeover", None, parse.boolean),
+        quorum=quorum(read("min_healthy", None, read_least), read("min_healthy_again", None, read_least)),
         pins=read("pins", (), read_pins),
         backups=read("backups", "together", parse.choice, BACKUPS),
         backends=backends,
     )
+    if "min_healthy_again" in given and "min_healthy" not in given:
+        remedy = "add min_healthy, or leave it out"
+        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", remedy)
     reading.done()
     check_service(service, path)
     return service

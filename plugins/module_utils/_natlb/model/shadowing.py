@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .entities import PROTOCOLS, Protocol, Service
+from .entities import PROTOCOLS, Frontend, Protocol, Service
 from .outbound import Egress
-from .ranges import Range, merged
+from .ranges import Range, is_in, merged
 
 #: As many ranges as one rule of iptables can hold (`xt_multiport`); those with the smallest gaps are taken for one.
 MOST = 7
@@ -43,12 +43,16 @@ def shadowed(services: Sequence[Service], family: str, egress: Egress) -> Iterat
             for service in (services if egress.protocol in (None, protocol) else ())
             for frontend in service.frontends()
             if (frontend.family, frontend.protocol) == (family, protocol)
-            and (None in (frontend.address, egress.snat_address) or frontend.address == egress.snat_address)
+            and (None in (frontend.address, egress.snat_address) or _has(frontend, str(egress.snat_address)))
         }
         ports = merged(found)
         instead = _widest_gap(ports)
         if ports and instead is not None:
             yield Shadowed(protocol, _few(ports), instead)
+
+
+def _has(frontend: Frontend, address: str) -> bool:
+    return is_in(str(frontend.address), address) if frontend.is_network else frontend.address == address
 
 
 def _few(ranges: Sequence[Range]) -> tuple[Range, ...]:

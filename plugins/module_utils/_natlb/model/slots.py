@@ -127,6 +127,25 @@ def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[i
     )
 
 
+def second_slots(service: Service, family: str) -> Sequence[int]:
+    """Whom to ask about an established connection that the backend of its slot does not know, as `hash_slots` has them.
+
+    If that backend only stands in for one that does not serve now, it is this one: the connection may have begun
+    before. Else it is whoever had the slot before this backend came, or has it while this one does not serve. At least
+    one has to serve.
+    """
+    declared, now = hash_slots(service, family)
+    keys, weights = tuple(backend.key for backend in declared), tuple(dealt_weights(declared))
+    usual = tuple(index for index, backend in enumerate(declared) if not backend.backup) or tuple(range(len(declared)))
+    whole, second = _dealt(keys, weights, usual, usual), _second(keys, weights, usual)
+    return [two if one == of else of for one, of, two in zip(now, whole, second)]
+
+
+@lru_cache(maxsize=256)
+def _second(keys: tuple[str, ...], weights: tuple[int, ...], dealt: tuple[int, ...]) -> Sequence[int]:
+    return array("H", hash_table.second_choices(_dealt(keys, weights, dealt, dealt), keys, weights, dealt))
+
+
 def declared_backends(service: Service, family: str) -> list[Backend]:
     """Whoever has a share of a hash table, also while it does not serve."""
     return sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda backend: backend.key)

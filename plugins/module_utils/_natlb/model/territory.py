@@ -3,27 +3,38 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What of each frontend is left to it where a more specific one takes some of its packets (`precedence.py`).
 
-Engines look frontends up in several places, one after the other: those on an address before those on `*`. Within one
-place no two may overlap. So there a range is cut into the parts that narrower ones leave.
+Engines look frontends up in several places, one after the other: those on an address before those on `*`, and these
+before those on networks. Within one place no two may overlap. So there a range is cut into the parts that narrower ones
+leave. Of networks those of an interface are one place and those of any another one, which comes after it: the former
+are cut by longer prefixes of both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Callable, NamedTuple
 
 from .entities import Frontend, Service
+from .nested_networks import left_of_networks
 from .overlaps import overlaps
+from .ranges import networks_of
 
 
 @dataclass(frozen=True)
 class Part(Frontend):
-    """Some ports of a range, perhaps a single one."""
+    """Some ports of a range, perhaps a single one; of a network also some of its addresses."""
+
+    #: Of a network, that of the whole.
+    length: int = 0
 
     @property
     def spans(self) -> bool:
         return True
+
+    @property
+    def prefix_length(self) -> int:
+        return self.length
 
 
 class Territory(NamedTuple):
@@ -42,8 +53,14 @@ class Territory(NamedTuple):
 
     def shows(self, frontend: Frontend) -> bool:
         """Whether the original destination of a connection tells that it is of this frontend. It shows neither that
-        the address was a local one nor by which interface the connection came in."""
-        return frontend.address is not None and frontend.interface is None and frontend not in self.shadowed
+        the address was a local one nor by which interface the connection came in. And of what goes to an address of a
+        network, others may translate some."""
+        return (
+            frontend.address is not None
+            and frontend.interface is None
+            and not frontend.is_network
+            and frontend not in self.shadowed
+        )
 
     def prefers(self, family: str) -> bool:
         """Whether frontends of one interface have to be met first in this family."""
@@ -61,7 +78,7 @@ def _one_place(_frontend: Frontend) -> Hashable:
 def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
     """The territory of each of these services, of which some may have the same frontends. Of one address and one
     interface, frontends of the same `place` are cut along each other; by default all of them."""
-    found = APART._replace(parts=_cut(services, place))
+    found = APART._replace(parts={**_cut(services, place), **_cut_networks(services)})
     if not any(service.interface for service in services):
         return found
     pairs = set(_shared(services, found))
@@ -73,7 +90,7 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
     def lane(frontend: Frontend) -> Hashable:
         return frontend.family, frontend.protocol, frontend.address, frontend.interface, place(frontend)
 
-    frontends = [frontend for service in services for frontend in service.frontends()]
+    frontends = [item for service in services for item in service.frontends() if not item.is_network]
     lanes: dict[Hashable, list[Frontend]] = {lane(frontend): [] for frontend in frontends if frontend.spans}
     for frontend in frontends if lanes else ():
         if lane(frontend) in lanes:
@@ -83,6 +100,18 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
         for outer, inner in _nested(dict.fromkeys(listed)).items():
             found[outer] = tuple(_left(outer, inner))
     return found
+
+
+def _cut_networks(services: Iterable[Service]) -> dict[Frontend, tuple[Frontend, ...]]:
+    left = left_of_networks(frontend for service in services for frontend in service.frontends())
+    return {
+        frontend: tuple(
+            replace(_part(frontend, *ports), address=network, length=frontend.prefix_length)
+            for addresses, ports in boxes
+            for network in networks_of(addresses, frontend.family)
+        )
+        for frontend, boxes in left.items()
+    }
 
 
 def _nested(frontends: Iterable[Frontend]) -> dict[Frontend, list[Frontend]]:
@@ -117,7 +146,7 @@ def _shared(services: Sequence[Service], whole: Territory) -> Iterator[tuple[Fro
     """Pairs of one address with packets in common: that of one interface, and that of any."""
     claims = [(frontend, index) for index, service in enumerate(services) for frontend in whole.of(service)]
     for (first, _one), (second, _two) in overlaps(claims, meet=_of_one_and_of_any):
-        if first.address == second.address:
+        if first.address == second.address and not first.is_network:
             yield (second, first) if first.interface is None else (first, second)
 
 

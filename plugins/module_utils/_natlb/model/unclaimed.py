@@ -54,6 +54,7 @@ def _of_own_address(network: Network, local: Collection[str]) -> bool:
 def _addresses(config: Config) -> Iterator[str]:
     """Where clients connect to, and where answers to source NAT come back to."""
     for service in config.services:
-        yield from (listen.address for listen in service.listens if listen.address)
+        # Of a network, whole or in part, other hosts may have the addresses: this one may be on the way to them.
+        yield from (listen.address for listen in service.listens if listen.address and "/" not in listen.address)
         yield from service.snat_addresses
     yield from (item.snat_address for item in config.egress if item.snat_address)

@@ -21,7 +21,7 @@ from ..model.hash_keys import Opening
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
-from . import batch, render
+from . import batch, hashes, render
 from .clients import of_nftables
 from .counters import added, concerned, count_rules, count_slots
 from .delta import delta
@@ -188,7 +188,7 @@ class NftablesEngine:
 
     def picked(self, service: Service, opening: Opening) -> Backend | None:
         """The backend that the method picks; None where turns, chance, or a port that is not known do."""
-        return render.picked(service, opening)
+        return hashes.picked(service, opening)
 
     def retained(self, _wanted: Ruleset) -> list[str]:
         """Nothing: no rule leads from one table into another."""

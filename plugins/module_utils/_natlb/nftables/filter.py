@@ -25,6 +25,7 @@ from ..model.families import ports_text
 from ..model.unclaimed import Unclaimed
 from .redispatch import add_redispatch
 from .table import Table, frontend_key, frontend_lookups, frontend_map
+from .takeover import hold_back
 from .text import Lines
 
 #: Of a connection whose first packet took another way this is the first one to come by: it may pass.
@@ -32,14 +33,22 @@ _ANSWER = "tcp flags & (syn | ack) == syn | ack return"
 
 
 def add_filter(
-    table: Table, services: Sequence[Service], unclaimed: Unclaimed | None, spared: Collection[Frontend] = ()
+    table: Table,
+    services: Sequence[Service],
+    unclaimed: Unclaimed | None,
+    spared: Collection[Frontend],
+    names: Collection[str],
 ) -> None:
     """Base chains of filters: they drop what belongs to no connection, hold refusals back, and refuse what comes to
-    `unclaimed` addresses. For `spared` see `model/redispatch.py`."""
+    `unclaimed` addresses. For `spared` see `model/redispatch.py`; `names` are of services that are taken over."""
     invalid = _invalid(table, services)
     refused = add_redispatch(table, services, spared)
     loops = _loops(table, unclaimed) if unclaimed else []
-    hooks = {"input": [*invalid, *refused], "forward": [*invalid, *refused, *loops], "output": refused}
+    hooks = {
+        "input": [*invalid, *refused],
+        "forward": [*hold_back(table, services, names), *invalid, *refused, *loops],
+        "output": refused,
+    }
     for hook, rules in hooks.items():
         if rules:
             # `output` is the name of the chain that translates.

@@ -29,10 +29,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..model.entities import Backend, Service
+from ..model.families import family_of
+from ..model.hash_keys import Opening
 from ..model.hash_table import BLOCKS
+from ..model.kernel_hashes import jhash, scaled, source_key
 from ..model.slots import HASHES, dealt_weights, declared_backends, hash_slots, slot_count
 from ..ruleset.names import digest
 
+#: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
+#: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
+SEED = 0x6E61746C
 #: Most slots in a row, and the most tables that such rows are for. A row costs a packet some 0.15 µs, and a wide one up
 #: to 0.3 µs, since there are many of these, and not in the cache. But a million slots (700 tables of four backends)
 #: take ten seconds to load.
@@ -126,3 +132,14 @@ def hash_table(service: Service, family: str, tables: Mapping[str, str]) -> Hash
     serving = {backend.key for backend in service.serving(family)}
     backends = [backend if backend.key in serving else declared[common] for backend in declared]
     return HashTable(tables[service.name], backends, slots, common, widest(tables))
+
+
+def picked(service: Service, opening: Opening) -> Backend | None:
+    """The backend in the slot that the hash of a service points to; None where it is no hash, or of an unknown port."""
+    family = family_of(opening.client)
+    key = service.hash_key(family)
+    if key is None or not service.serving(family) or (key.with_port and opening.client_port is None):
+        return None
+    declared, table = hash_slots(service, family)
+    hashed = source_key(key.address_in(opening), opening.client_port if key.with_port else None)
+    return declared[table[scaled(jhash(hashed, SEED), len(table))]]

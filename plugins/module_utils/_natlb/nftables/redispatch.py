@@ -37,6 +37,7 @@ _UNREACHABLE = {
 #: `ct protocol` tells nft what the ports are of: the packet itself may be ICMP.
 _OF_TCP = "ct original protocol tcp "
 _CLIENT = "redispatch_client"
+_NETWORK = "redispatch_network"
 
 #: A set that tells by the backend as well, its declaration, and what its elements have beside the ports: the address of
 #: the frontend, if it has one, and that of a backend.
@@ -84,6 +85,9 @@ def _add_frontend(table: Table, service: Service, frontend: Frontend, behind: di
         return
     kinds = f"type {' . '.join([*[table.address] * len(address), 'inet_service', table.address, 'inet_service'])}"
     name, declaration = "redispatch_interface" if address else "redispatch_node", (kinds, "flags interval")
+    if frontend.is_network:
+        # What networks have on one interface overlaps with what they have on another.
+        name = _NETWORK + (f".{frontend.interface}" if frontend.interface else "")
     table.declare("set", name, *declaration)
     for backend in service.backends if able else ():
         if backend.family == table.family:
@@ -118,6 +122,8 @@ def _lookups(table: Table) -> Lines:
         "redispatch_interface": f"{to}ct original proto-dst{behind}",
         "redispatch_node": f"ct original proto-dst{behind}",
     }
+    networks = sorted(name for _kind, name in table.declarations if name.partition(".")[0] == _NETWORK)
+    keys.update(dict.fromkeys(networks, f"{to}ct original proto-dst{behind}"))
     _add_client(table)
     found = []
     for name, key in keys.items():

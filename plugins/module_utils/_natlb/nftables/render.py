@@ -22,11 +22,10 @@ from functools import partial
 from typing import NamedTuple
 
 from ..model.entities import Backend, Config, Frontend, Service
-from ..model.families import FAMILIES, family_of
-from ..model.hash_keys import BITS, Opening, mask
+from ..model.families import FAMILIES
+from ..model.hash_keys import BITS, mask
 from ..model.hash_table import BLOCKS
-from ..model.kernel_hashes import jhash, scaled, source_key
-from ..model.slots import HASHES, hash_slots, slots
+from ..model.slots import HASHES, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides
 from ..ruleset.names import digest
@@ -34,16 +33,13 @@ from ..ruleset.sections import Ruleset
 from . import places, shifted_ports, takeover, transit
 from .egress import EgressRules
 from .filter import add_filter
-from .hashes import HashTable, hash_table, most_frequent
+from .hashes import SEED, HashTable, hash_table, most_frequent, widest
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
 from .names import SlotMap, affinity_set, backend_chain, count_set, pin_chain, pin_map, rate_set
 from .source_nat import add_snat
 from .table import CLIENTS, Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import Lines
 
-#: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
-#: to the same one for port 443. Any constant does; without one the kernel draws a new seed at each load.
-SEED = 0x6E61746C
 #: Priorities of our chains: just before the usual ones (`dstnat`, `srcnat`, and those of iptables). Of two chains with
 #: one priority that comes first which was loaded last, so a reload of somebody's rules would decide whose are met.
 NAT = {"prerouting": -101, "postrouting": 99}
@@ -65,7 +61,7 @@ def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
         for service in services:
             table.add_service(service)
         add_snat(table, services, around.connected)
-        add_filter(table, services, around.unclaimed.get(family), layout.spared)
+        add_filter(table, services, around.unclaimed.get(family), layout.spared, table.asks_again)
         ways_back = takeover.add_ways_back(table, services, layout.takeover)
         _add_base_chains(table, ways_back, EgressRules(table, config, egress))
         if family in around.closed:
@@ -106,6 +102,8 @@ class ServiceTable(Table):
         self.hash_tables = layout.hash_tables[family]
         self.shards = layout.shards
         self.takeover = layout.takeover
+        #: The names of services that have second slots: of many tables these would take long to deal and to load.
+        self.asks_again = layout.takeover if widest(self.hash_tables) == 1 else frozenset()
 
     # -- services ----------------------------------------------------------------------------------------------
 
@@ -137,7 +135,21 @@ class ServiceTable(Table):
     def hash_verdict(self, service: Service, protocol: str, table: HashTable) -> str:
         """Services with the same table share a slot map, too: its chains lead to that one."""
         shard = int(table.name, 36) % self.shards
-        self.add_slots(service, protocol, table.backends, shard)
+        backends, again = table.backends, []
+        if protocol == "tcp" and takeover.has_second(service, self.family, self.asks_again):
+            second = takeover.second_table(service, self.family, table)
+            backends, name = second.backends, f"{self.hash_name(service)}_tcp.{second.name}"
+            again = [f"{takeover.again(self)} goto {self.chain(name, self.by_hash(service, protocol, second, shard))}"]
+        self.add_slots(service, protocol, backends, shard)
+        rules = [*again, *self.by_hash(service, protocol, table, shard)]
+        if not has_own_chain(service):
+            name = f"{self.hash_name(service)}_{protocol}.{table.name}"
+            return f"goto {self.chain(f'takeover_{name}' if again else name, rules)}"
+        before = [*self.guards(service, protocol), *again, *self.pins(service, protocol)]
+        return f"goto {self.chain(f's.{service.name}.{protocol}', [*before, *rules[len(again) :]])}"
+
+    def by_hash(self, service: Service, protocol: str, table: HashTable, shard: int) -> Lines:
+        """The rules that lead to the slots of a table; its map is added."""
         first, end = f"goto {self.first_slot(protocol, shard)}", f"_{shard}" if shard else ""
         goto = [first]
         for number in range(1, len(table.backends)):
@@ -154,10 +166,7 @@ class ServiceTable(Table):
                 elements = self.declare("map", name, "typeof numgen random mod 65536 : verdict", f"size {size}")
                 elements.update((str(place), verdicts[row]) for place, row in rows.items())
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
-        if not has_own_chain(service):
-            return f"goto {self.chain(f'{self.hash_name(service)}_{protocol}.{table.name}', rules)}"
-        before = [*self.guards(service, protocol), *self.pins(service, protocol)]
-        return f"goto {self.chain(f's.{service.name}.{protocol}', [*before, *rules])}"
+        return rules
 
     def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
@@ -349,17 +358,6 @@ class ServiceTable(Table):
         return self.chain(name, [*rules, f"meta l4proto {protocol} counter dnat {self.family} to {target}{port}"])
 
 
-def picked(service: Service, opening: Opening) -> Backend | None:
-    """The backend in the slot that the hash of `pick` points to; None where it is no hash, or of an unknown port."""
-    family = family_of(opening.client)
-    key = service.hash_key(family)
-    if key is None or not service.serving(family) or (key.with_port and opening.client_port is None):
-        return None
-    declared, table = hash_slots(service, family)
-    hashed = source_key(key.address_in(opening), opening.client_port if key.with_port else None)
-    return declared[table[scaled(jhash(hashed, SEED), len(table))]]
-
-
 def _add_base_chains(table: Table, ways_back: Lines, egress: EgressRules) -> None:
     incoming = _dispatch(table, interfaces=True) + egress.choice
     table.base("prerouting", f"type nat hook prerouting priority {NAT['prerouting']}; policy accept;", incoming)
@@ -378,6 +376,6 @@ def _dispatch(table: Table, interfaces: bool) -> Lines:
     """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
     return [
         f"{match}{key} vmap @{name}"
-        for name, match, key in frontend_lookups(table)
+        for name, match, key in frontend_lookups(table, sent_here=not interfaces)
         if ("map", name) in table.declarations and (interfaces or "interface" not in name)
     ]

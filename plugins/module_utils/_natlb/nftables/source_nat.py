@@ -20,7 +20,8 @@ from .table import Table, frontend_map, in_order, plain
 from .text import Lines
 
 _ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
-#: A `*` does not show in the original destination, which may have been anybody's: there the backend tells as well.
+#: A `*` does not show in the original destination, which may have been anybody's, and others may translate what comes
+#: to an address of a network: there the backend tells as well.
 _BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
 #: What is looked up in the map of each kind of frontend.
 _KEYS = {
@@ -30,6 +31,9 @@ _KEYS = {
     "source_nat_interface_range": f"meta iifname . {_ORIGINAL}",
     "source_nat_node": _BEHIND,
     "source_nat_node_interface": f"meta iifname . {_BEHIND}",
+    "source_nat_network_interface": "meta iifname . ct original {family} daddr . ct original proto-dst . "
+    "{family} daddr . {protocol} dport",
+    "source_nat_network": "ct original {family} daddr . " + _BEHIND,
 }
 
 
@@ -72,10 +76,14 @@ def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend],
     if frontend.interface is not None:
         kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
     name = frontend_map(frontend)
-    if frontend.address is not None:
+    if frontend.address is not None and not frontend.is_network:
         declaration = [f"type {' . '.join(kinds)} : verdict", *(["flags interval"] if name.endswith("_range") else [])]
         table.put("map", name.replace("service", "source_nat"), declaration, " . ".join(key), verdict)
         return
+    name = f"source_nat_{name}"
+    if frontend.is_network and frontend.interface is not None:
+        # nft knows keys of five parts at most (TYPE_BITS in its include/datatype.h), so each protocol has a map.
+        name, kinds, key = f"{name}_{frontend.protocol}", _without_protocol(kinds), _without_protocol(key)
     declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
     behind: dict[str, list[Range]] = {}
     for backend in backends:
@@ -83,9 +91,12 @@ def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend],
     for address, places in behind.items():
         # The kernel takes no elements that overlap, and two backends at one address may have ports in common.
         for low, high in apart(places):
-            table.put(
-                "map", f"source_nat_{name}", declaration, " . ".join([*key, address, ports_text(low, high)]), verdict
-            )
+            table.put("map", name, declaration, " . ".join([*key, address, ports_text(low, high)]), verdict)
+
+
+def _without_protocol(parts: Sequence[str]) -> list[str]:
+    """A key on a network and an interface: these two, the protocol, and the ports."""
+    return [*parts[:2], *parts[3:]]
 
 
 def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
@@ -103,10 +114,11 @@ def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[s
 
 def _rules(table: Table, protocols: Sequence[str]) -> Lines:
     return [
-        f"meta l4proto {protocol} {_KEYS[name].format(family=table.family, protocol=protocol)} vmap @{name}"
-        for name in in_order(table, _KEYS)
-        if ("map", name) in table.declarations
+        f"meta l4proto {protocol} {_KEYS[kind].format(family=table.family, protocol=protocol)} vmap @{name}"
+        for kind in in_order(table, _KEYS)
         for protocol in protocols
+        for name in (kind, f"{kind}_{protocol}")
+        if ("map", name) in table.declarations
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import ConfigError
-from ..model.entities import NOT_WILD, Frontend, Service, protocol_number
+from ..model.entities import NOT_IN_NETWORKS, NOT_WILD, Frontend, Service, protocol_number
 from ..model.families import ports_text
 from ..model.territory import APART, Territory
 from ..ruleset.sections import Key, Ruleset, Section
@@ -90,10 +90,10 @@ class Table:
 
 def frontend_map(frontend: Frontend) -> str:
     """The map in which the dispatch finds a frontend."""
-    name = "node" if frontend.address is None else "service"
+    name = "node" if frontend.address is None else "network" if frontend.is_network else "service"
     if frontend.interface is not None:
         name += "_interface"
-    return f"{name}_range" if frontend.address is not None and frontend.spans else name
+    return f"{name}_range" if name.startswith("service") and frontend.spans else name
 
 
 def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
@@ -107,15 +107,22 @@ def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
         kinds, key = [address, *kinds], [frontend.address, *key]
     if frontend.interface is not None:
         kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
-    interval = ["flags interval"] if frontend.address is None or frontend.spans else []
+    interval = ["flags interval"] if frontend.address is None or frontend.spans or frontend.is_network else []
     return [f"type {' . '.join(kinds)}", *interval], " . ".join(key)
 
 
-def frontend_lookups(table: Table) -> list[tuple[str, str, str]]:
-    """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key."""
+def frontend_lookups(table: Table, sent_here: bool = False) -> list[tuple[str, str, str]]:
+    """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key.
+
+    Of what is `sent_here`, by this host itself, networks have only what is for itself: its own connections to others
+    are no clients'.
+    """
     family = table.family
     daddr, port = f"{family} daddr", "meta l4proto . th dport"
     local = " ".join(["fib daddr type local", *(f"{daddr} != {net}" for net in NOT_WILD[family]), ""])
+    # To a directed broadcast everybody's answer would be translated back.
+    unicast = "fib daddr type local" if sent_here else "fib daddr type != broadcast" if family == "ip" else ""
+    net = " ".join([*filter(None, [unicast]), *(f"{daddr} != {net}" for net in NOT_IN_NETWORKS[family]), ""])
     keys = {
         "service": ("", f"{daddr} . {port}"),
         "service_range": ("", f"{daddr} . {port}"),
@@ -123,16 +130,19 @@ def frontend_lookups(table: Table) -> list[tuple[str, str, str]]:
         "service_interface_range": ("", f"meta iifname . {daddr} . {port}"),
         "node": (local, port),
         "node_interface": (local, f"meta iifname . {port}"),
+        "network_interface": (net, f"meta iifname . {daddr} . {port}"),
+        "network": (net, f"{daddr} . {port}"),
     }
     return [(name, *keys[name]) for name in in_order(table, keys)]
 
 
 def in_order(table: Table, names: Iterable[str]) -> list[str]:
     """Names of maps of frontends in the order to look into them, so that the most specific one is met first. They are
-    given in the usual one, with the map that most packets are found in first; `*` is last in both."""
+    given in the usual one, with the map that most packets are found in first; `*`, and then networks, are last in both.
+    """
     found = list(names)
     if table.territory.prefers(table.family):
-        found.sort(key=lambda name: ("node" in name, "interface" not in name))
+        found.sort(key=lambda name: ("network" in name, "node" in name, "interface" not in name))
     return found
 
 

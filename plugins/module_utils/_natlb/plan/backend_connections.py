@@ -97,7 +97,9 @@ def end_untranslated(config: Config) -> int:
     frontends: dict[str, Frontends] = {protocol: Frontends(config, protocol, local) for protocol in PROTOCOLS}
     families = config.families()
     found = [item for item in tracked.unanswered(translated=False) if item.family in families]
-    return tracked.delete(item for item in found if frontends[item.protocol].find(item.family, *item.target))
+    return tracked.delete(
+        item for item in found if frontends[item.protocol].find(item.family, *item.target, item.client, direct=True)
+    )
 
 
 def _joined(services: Iterable[Service]) -> dict[str, Service]:

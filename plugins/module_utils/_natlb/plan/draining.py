@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
 from ..errors import ConfigError, HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
-from ..model.effective import Override, effective
+from ..model.effective import Override, Place, effective, effective_backends, quorums
 from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service, State
+from ..model.least_connections import place_of
 from . import orders, overlay
 from .backend_connections import NONE, BackendConnections, Connections
 from .orders import Change, Target
+from .overlay import Overlay
 from .request import Request
 
 #: How often it is asked how many connections are left. The kernel picks them out, so that costs next to nothing.
@@ -138,7 +140,11 @@ def _told(change: Change | None) -> dict[str, Any]:
 
 
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
-    """Raise `MinActiveError` where fewer than `least` backends of a service would be left to serve without these."""
+    """Raise `MinActiveError` where fewer than `least` backends of a service would be left to serve without these.
+
+    Also where the service would fall below its quorum, unless `least` is 0: who asks for a drain does not expect that
+    all clients go to the backups.
+    """
     laid = overlay.read(request)
     going = {target.place for target in targets}
     problems = []
@@ -152,8 +158,27 @@ def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
                     f"{', '.join(target.backend.name for target in mine)}, and min_active is {least} "
                     f"(bring another one back first)"
                 )
+    if least:
+        problems += _falls(request, laid, going)
     if problems:
         raise MinActiveError("\n".join(problems))
+
+
+def _falls(request: Request, laid: Overlay, going: Collection[Place]) -> Iterator[str]:
+    """The services that would fall below their quorums without these, in words."""
+    names = {place.service for place in going}
+    for service in request.config.services:
+        if service.name not in names or service.quorum is None:
+            continue
+        standing = effective_backends(service, laid.overrides, laid.findings)
+        staying = [item for item in standing if place_of(service, item.declared) not in going]
+        for now, then in zip(*(quorums(service, found, laid.findings) for found in (standing, staying))):
+            if then.is_below and not now.is_below:
+                yield (
+                    f"service {service.name}: {then.healthy} of {then.declared} {then.title}backends would be healthy, "
+                    f"and min_healthy is {now.needed}, so none of them would serve "
+                    f"(bring another one back first, or say min_active 0 to drain it nevertheless)"
+                )
 
 
 def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> int:

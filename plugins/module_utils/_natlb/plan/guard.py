@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend, is_wild
 from ..model.families import family_of
-from ..model.precedence import rank
+from ..model.precedence import in_network, rank
 
 #: (address, port) of this host's end of an ssh connection.
 Endpoint = tuple[str, int]
@@ -68,6 +68,12 @@ def _claims(frontend: Frontend, address: str, port: int) -> bool:
     return (
         frontend.protocol == "tcp"
         and frontend.family == family_of(address)
-        and (frontend.address == address or (frontend.address is None and is_wild(address)))
         and frontend.low <= port <= frontend.high
+        and _is_at(frontend, address)
     )
+
+
+def _is_at(frontend: Frontend, address: str) -> bool:
+    if frontend.address is None:
+        return is_wild(address)
+    return in_network(frontend.address, address) if frontend.is_network else frontend.address == address

@@ -21,16 +21,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..host import store
+from ..host import date, store
 from ..host.boot_set import CURRENT
 from ..host.observation import Call, digest
 from ..host.staging import Entry
 from ..host.store import Content, Paths
 from ..model import local_state, outdated, words
-from ..model.effective import EffectiveBackend, Finding, Findings, Overrides, Place, deviations, effective
+from ..model.effective import (
+    EffectiveBackend,
+    Finding,
+    Findings,
+    Overrides,
+    Place,
+    deviations,
+    effective,
+    quorums,
+)
 from ..model.entities import Config, Service
 from ..model.least_connections import Multiples, levelled
 from ..model.local_state import Parsed
+from ..model.quorum_memory import remembering
 from ..model.slots import MAX_SLOTS
 from .request import Request
 
@@ -121,7 +131,8 @@ def _read(request: Request, state: Mapping[str, Any] | None) -> Overlay:
     said = _first(paths, home / store.OVERRIDES, other / store.OVERRIDES)
     last = _first(paths, paths.etc / CURRENT / store.EFFECTIVE, paths.run / store.EFFECTIVE)
     now = _first(paths, paths.run / store.HEALTH)
-    if request.config.empty or (said.text, last.text, now.text) == (None, None, None):
+    has_quorum = any(service.quorum for service in request.config.services)
+    if request.config.empty or ((said.text, last.text, now.text) == (None, None, None) and not has_quorum):
         return Overlay(request.config)
     host = identity()
     overrides = local_state.parse_overrides(said.text, host)
@@ -130,15 +141,16 @@ def _read(request: Request, state: Mapping[str, Any] | None) -> Overlay:
     findings = before.entries if now.text is None or (found.fault and not found.entries) else found.entries
     former = _former(request.paths, state, {place.address for place in (*overrides.entries, *findings)})
     kept, ended = outdated.lasting_overrides(overrides.entries, request.config, former)
-    holding = outdated.lasting_findings(findings, request.config, former)
+    lasting = outdated.lasting_findings(findings, request.config, former)
+    holding = remembering(request.config.services, kept, lasting, date.utc())
     standing = list(deviations(request.config, kept, holding))
     entries = _overrides_file(said, overrides, kept, home, host)
-    repaired = _health_file(now, found, holding, host)
+    repaired = _health_file(now, found, holding, host) if now.text is not None or holding is not lasting else {}
     told = ((said, overrides.fault), (last, before.fault), (now, found.fault))
     passing = [f"{file.path}: {fault}; {_REMEDY}" for file, fault in told if fault]
     config = effective(request.config, kept, holding)
     record = _record(standing, holding, host)
-    warnings = list(_warnings(standing))
+    warnings = list(_warnings(standing, holding))
     return Overlay(config, kept, holding, {}, record, entries, repaired, warnings, [*passing, *ended])
 
 
@@ -217,16 +229,16 @@ def _record(
 
 
 def _health_file(now: _File, read: Parsed[Finding], holding: Findings, host: str) -> dict[Path, Content | None]:
-    if now.text is None or (not read.fault and holding == read.entries):
+    if not read.fault and holding == read.entries:
         return {}
     found: dict[Path, Content | None] = {}
-    if read.fault:
+    if read.fault and now.text is not None:
         found[now.path.with_name(f"{store.HEALTH}{store.DAMAGED_SUFFIX}")] = (now.text, _MODE)
     found[now.path] = (local_state.dump_findings(holding, host), _MODE) if holding else None
     return found
 
 
-def _warnings(standing: Iterable[tuple[Service, list[EffectiveBackend]]]) -> Iterable[str]:
+def _warnings(standing: Iterable[tuple[Service, list[EffectiveBackend]]], findings: Findings) -> Iterable[str]:
     for service, found in standing:
         heavy = [item.declared.name for item in found if item.unweighted]
         if heavy:
@@ -236,3 +248,6 @@ def _warnings(standing: Iterable[tuple[Service, list[EffectiveBackend]]]) -> Ite
             )
         if any(item.because == "fail_open" for item in found):
             yield f"service {service.name}: all of its backends are down, and fail_open keeps them in rotation"
+        below = [str(count) for count in quorums(service, found, findings) if count.is_below]
+        if below:
+            yield f"service {service.name}: it is below min_healthy: {'; '.join(below)}"

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import HostError, NatlbError
 from ..firewalls.forward import Opening
-from ..host import processes, revision, scratch, store
+from ..host import date, processes, revision, scratch, store
 from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.store import Paths
 from ..model import local_state
-from ..model.effective import Finding, Findings, Place, effective
+from ..model.effective import Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
 from ..model.families import family_of
 from ..model.least_connections import Multiples, levelled, of_known
+from ..model.quorum_memory import remembering
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
 from . import apply, health_history, overlay, rollback, taken, unchanged, waiting
@@ -70,7 +71,7 @@ class Running:
     def __init__(self, paths: Paths = store.DEFAULT_PATHS, variant: str | None = None) -> None:
         self._paths = paths
         self._variant = variant
-        self._findings: dict[Place, Finding] = {}
+        self._findings: Findings = {}
         self._multiples: Multiples = {}
         self._plan: Plan | None = None
         self._known: KnownServices | None = None
@@ -87,6 +88,8 @@ class Running:
         #: Whether rules were loaded of which no run has heard how the kernel lists them.
         self._untold = False
         self._request = _Kept(paths)
+        #: The files of what operators have said. An order may change no rule, as one for a dead backend.
+        self._said: list[object] = []
         #: Where the change waits whose declaration this is; None where it is the kept one.
         self._waiting: Path | None = None
 
@@ -109,7 +112,11 @@ class Running:
 
     def _is_declared(self) -> bool:
         """Whether the declaration that is live is the one known here. One that was not confirmed is not any more."""
-        return rollback.waiting(self._paths) == self._waiting and self._request.is_same()
+        same = self._request.is_same() and self._said == self._overrides()
+        return rollback.waiting(self._paths) == self._waiting and same
+
+    def _overrides(self) -> list[object]:
+        return [store.stamp(folder / store.OVERRIDES) for folder in (self._paths.etc, self._paths.run)]
 
     def _are_rules_current(self) -> bool:
         if self._plan is None:
@@ -134,6 +141,7 @@ class Running:
         gone = self._put_back()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
         self._request.read()
+        self._said = self._overrides()
         self._waiting = directory
         self._plan = plan
         self.version += 1
@@ -207,8 +215,8 @@ class Running:
         Returns the outcome where the whole host was read for it.
         """
         changed = {place: item for place, item in findings.items() if self._findings.get(place) != item}
-        former = {place: self._findings[place] for place in changed if place in self._findings}
-        self._findings.update(findings)
+        former = self._findings
+        self._findings = self._remembering({**former, **findings}, {place.service for place in changed})
         self.version += 1
         try:
             text = local_state.dump_findings(self._findings, overlay.identity())
@@ -217,12 +225,15 @@ class Running:
                 outcome = self._follow({place.service for place in changed}, directory)
         except NatlbError:
             # All of it is still to be done, by the next attempt.
-            for place in changed:
-                self._findings.pop(place, None)
-            self._findings.update(former)
+            self._findings = former
             raise
         self._end_connections(place for place, finding in changed.items() if finding.state == "down")
         return outcome
+
+    def _remembering(self, findings: Findings, names: Collection[str | None]) -> Findings:
+        """The findings, and whether these services are below their quorums with them."""
+        services = (self._declared[name] for name in names if name in self._declared)
+        return remembering(services, self._plan.laid.overrides if self._plan else {}, findings, date.utc())
 
     def remember(self, changes: Findings) -> None:
         """Add changes of health to what is kept of them. Raises `HostError`."""

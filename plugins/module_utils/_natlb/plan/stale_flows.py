@@ -12,17 +12,18 @@ it would for the first time. TCP and SCTP are never cut: their peers notice by t
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ..errors import HostError
+from ..host import addresses, proc
 from ..host import flows as tracked
-from ..host import proc
 from ..host.flows import Flow
-from ..model.entities import STATES, Config, Frontend, Service, is_wild
+from ..model.entities import NOT_IN_NETWORKS, STATES, Config, Frontend, Service, is_wild
 from ..model.families import FAMILIES
 from ..model.precedence import Packet, possible, takes
+from ..model.ranges import is_in, number_range
 from ..model.territory import territory
 
 Peer = tuple[str, int]
@@ -33,6 +34,8 @@ class _Owned(NamedTuple):
     service: Service
 
 
+#: Ranges of ports by interface.
+_Ways = dict[Optional[str], list[tuple[int, int, _Owned]]]
 #: Above each port.
 _BEYOND = 1 << 16
 
@@ -44,7 +47,9 @@ class Frontends:
         self._exact: dict[Peer, list[_Owned]] = {}
         #: What each frontend has on one address (None: on every local one) and one interface does not overlap with what
         #: others have, so it can be searched.
-        self._ranges: dict[tuple[str, str | None], dict[str | None, list[tuple[int, int, _Owned]]]] = {}
+        self._ranges: dict[tuple[str, str | None], _Ways] = {}
+        #: The same of networks, by how many bits of an address they leave open, and the others.
+        self._networks: dict[str, dict[int, dict[int, _Ways]]] = {"ip": {}, "ip6": {}}
         self._local, self._protocol = local, protocol
         #: There may be many connections, and ten thousand services.
         self._by_backend: dict[str, list[Service]] = {}
@@ -58,14 +63,23 @@ class Frontends:
                 if frontend.protocol != protocol:
                     continue
                 owned = _Owned(frontend, service)
-                if frontend.address is not None and not frontend.spans:
+                if frontend.address is not None and not frontend.spans and not frontend.is_network:
                     self._exact.setdefault((frontend.address, frontend.low), []).append(owned)
                 else:
-                    ways = self._ranges.setdefault((frontend.family, frontend.address), {})
-                    ways.setdefault(frontend.interface, []).append((frontend.low, frontend.high, owned))
-        for ways in self._ranges.values():
+                    self._ways(frontend).setdefault(frontend.interface, []).append((frontend.low, frontend.high, owned))
+        every = [*self._ranges.values()]
+        for lengths in self._networks.values():
+            every += [ways for found in lengths.values() for ways in found.values()]
+        for ways in every:
             for ranges in ways.values():
                 ranges.sort(key=lambda item: item[:2])
+
+    def _ways(self, frontend: Frontend) -> _Ways:
+        if not frontend.is_network:
+            return self._ranges.setdefault((frontend.family, frontend.address), {})
+        low, high = number_range(str(frontend.address))
+        open_bits = (low ^ high).bit_length()
+        return self._networks[frontend.family].setdefault(open_bits, {}).setdefault(low >> open_bits, {})
 
     def on(self, local: set[str]) -> Frontends:
         """The same on a host that has these addresses by now."""
@@ -74,22 +88,39 @@ class Frontends:
         return found
 
     def __bool__(self) -> bool:
-        return bool(self._exact or self._ranges)
+        return bool(self._exact or self._ranges or any(self._networks.values()))
 
-    def find(self, family: str, target: str, port: int) -> list[Service]:
+    def find(self, family: str, target: str, port: int, source: str = "", direct: bool = False) -> list[Service]:
         """The most specific one first. Which of several it is would be told by the interface, of which nothing is known
-        once it is tracked."""
+        once it is tracked.
+
+        `source` is where it began, if that is known. Of one that is `direct`, which goes where it was sent to, a
+        network on an interface need not be the way: this host may forward all kinds of connections.
+        """
         found = list(self._exact.get((target, port), ()))
-        for address in (target, None):
-            if address is not None or (target in self._local and is_wild(target)):
-                for ranges in self._ranges.get((family, address), {}).values():
-                    at = bisect.bisect_right(ranges, (port, _BEYOND)) - 1
-                    if at >= 0 and port <= ranges[at][1]:
-                        found.append(ranges[at][2])
+        places = [self._ranges.get((family, target), {})]
+        if target in self._local and is_wild(target):
+            places.append(self._ranges.get((family, None), {}))
+        if self._networks[family] and (target in self._local or source not in self._local):
+            places += self._around(family, target, direct)
+        for place in places:
+            for ranges in place.values():
+                at = bisect.bisect_right(ranges, (port, _BEYOND)) - 1
+                if at >= 0 and port <= ranges[at][1]:
+                    found.append(ranges[at][2])
         if len(found) < 2:
             return [owned.service for owned in found]
         owners = {owned.frontend: owned.service for owned in found}
         return [owners[frontend] for frontend in possible(owners)]
+
+    def _around(self, family: str, target: str, direct: bool) -> Iterator[_Ways]:
+        """What networks have at an address."""
+        if any(is_in(network, target) for network in NOT_IN_NETWORKS[family]):
+            return
+        _version, number = addresses.number(target)
+        for open_bits, known in self._networks[family].items():
+            ways = known.get(number >> open_bits, {})
+            yield {None: ways[None]} if direct and None in ways else {} if direct else ways
 
     def owners(
         self, family: str, target: Peer, backend: Peer, narrowed: Mapping[str, Service] | None = None
@@ -112,7 +143,7 @@ class Frontends:
             frontend: service
             for service in filter(has, self._by_backend.get(backend[0], ()))
             for frontend in service.frontends()
-            if takes(frontend, Packet(family, self._protocol, address, port, local, frontend.interface))
+            if takes(frontend, Packet(family, self._protocol, address, port, local, frontend.interface or ""))
         }
         return [claims[frontend] for frontend in possible(claims)]
 
@@ -137,7 +168,8 @@ def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Fl
     for flow in flows:
         then = [s for s in before.find(flow.family, flow.target, flow.target_port) if answers(s, flow)]
         # With no backend at all packets are refused, which deletes their entries by itself.
-        now = after.find(flow.family, flow.target, flow.target_port)
+        direct = (flow.answerer, flow.answerer_port) == (flow.target, flow.target_port)
+        now = after.find(flow.family, flow.target, flow.target_port, flow.source, direct)
         allowed = [s for s in now if answers(s, flow, ("active", "drained")) and s.admits(flow.source)]
         if now or then:
             kept = bool(allowed) and all(any(_same_way(one, other, flow) for other in allowed) for one in then)

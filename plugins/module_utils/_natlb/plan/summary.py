@@ -239,7 +239,8 @@ def _shares(backends: Sequence[Item], backups: Backups) -> dict[tuple[Any, ...],
 
 def _weight(backend: Item) -> int:
     weight = backend.get("weight")
-    return weight if isinstance(weight, int) and backend.get("state") == "active" else 0
+    serves = backend.get("state") == "active" and backend.get("because") != "min_healthy"
+    return weight if isinstance(weight, int) and serves else 0
 
 
 def _egress(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import hashed_slots
 from ..model import clients, history, tracking
-from ..model.effective import EffectiveBackend, Place, effective_backends
+from ..model.effective import EffectiveBackend, Place, effective_backends, quorums
 from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
@@ -155,6 +155,17 @@ def _service(
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
         "known_clients": clients.shown(service, known),
+        "min_healthy": [
+            {
+                "family": count.family,
+                "healthy": count.healthy,
+                "of": count.declared,
+                "needed": count.needed,
+                "below": count.is_below,
+                "since": count.since or None,
+            }
+            for count in quorums(service, standing, plan.laid.findings)
+        ],
         "backends": [
             {
                 **_backend(item),

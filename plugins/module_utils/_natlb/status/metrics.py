@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends
+from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends, quorums
 from ..model.entities import Backend, Config, Service
 from ..model.families import ports_text
 from ..model.least_connections import Multiples, levelled_service
@@ -146,6 +146,7 @@ class _Backend(NamedTuple):
 
 def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) -> None:
     serving: list[tuple[str, Value]] = []
+    below: list[tuple[str, Value]] = []
     backends: list[_Backend] = []
     for service in balanced.config.services:
         standing, effective = _standing(service, balanced)
@@ -153,6 +154,7 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
             (labels({"service": service.name, "family": family}), len(effective.serving(family)))
             for family in service.families()
         ]
+        below += _below(service, standing, balanced.findings)
         shares = expected_shares(effective, engine)
         # What all backends of a service have in common is written once: with ten thousand services that is felt.
         of = labels({"service": service.name})[:-1]
@@ -164,6 +166,8 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
                 backends.append(_Backend(own, item, shares[item.declared.key], *totals))
     name = "natlb_backend"
     found.add("natlb_service_serving_backends", "gauge", "Backends that get new connections.", serving)
+    words = "Whether fewer backends are healthy than min_healthy asks for."
+    found.add("natlb_service_below_min_healthy", "gauge", words, below)
     found.add(
         f"{name}_state",
         "gauge",
@@ -188,6 +192,11 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
     found.add(f"{name}_connections_total", "counter", words, ((one.own, one.total) for one in backends))
     words = "Connections that a backend has."
     found.add(f"{name}_active_connections", "gauge", words, ((one.own, one.active) for one in backends))
+
+
+def _below(service: Service, standing: Sequence[EffectiveBackend], findings: Findings) -> Iterator[tuple[str, Value]]:
+    for count in quorums(service, standing, findings):
+        yield labels({"service": service.name, "family": count.family}), count.is_below
 
 
 def _address(backend: Backend) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..model.effective import Finding, Findings, Override, Overrides, Place
 from ..model.entities import Config
+from ..model.quorum_memory import is_whole
 from .columns import listed
 
 
@@ -52,10 +53,15 @@ def of_findings(before: Findings, after: Findings, names: Names) -> Iterator[New
         then = before.get(place)
         if then is None or then.state != now.state:
             yield News("health", _found(place, now, names), {**_about(place, names), "state": now.state})
+    for place in before:
+        if is_whole(place) and place not in after:
+            yield News("health", f"{place.service} has enough healthy backends again", {"service": place.service})
 
 
 def _found(place: Place, finding: Finding, names: Names) -> str:
     reason = f": {finding.reason}" if finding.reason else ""
+    if is_whole(place):
+        return f"{place.service} is below min_healthy{reason}"
     return f"{_name(place, names)} is {finding.state}{reason}"
 
 

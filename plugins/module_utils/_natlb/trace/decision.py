@@ -38,7 +38,7 @@ def found(
     question: Question, frontends: Frontends, services: Sequence[Service], arrives: str
 ) -> tuple[Service | None, Step]:
     """The service whose frontend this is."""
-    at = frontends.find(question.family, question.target, question.port)
+    at = frontends.find(question.family, question.target, question.port, question.client)
     open_here = [item for item in at if item.interface in (None, arrives)]
     if open_here:
         return open_here[0], Step("service", "ok", open_here[0].name)
@@ -88,7 +88,7 @@ def _connections(question: Question, service: Service, frontends: Frontends) -> 
     mine = [
         item
         for item in tracked.of_client(question.family, question.protocol, question.client)
-        if item.active and service in frontends.find(item.family, *item.target)
+        if item.active and service in frontends.find(item.family, *item.target, item.client, not item.translated)
     ]
     return len(mine)
 
@@ -168,7 +168,11 @@ def named(backend: Backend) -> str:
 
 def standing(backends: Sequence[EffectiveBackend]) -> Iterator[Step]:
     """Who of the service does not serve, and why."""
-    out = [item for item in backends if item.effective.state != "active" or not item.effective.weight]
+    out = [
+        item
+        for item in backends
+        if item.effective.state != "active" or not item.effective.weight or item.effective.held
+    ]
     for item in out[:_NAMED]:
         why = item.why() or f"declared {item.declared.state}"
         yield Step("backend", "fact", f"{named(item.declared)} gets no new connections: {why}")

@@ -62,7 +62,8 @@ def _own_addresses(config: Config) -> Iterator[tuple[str, str, str]]:
     """(whose, address, `listen` or `snat`) of each address that this host has to answer for."""
     for service in config.services:
         for listen in service.listens:
-            if listen.address:
+            # A network is routed here, whoever has its addresses; or nobody has them.
+            if listen.address and "/" not in listen.address:
                 yield f"service {service.name}", listen.address, "listen"
         for address in service.snat_addresses:
             yield f"service {service.name}", address, "snat"
@@ -86,7 +87,7 @@ def _without_route(services: Sequence[Service], here: Addressing, told: Collecti
     """A packet that is not translated meets the routing table before any rule can refuse it."""
     ways = Ways(here.routes)
     for service in services:
-        for address in {listen.address: None for listen in service.listens if listen.address}:
+        for address in {a: None for a in (listen.address for listen in service.listens) if a and "/" not in a}:
             if address not in here.local and address not in told and not ways.interface(address):
                 yield (
                     f"service {service.name}: no route of this host leads to {address}, so the iptables engine cannot "

@@ -16,9 +16,9 @@ from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..model.families import family_name
+from ..model.families import family_name, is_network
 from ..model.takeover import LOOSE, taking_over
-from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, loose, reverse_path
+from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, loose, networks, reverse_path
 
 
 def collect(
@@ -47,6 +47,7 @@ def collect(
         *_checks(config),
         *covered.warnings(config),
         *_taken_over(config),
+        *_networks(config, table),
     ]
     if boots:
         warnings += boot_settings.overrides(sysctl.files(boot_settings.SYSCTL_DIRECTORIES), boots)
@@ -102,6 +103,11 @@ def _astray(config: Config, table: Routes) -> list[str]:
     strict = {name for name in bound.intersection(links.names() if bound else ()) if reverse_path.strict(name)}
     services = reverse_path.without_return_route(config, table.ways, strict) if strict else []
     return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
+
+
+def _networks(config: Config, table: Routes) -> Iterator[str]:
+    if any(is_network(listen.address) for service in config.services for listen in service.listens):
+        yield from networks.warnings(config, Ways(table.ways))
 
 
 def _obstacles(config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> Iterator[str]:

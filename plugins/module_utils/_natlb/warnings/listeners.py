@@ -5,7 +5,8 @@
 
 A program that listens on the address of a frontend, or on every address if the service does, gets no more connections
 from outside. Neither does a virtual service of IPVS, which sees packets only after local delivery. There is no warning
-about a program on every address if the service has one address: other addresses still reach the program. Of several
+about a program on every address if the service has one address, or a network but not all addresses: others still reach
+the program. Of several
 services that hide one listener the most specific is named, and one of each interface before it.
 """
 
@@ -15,8 +16,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ..host.sockets import Listener, Ports
 from ..model.entities import Config, Frontend
-from ..model.families import family_of
-from ..model.precedence import possible
+from ..model.families import family_of, is_everything
+from ..model.precedence import in_network, possible
 
 _ANY = {"0.0.0.0": "ip", "::": "ip6"}
 
@@ -61,11 +62,21 @@ def _rivals(known: Mapping[tuple[str, int], list[Listener]], frontend: Frontend)
 
 
 def _is_hidden(listener: Listener, frontend: Frontend, local: Collection[str]) -> bool:
+    if frontend.is_network:
+        return _is_of_network(listener, frontend, local)
     if frontend.address is not None:
         return listener.address == frontend.address
     if listener.address in _ANY:
         return _ANY[listener.address] == frontend.family
     return listener.address in local and family_of(listener.address) == frontend.family
+
+
+def _is_of_network(listener: Listener, frontend: Frontend, local: Collection[str]) -> bool:
+    network = str(frontend.address)
+    if listener.address in _ANY:
+        return _ANY[listener.address] == frontend.family and is_everything(network)
+    is_here = listener.address in local and family_of(listener.address) == frontend.family
+    return is_here and in_network(network, listener.address)
 
 
 def _by_port(listeners: Iterable[Listener]) -> dict[tuple[str, int], list[Listener]]:

@@ -1,0 +1,51 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Networks that have the backends of their own service."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from _natlb.host.routes import Ways
+from _natlb.model.services import parse_config
+from _natlb.warnings.networks import warnings
+
+WAYS = Ways([(ipaddress.ip_network("10.0.0.0/24"), "back"), (ipaddress.ip_network("0.0.0.0/0"), "front")])
+
+
+def said(listen: str, **keys: Any) -> list[str]:
+    return list(warnings(parse_config([{"name": "web", "listen": listen, "backends": ["10.0.0.3:80"], **keys}]), WAYS))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"listen": "0.0.0.0/0:80-81"},
+        {"listen": "10.0.0.0/30:80-81"},
+        {"listen": "0.0.0.0/0:80-81", "interface": "back"},
+        {"listen": "0.0.0.0/0:80-81", "allow_from": ["10.0.0.0/8"]},
+    ],
+)
+def test_backends_that_come_back(keys: Any) -> None:
+    (one,) = said(**keys)
+    assert one.startswith("service web: its backends 10.0.0.3 are in ")
+    assert "connections that they open to port 80-81 of that network are balanced as well" in one
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"listen": "0.0.0.0/0:80", "interface": "front"},
+        {"listen": "198.51.100.0/24:80"},
+        {"listen": "10.0.0.4/30:80"},
+        {"listen": "192.0.2.10:80"},
+        {"listen": "*:80"},
+        {"listen": "0.0.0.0/0:80", "allow_from": ["198.51.100.0/24"]},
+        {"listen": "0.0.0.0/0:80", "backends": []},
+    ],
+)
+def test_backends_that_do_not(keys: Any) -> None:
+    assert not said(**keys)
