@@ -58,9 +58,9 @@ class Reading:
         """The known keys that are given. A null is an error for each of them: for many keys, leaving them out allows
         more than any value does, and a template that gives null must not have that effect."""
         if not isinstance(value, Mapping):
-            self.add(
-                path, f"{values.shown(value)} is not a mapping", f"write a mapping with the keys {', '.join(known)}"
-            )
+            # A service has so many keys that nobody would read them all.
+            keys = f"{', '.join(required)} and others" if required else ", ".join(known)
+            self.add(path, f"{values.shown(value)} is not a mapping", f"write a mapping with the keys {keys}")
             return {}
         for key in value:
             if key not in known:
