@@ -66,6 +66,7 @@ def service(
         "method": draw(st.sampled_from(methods)),
         "backends": draw(_backends(families, limited)),
         "snat": draw(_snat(families)),
+        "snat_by_client": draw(_by_client(families)),
         "affinity": draw(_durations),
         "client_prefix": draw(_client_prefixes),
         "allow_from": draw(_allowed(families)),
@@ -81,6 +82,7 @@ def service(
         "interface": draw(st.none() | st.sampled_from(INTERFACES)),
     }
     if not declared["backends"] and any(listen.startswith("*") for listen in declared["listen"]):
+        declared["snat_by_client"] = []
         declared["snat"] = "masquerade"  # With no backend to tell the family, `*` means both.
     if "tcp" not in declared["protocol"]:
         declared["redispatch"] = False
@@ -173,6 +175,20 @@ def _snat(families: tuple[str, ...]) -> st.SearchStrategy[Any]:
     each = [st.lists(st.sampled_from(pools[family]), unique=True, min_size=1) for family in families]
     addresses = st.tuples(*each).map(lambda lists: [address for part in lists for address in part])
     return st.sampled_from(("masquerade", "masquerade", "none")) | addresses
+
+
+@st.composite
+def _by_client(draw: st.DrawFn, families: tuple[str, ...]) -> list[Declared]:
+    """Networks of one family in each entry, and in no other."""
+    found: list[Declared] = []
+    given: set[str] = set()
+    for family in draw(st.lists(st.sampled_from(families), max_size=3)):
+        networks = draw(st.lists(_v4_networks if family == "ip" else _v6_networks, max_size=4))
+        apart = [network for network in dict.fromkeys(networks) if network not in given]
+        given.update(apart)
+        if apart:
+            found.append({"networks": apart, "snat": draw(_snat((family,)))})
+    return found
 
 
 def _allowed(families: tuple[str, ...]) -> st.SearchStrategy[list[str]]:

@@ -101,6 +101,22 @@ options:
           - An address, or a list of addresses, over which the connections are spread.
         type: raw
         default: masquerade
+      snat_by_client:
+        description:
+          - Other source addresses for clients in some networks. O(services[].snat) is for all others.
+          - The longest prefix decides.
+        type: list
+        elements: dict
+        suboptions:
+          networks:
+            description: Networks or addresses of clients, such as V(198.51.100.0/24).
+            type: list
+            elements: str
+            required: true
+          snat:
+            description: V(masquerade), V(none), an address, or a list of addresses, as O(services[].snat).
+            type: raw
+            required: true
       allow_from:
         description:
           - The networks that may use the service. All other clients are refused.
@@ -665,6 +681,14 @@ SERVICE = {
         "options": {"ipv4": {"type": "int", "default": 32}, "ipv6": {"type": "int", "default": 128}},
     },
     "snat": {"type": "raw", "default": "masquerade"},
+    "snat_by_client": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "networks": {"type": "list", "elements": "str", "required": True},
+            "snat": {"type": "raw", "required": True},
+        },
+    },
     "allow_from": {"type": "list", "elements": "str"},
     "deny_from": {"type": "list", "elements": "str"},
     "when_denied": {"type": "str", "choices": ["reject", "drop"], "default": "reject"},

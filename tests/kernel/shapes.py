@@ -57,6 +57,17 @@ GUARDED: list[Mapping] = [
         affinity=60,
         backends=BOTH,
     ),
+    service(
+        "by-client",
+        listen=[f"{VIP}:8198", f"[{VIP6}]:8198"],
+        snat_by_client=[
+            {"networks": ["198.18.0.0/16", "2001:db8:18::/64"], "snat": "none"},
+            {"networks": ["198.18.7.0/24"], "snat": ["10.0.0.200", "10.0.0.201"]},
+            {"networks": ["198.18.7.7"], "snat": "masquerade"},
+            {"networks": ["2001:db8:18::7"], "snat": "2001:db8:1::200"},
+        ],
+        backends=BOTH,
+    ),
     service("shifted", listen=f"{VIP}:7000-7003", protocol=["tcp", "udp"], backends=webs(port="9000-9003")),
     service("networks", listen=f"{VIP}:8196", method="source_hash", client_prefix={"ipv4": 20}),
     service("empty", listen=f"{VIP}:92", backends=[]),

@@ -44,6 +44,42 @@ CLUSTER_IP = [
         [served("VIP:80", web1=1, web2=1, web3=1, seen=BACK)],
     ),
     Case(
+        "--cluster-cidr: pods see pods, and the node for all others",
+        [
+            {
+                "listen": ["VIP:80", "[VIP6]:80"],
+                "snat_by_client": [{"networks": ["198.18.7.0/24", "2001:db8:18::/112"], "snat": "none"}],
+                "backends": ["WEB1:8080", "[SIX1]:8080"],
+            }
+        ],
+        [
+            served("VIP:80", web1=2, sources=[INSIDE], seen=INSIDE),
+            served("VIP:80", web1=2, sources=[OUTSIDE], seen=BACK),
+            served("VIP:80", web1=2, at="balancer", seen=BACK),
+            served("[VIP6]:80", web1=1, sources=["2001:db8:18::7"], seen="2001:db8:18::7"),
+            served("[VIP6]:80", web1=1, sources=["2001:db8:18::1:7"], seen=BACK6),
+        ],
+    ),
+    Case(
+        "--masquerade-all with --cluster-cidr: pods as well",
+        [{"listen": "VIP:80", "snat": "masquerade", "snat_by_client": [], "backends": ["WEB1:8080"]}],
+        [served("VIP:80", web1=2, sources=[INSIDE, OUTSIDE], seen=BACK)],
+    ),
+    Case(
+        "type: NodePort, externalTrafficPolicy: Cluster, with --cluster-cidr",
+        [
+            {
+                "listen": "*:30079",
+                "snat_by_client": [{"networks": ["198.18.7.0/24"], "snat": "none"}],
+                "backends": ["WEB1:8080"],
+            }
+        ],
+        [
+            served(f"{FRONT}:30079", web1=2, sources=[INSIDE], seen=INSIDE),
+            served(f"{FRONT}:30079", web1=2, sources=[OUTSIDE], seen=BACK),
+        ],
+    ),
+    Case(
         "an endpoint in the host network: the address of the node",
         [{"listen": "VIP:80", "backends": [f"{FRONT}:{NODE}"]}],
         [served("VIP:80", balancer=2, port=NODE)],

@@ -271,6 +271,45 @@ SERVICES = [
     (service(snat=["192.0.2.1", "none"]), "services[0].snat[1]", "not an IP address"),
     (service(snat="2001:db8::1"), "services[0].snat", "names no IPv4 address"),
     (service(snat=["192.0.2.1", "2001:db8::1"]), "services[0].snat", "does not listen in"),
+    *(
+        (service(snat_by_client=rules), f"services[0].snat_by_client{path}", problem)
+        for rules, path, problem in [
+            ({}, "", "is not a list"),
+            (["198.51.100.0/24"], "[0]", "is not a mapping"),
+            ([{"networks": ["198.51.100.0/24"]}], "[0].snat", "is missing"),
+            ([{"snat": "none"}], "[0].networks", "is missing"),
+            ([{"networks": ["198.51.100.0/24"], "snat": None}], "[0].snat", "has no value"),
+            ([{"networks": [], "snat": "none"}], "[0].networks", "is empty"),
+            ([{"networks": "198.51.100.7/24", "snat": "none"}], "[0].networks", "bits set behind its prefix"),
+            ([{"networks": ["x"], "snat": "none"}], "[0].networks[0]", "'x' is not a network"),
+            ([{"networks": "198.51.100.0/24", "snat": "masq"}], "[0].snat", "'masq' is not an IP address"),
+            ([{"networks": "198.51.100.0/24", "snat": "10.0.0.1", "to": 1}], "[0].to", "no such key"),
+            ([{"networks": "198.51.100.0/24", "snat": "2001:db8::1"}], "[0].snat", "names no IPv4 address"),
+            (
+                [{"networks": "198.51.100.0/24", "snat": ["10.0.0.1", "2001:db8::1"]}],
+                "[0].snat",
+                "2001:db8::1 is of a family that none of its networks is of",
+            ),
+            (
+                [{"networks": "2001:db8::/32", "snat": "none"}],
+                "[0].networks",
+                "2001:db8::/32 is of a family that the service does not listen in",
+            ),
+            (
+                [
+                    {"networks": ["198.51.0.0/16", "198.51.100.0/24"], "snat": "none"},
+                    {"networks": ["198.51.100.0/24"], "snat": "masquerade"},
+                ],
+                "[1].networks",
+                "198.51.100.0/24 stands at services[0].snat_by_client[0] already, with another snat",
+            ),
+            (
+                [{"networks": [f"10.{n >> 8}.{n & 255}.0/24" for n in range(4097)], "snat": "none"}],
+                "",
+                "4097 networks",
+            ),
+        ]
+    ),
     (service(allow_from="198.51.100.0/33"), "services[0].allow_from", "not a network"),
     (service(allow_from=["198.51.100.1/24"]), "services[0].allow_from[0]", "bits set behind its prefix"),
     (service(allow_from="everybody"), "services[0].allow_from", "not a network"),
@@ -660,6 +699,7 @@ FULL = {
             "affinity": "3h",
             "client_prefix": {"ipv4": 24, "ipv6": 64},
             "snat": "masquerade",
+            "snat_by_client": [{"networks": ["198.51.100.0/24"], "snat": "none"}],
             "allow_from": ["198.51.100.0/24"],
             "deny_from": ["198.51.100.7/32"],
             "when_denied": "drop",

@@ -11,7 +11,7 @@ destination tells which takes a packet, or they share none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend, Service
@@ -59,8 +59,8 @@ def _ambiguous(services: Sequence[Service], tables: Tables) -> set[Frontend]:
     return found
 
 
-def _source_nat(service: Service) -> tuple[str, tuple[str, ...]]:
-    return service.snat, service.snat_addresses
+def _source_nat(service: Service) -> Hashable:
+    return service.usual_snat, service.snat_by_client
 
 
 def _on_other_interfaces(one: Frontend, two: Frontend) -> bool:

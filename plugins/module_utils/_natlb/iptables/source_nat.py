@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from ..model.entities import Frontend, Service
 from ..model.families import family_of
 from ..model.ranges import number_range
+from ..model.source_nat import SourceNat, by_network
+from ..ruleset.names import digest
+from . import source_tree
 from .choice import Target, by_chance
 from .dispatch import chain_name, ports_text
 from .service import Tables
@@ -25,7 +28,7 @@ def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: 
     That does not show a `*` or an interface, and others may translate what comes to an address of a network; there the
     backend tells.
     """
-    action = _snat(tables, service, networks)
+    action = _by_client(tables, service, networks)
     if frontend.address is not None and frontend.interface is None and not frontend.is_network:
         return action
     ports = ports_text((frontend.low, frontend.high))
@@ -39,15 +42,44 @@ def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: 
     return f"-j {name}"
 
 
-def _snat(tables: Tables, service: Service, networks: Sequence[str]) -> str:
-    """The action of a service's `snat`: a target, or a jump to a chain that takes every packet."""
-    if service.snat == "masquerade":
+def _by_client(tables: Tables, service: Service, networks: Sequence[str]) -> str:
+    """The action of a service's source NAT: a target, or a jump to a chain that takes every packet.
+
+    A chain or a tree that asks for the client is that of all services that have the same one.
+    """
+    named = by_network(service.snat_by_client, tables.family)
+    if not named:
+        return _snat(tables, service.usual_snat, service, networks)
+    answers = dict.fromkeys([service.usual_snat, *(snat for _network, snat in named)])
+    actions = {snat: _snat_of_some(tables, snat, service, networks) for snat in answers}
+    rules = {network: f"-s {network} {actions[snat]}" for network, snat in named}
+    usual = actions[service.usual_snat]
+    name = ("", "by", digest("\n".join([*rules.values(), usual])))
+    if ("nat", chain_name(*name)) not in tables.chains:
+        tree = source_tree.build(name, tables.bits, rules, usual)
+        tables.chains.update((("nat", chain), found) for chain, found in tree.items())
+    return f"-j {chain_name(*name)}"
+
+
+def _snat_of_some(tables: Tables, snat: SourceNat, service: Service, networks: Sequence[str]) -> str:
+    """The same of some clients, with chains named for what they do."""
+    if snat.kind == "none":
+        rules = _hairpin(tables, service, networks)
+        name = chain_name("", "as_is", digest("\n".join(rules)))
+        tables.chains["nat", name] = rules
+        return f"-j {name}"
+    return _snat(tables, snat, service, networks, chain_name("", "to", digest(" ".join(snat.of(tables.family)))))
+
+
+def _snat(tables: Tables, snat: SourceNat, service: Service, networks: Sequence[str], name: str = "") -> str:
+    """The action of one `snat`; `name` is that of a chain which chooses among addresses."""
+    if snat.kind == "masquerade":
         return MASQUERADE
-    addresses = service.snat_of(tables.family)
+    addresses = snat.of(tables.family)
     if len(addresses) == 1:
         return snat_to(addresses[0])
-    name = chain_name(service.name, "snat")
-    if ("nat", name) not in tables.chains and service.snat == "none":
+    name = name or chain_name(service.name, "snat")
+    if ("nat", name) not in tables.chains and snat.kind == "none":
         tables.chains["nat", name] = _hairpin(tables, service, networks)
     elif ("nat", name) not in tables.chains:
         chosen = by_chance(name, [(Target("", snat_to(address)), 1) for address in addresses])

@@ -26,14 +26,13 @@ from .pins import Pin, pinned_networks
 from .quorum import Quorum
 from .quorum import dump as dump_quorum
 from .ranges import Range
+from .source_nat import ClientSnat, Snat, SourceNat, decisive
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
 #: What who is not served gets.
 Refusal = Literal["reject", "drop"]
-#: How the source of what a service forwards is translated.
-Snat = Literal["masquerade", "none", "address"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 METHODS: tuple[Method, ...] = (
     "round_robin",
@@ -165,7 +164,8 @@ class Backend:
 
 @dataclass(frozen=True)
 class Service:
-    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last."""
+    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last. Ask `source_nat`,
+    which knows of the exceptions for some clients as well."""
 
     name: str
     listens: tuple[Listen, ...]
@@ -177,6 +177,7 @@ class Service:
     client_prefix: ClientPrefix
     snat: Snat
     snat_addresses: tuple[str, ...]
+    snat_by_client: tuple[ClientSnat, ...]
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
     when_denied: Refusal
@@ -297,8 +298,34 @@ class Service:
         found = self.admission(family_of(client))
         return found is None or found.admits(client)
 
-    def snat_of(self, family: str) -> tuple[str, ...]:
-        return tuple(address for address in self.snat_addresses if family_of(address) == family)
+    @property
+    def usual_snat(self) -> SourceNat:
+        """What clients get for whom there is no exception."""
+        return SourceNat(self.snat, self.snat_addresses)
+
+    @cached_property
+    def snats(self) -> tuple[SourceNat, ...]:
+        """Everything that a connection may get."""
+        return tuple(dict.fromkeys([self.usual_snat, *(rule.snat for rule in self.snat_by_client)]))
+
+    @cached_property
+    def shows_clients(self) -> bool:
+        """Whether backends see the own address of some clients, or of all."""
+        return any(snat.kind == "none" for snat in self.snats)
+
+    @cached_property
+    def always_masquerades(self) -> bool:
+        """Whether no declared address, nor that of a client, is what backends see."""
+        return all(snat.kind == "masquerade" for snat in self.snats)
+
+    @cached_property
+    def seen_addresses(self) -> tuple[str, ...]:
+        """The declared addresses that backends see clients by."""
+        return tuple(dict.fromkeys(address for snat in self.snats for address in snat.addresses))
+
+    def source_nat(self, client: str) -> SourceNat:
+        """What a connection of this client gets."""
+        return decisive(self.snat_by_client, client) or self.usual_snat
 
     @cached_property
     def line(self) -> str:
@@ -369,7 +396,8 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "method": service.method,
         "affinity": service.affinity_s,
         "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
-        "snat": list(service.snat_addresses) if service.snat == "address" else service.snat,
+        "snat": service.usual_snat.dump(),
+        "snat_by_client": [rule.dump() for rule in service.snat_by_client],
         "allow_from": list(service.allow_from),
         "deny_from": list(service.deny_from),
         "when_denied": service.when_denied,

@@ -16,13 +16,14 @@ from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .pins import Pin
 from .quorum import of_dump
+from .source_nat import ClientSnat, SourceNat
 
 
 def service(item: Mapping[str, Any], line: str) -> Service:
     """The service of which `dump` made `item`, by way of JSON, which is `line`. Raises `KeyError`, `TypeError` or
     `ValueError`, or gives another service, for anything that it did not make."""
-    snat, health, prefix = item["snat"], item["health"], item["client_prefix"]
-    has_addresses = isinstance(snat, list)
+    health, prefix = item["health"], item["client_prefix"]
+    snat = _snat(item["snat"])
     found = Service(
         name=item["name"],
         listens=tuple(map(_listen, item["listen"])),
@@ -31,8 +32,9 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         method=item["method"],
         affinity_s=item["affinity"],
         client_prefix=WHOLE if prefix is None else ClientPrefix(*prefix.values()),
-        snat="address" if has_addresses else snat,
-        snat_addresses=tuple(snat) if has_addresses else (),
+        snat=snat.kind,
+        snat_addresses=snat.addresses,
+        snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
         allow_from=tuple(item["allow_from"]),
         deny_from=tuple(item["deny_from"]),
         when_denied=item["when_denied"],
@@ -58,6 +60,14 @@ def _listen(text: str) -> Listen:
     host, _colon, ports = text.rpartition(":")
     low, dash, high = ports.partition("-")
     return Listen(None if host == "*" else host.strip("[]"), int(low), int(high if dash else low))
+
+
+def _snat(dumped: Any) -> SourceNat:
+    return SourceNat("address", tuple(dumped)) if isinstance(dumped, list) else SourceNat(dumped)
+
+
+def _client_snat(networks: list[str], snat: Any) -> ClientSnat:
+    return ClientSnat(tuple(networks), _snat(snat))
 
 
 @lru_cache(maxsize=65536)

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
-from .entities import Snat
 from .reading import Reading
+from .source_nat import Snat
 
 
 def distinct(items: Sequence[Any]) -> list[Any]:

@@ -31,7 +31,6 @@ from .entities import (
     Listen,
     Protocol,
     Service,
-    Snat,
 )
 from .fitting import check_service
 from .hash_keys import WHOLE, client_prefix
@@ -43,6 +42,8 @@ from .pins import read_pins
 from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
+from .snat_by_client import read_by_client
+from .source_nat import Snat
 
 T = TypeVar("T")
 _MASQUERADE: tuple[Snat, tuple[str, ...]] = ("masquerade", ())
@@ -112,6 +113,7 @@ SERVICE_KEYS = (
     "affinity",
     "client_prefix",
     "snat",
+    "snat_by_client",
     "allow_from",
     "deny_from",
     "when_denied",
@@ -162,6 +164,7 @@ def _service(value: Any, path: str) -> Service:
         client_prefix=read("client_prefix", WHOLE, client_prefix),
         snat=snat,
         snat_addresses=snat_addresses,
+        snat_by_client=read("snat_by_client", (), read_by_client),
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),

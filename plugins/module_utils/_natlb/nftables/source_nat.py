@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from ..model.entities import Backend, Frontend, Service, protocol_number
 from ..model.families import ports_text
 from ..model.ranges import Range, apart
+from ..model.source_nat import SourceNat, by_network
+from ..ruleset.names import digest
 from .table import Table, frontend_map, in_order, plain
 from .text import Lines
 
@@ -50,22 +52,48 @@ def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str])
 
 
 def _snat_chain(table: Table, service: Service) -> str:
-    """A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
+    """The chain of a service's connections, which many services may share."""
+    named = by_network(service.snat_by_client, table.family)
+    if not named:
+        return _chain_of(table, service.usual_snat, f"source_nat.{service.name}")
+    answers = dict.fromkeys([service.usual_snat, *(snat for _network, snat in named)])
+    verdicts = {snat: f"goto {_shared_chain(table, snat)}" for snat in answers}
+    elements = {plain(network): verdicts[snat] for network, snat in named}
+    # Another list is another map, see `ServiceTable.guards`.
+    name = f"snat_client/{digest(' '.join(f'{key} {verdict}' for key, verdict in elements.items()))}"
+    table.declare("map", name, f"typeof {table.family} saddr : verdict", "flags interval").update(elements)
+    rules = [f"{table.family} saddr vmap @{name}", verdicts[service.usual_snat]]
+    # Elements of intervals linger (see `delta.py`), so what they lead to keeps its name.
+    exact = all(frontend.exact for frontend in service.frontends())
+    return table.chain(f"source_nat_by{'/' + digest(' '.join(rules)) if exact else '.' + service.name}", rules)
+
+
+def _shared_chain(table: Table, snat: SourceNat) -> str:
+    """The same chain for all services that have the same addresses."""
+    addresses = snat.of(table.family)
+    which = addresses[0].replace(":", "_") if len(addresses) == 1 else digest(" ".join(addresses))
+    return _chain_of(table, snat, f"source_nat_to.{which}")
+
+
+def _chain_of(table: Table, snat: SourceNat, name: str) -> str:
+    """The chain that gives a connection this source; `name` is that of one that translates to addresses.
+
+    A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
     is always drawn by chance (fully-random) meets what a backend still remembers (TIME_WAIT) of others."""
-    if service.snat == "masquerade":
+    if snat.kind == "masquerade":
         return table.chain("source_nat_masquerade", ["masquerade"])
-    if service.snat == "none":
+    if snat.kind == "none":
         rules = ["fib saddr type local masquerade"]
         rules.append(f"{table.family} saddr . {table.family} daddr @hairpin masquerade")
         # An accept would leave the source to every chain of nat behind ours; a translation to itself is one for good.
         everything = "::/0" if table.family == "ip6" else "0.0.0.0/0"
         return table.chain("source_nat_none", [*rules, f"snat {table.family} prefix to {everything}"])
-    addresses = service.snat_of(table.family)
+    addresses = snat.of(table.family)
     target = addresses[0]
     if len(addresses) > 1:
         entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
         target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
-    return table.chain(f"source_nat.{service.name}", [f"snat {table.family} to {target}"])
+    return table.chain(name, [f"snat {table.family} to {target}"])
 
 
 def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
@@ -101,12 +129,12 @@ def _without_protocol(parts: Sequence[str]) -> list[str]:
 
 def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
     """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
-    if not any(service.snat == "none" for service in services):
+    if not any(service.shows_clients for service in services):
         return
     pair = f"typeof {table.family} saddr . {table.family} daddr"
     elements = table.declare("set", "hairpin", pair, "flags interval")
     for service in services:
-        for backend in service.backends if service.snat == "none" else ():
+        for backend in service.backends if service.shows_clients else ():
             if backend.family == table.family:
                 for source in hairpin_sources(backend.address, networks):
                     elements[f"{plain(source)} . {backend.address}"] = ""

@@ -179,9 +179,10 @@ def stale(flows: Iterable[Flow], before: Frontends, after: Frontends) -> list[Fl
 
 def _same_way(then: Service, now: Service, flow: Flow) -> bool:
     """Whether what came in by one service would come in by the other, and be seen the same by the backend."""
-    if now.interface not in (None, then.interface) or now.snat != then.snat:
+    if now.interface not in (None, then.interface):
         return False
-    return set(now.snat_of(flow.family)) == set(then.snat_of(flow.family))
+    one, other = (service.source_nat(flow.source) for service in (then, now))
+    return one.kind == other.kind and set(one.of(flow.family)) == set(other.of(flow.family))
 
 
 def delete_stale(previous: Config, config: Config) -> list[str]:

@@ -19,6 +19,7 @@ from ..model.entities import Backend, Service
 from ..model.hash_keys import BITS, Opening
 from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
+from ..model.source_nat import decisive as decisive_snat
 from ..model.values import endpoint
 from ..plan.backend_connections import BackendConnections
 from ..plan.stale_flows import Frontends
@@ -180,14 +181,16 @@ def standing(backends: Sequence[EffectiveBackend]) -> Iterator[Step]:
 
 def seen_as(question: Question, service: Service, own: str, hairpin: bool) -> Step:
     """The source address that the backend sees."""
-    if service.snat == "masquerade":
-        return Step("source", "fact", f"the backend sees {own or 'this host'} (masquerade)")
-    if service.snat == "address":
-        return Step("source", "fact", f"the backend sees {' or '.join(service.snat_of(question.family))} (snat)")
+    snat = service.source_nat(question.client)
+    by = ", by snat_by_client" if decisive_snat(service.snat_by_client, question.client) else ""
+    if snat.kind == "masquerade":
+        return Step("source", "fact", f"the backend sees {own or 'this host'} (masquerade{by})")
+    if snat.kind == "address":
+        return Step("source", "fact", f"the backend sees {' or '.join(snat.of(question.family))} (snat{by})")
     if hairpin:
         said = f"the backend sees {own or 'this host'}: it is in the client's network, and would answer past this host"
         return Step("source", "fact", said)
-    said = f"the backend sees {question.client} (snat: none), so its answers have to come back through this host"
+    said = f"the backend sees {question.client} (snat: none{by}), so its answers have to come back through this host"
     return Step("source", "may", said, "role natlb.netfilter.return_path on the backend sees to that")
 
 

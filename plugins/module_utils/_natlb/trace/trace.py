@@ -172,7 +172,7 @@ class _Tracing:
             yield contact.asked(backend.address, port, question.protocol)
 
     def _is_hairpin(self, service: Service, backend: Backend) -> bool:
-        if service.snat != "none":
+        if service.source_nat(self._question.client).kind != "none":
             return False
         near = hairpin_sources(backend.address, self._plan.around.connected)
         return decision.is_within(self._question.client, near)

@@ -1,0 +1,73 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The source NAT of some clients, as a user types it, and whether it fits the service. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from . import values
+from .families import family_name, family_of
+from .lists import networks, snat_choice
+from .reading import Reading
+from .source_nat import ClientSnat, Snat, SourceNat
+
+#: In one service. Each is an element of a map or a rule, and has to be listed with all others.
+MAX_NETWORKS = 4096
+_KEYS = ("networks", "snat")
+_NOBODY = "name networks, or take the entry out: snat of the service is for all others"
+
+
+def read_by_client(value: Any, path: str) -> tuple[ClientSnat, ...]:
+    """As a user types it. Raises `ConfigErrors`."""
+    items = values.sequence(value, path)
+    reading = Reading()
+    places: dict[str, tuple[str, SourceNat]] = {}
+    found: list[ClientSnat] = []
+    for index, item in enumerate(items):
+        at = f"{path}[{index}]"
+        for rule in reading.each(_rule, [(at, item)]):
+            for network in rule.networks:
+                other, snat = places.setdefault(network, (at, rule.snat))
+                if snat != rule.snat:
+                    remedy = "name a network once, or a part of it: the longest prefix decides"
+                    reading.add(f"{at}.networks", f"{network} stands at {other} already, with another snat", remedy)
+            found.append(rule)
+    reading.done()
+    if len(places) > MAX_NETWORKS:
+        raise ConfigError(path, f"{len(places)} networks", f"at most {MAX_NETWORKS} in one service")
+    return tuple(found)
+
+
+def _rule(value: Any, path: str) -> ClientSnat:
+    reading = Reading()
+    given = reading.mapping(value, path, _KEYS, _KEYS)
+    reading.done()
+    none: tuple[str, ...] = ()
+    named = reading.read(networks, given["networks"], f"{path}.networks", _NOBODY, otherwise=none)
+    otherwise: tuple[Snat, tuple[str, ...]] = ("none", none)
+    snat = reading.read(snat_choice, given["snat"], f"{path}.snat", otherwise=otherwise)
+    reading.done()
+    return ClientSnat(named, SourceNat(*snat))
+
+
+def check(rules: Sequence[ClientSnat], families: Collection[str], path: str, reading: Reading) -> None:
+    """Whether networks and addresses are of one family, and of one that the service listens in."""
+    for index, rule in enumerate(rules):
+        at = f"{path}[{index}]"
+        named = {family_of(network) for network in rule.networks}
+        strange = [network for network in rule.networks if family_of(network) not in families]
+        if strange:
+            problem = f"{strange[0]} is of a family that the service does not listen in"
+            reading.add(f"{at}.networks", problem, "drop it")
+        if rule.snat.kind != "address":
+            continue
+        for family in sorted(named & set(families)):
+            if not rule.snat.of(family):
+                reading.add(f"{at}.snat", f"names no {family_name(family)} address", "its networks are of that family")
+        others = [address for address in rule.snat.addresses if family_of(address) not in named]
+        if others:
+            reading.add(f"{at}.snat", f"{others[0]} is of a family that none of its networks is of", "drop it")
