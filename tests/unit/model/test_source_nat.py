@@ -16,6 +16,7 @@ from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
 from _natlb.model.source_nat import ClientSnat, SourceNat, by_network, decisive
 from _natlb.model.surroundings import Surroundings
+from _natlb.model.takeover import taking_over
 from _natlb.model.unclaimed import unclaimed
 from _natlb.nftables import render as nftables
 from _natlb.warnings import addresses
@@ -105,6 +106,22 @@ def test_iptables_may_meet_another_port_where_some_clients_are_seen() -> None:
     listen = {"listen": ["192.0.2.10:80-81", "192.0.2.11:80-81"], "backends": [{"address": "10.0.0.3", "port": "+9"}]}
     assert _may_meet_another_port(service(**listen))
     assert not _may_meet_another_port(service(**listen, snat_by_client=[{**PODS, "snat": "masquerade"}]))
+
+
+def test_a_service_that_hides_some_clients_is_not_taken_over() -> None:
+    keys: dict[str, Any] = {"method": "source_hash", "snat": "none"}
+    for rules, whose in (([PODS], {"s0"}), ([{**PODS, "snat": "masquerade"}], set())):
+        assert taking_over(declared(**keys, snat_by_client=rules).services) == whose
+    # One that shows some clients keeps another from being sure whose a packet of the backend is.
+    assert taking_over(declared(2, **keys).services) == set()
+    shows, hides = {**keys, "snat_by_client": []}, {"snat": "masquerade", "method": "source_hash"}
+    backends = [{"address": "10.0.0.3", "port": 80}]
+    for rules, whose in (([], {"a"}), ([PODS], set())):
+        pair = [
+            {"name": "a", "listen": "192.0.2.10:80", "backends": backends, **shows},
+            {"name": "b", "listen": "192.0.2.10:81", "backends": backends, **hides, "snat_by_client": rules},
+        ]
+        assert taking_over(parse_config(pair).services) == whose
 
 
 # -- what the rules cost ---------------------------------------------------------------------------------------------
