@@ -151,7 +151,7 @@ def _backends(draw: st.DrawFn, families: tuple[str, ...], limited: bool) -> list
     for family in families:
         for number in draw(st.lists(st.integers(1, 999), unique=True, min_size=1, max_size=5)):
             address = f"10.0.{number // 250}.{number % 250 + 1}" if family == "ip" else f"2001:db8:2::{number:x}"
-            found.append({"address": address, **draw(_backend_keys(limited))})
+            found.append({"address": address, **draw(_backend_keys(limited)), **draw(_backend_snat(family))})
     if not any(backend.get("weight", 1) for backend in found):
         found[0]["weight"] = 1
     return found
@@ -168,6 +168,11 @@ def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:
             **({"max_connections": _limits} if limited else {}),
         },
     )
+
+
+def _backend_snat(family: str) -> st.SearchStrategy[Declared]:
+    addresses = ("10.0.0.200", "10.0.0.202") if family == "ip" else ("2001:db8:2::200",)
+    return st.fixed_dictionaries({}, optional={"snat": st.sampled_from(("masquerade", "none", *addresses))})
 
 
 def _snat(families: tuple[str, ...]) -> st.SearchStrategy[Any]:

@@ -357,6 +357,11 @@ options:
               - V(0) is no limit. Only with nftables.
             type: int
             default: 0
+          snat:
+            description:
+              - What this backend sees instead of the client's address, where it is not O(services[].snat).
+              - V(masquerade), V(none), or one address. O(services[].snat_by_client) comes first.
+            type: str
   egress:
     description:
       - Source NAT for the networks behind this host.
@@ -639,6 +644,7 @@ BACKEND = {
     "state": {"type": "str", "choices": ["active", "drained", "disabled"], "default": "active"},
     "backup": {"type": "bool", "default": False},
     "max_connections": {"type": "int", "default": 0},
+    "snat": {"type": "str"},
 }
 HEALTH_TYPES = ["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
 HEALTH = {

@@ -66,7 +66,7 @@ GUARDED: list[Mapping] = [
             {"networks": ["198.18.7.7"], "snat": "masquerade"},
             {"networks": ["2001:db8:18::7"], "snat": "2001:db8:1::200"},
         ],
-        backends=BOTH,
+        backends=[*webs("web1", snat="10.0.0.201"), *BOTH[1:]],
     ),
     service("shifted", listen=f"{VIP}:7000-7003", protocol=["tcp", "udp"], backends=webs(port="9000-9003")),
     service("networks", listen=f"{VIP}:8196", method="source_hash", client_prefix={"ipv4": 20}),

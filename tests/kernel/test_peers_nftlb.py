@@ -13,7 +13,7 @@ from kernel_lab.topology import BACK, BACK6, CLIENT, CLIENT6
 
 FARM = ["WEB1:8080", "WEB2:8080"]
 #: An address of the balancer on the backends' network, for "source-addr".
-SOURCE = "10.0.0.200"
+SOURCE, ANOTHER = "10.0.0.200", "10.0.0.201"
 INSIDE, BESIDE, OUTSIDE = "198.18.7.7", "198.18.7.130", "198.18.9.9"
 CLIENTS = [f"198.18.7.{number}" for number in range(1, 41)]
 
@@ -31,6 +31,21 @@ FARMS = [
     Case('"mode": "snat"', [farm()], [served("VIP:80", web1=2, web2=2, seen=BACK, port=8080)]),
     Case('"mode": "dnat"', [farm(snat="none")], [served("VIP:80", web1=2, web2=2, seen=CLIENT, port=8080)]),
     Case('"mode": "snat", "source-addr"', [farm(snat=SOURCE)], [served("VIP:80", web1=2, web2=2, seen=SOURCE)]),
+    Case(
+        '"source-addr" of a backend',
+        [farm(bck(1, snat=SOURCE), bck(2))],
+        [served("VIP:80", web1=2, web2=2, port=8080)],
+    ),
+    Case(
+        '"source-addr" of every backend, and another one of the farm',
+        [farm(bck(1, snat=SOURCE), bck(2, snat=SOURCE), snat=ANOTHER)],
+        [served("VIP:80", web1=2, web2=2, seen=SOURCE)],
+    ),
+    Case(
+        '"mode": "dnat" with "source-addr" of the one backend',
+        [farm(bck(1, snat=SOURCE), snat="none")],
+        [served("VIP:80", web1=2, seen=SOURCE)],
+    ),
     Case(
         '"family": "ipv6", "mode": "snat"',
         [farm("[SIX1]:8080", "[SIX2]:8080", listen="[VIP6]:80")],

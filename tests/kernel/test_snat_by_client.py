@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whom the backends see where that depends on the client: by the longest prefix, then as all others."""
+"""Whom the backends see where that depends on the client (the longest prefix), then on the backend."""
 
 from __future__ import annotations
 
@@ -174,12 +174,80 @@ def test_many_networks(balancer: Balancer) -> None:
     assert list(seen(balancer, clients).values()) == [BACK, *wanted[1:]]
 
 
+# -- backends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backend_sees_what_it_says(balancer: Balancer, way: str) -> None:
+    """Where no network has the client; and all others what the service says."""
+    own_addresses(balancer)
+    backends = [*webs("web1", snat=OWN[0]), *webs("web2", snat="none"), *webs("web3"), *webs("web4", snat="masquerade")]
+    six = [{"address": WEB6["web1"], "snat": OWN6}, {"address": WEB6["web2"], "snat": "none"}]
+    rules = [{"networks": ["198.18.7.0/24"], "snat": "none"}]
+    keys: Mapping = {"snat": OWN[1:], "backends": backends}
+    if way != "node":
+        keys = {"snat": [OWN[1], OWN6], "backends": [*backends, *six]}
+    balancer.apply([declared(way, **keys, snat_by_client=rules)])
+    target = f"{FRONT}:80" if way == "node" else f"{VIP}:80"
+    for protocol in ("tcp", "udp"):
+        found = by_backend(balancer, target, [f"198.18.9.{n}" for n in range(1, 41)], protocol=protocol)
+        assert found == {"web1": {OWN[0]}, "web2": {ITS_OWN}, "web3": {OWN[1]}, "web4": {BACK}}
+        found = by_backend(balancer, target, [f"198.18.7.{n}" for n in range(1, 41)], protocol=protocol)
+        assert found == {"web1": {ITS_OWN}, "web2": {ITS_OWN}, "web3": {ITS_OWN}, "web4": {ITS_OWN}}
+        if way != "node":
+            clients = [f"2001:db8:18::{n:x}" for n in range(1, 31)]
+            assert by_backend(balancer, f"[{VIP6}]:80", clients) == {"web1": {OWN6}, "web2": {ITS_OWN}}
+    assert not balancer.apply([declared(way, **keys, snat_by_client=rules)]).changed
+
+
+def by_backend(balancer: Balancer, target: str, clients: list[str], **options: Any) -> dict[str, set[str]]:
+    """What each backend has seen, in one connection from each client."""
+    answers = balancer.ask(target, len(clients), sources=clients, **options)
+    found: dict[str, set[str]] = {}
+    for client, answer in zip(clients, answers, strict=True):
+        found.setdefault(answer.name, set()).add(ITS_OWN if answer.peer == client else answer.peer)
+    return found
+
+
+def test_the_snat_of_a_backend_comes_and_goes(balancer: Balancer) -> None:
+    own_addresses(balancer)
+    balancer.apply([service(protocol=["tcp", "udp"])])
+    before = balancer.snapshot()
+    ((tcp, _answer),) = balancer.hold()
+    held = balancer.hold(count=4, protocol="udp")
+    one = service(protocol=["tcp", "udp"], backends=[*webs("web1", snat=OWN[0]), *webs("web2", "web3", "web4")])
+    assert balancer.apply([one]).transaction == "delta"
+    assert by_backend(balancer, f"{VIP}:80", [CLIENT] * 8)["web1"] == {OWN[0]}
+    assert balancer.talk(tcp).peer == BACK
+    # Flows of UDP begin anew where their own answer is another one.
+    for handle, answer in held:
+        now = balancer.talk(handle)
+        assert (now.peer_port == answer.peer_port and now.name == answer.name) or answer.name == "web1"
+    balancer.backend("web1", "drained")
+    balancer.backend("web1", "active")
+    assert by_backend(balancer, f"{VIP}:80", [CLIENT] * 8)["web1"] == {OWN[0]}
+    assert balancer.apply([service(protocol=["tcp", "udp"])]).transaction == "delta"
+    assert balancer.snapshot() == before
+
+
+def test_many_backends(balancer: Balancer) -> None:
+    """Most of them are nobody."""
+    own_addresses(balancer)
+    others = [
+        {"address": f"10.9.{n >> 8}.{n & 255}", "port": 80, "weight": 0, "snat": OWN[n % 2]} for n in range(1, 500)
+    ]
+    backends = [*webs("web1", snat=OWN[1]), *others, *webs("web2")]
+    balancer.apply([service(backends=backends, method="random")])
+    assert by_backend(balancer, f"{VIP}:80", [CLIENT] * 30) == {"web1": {OWN[1]}, "web2": {BACK}}
+
+
 # -- against a model -------------------------------------------------------------------------------------------------
 
 
-def expected(declared: Mapping, client: str) -> set[str]:
-    """What backends may see: the rule of the longest prefix, or else the service's own."""
-    best, snat = -1, declared["snat"]
+def expected(declared: Mapping, client: str, name: str) -> set[str]:
+    """What a backend may see: the rule of the longest prefix, or else its own, or else the service's."""
+    own = {backend["name"]: backend.get("snat") for backend in declared["backends"]}
+    best, snat = -1, own[name] or declared["snat"]
     for rule in declared["snat_by_client"]:
         for network in map(ipaddress.ip_network, rule["networks"]):
             if ipaddress.ip_address(client) in network and network.prefixlen > best:
@@ -205,13 +273,19 @@ def test_any_rules(balancer: Balancer, seed: int) -> None:
         way = chance.choice([{}, {"interface": "front"}, {"method": "random"}])
         listen = f"{VIP}:{2000 + 10 * number}" + chance.choice(["", "-2009" if not number else ""])
         services.append(service(f"s{number}", listen=listen, snat=chance.choice(answers), snat_by_client=rules, **way))
-        services[-1]["backends"] = webs("web1", "web2", port=80)
+        own = [{"snat": snat} if snat else {} for snat in chance.choices(["none", "masquerade", *OWN, "", ""], k=2)]
+        services[-1]["backends"] = [*webs("web1", port=80, **own[0]), *webs("web2", port=80, **own[1])]
     balancer.apply(services)
     clients = ["198.18.0.0", "198.18.0.1", "198.18.0.9", "198.18.7.1", "198.18.7.64", "198.18.7.77", "198.18.7.200"]
     clients += [f"198.18.{chance.randrange(256)}.{chance.randrange(1, 255)}" for _unused in range(8)]
     for number, one in enumerate(services):
-        found = seen(balancer, clients, target=f"{VIP}:{2000 + 10 * number}")
-        wrong = {client: got for client, got in found.items() if got not in expected(one, client)}
+        answers = balancer.ask(f"{VIP}:{2000 + 10 * number}", len(clients), sources=clients)
+        found = [(client, answer.name, answer.peer) for client, answer in zip(clients, answers, strict=True)]
+        wrong = [
+            (client, name, peer)
+            for client, name, peer in found
+            if (ITS_OWN if peer == client else peer) not in expected(one, client, name)
+        ]
         assert not wrong, (one, wrong)
     assert balancer.apply(services).changed is False
 

@@ -333,15 +333,16 @@ def test_backends_that_see_the_client(balancer: Balancer) -> None:
 def test_what_backends_see_of_some_clients(balancer: Balancer) -> None:
     rules = [{"networks": [CLIENT], "snat": "none"}, {"networks": ["198.18.7.0/24"], "snat": "10.0.0.200"}]
     balancer.host.ip("address add 10.0.0.200/32 dev back")
-    apply(balancer, [service(snat_by_client=rules)])
     said = []
-    for client in (CLIENT, "198.18.7.7", "198.18.9.9"):
+    for client, keys in ((CLIENT, {}), ("198.18.7.7", {}), ("198.18.9.9", {}), ("198.18.9.9", {"snat": "10.0.0.200"})):
+        apply(balancer, [service(snat_by_client=rules, backends=webs("web1", **keys))])
         _status, found = traced(balancer, client)
         said += [step["said"].partition(", so its answers")[0] for step in found["steps"] if step["where"] == "source"]
     assert said == [
         f"the backend sees {CLIENT} (snat: none, by snat_by_client)",
         "the backend sees 10.0.0.200 (snat, by snat_by_client)",
         "the backend sees 10.0.0.1 (masquerade)",
+        "the backend sees 10.0.0.200 (snat, of the backend)",
     ]
 
 

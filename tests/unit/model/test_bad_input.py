@@ -421,6 +421,17 @@ SERVICES = [
     (backend(backup="maybe"), "services[0].backends[0].backup", "neither true nor false"),
     (backend(max_connections=-1), "services[0].backends[0].max_connections", "-1 is not a whole number"),
     (backend(max_connections="many"), "services[0].backends[0].max_connections", "not a whole number"),
+    (backend(snat="masq"), "services[0].backends[0].snat", "'masq' is not an IP address"),
+    (backend(snat=""), "services[0].backends[0].snat", "is not an IP address"),
+    (backend(snat=None), "services[0].backends[0].snat", "has no value"),
+    (backend(snat="2001:db8::1"), "services[0].backends[0].snat", "2001:db8::1 is not of the family of 10.0.0.3"),
+    (backend(snat="10.0.0.8,10.0.0.9"), "services[0].backends[0].snat", "2 addresses"),
+    (backend(snat=["10.0.0.8", "10.0.0.9"]), "services[0].backends[0].snat", "2 addresses"),
+    (
+        service(backends=[{"address": "10.0.0.3:80", "snat": "none"}, {"address": "10.0.0.3:81", "name": "b"}]),
+        "services[0].backends[1].snat",
+        "10.0.0.3 stands at services[0].backends[0] with another snat",
+    ),
     (backend(color="red"), "services[0].backends[0].color", "no such key"),
     (backend(address="192.0.2.10", port=80), "services[0].backends[0]", "is the frontend"),
     (
@@ -686,7 +697,15 @@ FULL_HEALTH = [
     {"type": "udp", **TARGET, "send": "ping", "expect": "hex:00ff"},
     {"type": "dns", **TARGET, "query": "www.example.com"},
 ]
-FULL_BACKEND = {**BACKEND, "name": "web1", "weight": 1, "state": "active", "backup": False, "max_connections": 9}
+FULL_BACKEND = {
+    **BACKEND,
+    "name": "web1",
+    "weight": 1,
+    "state": "active",
+    "backup": False,
+    "max_connections": 9,
+    "snat": "none",
+}
 FULL = {
     "services": [
         {

@@ -52,11 +52,23 @@ def test_the_longest_prefix_decides(client: str, gets: SourceNat | None) -> None
 
 def test_all_others_have_what_the_service_says() -> None:
     one = service(snat="10.0.0.9")
-    assert (one.source_nat("10.244.0.1"), one.source_nat("10.245.0.1")) == (NONE, ADDRESS)
-    assert one.snats == (ADDRESS, NONE)
-    assert (one.shows_clients, one.always_masquerades, one.seen_addresses) == (True, False, ("10.0.0.9",))
-    assert service(snat_by_client=[]).always_masquerades
-    assert not service(snat_by_client=[{**PODS, "snat": "10.0.0.9"}]).shows_clients
+    assert (one.source_nat.of("10.244.0.1", "10.0.0.3"), one.source_nat.of("10.245.0.1", "10.0.0.3")) == (NONE, ADDRESS)
+    assert one.source_nat.answers == (ADDRESS, NONE)
+    assert (one.source_nat.shows_clients, one.source_nat.always_masquerades) == (True, False)
+    assert service(snat_by_client=[]).source_nat.always_masquerades
+    assert not service(snat_by_client=[{**PODS, "snat": "10.0.0.9"}]).source_nat.shows_clients
+
+
+def test_a_client_goes_before_a_backend_and_that_before_the_service() -> None:
+    own = [{"address": "10.0.0.3", "port": 80}, {"address": "10.0.0.4", "port": 80, "snat": "10.0.0.9"}]
+    says = service(backends=own).source_nat
+    asked = [("10.244.0.1", "10.0.0.3"), ("10.244.0.1", "10.0.0.4"), ("11.0.0.1", "10.0.0.3"), ("11.0.0.1", "10.0.0.4")]
+    assert [says.of(*each) for each in asked] == [NONE, NONE, MASQUERADE, ADDRESS]
+    assert (says.addresses, says.at_backends("ip"), says.at_backends("ip6")) == (
+        ("10.0.0.9",),
+        [("10.0.0.4", ADDRESS)],
+        [],
+    )
 
 
 def test_one_network_may_say_the_same_twice() -> None:
@@ -112,6 +124,8 @@ def test_a_service_that_hides_some_clients_is_not_taken_over() -> None:
     keys: dict[str, Any] = {"method": "source_hash", "snat": "none"}
     for rules, whose in (([PODS], {"s0"}), ([{**PODS, "snat": "masquerade"}], set())):
         assert taking_over(declared(**keys, snat_by_client=rules).services) == whose
+    own = [{"address": "10.0.0.3", "port": 80, "snat": "10.0.0.9"}]
+    assert taking_over(declared(**keys, snat_by_client=[], backends=own).services) == set()
     # One that shows some clients keeps another from being sure whose a packet of the backend is.
     assert taking_over(declared(2, **keys).services) == set()
     shows, hides = {**keys, "snat_by_client": []}, {"snat": "masquerade", "method": "source_hash"}
@@ -128,13 +142,14 @@ def test_a_service_that_hides_some_clients_is_not_taken_over() -> None:
 
 
 @pytest.mark.parametrize("engine", [nftables, iptables])
-def test_services_with_the_same_answers_share_them(engine: Any) -> None:
+@pytest.mark.parametrize("keys", [{}, {"backends": [{"address": "10.0.0.3", "port": 80, "snat": "10.0.0.9"}]}], ids=str)
+def test_services_with_the_same_answers_share_them(engine: Any, keys: dict[str, Any]) -> None:
     """Beside what each service has without them, all have one chain, and one map or tree."""
     around = Surroundings(connected=["10.0.0.0/24"])
     sizes = []
     for count in (1, 50):
         plain = engine.render(declared(count, snat_by_client=[]), around)
-        sizes.append(len(engine.render(declared(count), around).keys() - plain.keys()))
+        sizes.append(len(engine.render(declared(count, **keys), around).keys() - plain.keys()))
     assert sizes[0] == sizes[1]
 
 
@@ -158,7 +173,7 @@ def test_a_packet_meets_no_more_rules_of_iptables_with_many_networks() -> None:
 def test_what_is_not_used_is_not_rendered() -> None:
     for engine in (nftables, iptables):
         text = str(engine.render(declared(snat_by_client=[])))
-        assert not any(word in text for word in ("snat_client", "source_nat_by", "NATLB..by"))
+        assert not any(word in text for word in ("snat_client", "snat_backend", "source_nat_by", "NATLB..by"))
 
 
 def test_services_of_two_interfaces_are_told_apart_by_their_answers() -> None:

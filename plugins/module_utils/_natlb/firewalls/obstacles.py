@@ -142,7 +142,7 @@ class Traffic:
         return self._leaving(masquerade=True)
 
     def _leaving(self, masquerade: bool) -> list[Packet]:
-        services = tuple(item for item in self._config.services if item.always_masquerades == masquerade)
+        services = tuple(item for item in self._config.services if item.source_nat.always_masquerades == masquerade)
         found = packets(replace(self._config, services=services, egress=()), self._routes)
         return [packet for packet in found if packet.state == "new"]
 

@@ -232,7 +232,7 @@ class IptablesEngine:
 def _may_meet_another_port(service: Service) -> bool:
     """Where DNAT shifts ports, the kernel takes the next one of the range if a connection would be the same as another
     one to the backend (nf_nat_l4proto_unique_tuple). With another source than the client's it cannot be."""
-    if not service.shows_clients or not any(backend.shift for backend in service.backends):
+    if not service.source_nat.shows_clients or not any(backend.shift for backend in service.backends):
         return False
     places = {(frontend.family, frontend.address) for frontend in service.frontends()}
     return any(address is None for _family, address in places) or len(places) > len(service.families())

@@ -11,7 +11,7 @@ destination tells which takes a packet, or they share none.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend, Service
@@ -43,7 +43,7 @@ def marks(config: Config, tables: Tables) -> dict[Frontend, str]:
 
 
 def _ambiguous(services: Sequence[Service], tables: Tables) -> set[Frontend]:
-    if len({_source_nat(service) for service in services}) < 2:
+    if len({service.source_nat for service in services}) < 2:
         return set()
     claims = [(frontend, index) for index, service in enumerate(services) for frontend in tables.frontends(service)]
     backends = [{backend.address for backend in service.backends} for service in services]
@@ -52,15 +52,11 @@ def _ambiguous(services: Sequence[Service], tables: Tables) -> set[Frontend]:
         more, less = sorted((first, second), key=rank, reverse=True)
         if (
             more.interface is not None
-            and _source_nat(services[one]) != _source_nat(services[two])
+            and services[one].source_nat != services[two].source_nat
             and not backends[one].isdisjoint(backends[two])
         ):
             found |= {frontend for frontend in (more, less) if frontend.interface is not None}
     return found
-
-
-def _source_nat(service: Service) -> Hashable:
-    return service.usual_snat, service.snat_by_client
 
 
 def _on_other_interfaces(one: Frontend, two: Frontend) -> bool:

@@ -28,7 +28,7 @@ def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: 
     That does not show a `*` or an interface, and others may translate what comes to an address of a network; there the
     backend tells.
     """
-    action = _by_client(tables, service, networks)
+    action = _of_service(tables, service, networks)
     if frontend.address is not None and frontend.interface is None and not frontend.is_network:
         return action
     ports = ports_text((frontend.low, frontend.high))
@@ -42,21 +42,26 @@ def snat_action(tables: Tables, service: Service, frontend: Frontend, networks: 
     return f"-j {name}"
 
 
-def _by_client(tables: Tables, service: Service, networks: Sequence[str]) -> str:
-    """The action of a service's source NAT: a target, or a jump to a chain that takes every packet.
-
-    A chain or a tree that asks for the client is that of all services that have the same one.
-    """
-    named = by_network(service.snat_by_client, tables.family)
-    if not named:
-        return _snat(tables, service.usual_snat, service, networks)
-    answers = dict.fromkeys([service.usual_snat, *(snat for _network, snat in named)])
+def _of_service(tables: Tables, service: Service, networks: Sequence[str]) -> str:
+    """The action of a service's source NAT: a target, or a jump to a chain that takes every packet."""
+    says = service.source_nat
+    clients, backends = by_network(says.by_client, tables.family), says.at_backends(tables.family)
+    if not clients and not backends:
+        return _snat(tables, says.usual, service, networks)
+    answers = dict.fromkeys([says.usual, *(snat for _net, snat in clients), *(snat for _address, snat in backends)])
     actions = {snat: _snat_of_some(tables, snat, service, networks) for snat in answers}
-    rules = {network: f"-s {network} {actions[snat]}" for network, snat in named}
-    usual = actions[service.usual_snat]
-    name = ("", "by", digest("\n".join([*rules.values(), usual])))
+    last = actions[says.usual]
+    if backends:
+        last = _tree(tables, "-d", [(f"{address}/{tables.bits}", actions[snat]) for address, snat in backends], last)
+    return _tree(tables, "-s", [(network, actions[snat]) for network, snat in clients], last) if clients else last
+
+
+def _tree(tables: Tables, side: str, places: Sequence[tuple[str, str]], otherwise: str) -> str:
+    """A jump to what asks for one side of a connection: one tree of all services that have the same."""
+    rules = {network: f"{side} {network} {action}" for network, action in places}
+    name = ("", "by", digest("\n".join([*rules.values(), otherwise])))
     if ("nat", chain_name(*name)) not in tables.chains:
-        tree = source_tree.build(name, tables.bits, rules, usual)
+        tree = source_tree.build(name, tables.bits, rules, otherwise, side)
         tables.chains.update((("nat", chain), found) for chain, found in tree.items())
     return f"-j {chain_name(*name)}"
 

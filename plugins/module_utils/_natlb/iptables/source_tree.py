@@ -37,8 +37,8 @@ _Pieces = list[list[_Piece]]
 
 
 class _Builder:
-    def __init__(self, name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str) -> None:
-        self.name, self.bits, self.otherwise = name, bits, otherwise
+    def __init__(self, name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str, side: str) -> None:
+        self.name, self.bits, self.otherwise, self.side = name, bits, otherwise, side
         found = sorted((number_range(network), rule) for network, rule in rules.items())
         self.ranges = [block for block, _rule in found]
         self.lows = [low for low, _high in self.ranges]
@@ -66,7 +66,10 @@ class _Builder:
             chain = chain_name(*self.name, address_title(block, self.bits))
             self._put(chain, pieces[: height + 1])
             rest = pieces[height + 1 :]
-            above = [*(rest[0] if rest else []), _Piece(self.bits - shift, f"-s {cidr(block, self.bits)} -g {chain}")]
+            above = [
+                *(rest[0] if rest else []),
+                _Piece(self.bits - shift, f"{self.side} {cidr(block, self.bits)} -g {chain}"),
+            ]
             pieces = [*([] for _unused in range(height + 1)), above, *rest[1:]]
         return pieces
 
@@ -81,10 +84,13 @@ def _joined(one: _Pieces, other: _Pieces) -> _Pieces:
     return [[*found, *(short[height] if height < len(short) else [])] for height, found in enumerate(long)]
 
 
-def build(name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str) -> dict[str, list[str]]:
+def build(
+    name: tuple[str, ...], bits: int, rules: Mapping[str, str], otherwise: str, side: str = "-s"
+) -> dict[str, list[str]]:
     """The chains that bring a packet to the rule of the network that its source is in, and any other one `otherwise`:
-    names to rules without `-A CHAIN`. The first is called `name`; the others are reached from it by `-g`.
+    names to rules without `-A CHAIN`. The first is called `name`; the others are reached from it by `-g`. With `-d` as
+    `side` it is the destination.
 
     Each rule matches its network by itself. These do not overlap; `bits` is the length of an address.
     """
-    return _Builder(name, bits, rules, otherwise).root()
+    return _Builder(name, bits, rules, otherwise, side).root()

@@ -16,6 +16,7 @@ from . import words
 from .entities import MAX_BACKENDS, MAX_CONNECTIONS, MAX_WEIGHT, Backend, Listen
 from .reading import Reading
 from .shifted_ports import NO_PORT, PortAsGiven, read_port, resolved
+from .snat_keys import of_backend
 
 T = TypeVar("T")
 #: Of ports that cannot be told.
@@ -65,7 +66,7 @@ def read_backends(value: Any, path: str, listens: Sequence[Listen]) -> tuple[Bac
     return tuple(backends)
 
 
-BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup", "max_connections")
+BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup", "max_connections", "snat")
 
 
 def _backend(value: Any, path: str) -> _Read:
@@ -103,6 +104,7 @@ def _read_backend(value: Any, path: str) -> _Read:
         state=read("state", "active", words.state),
         backup=read("backup", False, parse.boolean),
         max_connections=read("max_connections", 0, parse.integer, 0, MAX_CONNECTIONS),
+        snat=read("snat", None, of_backend, address),
     )
     reading.done()
     return backend, port if port.port is None else NO_PORT

@@ -26,7 +26,7 @@ from .pins import Pin, pinned_networks
 from .quorum import Quorum
 from .quorum import dump as dump_quorum
 from .ranges import Range
-from .source_nat import ClientSnat, Snat, SourceNat, decisive
+from .source_nat import ClientSnat, Snat, SourceNat, Translation
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
@@ -133,6 +133,8 @@ class Backend:
     shift: int = 0
     #: Whether it gets no new connections since the service is below its quorum (`quorum.py`), for all that it is well.
     held: bool = False
+    #: What it sees of clients, where that is not what the others see; for all backends at its address.
+    snat: SourceNat | None = None
 
     @cached_property
     def family(self) -> str:
@@ -164,8 +166,8 @@ class Backend:
 
 @dataclass(frozen=True)
 class Service:
-    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last. Ask `source_nat`,
-    which knows of the exceptions for some clients as well."""
+    """One service. `snat` is `masquerade`, `none` or `address`; `snat_addresses` belongs to the last. See `source_nat`,
+    which knows of exceptions as well."""
 
     name: str
     listens: tuple[Listen, ...]
@@ -298,34 +300,11 @@ class Service:
         found = self.admission(family_of(client))
         return found is None or found.admits(client)
 
-    @property
-    def usual_snat(self) -> SourceNat:
-        """What clients get for whom there is no exception."""
-        return SourceNat(self.snat, self.snat_addresses)
-
     @cached_property
-    def snats(self) -> tuple[SourceNat, ...]:
-        """Everything that a connection may get."""
-        return tuple(dict.fromkeys([self.usual_snat, *(rule.snat for rule in self.snat_by_client)]))
-
-    @cached_property
-    def shows_clients(self) -> bool:
-        """Whether backends see the own address of some clients, or of all."""
-        return any(snat.kind == "none" for snat in self.snats)
-
-    @cached_property
-    def always_masquerades(self) -> bool:
-        """Whether no declared address, nor that of a client, is what backends see."""
-        return all(snat.kind == "masquerade" for snat in self.snats)
-
-    @cached_property
-    def seen_addresses(self) -> tuple[str, ...]:
-        """The declared addresses that backends see clients by."""
-        return tuple(dict.fromkeys(address for snat in self.snats for address in snat.addresses))
-
-    def source_nat(self, client: str) -> SourceNat:
-        """What a connection of this client gets."""
-        return decisive(self.snat_by_client, client) or self.usual_snat
+    def source_nat(self) -> Translation:
+        """What backends see instead of the client's address."""
+        own = dict.fromkeys((backend.address, backend.snat) for backend in self.backends if backend.snat)
+        return Translation(SourceNat(self.snat, self.snat_addresses), self.snat_by_client, tuple(own))
 
     @cached_property
     def line(self) -> str:
@@ -396,7 +375,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "method": service.method,
         "affinity": service.affinity_s,
         "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
-        "snat": service.usual_snat.dump(),
+        "snat": service.source_nat.usual.dump(),
         "snat_by_client": [rule.dump() for rule in service.snat_by_client],
         "allow_from": list(service.allow_from),
         "deny_from": list(service.deny_from),
@@ -421,6 +400,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
                 "state": backend.state,
                 "backup": backend.backup,
                 "max_connections": backend.max_connections,
+                "snat": None if backend.snat is None else backend.snat.text(),
             }
             for backend in service.backends
         ],

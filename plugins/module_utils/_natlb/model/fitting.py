@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import snat_by_client, takeover
+from . import snat_keys, takeover
 from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
@@ -40,10 +40,11 @@ def check_service(service: Service, path: str) -> None:
         if service.backends and family not in backend_families:
             problem = f"listens in {title}, but no backend has such an address"
             reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
-        if service.snat == "address" and not service.usual_snat.of(family):
+        if service.snat == "address" and not service.source_nat.usual.of(family):
             reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
     _check_clients(service, path, reading)
-    snat_by_client.check(service.snat_by_client, families, f"{path}.snat_by_client", reading)
+    snat_keys.check_backends(service.backends, f"{path}.backends", reading)
+    snat_keys.check_by_client(service.snat_by_client, families, f"{path}.snat_by_client", reading)
     lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}
     for key, values in lists.items():
         strange = [value for value in values if family_of(value) not in families]

@@ -72,12 +72,20 @@ def _client_snat(networks: list[str], snat: Any) -> ClientSnat:
 
 @lru_cache(maxsize=65536)
 def _backend(
-    address: str, port: int | str | None, name: str, weight: int, state: State, backup: bool, most: int
+    address: str,
+    port: int | str | None,
+    name: str,
+    weight: int,
+    state: State,
+    backup: bool,
+    most: int,
+    seen: str | None,
 ) -> Backend:
     """Services share their backends."""
+    snat = None if seen is None else _snat(seen if seen in ("masquerade", "none") else [seen])
     if isinstance(port, str):
-        return Backend(address, None, name, weight, state, backup, most, shift=int(port))
-    return Backend(address, port, name, weight, state, backup, most)
+        return Backend(address, None, name, weight, state, backup, most, shift=int(port), snat=snat)
+    return Backend(address, port, name, weight, state, backup, most, snat=snat)
 
 
 @lru_cache(maxsize=1024)

@@ -42,7 +42,7 @@ from .pins import read_pins
 from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
-from .snat_by_client import read_by_client
+from .snat_keys import read_by_client
 from .source_nat import Snat
 
 T = TypeVar("T")

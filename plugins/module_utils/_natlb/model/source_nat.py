@@ -1,13 +1,15 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whose source address is translated, and into which: what a service has for some clients, and for all others. Pure."""
+"""Whose source address is translated, and into which: what a service has for some clients and backends, and for all
+others. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from .families import family_of
@@ -30,6 +32,10 @@ class SourceNat(NamedTuple):
     def dump(self) -> Any:
         """As it is declared."""
         return list(self.addresses) if self.kind == "address" else self.kind
+
+    def text(self) -> str:
+        """The same of at most one address."""
+        return self.addresses[0] if self.kind == "address" else self.kind
 
 
 class ClientSnat(NamedTuple):
@@ -62,3 +68,42 @@ def by_network(rules: Sequence[ClientSnat], family: str) -> tuple[tuple[str, Sou
     here = [(number_range(net), rule.snat) for rule in rules for net in rule.networks if family_of(net) == family]
     found = most_specific(here, family)
     return tuple((network, snat) for block, snat in found for network in networks_of(block, family))
+
+
+@dataclass(frozen=True)
+class Translation:
+    """All that a service says of its source NAT: first what the client's network has, then the backend, by its address,
+    then what is usual."""
+
+    usual: SourceNat
+    by_client: tuple[ClientSnat, ...]
+    by_backend: tuple[tuple[str, SourceNat], ...]
+
+    def of(self, client: str, backend: str) -> SourceNat:
+        """What a connection gets between these addresses."""
+        return decisive(self.by_client, client) or dict(self.by_backend).get(backend, self.usual)
+
+    @cached_property
+    def answers(self) -> tuple[SourceNat, ...]:
+        """Everything that a connection may get."""
+        clients, backends = (rule.snat for rule in self.by_client), (snat for _address, snat in self.by_backend)
+        return tuple(dict.fromkeys([self.usual, *clients, *backends]))
+
+    @property
+    def shows_clients(self) -> bool:
+        """Whether backends see the own address of some clients, or of all."""
+        return any(snat.kind == "none" for snat in self.answers)
+
+    @property
+    def always_masquerades(self) -> bool:
+        """Whether no declared address, nor that of a client, is what backends see."""
+        return all(snat.kind == "masquerade" for snat in self.answers)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The declared addresses that backends see clients by."""
+        return tuple(dict.fromkeys(address for snat in self.answers for address in snat.addresses))
+
+    def at_backends(self, family: str) -> list[tuple[str, SourceNat]]:
+        """The addresses of backends of a family that have an answer of their own."""
+        return [(address, snat) for address, snat in self.by_backend if family_of(address) == family]

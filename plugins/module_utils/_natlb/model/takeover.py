@@ -36,7 +36,7 @@ def obstacle(service: Service) -> Obstacle | None:
         return Obstacle(f"there is none for {' and '.join(service.protocols)}", "leave it out")
     if service.snat != "none":
         return Obstacle("backends answer the balancer, which alone knows the client", "add snat: none")
-    if len(service.snats) > 1:
+    if len(service.source_nat.answers) > 1:
         return Obstacle("backends see some clients by another address than their own", "say snat: none of all of them")
     if service.method not in HASHES:
         remedy = "take source_hash or flow_hash"
@@ -79,7 +79,7 @@ def taking_over(services: Sequence[Service]) -> frozenset[str]:
 
 def decides(service: Service) -> Hashable:
     """All of a service that may change which services take over. States and weights do not."""
-    if not service.shows_clients or "tcp" not in service.protocols:
+    if not service.source_nat.shows_clients or "tcp" not in service.protocols:
         return None
     backends = frozenset((backend.address, backend.port, backend.shift) for backend in service.backends)
     return service.takeover is not False and obstacle(service) is None, service.frontends(), backends
@@ -104,7 +104,7 @@ class _Behind:
         self._exact: dict[tuple[str, int], list[Frontend]] = {}
         self._others: dict[str, list[tuple[int, int, Frontend]]] = {}
         for service in services:
-            if service.shows_clients:
+            if service.source_nat.shows_clients:
                 for frontend in service.frontends():
                     if frontend.protocol == "tcp":
                         self._add(service, frontend)

@@ -56,5 +56,5 @@ def _addresses(config: Config) -> Iterator[str]:
     for service in config.services:
         # Of a network, whole or in part, other hosts may have the addresses: this one may be on the way to them.
         yield from (listen.address for listen in service.listens if listen.address and "/" not in listen.address)
-        yield from service.seen_addresses
+        yield from service.source_nat.addresses
     yield from (item.snat_address for item in config.egress if item.snat_address)

@@ -53,19 +53,26 @@ def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str])
 
 def _snat_chain(table: Table, service: Service) -> str:
     """The chain of a service's connections, which many services may share."""
-    named = by_network(service.snat_by_client, table.family)
-    if not named:
-        return _chain_of(table, service.usual_snat, f"source_nat.{service.name}")
-    answers = dict.fromkeys([service.usual_snat, *(snat for _network, snat in named)])
-    verdicts = {snat: f"goto {_shared_chain(table, snat)}" for snat in answers}
-    elements = {plain(network): verdicts[snat] for network, snat in named}
-    # Another list is another map, see `ServiceTable.guards`.
-    name = f"snat_client/{digest(' '.join(f'{key} {verdict}' for key, verdict in elements.items()))}"
-    table.declare("map", name, f"typeof {table.family} saddr : verdict", "flags interval").update(elements)
-    rules = [f"{table.family} saddr vmap @{name}", verdicts[service.usual_snat]]
+    says = service.source_nat
+    maps = {"saddr": by_network(says.by_client, table.family), "daddr": says.at_backends(table.family)}
+    if not any(maps.values()):
+        return _chain_of(table, says.usual, f"source_nat.{service.name}")
+    rules = [_look_up(table, field, answers) for field, answers in maps.items() if answers]
+    rules.append(f"goto {_shared_chain(table, says.usual)}")
     # Elements of intervals linger (see `delta.py`), so what they lead to keeps its name.
     exact = all(frontend.exact for frontend in service.frontends())
     return table.chain(f"source_nat_by{'/' + digest(' '.join(rules)) if exact else '.' + service.name}", rules)
+
+
+def _look_up(table: Table, field: str, answers: Sequence[tuple[str, SourceNat]]) -> str:
+    """The rule that asks for the source or the destination, by a map of all services that have the same."""
+    verdicts = {snat: f"goto {_shared_chain(table, snat)}" for snat in dict.fromkeys(snat for _key, snat in answers)}
+    elements = {plain(key): verdicts[snat] for key, snat in answers}
+    kind, flags = ("client", ["flags interval"]) if field == "saddr" else ("backend", [])
+    # Another list is another map, see `ServiceTable.guards`.
+    name = f"snat_{kind}/{digest(' '.join(f'{key} {verdict}' for key, verdict in elements.items()))}"
+    table.declare("map", name, f"typeof {table.family} {field} : verdict", *flags).update(elements)
+    return f"{table.family} {field} vmap @{name}"
 
 
 def _shared_chain(table: Table, snat: SourceNat) -> str:
@@ -129,12 +136,12 @@ def _without_protocol(parts: Sequence[str]) -> list[str]:
 
 def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
     """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
-    if not any(service.shows_clients for service in services):
+    if not any(service.source_nat.shows_clients for service in services):
         return
     pair = f"typeof {table.family} saddr . {table.family} daddr"
     elements = table.declare("set", "hairpin", pair, "flags interval")
     for service in services:
-        for backend in service.backends if service.shows_clients else ():
+        for backend in service.backends if service.source_nat.shows_clients else ():
             if backend.family == table.family:
                 for source in hairpin_sources(backend.address, networks):
                     elements[f"{plain(source)} . {backend.address}"] = ""

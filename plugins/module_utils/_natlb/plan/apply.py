@@ -335,7 +335,7 @@ def make_plan(request: Request) -> Plan:
 
 def _surroundings(request: Request, config: Config, table: Routes) -> Surroundings:
     """What the rules depend on beside the configuration. What they do not depend on is not read."""
-    hairpin = any(service.shows_clients for service in config.services)
+    hairpin = any(service.source_nat.shows_clients for service in config.services)
     return Surroundings(
         connected=table.connected if hairpin else [],
         closed=request.before.closed if request.transit == "drop" else {},

@@ -181,7 +181,7 @@ def _same_way(then: Service, now: Service, flow: Flow) -> bool:
     """Whether what came in by one service would come in by the other, and be seen the same by the backend."""
     if now.interface not in (None, then.interface):
         return False
-    one, other = (service.source_nat(flow.source) for service in (then, now))
+    one, other = (service.source_nat.of(flow.source, flow.answerer) for service in (then, now))
     return one.kind == other.kind and set(one.of(flow.family)) == set(other.of(flow.family))
 
 

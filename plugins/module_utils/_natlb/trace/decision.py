@@ -179,10 +179,11 @@ def standing(backends: Sequence[EffectiveBackend]) -> Iterator[Step]:
         yield Step("backend", "fact", f"{named(item.declared)} gets no new connections: {why}")
 
 
-def seen_as(question: Question, service: Service, own: str, hairpin: bool) -> Step:
+def seen_as(question: Question, service: Service, backend: Backend, own: str, hairpin: bool) -> Step:
     """The source address that the backend sees."""
-    snat = service.source_nat(question.client)
-    by = ", by snat_by_client" if decisive_snat(service.snat_by_client, question.client) else ""
+    snat = service.source_nat.of(question.client, backend.address)
+    by = ", of the backend" if backend.snat else ""
+    by = ", by snat_by_client" if decisive_snat(service.snat_by_client, question.client) else by
     if snat.kind == "masquerade":
         return Step("source", "fact", f"the backend sees {own or 'this host'} (masquerade{by})")
     if snat.kind == "address":

@@ -161,7 +161,7 @@ class _Tracing:
         port = backend.port_at(question.port)
         route = way.to_backend(question, backend.address, self._interface)
         yield from route.steps
-        yield decision.seen_as(question, service, route.source, self._is_hairpin(service, backend))
+        yield decision.seen_as(question, service, backend, route.source, self._is_hairpin(service, backend))
         if self._interface and not route.here:
             yield from self._forwarded(backend, port, first, route)
             yield from way.mtu(self._interface, route)
@@ -172,7 +172,7 @@ class _Tracing:
             yield contact.asked(backend.address, port, question.protocol)
 
     def _is_hairpin(self, service: Service, backend: Backend) -> bool:
-        if service.source_nat(self._question.client).kind != "none":
+        if service.source_nat.of(self._question.client, backend.address).kind != "none":
             return False
         near = hairpin_sources(backend.address, self._plan.around.connected)
         return decision.is_within(self._question.client, near)

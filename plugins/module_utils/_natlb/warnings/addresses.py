@@ -65,7 +65,7 @@ def _own_addresses(config: Config) -> Iterator[tuple[str, str, str]]:
             # A network is routed here, whoever has its addresses; or nobody has them.
             if listen.address and "/" not in listen.address:
                 yield f"service {service.name}", listen.address, "listen"
-        for address in service.seen_addresses:
+        for address in service.source_nat.addresses:
             yield f"service {service.name}", address, "snat"
     for item in config.egress:
         if item.snat_address:

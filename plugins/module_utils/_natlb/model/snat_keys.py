@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The source NAT of some clients, as a user types it, and whether it fits the service. Pure."""
+"""The source NAT of some clients and backends, as a user types it, and whether it fits the service. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
+from .entities import Backend
 from .families import family_name, family_of
 from .lists import networks, snat_choice
 from .reading import Reading
@@ -54,7 +55,28 @@ def _rule(value: Any, path: str) -> ClientSnat:
     return ClientSnat(named, SourceNat(*snat))
 
 
-def check(rules: Sequence[ClientSnat], families: Collection[str], path: str, reading: Reading) -> None:
+def of_backend(value: Any, path: str, address: str) -> SourceNat:
+    """What a backend at this address sees of clients."""
+    found = SourceNat(*snat_choice(value, path))
+    if len(found.addresses) > 1:
+        raise ConfigError(path, f"{len(found.addresses)} addresses", "a backend has one; snat of a service has many")
+    if found.addresses and not found.of(family_of(address)):
+        problem = f"{found.addresses[0]} is not of the family of {address}"
+        raise ConfigError(path, problem, f"name an {family_name(family_of(address))} address")
+    return found
+
+
+def check_backends(backends: Sequence[Backend], path: str, reading: Reading) -> None:
+    """Whether those at one address see the same: nothing but that tells them apart where a source is translated."""
+    seen: dict[str, tuple[int, SourceNat | None]] = {}
+    for index, backend in enumerate(backends):
+        first, snat = seen.setdefault(backend.address, (index, backend.snat))
+        if snat != backend.snat:
+            problem = f"{backend.address} stands at {path}[{first}] with another snat"
+            reading.add(f"{path}[{index}].snat", problem, "give both the same, or make two services of them")
+
+
+def check_by_client(rules: Sequence[ClientSnat], families: Collection[str], path: str, reading: Reading) -> None:
     """Whether networks and addresses are of one family, and of one that the service listens in."""
     for index, rule in enumerate(rules):
         at = f"{path}[{index}]"
