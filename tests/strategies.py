@@ -67,6 +67,7 @@ def service(
         "backends": draw(_backends(families, limited)),
         "snat": draw(_snat(families)),
         "snat_by_client": draw(_by_client(families)),
+        "snat_ports": draw(st.sampled_from(("61000-64999", "61000", ""))),
         "affinity": draw(_durations),
         "client_prefix": draw(_client_prefixes),
         "allow_from": draw(_allowed(families)),
@@ -90,6 +91,8 @@ def service(
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
+    if declared["snat"] == "none" or not declared["snat_ports"]:
+        kept.discard("snat_ports")
     if "deny_from" in kept and _leaves_nobody(declared["allow_from"] if "allow_from" in kept else [], declared):
         kept.discard("deny_from")
     sticks = declared["affinity"] and "affinity" in kept

@@ -101,6 +101,11 @@ options:
           - An address, or a list of addresses, over which the connections are spread.
         type: raw
         default: masquerade
+      snat_ports:
+        description:
+          - The source ports of what is translated, such as V(20000-29999). By default any port.
+          - No service may listen on one of them where translated connections may come from its address.
+        type: str
       snat_by_client:
         description:
           - Other source addresses for clients in some networks. O(services[].snat) is for all others.
@@ -687,6 +692,7 @@ SERVICE = {
         "options": {"ipv4": {"type": "int", "default": 32}, "ipv6": {"type": "int", "default": 128}},
     },
     "snat": {"type": "raw", "default": "masquerade"},
+    "snat_ports": {"type": "str"},
     "snat_by_client": {
         "type": "list",
         "elements": "dict",

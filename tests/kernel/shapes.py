@@ -59,6 +59,7 @@ GUARDED: list[Mapping] = [
     ),
     service(
         "by-client",
+        snat_ports="20000-29999",
         listen=[f"{VIP}:8198", f"[{VIP6}]:8198"],
         snat_by_client=[
             {"networks": ["198.18.0.0/16", "2001:db8:18::/64"], "snat": "none"},

@@ -127,6 +127,16 @@ SERVERS = [
         [served("VIP:80", web1=1, web2=1, held=True), refused("VIP:80")],
         nftables=True,
     ),
+    Case(
+        "source SOURCE on one server",
+        [proxy("WEB1:8080", {"address": "WEB2:8080", "snat": SOURCE}, snat="none")],
+        [served("VIP:80", web2=1, web1=1)],
+    ),
+    Case(
+        "source SOURCE:20000-29999",
+        [proxy(snat=SOURCE, snat_ports="20000-29999")],
+        [served("VIP:80", web1=1, web2=1, seen=SOURCE)],
+    ),
     Case("source SOURCE", [proxy(snat=SOURCE)], [served("VIP:80", web1=1, web2=1, seen=SOURCE)]),
     Case(
         "source 0.0.0.0 usesrc clientip",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import Frontend, Service
+from ..model.entities import PROTOCOLS, Frontend, Service
 from ..model.families import family_of
-from ..model.ranges import number_range
+from ..model.ranges import Range, number_range
 from ..model.source_nat import SourceNat, by_network
 from ..ruleset.names import digest
 from . import source_tree
@@ -73,22 +73,37 @@ def _snat_of_some(tables: Tables, snat: SourceNat, service: Service, networks: S
         name = chain_name("", "as_is", digest("\n".join(rules)))
         tables.chains["nat", name] = rules
         return f"-j {name}"
-    return _snat(tables, snat, service, networks, chain_name("", "to", digest(" ".join(snat.of(tables.family)))))
+    return _snat(
+        tables, snat, service, networks, chain_name("", "to", digest(f"{snat.of(tables.family)} {snat.ports}"))
+    )
 
 
 def _snat(tables: Tables, snat: SourceNat, service: Service, networks: Sequence[str], name: str = "") -> str:
     """The action of one `snat`; `name` is that of a chain which chooses among addresses."""
     if snat.kind == "masquerade":
-        return MASQUERADE
+        return _to(tables, None, snat.ports)
     addresses = snat.of(tables.family)
     if len(addresses) == 1:
-        return snat_to(addresses[0])
+        return _to(tables, addresses[0], snat.ports)
     name = name or chain_name(service.name, "snat")
     if ("nat", name) not in tables.chains and snat.kind == "none":
         tables.chains["nat", name] = _hairpin(tables, service, networks)
     elif ("nat", name) not in tables.chains:
-        chosen = by_chance(name, [(Target("", snat_to(address)), 1) for address in addresses])
+        chosen = by_chance(name, [(Target("", _to(tables, address, snat.ports)), 1) for address in addresses])
         tables.chains.update({("nat", chain): rules for chain, rules in chosen.items()})
+    return f"-j {name}"
+
+
+def _to(tables: Tables, address: str | None, ports: Range | None) -> str:
+    """The target that translates to an address, or masquerades; with ports it is a jump, since such a rule has to name
+    the protocol."""
+    if ports is None:
+        return snat_to(address) if address else MASQUERADE
+    host = f"[{address}]" if tables.family == "ip6" else address
+    text = f"{ports[0]}-{ports[1]}"
+    target = f"{snat_to(f'{host}:{text}')}" if address else f"{MASQUERADE} --to-ports {text}"
+    name = chain_name("", "ports", digest(target))
+    tables.chains["nat", name] = [f"-p {protocol} {target}" for protocol in PROTOCOLS]
     return f"-j {name}"
 
 

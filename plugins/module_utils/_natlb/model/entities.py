@@ -180,6 +180,7 @@ class Service:
     snat: Snat
     snat_addresses: tuple[str, ...]
     snat_by_client: tuple[ClientSnat, ...]
+    snat_ports: Range | None
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
     when_denied: Refusal
@@ -304,7 +305,8 @@ class Service:
     def source_nat(self) -> Translation:
         """What backends see instead of the client's address."""
         own = dict.fromkeys((backend.address, backend.snat) for backend in self.backends if backend.snat)
-        return Translation(SourceNat(self.snat, self.snat_addresses), self.snat_by_client, tuple(own))
+        usual = SourceNat(self.snat, self.snat_addresses)
+        return Translation(usual, self.snat_by_client, tuple(own)).by(self.snat_ports)
 
     @cached_property
     def line(self) -> str:
@@ -376,6 +378,7 @@ def _dump_service(service: Service) -> dict[str, Any]:
         "affinity": service.affinity_s,
         "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
         "snat": service.source_nat.usual.dump(),
+        "snat_ports": None if service.snat_ports is None else ports_text(*service.snat_ports),
         "snat_by_client": [rule.dump() for rule in service.snat_by_client],
         "allow_from": list(service.allow_from),
         "deny_from": list(service.deny_from),

@@ -43,6 +43,8 @@ def check_service(service: Service, path: str) -> None:
         if service.snat == "address" and not service.source_nat.usual.of(family):
             reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
     _check_clients(service, path, reading)
+    if service.snat_ports and all(snat.kind == "none" for snat in service.source_nat.answers):
+        reading.add(f"{path}.snat_ports", "no source is translated (snat: none)", "leave it out, or change snat")
     snat_keys.check_backends(service.backends, f"{path}.backends", reading)
     snat_keys.check_by_client(service.snat_by_client, families, f"{path}.snat_by_client", reading)
     lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}

@@ -16,6 +16,7 @@ from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .pins import Pin
 from .quorum import of_dump
+from .ranges import Range
 from .source_nat import ClientSnat, SourceNat
 
 
@@ -34,6 +35,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         client_prefix=WHOLE if prefix is None else ClientPrefix(*prefix.values()),
         snat=snat.kind,
         snat_addresses=snat.addresses,
+        snat_ports=_ports(item["snat_ports"]),
         snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
         allow_from=tuple(item["allow_from"]),
         deny_from=tuple(item["deny_from"]),
@@ -60,6 +62,11 @@ def _listen(text: str) -> Listen:
     host, _colon, ports = text.rpartition(":")
     low, dash, high = ports.partition("-")
     return Listen(None if host == "*" else host.strip("[]"), int(low), int(high if dash else low))
+
+
+def _ports(dumped: str | None) -> Range | None:
+    low, _dash, high = (dumped or "").partition("-")
+    return (int(low), int(high or low)) if dumped else None
 
 
 def _snat(dumped: Any) -> SourceNat:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from . import redispatch, takeover, words
+from . import redispatch, snat_ports, takeover, words
 from . import values as parse
 from .backends import read_backends
 from .backups import BACKUPS
@@ -83,6 +83,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known
     if known is None or not known.claims(parsed_services):
         reading.errors.extend(between(parsed_services))
     reading.errors.extend(takeover.errors(parsed_services))
+    reading.errors.extend(snat_ports.collisions(parsed_services))
     if not reading.errors:
         reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
     reading.done()
@@ -114,6 +115,7 @@ SERVICE_KEYS = (
     "client_prefix",
     "snat",
     "snat_by_client",
+    "snat_ports",
     "allow_from",
     "deny_from",
     "when_denied",
@@ -165,6 +167,7 @@ def _service(value: Any, path: str) -> Service:
         snat=snat,
         snat_addresses=snat_addresses,
         snat_by_client=read("snat_by_client", (), read_by_client),
+        snat_ports=read("snat_ports", None, snat_ports.read_ports),
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),

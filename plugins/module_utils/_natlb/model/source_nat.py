@@ -13,17 +13,23 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from .families import family_of
-from .ranges import most_specific, networks_of, number_range
+from .ranges import Range, most_specific, networks_of, number_range
 
 #: How a source address is translated.
 Snat = Literal["masquerade", "none", "address"]
 
 
 class SourceNat(NamedTuple):
-    """One answer: `masquerade`, `none`, or `address`, which takes one of the `addresses` at random."""
+    """One answer: `masquerade`, `none`, or `address`, which takes one of the `addresses` at random; and the source
+    ports to take, where not any will do."""
 
     kind: Snat
     addresses: tuple[str, ...] = ()
+    ports: Range | None = None
+
+    def by(self, ports: Range | None) -> SourceNat:
+        """The same with these ports, if anything is translated."""
+        return self if self.kind == "none" else self._replace(ports=ports)
 
     def of(self, family: str) -> tuple[str, ...]:
         """The addresses of a family."""
@@ -78,6 +84,14 @@ class Translation:
     usual: SourceNat
     by_client: tuple[ClientSnat, ...]
     by_backend: tuple[tuple[str, SourceNat], ...]
+
+    def by(self, ports: Range | None) -> Translation:
+        """The same with these source ports."""
+        if ports is None:
+            return self
+        clients = (ClientSnat(networks, snat.by(ports)) for networks, snat in self.by_client)
+        backends = ((address, snat.by(ports)) for address, snat in self.by_backend)
+        return Translation(self.usual.by(ports), tuple(clients), tuple(backends))
 
     def of(self, client: str, backend: str) -> SourceNat:
         """What a connection gets between these addresses."""

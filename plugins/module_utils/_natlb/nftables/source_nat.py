@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import Backend, Frontend, Service, protocol_number
+from ..model.entities import PROTOCOLS, Backend, Frontend, Service, protocol_number
 from ..model.families import ports_text
 from ..model.ranges import Range, apart
 from ..model.source_nat import SourceNat, by_network
@@ -87,6 +87,8 @@ def _chain_of(table: Table, snat: SourceNat, name: str) -> str:
 
     A connection keeps the client's port where that is free, and gets one by chance where it is not. A port that
     is always drawn by chance (fully-random) meets what a backend still remembers (TIME_WAIT) of others."""
+    if snat.ports:
+        return _chain_of_ports(table, snat, snat.ports, name)
     if snat.kind == "masquerade":
         return table.chain("source_nat_masquerade", ["masquerade"])
     if snat.kind == "none":
@@ -101,6 +103,22 @@ def _chain_of(table: Table, snat: SourceNat, name: str) -> str:
         entries = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
         target = f"numgen random mod {len(addresses)} map {{ {entries} }}"
     return table.chain(name, [f"snat {table.family} to {target}"])
+
+
+def _chain_of_ports(table: Table, snat: SourceNat, ports: Range, name: str) -> str:
+    """The same with a range of source ports. The client's is kept where it is one of them and free."""
+    addresses = snat.of(table.family)
+    end = f"/{ports[0]}-{ports[1]}"
+    if len(addresses) > 1:
+        # A rule with ports takes no address from a map.
+        one = [_shared_chain(table, snat._replace(addresses=(address,))) for address in addresses]
+        entries = ", ".join(f"{index} : goto {chain}" for index, chain in enumerate(one))
+        return table.chain(name + end, [f"numgen random mod {len(one)} vmap {{ {entries} }}"])
+    host = "".join(f"[{address}]" if table.family == "ip6" else address for address in addresses)
+    does = f"snat {table.family} to {host}" if addresses else "masquerade to "
+    name = name if addresses else "source_nat_masquerade"
+    rules = [f"meta l4proto {protocol} {does}:{ports_text(*ports)}" for protocol in PROTOCOLS]
+    return table.chain(name + end, rules)
 
 
 def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:

@@ -182,7 +182,7 @@ def _same_way(then: Service, now: Service, flow: Flow) -> bool:
     if now.interface not in (None, then.interface):
         return False
     one, other = (service.source_nat.of(flow.source, flow.answerer) for service in (then, now))
-    return one.kind == other.kind and set(one.of(flow.family)) == set(other.of(flow.family))
+    return (one.kind, one.ports) == (other.kind, other.ports) and set(one.of(flow.family)) == set(other.of(flow.family))
 
 
 def delete_stale(previous: Config, config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from ..model.admission import decisive
 from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
+from ..model.families import ports_text
 from ..model.hash_keys import BITS, Opening
 from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
@@ -184,6 +185,7 @@ def seen_as(question: Question, service: Service, backend: Backend, own: str, ha
     snat = service.source_nat.of(question.client, backend.address)
     by = ", of the backend" if backend.snat else ""
     by = ", by snat_by_client" if decisive_snat(service.snat_by_client, question.client) else by
+    by += f", from a port of {ports_text(*snat.ports)}" if snat.ports else ""
     if snat.kind == "masquerade":
         return Step("source", "fact", f"the backend sees {own or 'this host'} (masquerade{by})")
     if snat.kind == "address":

@@ -18,7 +18,19 @@ from ..model.engine import Engine
 from ..model.entities import Config
 from ..model.families import family_name, is_network
 from ..model.takeover import LOOSE, taking_over
-from . import addresses, boot_settings, bridges, checks, covered, interfaces, listeners, loose, networks, reverse_path
+from . import (
+    addresses,
+    boot_settings,
+    bridges,
+    checks,
+    covered,
+    few_ports,
+    interfaces,
+    listeners,
+    loose,
+    networks,
+    reverse_path,
+)
 
 
 def collect(
@@ -46,6 +58,7 @@ def collect(
         ),
         *_checks(config),
         *covered.warnings(config),
+        *few_ports.warnings(config, sysctl.get),
         *_taken_over(config),
         *_networks(config, table),
     ]
