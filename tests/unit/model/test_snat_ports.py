@@ -71,6 +71,11 @@ def test_ports_at_which_services_listen(listen: str, keys: dict[str, Any], colli
     assert all(f"of tcp {listen}, where service b listens" in error for error in found)
 
 
+def test_a_wide_range_is_found_behind_a_narrow_one() -> None:
+    wide, narrow = other("192.0.2.11:10000-40000"), {**other("192.0.2.12:15000"), "name": "c"}
+    assert len(errors(service(), wide, narrow)) == 1
+
+
 def test_the_other_family_is_another_place() -> None:
     six = {"listen": "[2001:db8::1]:25000", "backends": [{"address": "2001:db8::3", "port": 80}]}
     assert not errors(service(), other(**six))

@@ -170,6 +170,14 @@ def test_a_packet_meets_no_more_rules_of_iptables_with_many_networks() -> None:
     assert ways[1] <= 5 * ways[0], ways
 
 
+def test_a_tree_of_backends_asks_for_the_destination() -> None:
+    backends = [{"address": f"10.0.0.{n}", "port": 80, "snat": f"10.0.1.{n % 2}"} for n in range(1, 100)]
+    found = iptables.render(declared(snat_by_client=[], backends=backends))
+    rules = [rule for key, section in found.items() if key.name.startswith("NATLB..by.") for rule in section.body]
+    blocks = [rule for rule in rules if " -g " in rule]
+    assert blocks and all(" -d " in rule and " -s " not in rule for rule in blocks)
+
+
 def test_what_is_not_used_is_not_rendered() -> None:
     for engine in (nftables, iptables):
         text = str(engine.render(declared(snat_by_client=[])))
