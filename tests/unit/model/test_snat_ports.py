@@ -57,6 +57,9 @@ def other(listen: str, **keys: Any) -> dict[str, Any]:
         ("192.0.2.12:25000", {"snat": ["192.0.2.13", "192.0.2.12"]}, True),
         ("*:25000", {"snat": "192.0.2.12"}, True),
         ("192.0.2.11:25000", {"snat": "192.0.2.12", "protocol": "udp"}, False),
+        ("192.0.2.0/28:25000", {"snat": "192.0.2.12"}, True),
+        ("192.0.2.128/28:25000", {"snat": "192.0.2.12"}, False),
+        ("192.0.2.128/28:25000", {}, True),
         # What some clients or backends get counts as well.
         ("192.0.2.11:25000", {"snat": "192.0.2.12", "snat_by_client": [("10.0.0.0/8", "masquerade")]}, True),
         ("192.0.2.11:25000", {"snat": "192.0.2.12", "backends": [{**BACKENDS[0], "snat": "masquerade"}]}, True),

@@ -175,7 +175,8 @@ def test_a_tree_of_backends_asks_for_the_destination() -> None:
     found = iptables.render(declared(snat_by_client=[], backends=backends))
     rules = [rule for key, section in found.items() if key.name.startswith("NATLB..by.") for rule in section.body]
     blocks = [rule for rule in rules if " -g " in rule]
-    assert blocks and all(" -d " in rule and " -s " not in rule for rule in blocks)
+    assert blocks
+    assert all(" -d " in rule and " -s " not in rule for rule in blocks)
 
 
 def test_what_is_not_used_is_not_rendered() -> None:

@@ -43,7 +43,7 @@ from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
 from .snat_keys import read_by_client
-from .source_nat import Snat
+from .source_nat import Snat, Translation
 
 T = TypeVar("T")
 _MASQUERADE: tuple[Snat, tuple[str, ...]] = ("masquerade", ())
@@ -57,15 +57,15 @@ class Known(NamedTuple):
     former: Mapping[int, Service] | None = None
 
     def claims(self, services: Mapping[int, Service]) -> bool:
-        """Whether all of these have the names and frontends that they had then, when there were no conflicts."""
+        """Whether all of these have the names, frontends and source NAT that they had then, without conflicts."""
         former = self.former
         return former is not None and all(
             number in services and _claims(service) == _claims(services[number]) for number, service in former.items()
         )
 
 
-def _claims(service: Service) -> tuple[str, tuple[Frontend, ...]]:
-    return service.name, service.frontends()
+def _claims(service: Service) -> tuple[str, tuple[Frontend, ...], Translation]:
+    return service.name, service.frontends(), service.source_nat
 
 
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None) -> Config:

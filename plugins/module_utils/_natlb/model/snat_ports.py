@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from . import values
 from .entities import Frontend, Service
 from .families import ports_text
-from .ranges import Range
+from .ranges import Range, is_in
 
 #: Family, protocol and address; with an empty address, all of them.
 _Lane = tuple[str, str, str]
@@ -66,8 +66,10 @@ class _Listening:
 
     def __init__(self, services: Iterable[Service]) -> None:
         found: dict[_Lane, list[tuple[int, int, Frontend, str]]] = {}
+        self._networks: dict[str, None] = {}
         for service in services:
             for frontend in service.frontends():
+                self._networks.update(dict.fromkeys([str(frontend.address)] if frontend.is_network else ()))
                 # `*` is of no lane of its own: whoever asks for an address asks for that one as well.
                 for address in (frontend.address or "*", _ALL):
                     found.setdefault((frontend.family, frontend.protocol, address), []).append(
@@ -85,7 +87,8 @@ class _Listening:
     def meeting(self, lane: _Lane, ports: Range) -> tuple[Frontend, str] | None:
         """One that has some of these ports, and the name of its service."""
         family, protocol, address = lane
-        for each in dict.fromkeys((address, "*")):
+        around = [network for network in self._networks if address != _ALL and is_in(network, address)]
+        for each in dict.fromkeys((address, "*", *around)):
             lows, widest = self._lanes.get((family, protocol, each), ([], []))
             at = bisect.bisect_right(lows, ports[1]) - 1
             if at >= 0 and widest[at][1] >= ports[0]:

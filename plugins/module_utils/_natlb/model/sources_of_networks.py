@@ -25,7 +25,7 @@ def untold(services: Mapping[int, Service], claims: Sequence[Claim]) -> Iterator
     for pair in overlaps(concerned, meet=_one_is_local):
         (local, one), (network, two) = sorted(pair, key=lambda claim: claim[0].is_network)
         backend = _in_common((services[one], local), (services[two], network))
-        if backend and (one, two) not in seen and _source_nat(services[one]) != _source_nat(services[two]):
+        if backend and (one, two) not in seen and services[one].source_nat != services[two].source_nat:
             seen.add((one, two))
             yield ConfigError(
                 f"services[{two}].snat",
@@ -38,10 +38,6 @@ def untold(services: Mapping[int, Service], claims: Sequence[Claim]) -> Iterator
 def _one_is_local(one: Frontend, two: Frontend) -> bool:
     here = (one.address is None) != (two.address is None)
     return here and (one.interface is None or two.interface is None or one.interface == two.interface)
-
-
-def _source_nat(service: Service) -> tuple[str, tuple[str, ...]]:
-    return service.snat, service.snat_addresses
 
 
 def _in_common(one: tuple[Service, Frontend], two: tuple[Service, Frontend]) -> str:
