@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from ..model.entities import NOT_IN_NETWORKS, NOT_WILD, PROTOCOLS, Frontend
+from ..model.entities import PROTOCOLS, Frontend
 from ..model.families import is_everything
+from ..model.left_to_the_host import NOT_IN_NETWORKS, NOT_WILD
 from ..model.ranges import Range
 from .dispatch import Tree
 from .service import Tables

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values as parse
-from .entities import NOT_IN_NETWORKS, Listen
+from .entities import Listen
 from .families import FAMILIES
+from .left_to_the_host import NOT_IN_NETWORKS
 from .lists import distinct
 from .reading import Reading
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .entities import NOT_IN_NETWORKS, Frontend, is_wild
+from .entities import Frontend
+from .left_to_the_host import NOT_IN_NETWORKS, is_wild
 from .ranges import is_in
 
 

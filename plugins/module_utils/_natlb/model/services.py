@@ -136,6 +136,7 @@ SERVICE_KEYS = (
 
 
 _LIMITS = ("max_connections_per_client", "new_connections_per_second")
+_NO_LEAST = "add min_healthy, or leave it out"
 _NOBODY = "leave it out to allow everybody, or name networks"
 
 
@@ -185,8 +186,7 @@ def _service(value: Any, path: str) -> Service:
         backends=backends,
     )
     if "min_healthy_again" in given and "min_healthy" not in given:
-        remedy = "add min_healthy, or leave it out"
-        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", remedy)
+        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", _NO_LEAST)
     reading.done()
     check_service(service, path)
     return service

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import ConfigError
-from ..model.entities import NOT_IN_NETWORKS, NOT_WILD, Frontend, Service, protocol_number
+from ..model.entities import Frontend, Service, protocol_number
 from ..model.families import ports_text
+from ..model.left_to_the_host import NOT_IN_NETWORKS, NOT_WILD
 from ..model.territory import APART, Territory
 from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines

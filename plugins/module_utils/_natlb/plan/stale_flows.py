@@ -20,8 +20,9 @@ from ..errors import HostError
 from ..host import addresses, proc
 from ..host import flows as tracked
 from ..host.flows import Flow
-from ..model.entities import NOT_IN_NETWORKS, STATES, Config, Frontend, Service, is_wild
+from ..model.entities import STATES, Config, Frontend, Service
 from ..model.families import FAMILIES
+from ..model.left_to_the_host import NOT_IN_NETWORKS, is_wild
 from ..model.precedence import Packet, possible, takes
 from ..model.ranges import is_in, number_range
 from ..model.territory import territory
