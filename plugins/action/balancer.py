@@ -92,7 +92,7 @@ class ActionModule(ActionBase):
         answer: dict[str, Any] = {"msg": "no answer"}
         give_up = time.monotonic() + after_s + AFTERWARDS_S
         while time.monotonic() < give_up:
-            answer = self._ask(token, "wait" if held else "keep", task_vars)
+            answer = self._ask(token, "hold" if held else "keep", task_vars)
             if not answer.get("unreachable"):
                 break
             time.sleep(PAUSE_S)

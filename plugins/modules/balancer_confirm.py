@@ -24,9 +24,9 @@ options:
   verdict:
     description:
       - V(keep) makes the change final. V(undo) lets the host go back to its former rules now, instead of when the time
-        is over. V(wait) changes nothing, and fails unless the change is pending.
+        is over. V(hold) gives it two minutes more, for somebody who verifies the change first.
     type: str
-    choices: [keep, undo, wait]
+    choices: [keep, undo, hold]
     default: keep
 attributes:
   check_mode:
@@ -54,7 +54,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import store
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import rollback
 
-VERDICTS = {"keep": rollback.confirm, "undo": rollback.undo, "wait": rollback.must_wait}
+VERDICTS = {"keep": rollback.confirm, "undo": rollback.undo, "hold": rollback.hold}
 
 
 def main() -> None:

@@ -171,7 +171,6 @@ INTERNAL = frozenset(
         "natlb_balancer_programs",
         "natlb_balancer_question",
         "natlb_balancer_release",
-        "natlb_balancer_waits",
         "natlb_each_bad",
         "natlb_each_probes",
         "natlb_each_problems",

@@ -116,7 +116,9 @@ def fleet(size: int) -> Iterator[pathlib.Path]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(boot, range(1, size + 1)))
             pathlib.Path(folder, "inventory.json").write_text(json.dumps(inventory(size)))
-            pathlib.Path(folder, "declared.json").write_text(json.dumps({"natlb_services": services()}))
+            pathlib.Path(folder, "declared.json").write_text(
+                json.dumps({"natlb_services": services(), "natlb_verify_each": False})
+            )
             yield pathlib.Path(folder)
         finally:
             remove_fleet()

@@ -149,16 +149,40 @@ def test_undone_at_once(balancer: Balancer) -> None:
     balancer.apply(DUAL)
     was = look(balancer)
     outcome = balancer.apply(OTHER, rollback_after=300)
-    balancer.host.call(drive.must_wait, str(root(balancer)), outcome.token)
+    balancer.host.call(drive.hold, str(root(balancer)), outcome.token)
     balancer.host.call(drive.undo, str(root(balancer)), outcome.token)
     undone(balancer, 0)
     assert complaints(balancer) == []
     assert look(balancer) == was
     again = balancer.apply(DUAL)
     assert (again.changed, again.transaction) == (False, "none")
-    for late in (drive.confirm, drive.undo, drive.must_wait):
+    for late in (drive.confirm, drive.undo, drive.hold):
         with pytest.raises(HostError, match=r"not pending|went back to its former rules"):
             balancer.host.call(late, str(root(balancer)), outcome.token)
+
+
+def test_held_it_waits_longer_and_then_goes_back(balancer: Balancer) -> None:
+    """The controller came back over a new connection, and was lost while it verified the change."""
+    balancer.apply(DUAL)
+    was = look(balancer)
+    started = time.monotonic()
+    outcome = try_out(balancer, OTHER)
+    for _twice in range(2):
+        balancer.host.call(drive.hold, str(root(balancer)), outcome.token, AFTER_S)
+    undone(balancer)
+    assert time.monotonic() - started > AFTER_S * 2
+    assert complaints(balancer) == []
+    assert look(balancer) == was
+
+
+def test_held_it_can_be_confirmed_later(balancer: Balancer) -> None:
+    balancer.apply(DUAL)
+    outcome = try_out(balancer, OTHER)
+    balancer.host.call(drive.hold, str(root(balancer)), outcome.token)
+    time.sleep(AFTER_S + 0.5)
+    assert waiting(balancer)
+    confirm(balancer, outcome.token)
+    assert balancer.tally(count=4) == {"web2": 4}
 
 
 def test_what_waits_is_read_by_what_it_declares(balancer: Balancer) -> None:

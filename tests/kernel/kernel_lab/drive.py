@@ -139,9 +139,10 @@ def undo(root: str, token: str) -> None:
     rollback.undo(_paths(root), token)
 
 
-def must_wait(root: str, token: str) -> None:
-    """What the controller asks over its new connection where somebody else decides later."""
-    rollback.must_wait(_paths(root), token)
+def hold(root: str, token: str, seconds: int = 120) -> None:
+    """What the controller says over its new connection where the change is verified first."""
+    with mock.patch.object(rollback, "VERIFIED_WITHIN_S", seconds):
+        rollback.hold(_paths(root), token)
 
 
 def put_off_the_undoing(root: str) -> None:

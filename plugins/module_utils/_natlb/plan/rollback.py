@@ -35,7 +35,10 @@ from ..host.store import Paths
 UNIT = "natlb-rollback"
 #: The longest time, in seconds, that a change may wait for its confirmation.
 LONGEST_S = 300
-SETTLE_TIMEOUT_S = LONGEST_S + 30.0
+#: And for how long more, for whoever verifies a change before it is confirmed, from when the controller has come back
+#: over a new connection.
+VERIFIED_WITHIN_S = 120
+SETTLE_TIMEOUT_S = LONGEST_S + VERIFIED_WITHIN_S + 30.0
 #: How long the script may be late before the next run does its work.
 GRACE_S = 3.0
 #: How long the script may take to begin, on a host that is busy.
@@ -46,6 +49,8 @@ _REMOVAL = "gone"
 #: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
 DIRECTORY = "rollback.{token}"
 _PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
+#: How many seconds more the script is to wait.
+_MORE = "more"
 #: The part of the script that puts rules back. It is read when it is due, so it may be renewed until then.
 _RULES = "rules"
 
@@ -56,7 +61,7 @@ _HEAD = """# Written by natlb.netfilter: puts the rules of before an unconfirmed
 export PATH={path}
 umask 077
 cd {directory} || exit 0
-[ "$1" -eq 0 ] || {{ : > {running} && sleep "$1"; }}
+[ "$1" -eq 0 ] || {{ : > {running} && sleep "$1"; while mv {more} slept 2>/dev/null; do sleep "$(cat slept)"; done; }}
 exec 9>>{lock}
 flock --timeout 30 9 || true
 mv {pending} undoing 2>/dev/null || exit 0
@@ -91,6 +96,7 @@ def arm(paths: Paths, after_s: int, way_back: WayBack, staged: Staging) -> str:
     directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
+    names["more"] = _MORE
     names.update(undone=paths.run / store.UNDONE, path=processes.PATH)
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     _write_rules(directory, way_back.rules)
@@ -214,9 +220,17 @@ def undo(paths: Paths, token: str) -> None:
         raise HostError(f"the host went back to its former rules, {' '.join(text.split())}")
 
 
-def must_wait(paths: Paths, token: str) -> None:
-    """Raise `HostError` unless this change waits for its confirmation."""
-    _waiting(paths, token)
+def hold(paths: Paths, token: str) -> None:
+    """Let the change wait for `VERIFIED_WITHIN_S` seconds more: the controller can come in, and now verifies it.
+
+    Raises `HostError` unless it waits for its confirmation.
+    """
+    with store.lock(paths):
+        directory = _waiting(paths, token)
+        if not (directory / _MORE).exists():
+            due = float(store.read_text(directory / _PENDING) or 0)
+            store.write_text(directory / _PENDING, str(due + VERIFIED_WITHIN_S))
+            store.write_text(directory / _MORE, str(VERIFIED_WITHIN_S))
 
 
 def _waiting(paths: Paths, token: str) -> Path:
