@@ -56,6 +56,11 @@ def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], dif
         assert len(told) == 1
 
 
+def test_every_host_has_its_own_ports() -> None:
+    own = {name: tables(service(listen=["*:80"], backends=[backend])) for name, backend in (("lb1", A), ("lb2", B))}
+    assert alike.differences(own) == []
+
+
 def host(engine: str, nft: str = "nftables v1.0.6", *services: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "natlb_balancer_done": {"engine": engine},

@@ -17,7 +17,7 @@ from _natlb.plan.balance import balance
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import validate_declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import variables
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import composition, variables
 
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3"}]}
 
@@ -294,3 +294,11 @@ def test_a_part_is_not_added_twice() -> None:
 def test_nothing_is_an_error_although_there_are_parts() -> None:
     assert problems({"natlb_services": None, "natlb_services_web": [WEB]})[0].startswith("natlb_services: is set to")
     assert problems({"natlb_egress_a": []})[0].startswith("natlb_services: is not set for this host")
+
+
+def test_the_order_is_that_of_the_names() -> None:
+    """Whatever the order in which Ansible has read them."""
+    given = {"natlb_services_web": [WEB], "natlb_services_": [SSH], "natlb_services_db": [DB], "natlb_services": [SSH]}
+    found = composition.compose("services", given)
+    assert found.items == [SSH, DB, WEB]
+    assert found.places == ["natlb_services[0]", "natlb_services_db[0]", "natlb_services_web[0]"]
