@@ -113,6 +113,29 @@ def kept(services: list[dict[str, Any]], egress: Any = (), engine: str = "nftabl
             ["web: allow_from 10.0.0.0/8 removed, which leaves none"],
         ),
         (
+            [web(WEB1, snat_by_client=[{"networks": ["10.1.0.0/16", "10.2.0.0/16"], "snat": "none"}])],
+            [
+                web(
+                    WEB1,
+                    snat_ports="20000-29999",
+                    snat_by_client=[
+                        {"networks": ["10.1.0.0/16"], "snat": "none"},
+                        {"networks": ["10.2.0.0/16"], "snat": "10.0.0.9"},
+                    ],
+                )
+            ],
+            [
+                "web: snat_ports none -> 20000-29999",
+                "web: snat_by_client 10.2.0.0/16 as none removed",
+                "web: snat_by_client 10.2.0.0/16 as 10.0.0.9 added",
+            ],
+        ),
+        (
+            [web(WEB1)],
+            [web({**WEB1, "snat": "none"})],
+            ["web: web1 snat of the service -> none"],
+        ),
+        (
             [web(WEB1), {**web(SIX), "name": "old", "listen": "[2001:db8::10]:80"}],
             [web(WEB1), {**web(SIX), "name": "new", "listen": "[2001:db8::10]:80"}],
             ["old: service removed ([2001:db8::10]:80)", "new: service added ([2001:db8::10]:80 to 2001:db8::5)"],

@@ -149,7 +149,8 @@ def _keys(former: Item, service: Item) -> Iterator[str]:
         if key == "backends" or key not in former or former[key] == value:
             continue
         if isinstance(value, list) and isinstance(former[key], list):
-            yield from _list(key, former[key], value)
+            lists = [_networks(items) if key == "snat_by_client" else items for items in (former[key], value)]
+            yield from _list(key, *lists)
         elif isinstance(value, Mapping) and isinstance(former[key], Mapping):
             names = dict.fromkeys([*former[key], *value])
             yield from (
@@ -159,6 +160,12 @@ def _keys(former: Item, service: Item) -> Iterator[str]:
             )
         else:
             yield f"{key} {_change(former[key], value)}"
+
+
+def _networks(rules: Sequence[Any]) -> list[str]:
+    """Each network of `snat_by_client` by itself: a rule may have thousands."""
+    found = [rule for rule in rules if isinstance(rule, Mapping) and isinstance(rule.get("networks"), list)]
+    return [f"{network} as {_named(rule.get('snat'))}" for rule in found for network in rule["networks"]]
 
 
 def _list(key: str, former: Sequence[Any], value: Sequence[Any]) -> Iterator[str]:
@@ -191,7 +198,7 @@ def _backends(former: Item, service: Item) -> Iterator[str]:
             yield f"backend {_titled(backend)} added,{weight}{state} share {_percent(share)}{_reason({}, backend)}"
             continue
         told = [
-            f"{name} {_change(before[key][name], value)}"
+            f"{name} {_change(*(_unsaid(name) if item is None else item for item in (before[key][name], value)))}"
             for name, value in backend.items()
             if name in before[key] and name not in (*_IDENTITY, *_WHY) and before[key][name] != value
         ]
@@ -203,6 +210,11 @@ def _backends(former: Item, service: Item) -> Iterator[str]:
     yield from [*loud, *quiet]
     if list(before) != list(after) and before.keys() == after.keys():
         yield "backends in another order"
+
+
+def _unsaid(name: str) -> str | None:
+    """What holds where a backend leaves a key out, if it is not nothing."""
+    return "of the service" if name == "snat" else None
 
 
 def _reason(former: Item, backend: Item) -> str:
