@@ -132,6 +132,9 @@ services:
       type: list
       elements: dict
       sample: [{"family": "ip", "healthy": 1, "of": 3, "needed": 3, "below": true, "since": "2026-11-26T01:00:00Z"}]
+    takeover:
+      description: Whether established TCP connections of another balancer go on here, whoever speaks first.
+      type: bool
     interface:
       description: The interface that its clients have to come in by. Null for all interfaces.
       type: str

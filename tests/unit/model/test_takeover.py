@@ -16,6 +16,7 @@ from _natlb.model.surroundings import Surroundings
 from _natlb.model.takeover import decides, taking_over
 from _natlb.model.transit import Closed
 from _natlb.nftables import render as by_nftables
+from _natlb.nftables.layout import lay_out
 from _natlb.ruleset.sections import Ruleset
 from _natlb.warnings.loose import warning
 
@@ -115,6 +116,16 @@ def test_who_shares_a_place_with_another_frontend(other: dict[str, Any], found: 
 def test_what_may_change_it(change: dict[str, Any], same: bool) -> None:
     (one,), (other,) = config({}).services, config(change).services
     assert (decides(one) == decides(other)) is same
+
+
+def test_some_services_are_rendered_by_themselves_only_while_the_same_are_taken_over() -> None:
+    before = config({}, {"name": "other", "listen": "192.0.2.11:81", "backends": "10.0.0.4:8081"})
+    for after, alone in ((before, True), (config({}, {"name": "other", "listen": "192.0.2.11:81"}), False)):
+        one, other = before.services[1:], after.services[1:]
+        layout = by_nftables.SomeServices(lay_out(before), AROUND)
+        assert (layout.after(one, other, after.services) is not None) is alone
+        sharing = by_iptables.SomeServices(before.mark_mask, AROUND, by_iptables.Sharing.of(before))
+        assert (sharing.after(one, other, after.services) is not None) is alone
 
 
 def chain(ruleset: Ruleset, table: str, name: str, family: str = "ip") -> list[str]:

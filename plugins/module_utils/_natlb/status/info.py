@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
 from ..model.slots import HASHES, dealt_slots, dealt_weights
+from ..model.takeover import taking_over
 from ..plan import agent_files, apply, forwarding, health_history, orders, waiting
 from ..plan import request as requests
 from ..plan.apply import Plan
@@ -63,7 +65,7 @@ def info(
     warnings += [*clients.warnings(clients_known), *agent_files.troubles(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
-    kept = health_history.read(paths)
+    kept, taken = health_history.read(paths), taking_over(config.services)
     return {
         "engine": plan.engine.name,
         "forwarding": forwarding.is_on(config),
@@ -74,7 +76,7 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan, new, active, clients_known, kept)
+            _service(item, plan, new, active, clients_known, kept, taken)
             for item in config.services
             if service is None or item.name == service
         ],
@@ -138,6 +140,7 @@ def _service(
     active: Counts | None,
     known: clients.KnownClients,
     kept: History,
+    taken: Collection[str],
 ) -> dict[str, Any]:
     standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
     effective = replace(service, backends=tuple(item.effective for item in standing))
@@ -150,6 +153,7 @@ def _service(
         "affinity": service.affinity_s,
         "pins": len(service.pins),
         "redispatch": service.redispatch,
+        "takeover": service.name in taken,
         "interface": service.interface,
         "restricted": bool(service.allow_from or service.deny_from),
         "max_connections_per_client": service.max_connections_per_client,
