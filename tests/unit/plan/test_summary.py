@@ -160,6 +160,7 @@ def holds(*items: dict[str, Any]) -> str:
 
 DRAINED = {"state": "drained", "weight": 1, "because": "override", "why": "override: kernel update"}
 DOWN = {"state": "disabled", "weight": 1, "because": "health", "why": "down: refused"}
+HELD = {"state": "active", "weight": 1, "because": "min_healthy", "why": "below min_healthy: 1 of 2"}
 HEAVIER = {"state": "active", "weight": 3, "because": "override", "why": "override"}
 
 
@@ -172,6 +173,9 @@ HEAVIER = {"state": "active", "weight": 3, "because": "override", "why": "overri
         (DRAINED, DOWN, ["web1 state drained -> disabled (down: refused)"]),
         (DRAINED, None, ["web1 state drained -> active, share 0 % -> 50 % (no override any more)"]),
         (DOWN, None, ["web1 state disabled -> active, share 0 % -> 50 % (up again)"]),
+        (None, HELD, ["web1 share 50 % -> 0 % (below min_healthy: 1 of 2)"]),
+        (HELD, None, ["web1 share 0 % -> 50 % (enough are healthy)"]),
+        (DOWN, HELD, ["web1 state disabled -> active (below min_healthy: 1 of 2)"]),
         (DOWN, {**DOWN, "why": "down: unreachable"}, []),
         ({**DOWN, "port": [1]}, {**DOWN, "address": None}, []),
     ],

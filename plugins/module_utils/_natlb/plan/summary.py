@@ -205,7 +205,8 @@ def _backends(former: Item, service: Item) -> Iterator[str]:
         shown = _percent(shares[0][key]), _percent(share)
         moved = [f"share {shown[0]} -> {shown[1]}"] if shown[0] != shown[1] else []
         if told or moved:
-            why = _reason(before[key], backend) if told else ""
+            held = "min_healthy" in (before[key].get("because"), backend.get("because"))
+            why = _reason(before[key], backend) if told or held else ""
             (loud if told else quiet).append(f"{before[key].get('name')} " + ", ".join([*told, *moved]) + why)
     yield from [*loud, *quiet]
     if list(before) != list(after) and before.keys() == after.keys():
@@ -221,7 +222,9 @@ def _reason(former: Item, backend: Item) -> str:
     """Why a backend stands elsewhere than it is declared, or why it does no longer."""
     if backend.get("why"):
         return f" ({backend['why']})"
-    return {"override": " (no override any more)", "health": " (up again)"}.get(str(former.get("because")), "")
+    return {"override": " (no override any more)", "health": " (up again)", "min_healthy": " (enough are healthy)"}.get(
+        str(former.get("because")), ""
+    )
 
 
 def _key(backend: Item) -> tuple[Any, ...]:
