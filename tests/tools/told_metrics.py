@@ -22,7 +22,7 @@ def series() -> list[dict[str, str]]:
     backends = [{"name": f"web{number}", "address": f"10.0.0.{number}", "port": 80} for number in (3, 4)]
     backends.append({"name": "web6", "address": "2001:db8::3", "port": 80})
     web = {"name": "web", "listen": ["192.0.2.1:80", "[2001:db8::1]:80"], "backends": backends}
-    gone = {"name": "gone", "listen": "192.0.2.2:80", "backends": backends[:1]}
+    gone = {"name": "gone", "listen": "192.0.2.2:80", "backends": backends[:1], "min_healthy": 1}
     config = parse_config([{**service, "health": {"type": "tcp"}} for service in (web, gone)])
     down = {Place(name, "10.0.0.3", 80): Finding("down") for name in ("web", "gone")}
     tracked = dict.fromkeys(("count", "max", "drop", "early_drop", "insert_failed"), 5)
