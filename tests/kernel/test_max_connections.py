@@ -61,6 +61,8 @@ def test_the_next_one_goes_to_who_has_room(balancer: Balancer, method: str) -> N
     assert not balancer.apply(declared, program=single_file.text).changed
     for expected in ({"web1": 4, "web2": 1, "web3": 2}, {"web4": 3}):
         assert held(balancer, sum(expected.values())) == expected
+    (now,) = balancer.info()["services"]
+    assert [item["new_connections"] for item in now["backends"]] == [4, 1, 2, 3]
     assert is_full(balancer)
     traced = balancer.natlb("trace", GUEST, f"{VIP}:80")[1]
     assert "web1 (10.0.0.3) has 4 of 4 connections (max_connections): it is full" in traced

@@ -9,13 +9,16 @@ import re
 from typing import Any
 
 import pytest
+import strategies
 from _natlb.model.entities import Config
 from _natlb.model.services import parse_config
 from _natlb.model.surroundings import Surroundings
 from _natlb.nftables import delta, layout, text
 from _natlb.nftables import render as nftables
-from _natlb.nftables.text import count, full, in_parts, parse_listing
+from _natlb.nftables.names import is_backend_chain
+from _natlb.nftables.text import count, counts_elsewhere, full, in_parts, parse_listing
 from _natlb.ruleset.sections import Key, Ruleset, Section
+from hypothesis import given, settings
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "port": 8080}]
 V6 = [{"address": "2001:db8:2::3", "port": 8080}]
@@ -224,6 +227,15 @@ def test_a_listing_is_read_without_what_packets_put_into_it() -> None:
     header = ("type nat hook prerouting priority -100; policy accept;",)
     assert ruleset[Key("ip", "natlb", "chain", "prerouting")].header == header
     assert {key[1] for key in ruleset} == {"natlb"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(strategies.services(most=1))
+def test_who_is_counted_by_more_than_slots(declared: list[dict[str, Any]]) -> None:
+    """Whoever has a chain of a backend: slots alone say nothing of its connections."""
+    found = parse_config(declared)
+    has_chains = any(key.kind == "chain" and is_backend_chain(key.name) for key in nftables.render(found))
+    assert not has_chains or any(map(counts_elsewhere, found.services))
 
 
 def test_connections_are_counted_by_backend() -> None:
