@@ -125,13 +125,13 @@ def widest(tables: Mapping[str, str]) -> int:
     return next((width for width, most in _WIDEST if count <= most), _WIDEST_OF_MANY)
 
 
-def hash_table(service: Service, family: str, tables: Mapping[str, str]) -> HashTable:
-    """`tables` are the names of all."""
+def hash_table(service: Service, family: str, name: str, widest: int) -> HashTable:
+    """The table of this name, see `table_names`; `widest` is that of all tables."""
     declared, slots = hash_slots(service, family)
     common = most_frequent(slots)
     serving = {backend.key for backend in service.serving(family)}
     backends = [backend if backend.key in serving else declared[common] for backend in declared]
-    return HashTable(tables[service.name], backends, slots, common, widest(tables))
+    return HashTable(name, backends, slots, common, widest)
 
 
 def picked(service: Service, opening: Opening) -> Backend | None:

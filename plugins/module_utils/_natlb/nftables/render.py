@@ -102,8 +102,9 @@ class ServiceTable(Table):
         self.hash_tables = layout.hash_tables[family]
         self.shards = layout.shards
         self.takeover = layout.takeover
+        self.widest = widest(self.hash_tables)
         #: The names of services that have second slots: of many tables these would take long to deal and to load.
-        self.asks_again = layout.takeover if widest(self.hash_tables) == 1 else frozenset()
+        self.asks_again = layout.takeover if self.widest == 1 else frozenset()
 
     # -- services ----------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class ServiceTable(Table):
         """Add the chains and elements of one service, and its frontends that lead there."""
         places.declare(self, service)
         if service.name in self.hash_tables:
-            shared = hash_table(service, self.family, self.hash_tables)
+            shared = hash_table(service, self.family, self.hash_tables[service.name], self.widest)
             verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
         else:
             table = slots(service, self.family)
