@@ -32,10 +32,26 @@ FIRST, SECOND = "balancer", "balancer2"
 KILLED_S = (2.0, 6.0)
 #: Three bad answers, one every two seconds.
 UNREADY_S = 8.0
+#: Clients of the service `source`, and what gives the client's host the address of number n.
+MORE_CLIENTS = "2001:db8:1::c:"
+MORE_ADDRESSES = f"ip address replace {MORE_CLIENTS}$n/64 dev eth0 nodad"
+#: Where backends send what they have for clients; it moves along with the addresses.
+GATEWAYS = ("10.0.0.10", "2001:db8:2::10")
 
 #: make fleet asks for all of it; make test ends with the kill.
 ALL = os.environ.get("NATLB_FLEET") == "full"
+#: Of each family, and of each half: those whose client speaks first, and those whose backend does.
+HALF = 50 if ALL else 10
+#: Those that speak all the time. TCP waits twice as long each time, and so longer than the address takes to move.
+BUSY, BUSY_S = 4, 2 * KILLED_S[1]
 whole = pytest.mark.skipif(not ALL, reason="make fleet runs it")
+
+
+SPEAKS = {
+    "client": "the client speaks first after it",
+    "busy": "the client speaks all the time",
+    "backend": "the backend speaks first after it",
+}
 
 
 class Seen(NamedTuple):
@@ -76,6 +92,41 @@ class Client:
         return found
 
 
+class Established:
+    """Connections that are open while the tests do something: to the service `flow` by IPv4, to `source` by IPv6."""
+
+    def __init__(self, count: int, busy: int) -> None:
+        argv = ["podman", "exec", "--interactive", "natlb-client", "python3", "/lab/established.py"]
+        argv += [f"{ADDRESSES[0]}:90", f"[{ADDRESSES[1]}]:91", f"--count={count}", f"--busy={busy}"]
+        # A flow has a port of its own, so one address will do. A hash of the source needs many.
+        on("client", "sh", "-c", f"for n in $(seq 101 {100 + count}); do {MORE_ADDRESSES}; done")
+        self._process = subprocess.Popen(
+            [*argv, "--sources", "", MORE_CLIENTS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=lab.podman_environment(),
+        )
+        self.answered = self._line()
+        self.opened = count * 2
+
+    def _line(self) -> dict[str, float]:
+        assert self._process.stdout
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def fate(self, group: str, meanwhile: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """What became of one of the groups of tests/lab/established.py, by `meanwhile`."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{group}\n")
+        self._process.stdin.flush()
+        meanwhile()
+        return self._line()
+
+    def stop(self) -> None:
+        self._process.communicate("", timeout=30)
+
+
 @contextlib.contextmanager
 def clients(what: str, seen: dict[str, Seen]) -> Iterator[None]:
     """Meanwhile connections are opened, and some more at the end; `seen` is filled with what became of them."""
@@ -111,6 +162,11 @@ def wait_for(is_so: Callable[[], bool], what: str, within_s: float = 30.0) -> No
 def wait_for_holder(host: str) -> None:
     for address in ADDRESSES:
         wait_for(lambda address=address: holders(address) == [host], f"{address} is not on {host} alone")  # type: ignore[misc]
+
+
+def backends_speak() -> None:
+    for web in ("web1", "web2"):
+        on(web, "systemctl", "kill", "--signal=USR1", "natlb-identity")
 
 
 def keepalived(host: str) -> str:
@@ -190,12 +246,28 @@ def test_a_roll_out_begins_with_the_standby() -> None:
 
 
 def test_the_first_one_is_killed() -> None:
+    """New connections fail until another one has the addresses. Established ones go on there, though it knows none."""
+    for web in ("web1", "web2"):
+        for gateway in GATEWAYS:
+            on(web, "ip", "route", "replace", "default", "via", gateway)
+    held = Established(HALF, BUSY)
+    assert set(held.answered) == {"web1", "web2"}
     seen: dict[str, Seen] = {}
     with clients("the balancer is killed", seen):
         lab.podman("kill", f"natlb-{FIRST}")
         wait_for_holder(SECOND)
+    fates = {name: held.fate(name) for name in ("client", "busy")}
+    fates["backend"] = held.fate("backend", backends_speak)
+    held.stop()
+    longest_s = {name: fate.pop("longest_s") for name, fate in fates.items()}
+    for name, fate in fates.items():
+        opened, reset = BUSY * 2 if name == "busy" else held.opened, fate.get("reset", 0)
+        told = f"{opened} opened, {fate.get('kept', 0)} kept, {reset} reset, waited up to {longest_s[name]:.2f} s"
+        print(f"figures: established, {SPEAKS[name]}: {told}")
     for one in seen.values():
         assert KILLED_S[0] < one.gap_s < KILLED_S[1]
+    assert fates == {"client": {"kept": held.opened}, "busy": {"kept": BUSY * 2}, "backend": {"kept": held.opened}}
+    assert longest_s["busy"] < BUSY_S
 
 
 @whole

@@ -23,7 +23,7 @@ PEER_ADDRESS = "natlb_failover_peer_address"
 UNICAST = "natlb_failover_unicast"
 #: What RFC 9568, 5.2.7 can say in hundredths of a second, less what a busy host would miss.
 _ADVERT_S, _CHECK_S = (0.1, 40.0), (1, 60)
-_KEYS = ("addresses", "interface", "router_id", "primary", "track_interfaces")
+_KEYS = ("addresses", "interface", "router_id", "primary", "track_interfaces", "gateways", "gateway_interface")
 _REQUIRED = ("addresses", "interface", "router_id")
 #: Of the host that is to have the addresses, and how much less each further one has. 255 is for owners of the address
 #: (RFC 9568, 5.2.4), who would take it without asking.
@@ -44,6 +44,9 @@ class Shared(NamedTuple):
     #: The host that has them while all are well; None is the first host of the group.
     primary: str | None
     track_interfaces: tuple[str, ...]
+    #: Addresses that move along on another interface, and that interface. Backends have them as their gateway.
+    gateways: tuple[Interface, ...] = ()
+    gateway_interface: str = ""
 
     @property
     def versions(self) -> list[int]:
@@ -53,7 +56,12 @@ class Shared(NamedTuple):
     @property
     def meant(self) -> tuple[Any, ...]:
         """What all hosts have to agree upon."""
-        return sorted(map(str, self.addresses)), self.router_id, self.primary
+        return sorted(map(str, self.addresses)), sorted(map(str, self.gateways)), self.router_id, self.primary
+
+    @property
+    def sides(self) -> list[tuple[str, str, tuple[Interface, ...]]]:
+        """Its addresses by interface: the key that declares them, the interface, the addresses."""
+        return [("addresses", self.interface, self.addresses), ("gateways", self.gateway_interface, self.gateways)]
 
 
 class Fleet(NamedTuple):
@@ -93,8 +101,29 @@ def _shared(value: Any, path: str) -> Shared:
         tracked = values.one_or_more(given["track_interfaces"], f"{path}.track_interfaces")
     primary = str(given["primary"]) if "primary" in given else None
     names = reading.each(values.interface, tracked)
+    found = Shared(path, tuple(addresses), interface, router_id, primary, tuple(names))
+    found = _with_gateways(found, given, reading)
     reading.done()
-    return Shared(path, tuple(addresses), interface, router_id, primary, tuple(names))
+    return found
+
+
+def _with_gateways(item: Shared, given: Mapping[str, Any], reading: Reading) -> Shared:
+    """What moves along on the backends' side."""
+    keys = {"gateways", "gateway_interface"}
+    for key in sorted(keys - set(given)) if keys & set(given) else ():
+        reading.add(f"{item.path}.{key}", "is missing", "gateways and their interface go together")
+    if not keys <= set(given):
+        return item
+    gateways = reading.each(_with_prefix, values.one_or_more(given["gateways"], f"{item.path}.gateways"))
+    at = f"{item.path}.gateway_interface"
+    interface = reading.read(values.interface, given["gateway_interface"], at, otherwise="")
+    if interface and interface == item.interface:
+        reading.add(at, f"{interface} is that of the addresses", "write gateways on it among the addresses")
+    for address in gateways:
+        if item.addresses and address.version not in item.versions:
+            problem = f"{address} has no address of its family to move with"
+            reading.add(f"{item.path}.gateways", problem, f"add an IPv{address.version} address to addresses")
+    return item._replace(gateways=tuple(gateways), gateway_interface=interface)
 
 
 def _with_prefix(value: Any, path: str) -> Interface:
@@ -121,9 +150,10 @@ def _without_clashes(found: Sequence[Shared], reading: Reading) -> None:
             if (item.interface, item.router_id) == (other.interface, other.router_id):
                 problem = f"{item.router_id} is that of {other.path} on {item.interface} already"
                 reading.add(f"{item.path}.router_id", problem, "give each its own: hosts take them for one another")
-            twice = {address.ip for address in item.addresses} & {address.ip for address in other.addresses}
-            for address in sorted(twice, key=str):
-                reading.add(f"{item.path}.addresses", f"{address} is in {other.path} already", "name it once")
+            theirs = {address.ip for _key, _interface, addresses in other.sides for address in addresses}
+            for key, _interface, addresses in item.sides:
+                for twice in sorted(theirs & {address.ip for address in addresses}, key=str):
+                    reading.add(f"{item.path}.{key}", f"{twice} is in {other.path} already", "name it once")
 
 
 def problems(value: Any, name: str, group: Any, fleet: Fleet, everybody: Sequence[str] = ()) -> list[str]:
@@ -257,7 +287,8 @@ def instances(value: Any, name: str, fleet: Fleet) -> list[dict[str, Any]]:
     """What keepalived is to run on the host `name`: one instance for each family of each set of addresses.
 
     Each has `name`, `group` (those of one group move together), `interface`, `router_id`, `priority`, `addresses`,
-    `track_interfaces`, and with unicast `source` and `peers`. Raises `ConfigErrors`.
+    `track_interfaces`, with gateways `gateways` and `gateway_interface`, and with unicast `source` and `peers`. Raises
+    `ConfigErrors`.
     """
     return [
         {
@@ -267,12 +298,24 @@ def instances(value: Any, name: str, fleet: Fleet) -> list[dict[str, Any]]:
             "router_id": item.router_id,
             "priority": _HIGHEST - _STEP * order(item, fleet.hosts).index(name),
             "addresses": [str(address) for address in item.addresses if address.version == version],
-            "track_interfaces": list(item.track_interfaces),
+            "track_interfaces": _tracked(item),
+            **_gateways(item, version),
             **(_peers(item, version, name, fleet) if fleet.unicast else {}),
         }
         for item in declared(value)
         for version in item.versions
     ]
+
+
+def _tracked(item: Shared) -> list[str]:
+    """Without the link to the backends, whoever has the gateways could serve nobody."""
+    further = [item.gateway_interface] if item.gateways else []
+    return [*item.track_interfaces, *(name for name in further if name not in item.track_interfaces)]
+
+
+def _gateways(item: Shared, version: int) -> dict[str, Any]:
+    found = [str(address) for address in item.gateways if address.version == version]
+    return {"gateways": found, "gateway_interface": item.gateway_interface} if found else {}
 
 
 def order(item: Shared, hosts: Sequence[str]) -> list[str]:
@@ -309,14 +352,15 @@ def outside(value: Any, links: Sequence[Mapping[str, Any]]) -> list[str]:
         for link in links
     }
     found = []
-    for item in declared(value):
-        shared = {address.ip for address in item.addresses}
-        fixed = [one for one in networks.get(item.interface, []) if one.ip not in shared]
+    sides = [(item.path, *side) for item in declared(value) for side in item.sides]
+    for path, key, interface, addresses in sides:
+        shared = {address.ip for address in addresses}
+        fixed = [one for one in networks.get(interface, []) if one.ip not in shared]
         found += [
-            f"{item.path}.addresses: {address} is in no network of {item.interface} "
+            f"{path}.{key}: {address} is in no network of {interface} "
             f"({', '.join(str(one.network) for one in fixed) or 'it has no address of its own'}), so only hosts that "
             "have a route to this balancer reach it (check the address and the interface)"
-            for address in item.addresses
+            for address in addresses
             if not any(one.version == address.version and address.ip in one.network for one in fixed)
         ]
     return found

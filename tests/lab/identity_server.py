@@ -2,17 +2,20 @@
 
 Every answer is one line, `NAME PEER`: this host's name and the address that the connection came from. TCP port 9000
 says it at once and closes, UDP port 9000 answers every datagram with it, and TCP port 8080 speaks HTTP. There its
-version, LAB_VERSION of its environment, stands in the header, and at `/version` instead of the line.
+version, LAB_VERSION of its environment, stands in the header, and at `/version` instead of the line. Connections to TCP
+ports 9001 and 9002 stay open: it says it at once, for each line that it hears, and whenever it gets SIGUSR1.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 
 HTTP_PORT = 8080
 RAW_PORT = 9000
+KEPT_PORTS = (9001, 9002)
 BACKLOG = 4096
 NAME = os.environ.get("LAB_NAME") or socket.gethostname()
 VERSION = os.environ.get("LAB_VERSION", "1")
@@ -44,6 +47,30 @@ async def answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     await finish(writer)
+
+
+_kept: set[asyncio.StreamWriter] = set()
+
+
+def speak_up() -> None:
+    """Say it to all who listen."""
+    for writer in _kept:
+        writer.write(identity(writer.get_extra_info("peername")[0]))
+
+
+async def answer_kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Stay until the client ends it."""
+    line = identity(writer.get_extra_info("peername")[0])
+    _kept.add(writer)
+    try:
+        writer.write(line)
+        while await reader.readline():
+            writer.write(line)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    _kept.discard(writer)
+    writer.close()
 
 
 async def finish(writer: asyncio.StreamWriter) -> None:
@@ -93,7 +120,12 @@ async def main() -> None:
     servers = [
         await asyncio.start_server(answer_http, sock=dual_stack(socket.SOCK_STREAM, HTTP_PORT), backlog=BACKLOG),
         await asyncio.start_server(answer_raw, sock=dual_stack(socket.SOCK_STREAM, RAW_PORT), backlog=BACKLOG),
+        *[
+            await asyncio.start_server(answer_kept, sock=dual_stack(socket.SOCK_STREAM, port), backlog=BACKLOG)
+            for port in KEPT_PORTS
+        ],
     ]
+    loop.add_signal_handler(signal.SIGUSR1, speak_up)
     tell_systemd("READY=1")
     await asyncio.gather(*(server.serve_forever() for server in servers))
 

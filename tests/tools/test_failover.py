@@ -28,6 +28,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover  #
 ROLE = ROOT / "roles" / "failover"
 ONE = {"addresses": ["192.0.2.10/24"], "interface": "eth0", "router_id": 51}
 BOTH = {**ONE, "addresses": ["192.0.2.10/24", "2001:db8:1::10/64"], "track_interfaces": ["eth1"]}
+BEHIND = {"gateways": ["10.0.0.1/24", "2001:db8:2::1/64"], "gateway_interface": "eth1"}
 OTHER = {**BOTH, "addresses": ["192.0.2.11/24", "2001:db8:1::11/64"], "router_id": 52, "primary": "lb2"}
 HOSTS = {
     "lb1": {failover.PEER_ADDRESS: ["192.0.2.2", "2001:db8:1::2"]},
@@ -60,10 +61,11 @@ def written(addresses: list[Any], folder: Path, host: str = "lb1", **settings: A
     [
         ([ONE], {}),
         ([BOTH], {}),
+        ([{**BOTH, **BEHIND}], {}),
         ([BOTH, OTHER], {"natlb_failover_preempt": True}),
         ([BOTH, OTHER], {"natlb_failover_unicast": False, "natlb_failover_advert_interval": 0.25}),
     ],
-    ids=["one", "both families", "active/active", "multicast"],
+    ids=["one", "both families", "gateways", "active/active", "multicast"],
 )
 def test_keepalived_takes_it(addresses: list[Any], settings: dict[str, Any], tmp_path: Path) -> None:
     for host in HOSTS:

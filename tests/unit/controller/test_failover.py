@@ -17,6 +17,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils.failover import AD
 
 ONE = {"addresses": ["192.0.2.10/24"], "interface": "eth0", "router_id": 51}
 TWO = {"addresses": ["192.0.2.11/24"], "interface": "eth0", "router_id": 52, "primary": "lb2"}
+BEHIND = {**ONE, "gateways": ["10.0.0.1/24"], "gateway_interface": "eth1"}
 BOTH = {**ONE, "addresses": ["192.0.2.10/24", "2001:db8:1::10/64"]}
 
 
@@ -39,6 +40,8 @@ def told(declared: Any, among: Fleet | None = None, everybody: tuple[str, ...] =
         [ONE, TWO],
         [{**ONE, "addresses": "192.0.2.10/24"}],
         [{**ONE, "router_id": "51", "track_interfaces": "eth1"}],
+        [BEHIND],
+        [{**BEHIND, "gateways": "10.0.0.1/24"}, {**TWO, "gateways": ["10.0.0.2/24"], "gateway_interface": "eth1"}],
     ],
 )
 def test_what_is_right_is_right(declared: Any) -> None:
@@ -68,6 +71,16 @@ def test_what_is_right_is_right(declared: Any) -> None:
         ([{**ONE, "router_id": 256}], f"{ADDRESSES}[0].router_id: 256 is not a router ID"),
         ([{**ONE, "interface": "eth0@if3"}], f"{ADDRESSES}[0].interface: "),
         ([{**ONE, "track_interfaces": ["a b"]}], f"{ADDRESSES}[0].track_interfaces[0]: "),
+        ([{**ONE, "gateways": ["10.0.0.1/24"]}], f"{ADDRESSES}[0].gateway_interface: is missing (gateways and"),
+        ([{**ONE, "gateway_interface": "eth1"}], f"{ADDRESSES}[0].gateways: is missing (gateways and their interface"),
+        ([{**BEHIND, "gateways": ["10.0.0.1"]}], f"{ADDRESSES}[0].gateways[0]: 10.0.0.1 has no prefix"),
+        (
+            [{**BEHIND, "gateways": ["2001:db8:2::1/64"]}],
+            f"{ADDRESSES}[0].gateways: 2001:db8:2::1/64 has no address of",
+        ),
+        ([{**BEHIND, "gateway_interface": "eth0"}], f"{ADDRESSES}[0].gateway_interface: eth0 is that of the addresses"),
+        ([{**BEHIND, "gateway_interface": "a b"}], f"{ADDRESSES}[0].gateway_interface: 'a b' is not the name"),
+        ([BEHIND, {**BEHIND, **TWO}], f"{ADDRESSES}[1].gateways: 10.0.0.1 is in {ADDRESSES}[0] already"),
         ([{**ONE, "prority": 5}], f"{ADDRESSES}[0].prority: no such key"),
         ([{**ONE, "primary": "lb9"}], f"{ADDRESSES}[0].primary: lb9 is not in the group balancers"),
         ([ONE, {**TWO, "router_id": 51}], f"{ADDRESSES}[1].router_id: 51 is that of {ADDRESSES}[0] on eth0 already"),
@@ -107,7 +120,14 @@ def test_the_group_is_one_that_can_share(hosts: list[str], begins: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "theirs", [[], [{**ONE, "addresses": ["192.0.2.99/24"]}], [{**ONE, "primary": "lb2"}], [{**ONE, "router_id": 9}]]
+    "theirs",
+    [
+        [],
+        [{**ONE, "addresses": ["192.0.2.99/24"]}],
+        [{**ONE, "primary": "lb2"}],
+        [{**ONE, "router_id": 9}],
+        [BEHIND],
+    ],
 )
 def test_hosts_that_do_not_agree(theirs: Any) -> None:
     (found,) = told([ONE], fleet([ONE], lb2={ADDRESSES: theirs}))
@@ -194,6 +214,25 @@ def test_families_are_instances_that_move_together() -> None:
         ("natlb_51_eth0_ipv6", "natlb_51_eth0", ["2001:db8:1::10/64"]),
     ]
     assert "peers" not in found[0]
+
+
+def test_gateways_move_along_on_their_interface() -> None:
+    behind = {**BOTH, "gateways": ["2001:db8:2::1/64"], "gateway_interface": "eth1", "track_interfaces": ["eth2"]}
+    four, six = failover.instances([behind], "lb1", fleet([behind], unicast=False))
+    assert "gateways" not in four
+    assert (six["gateways"], six["gateway_interface"]) == (["2001:db8:2::1/64"], "eth1")
+    assert four["track_interfaces"] == six["track_interfaces"] == ["eth2", "eth1"]
+    named = {**behind, "track_interfaces": ["eth1", "eth2"]}
+    assert failover.instances([named], "lb1", fleet([named], unicast=False))[0]["track_interfaces"] == ["eth1", "eth2"]
+
+
+def test_a_gateway_outside_the_network_of_its_interface() -> None:
+    links = [
+        {"ifname": "eth0", "addr_info": [{"local": "192.0.2.2", "prefixlen": 24}]},
+        {"ifname": "eth1", "addr_info": [{"local": "10.0.1.2", "prefixlen": 24}]},
+    ]
+    (found,) = failover.outside([BEHIND], links)
+    assert found.startswith(f"{ADDRESSES}[0].gateways: 10.0.0.1/24 is in no network of eth1 (10.0.1.0/24), so")
 
 
 def test_an_address_outside_the_network_of_its_interface() -> None:
