@@ -45,12 +45,14 @@ _value:
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import alike
 
 
 def fleet_differences(hostvars: Mapping[str, Any], hosts: Any) -> dict[str, list[str]]:
     """What differs, and what is wrong with that."""
-    compared = [name for name in hosts if hostvars[name].get("natlb_compare_tables", True)]
+    # What -e sets is text.
+    compared = [name for name in hosts if boolean(hostvars[name].get("natlb_compare_tables", True), strict=False)]
     tables = {name: _tables(hostvars[name]) for name in compared}
     seen = {name: _balancer(hostvars[name]) for name in hosts}
     problems = alike.differences(tables) + alike.engines_that_differ({name: seen[name] for name in compared})

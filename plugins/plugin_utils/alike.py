@@ -19,8 +19,8 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entit
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.slots import HASHES
 
 #: Of a service and of its backends: what its slots, and the way in which one is picked, are made from.
-_OF_SERVICE = ("method", "client_prefix", "pins", "name")
-_OF_BACKEND = ("address", "port", "shift", "weight", "state", "backup")
+_OF_SERVICE = ("method", "client_prefix", "pins", "name", "backups", "min_healthy", "min_healthy_again")
+_OF_BACKEND = ("address", "port", "weight", "state", "backup")
 #: So many hexadecimal digits tell services apart.
 _DIGITS = 16
 
@@ -44,8 +44,9 @@ def tables(config: Config) -> list[dict[str, Any]]:
 
 
 def _shared(service: Service) -> list[str]:
+    inside = f" on {service.interface}" if service.interface else ""
     return [
-        f"{protocol} {listen}"
+        f"{protocol} {listen}{inside}"
         for listen in map(str, service.listens)
         for protocol in service.protocols
         if not listen.startswith("*")
@@ -66,7 +67,7 @@ def differences(of_hosts: Mapping[str, Sequence[Table]]) -> list[str]:
         for service in services:
             for listen in service["listen"]:
                 before, other = first.setdefault(listen, (host, service))
-                if other["slots"] != service["slots"]:
+                if before != host and other["slots"] != service["slots"]:
                     found.setdefault(_difference(host, service, before, other, listen))
     return list(found)
 

@@ -44,6 +44,9 @@ SAME = service()
         (service(client_prefix={"ipv4": 24}), True),
         (service(listen=["192.0.2.9:80", "192.0.2.10:80"], backends=[B]), True),
         (service(name="shop", backends=[A]), True),
+        (service(interface="eth1", backends=[B]), False),
+        (service(backups="first"), True),
+        (service(snat="none", max_connections_per_client=3), False),
     ],
 )
 def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], differs: bool) -> None:
@@ -54,6 +57,31 @@ def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], dif
         begins = f"{other['name']}: lb2 would have other slots for tcp 192.0.2.10:80 than lb1{also}, so a client would"
         assert told[0].startswith(begins)
         assert len(told) == 1
+
+
+def test_one_address_by_interface_is_another_frontend() -> None:
+    """As docs/services.md has it: no host differs from itself."""
+    both = (service(), service(name="inside", interface="eth1", backends=[B]))
+    assert alike.differences({"lb1": tables(*both), "lb2": tables(*both)}) == []
+    other = (both[0], {**both[1], "backends": [A]})
+    (told,) = alike.differences({"lb1": tables(*both), "lb2": tables(*other)})
+    assert told.startswith("inside: lb2 would have other slots for tcp 192.0.2.10:80 on eth1 than lb1, so")
+    seen = {name: alike.Balancer("nftables", "", "", tuple(tables(*both))) for name in ("lb1", "lb2")}
+    assert alike.engines_that_differ(seen) == []
+
+
+def test_a_host_is_not_compared_with_itself() -> None:
+    twice = {"name": "web", "method": "source_hash", "listen": ["tcp 192.0.2.10:80"]}
+    assert alike.differences({"lb1": [{**twice, "slots": "a"}, {**twice, "slots": "b"}]}) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"min_healthy": 2}, {"min_healthy": 1, "min_healthy_again": 2}],
+)
+def test_a_quorum_decides_who_serves(more: dict[str, Any]) -> None:
+    one = service(health={"type": "tcp"}, min_healthy=1)
+    assert alike.differences({"lb1": tables(one), "lb2": tables({**one, **more})})
 
 
 def test_every_host_has_its_own_ports() -> None:
@@ -99,8 +127,9 @@ def test_engines_pick_otherwise_by_a_hash(method: str) -> None:
         assert line.startswith("web: lb2 has it in iptables, lb1 in nftables, and these pick other backends")
 
 
-def test_places_that_are_several_by_intention() -> None:
-    other = host("iptables", "v1", service(backends=[B]), natlb_compare_tables=False)
+@pytest.mark.parametrize("no", [False, "false", "no"])
+def test_places_that_are_several_by_intention(no: Any) -> None:
+    other = host("iptables", "v1", service(backends=[B]), natlb_compare_tables=no)
     assert fleet_differences({"lb1": host("nftables", "v1"), "lb2": other}, ["lb1", "lb2"])["problems"] == []
 
 
