@@ -48,17 +48,19 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": "\n".join(renamed)}
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
+            # All that may be unreadable is read before the host changes: a token that is lost undoes the change.
+            held = self._held(task_vars or {})
             given = packed.pack(_as_mapping(_as_mapping(self._task.args, "conntrack"), "metrics"))
             result.update(self._execute_module(module_name=MODULE, module_args=given, task_vars=task_vars))
             self._repeat_arguments(result)
             old_python.explain(result)
-            if self._task._role is not None:
-                variables.translate(result, self._places(task_vars or {}))
-            host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             token = result.pop("_token", "")
             if token:
                 after_s = _seconds(self._task.args["rollback_after"])
-                self._confirm(result, token, task_vars, after_s, self._held(task_vars or {}))
+                self._confirm(result, token, task_vars, after_s, held)
+            if self._task._role is not None:
+                variables.translate(result, self._places(result, task_vars or {}))
+            host_warnings.add(result, str((task_vars or {}).get("inventory_hostname", "")))
             return result
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
@@ -67,13 +69,23 @@ class ActionModule(ActionBase):
         """Whether somebody verifies the change before it is confirmed."""
         return HELD in task_vars and boolean(self._templar.template(task_vars[HELD]), strict=False)
 
-    def _places(self, task_vars: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Where the role's user has written what the module was given as one list."""
+    def _places(self, result: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Where the role's user has written what the module was given as one list, if the result speaks of it.
+
+        Nothing is worth a failure here: a removal reads no declaration, and this may be one that cannot be read. A
+        message has a number less exact then.
+        """
+        if not variables.speaks_of_items(result):
+            return {}
         names = [name for option in variables.LISTS for name in composition.names(option, task_vars)]
         # Without parts the places say nothing more.
         if variables.ROLES.issuperset(names):
             return {}
-        return composition.all_places({name: self._templar.template(task_vars[name]) for name in names})
+        try:
+            return composition.all_places({name: self._templar.template(task_vars[name]) for name in names})
+        except Exception as error:
+            Display().vv(f"the places of services are not known: {error}")
+            return {}
 
     def _repeat_arguments(self, result: dict[str, Any]) -> None:
         """Put the options back that were packed: Ansible shows the arguments of a task with -vvv."""

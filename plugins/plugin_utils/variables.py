@@ -223,11 +223,11 @@ _OPTION = re.compile(
     r"|(?:agent|engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
     r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
 )
-#: Of these the role has a variable each.
 #: One item of a list, where a message names it.
 _ITEM = re.compile(rf"(?<![\w.\[`])({'|'.join(LISTS)})\[(\d+)\]")
 #: `servcies` for `services`; `serial` is another word.
 _AS_GOOD_AS_WRITTEN = 0.8
+#: Of these the role has a variable each.
 _METRICS = re.compile(r"(?<![\w.])metrics\.(?=directory|listen|idle)")
 
 
@@ -286,6 +286,11 @@ def in_variables(message: str, places: Mapping[str, Sequence[str]] | None = None
 
     message = _ITEM.sub(written, message)
     return _METRICS.sub(f"{PREFIX}metrics_", _OPTION.sub(lambda found: PREFIX + found[0], message))
+
+
+def speaks_of_items(result: Mapping[str, Any]) -> bool:
+    """Whether a module's result says anything of an item of a list, so that it needs the places of these."""
+    return any(_ITEM.search(str(text)) for text in (result.get("msg") or "", *(result.get("remarks") or ())))
 
 
 def translate(result: dict[str, Any], places: Mapping[str, Sequence[str]] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from ansible.errors import AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import balancer, balancer_info
 
@@ -66,6 +67,71 @@ def test_a_role_speaks_of_its_variables(role: str | None, named: str, monkeypatc
     result = action.run(task_vars={"inventory_hostname": "lb1"})
     assert (result["msg"], result["remarks"]) == (f"or set {named}", [f"or set {named}"])
     assert result["warnings"] == [f"lb1: or set {named}"]
+
+
+class Templar:
+    """A host without facts."""
+
+    def template(self, value: Any) -> Any:
+        if "ansible_facts" in str(value):
+            raise AnsibleUndefinedVariable("'default_ipv4' is undefined")
+        return value
+
+
+PARTS = {
+    "natlb_services_db": [{"name": "db"}],
+    "natlb_services_web": "{{ [{'listen': ansible_facts.default_ipv4.address}] }}",
+    "inventory_hostname": "lb1",
+}
+
+
+@pytest.mark.parametrize("told", ["", "services[0].name: web is taken"])
+@pytest.mark.parametrize(("held", "ends"), [(False, {"confirmed": True}), (True, {"confirmed": False, "pending": "t"})])
+def test_a_declaration_that_cannot_be_read_loses_no_change(
+    told: str, held: bool, ends: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The playbook remove gathers no facts. Nobody would confirm, and the host would put back what was removed."""
+    asked: list[str] = []
+
+    def execute(module_name: str, task_vars: object, module_args: dict[str, Any] | None = None) -> dict[str, Any]:
+        del task_vars, module_args
+        asked.append(module_name)
+        return {"changed": True, "_token": "t", "remarks": [told]} if module_name == balancer.MODULE else {}
+
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer.ActionModule.__new__(balancer.ActionModule)
+    action._task = SimpleNamespace(args={"rollback_after": 30}, _role="a role", async_val=0)
+    action._connection, action._templar = mock.Mock(), Templar()
+    monkeypatch.setattr(action, "_execute_module", execute)
+    monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
+    result = action.run(task_vars={**PARTS, "natlb_balancer_held": held})
+    assert asked == [balancer.MODULE, balancer.CONFIRM]
+    assert {key: result[key] for key in ends} == ends
+    assert result["remarks"] == [f"natlb_{told}" if told else ""]
+
+
+def test_what_cannot_be_read_before_the_change_is_told_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer.ActionModule.__new__(balancer.ActionModule)
+    action._task = SimpleNamespace(args={"rollback_after": 30}, _role="a role", async_val=0)
+    action._connection, action._templar = mock.Mock(), Templar()
+    action._execute_module = mock.Mock()  # type: ignore[method-assign]
+    monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
+    with pytest.raises(AnsibleUndefinedVariable):
+        action.run(task_vars={"natlb_balancer_held": "{{ ansible_facts.held }}"})
+    action._execute_module.assert_not_called()
+
+
+def test_a_message_names_the_part_that_holds_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+    action = balancer.ActionModule.__new__(balancer.ActionModule)
+    action._task = SimpleNamespace(args={}, _role="a role", async_val=0)
+    action._connection, action._templar = mock.Mock(), Templar()
+    told = {"failed": True, "msg": "services[1].name: db is taken"}
+    monkeypatch.setattr(action, "_execute_module", lambda **_arguments: told)
+    monkeypatch.setattr(action, "_remove_tmp_path", lambda _path: None)
+    result = action.run(task_vars={**PARTS, "natlb_services_web": [{"name": "db"}]})
+    assert result["msg"] == "natlb_services_web[0].name: db is taken"
 
 
 @pytest.mark.parametrize(("by_playbook", "named"), [(False, "firewall: accept"), (True, "natlb_firewall: accept")])
