@@ -29,8 +29,10 @@ options:
     elements: dict
     required: true
   address:
-    description: The address to probe for services that listen on every address of the balancer.
-    type: str
+    description:
+      - The address to probe for services that listen on every address of the balancer, or a list with one of each
+        family.
+    type: raw
   overrides:
     description:
       - Options of M(natlb.netfilter.probe) by name of service. They replace the default ones.
@@ -43,6 +45,13 @@ options:
     description: How many connections to open, unless O(overrides) says otherwise.
     type: int
     default: 300
+  own:
+    description:
+      - Whether the balancer itself opens the connections, while its change waits for its confirmation.
+      - Then services with C(allow_from), C(deny_from), C(interface) or limits of their backends are left out, and so
+        are networks that a service listens on. Of more than 32 probes so many are taken that are spread evenly.
+    type: bool
+    default: false
 seealso:
   - module: natlb.netfilter.probe
   - module: natlb.netfilter.balancer_info
@@ -80,13 +89,15 @@ _value:
 
 import contextlib
 import ipaddress
+import itertools
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigErrors
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import probe_options
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import probe_options, verdict
 
 #: Options that make backends say who they are.
 ASKING = ("identify", "names", "expected", "path", "host", "status")
@@ -98,7 +109,7 @@ _LISTEN = re.compile(r"(?P<host>\*|\[[^\]]+\]|[^:]+):(?P<port>\d+)(?:-\d+)?\Z")
 
 
 def verify_probes(
-    services: Any, address: Any = None, overrides: Any = None, connections: Any = 300
+    services: Any, address: Any = None, overrides: Any = None, connections: Any = 300, own: bool = False
 ) -> list[dict[str, Any]]:
     """What to probe. Raises AnsibleFilterError where a service listens everywhere and `address` is not known."""
     chosen = overrides or {}
@@ -112,19 +123,23 @@ def verify_probes(
         raise AnsibleFilterError(
             "\n".join(f"natlb.netfilter.verify_probes: {error}" for error in errors.errors)
         ) from errors
-    return [
+    found = [
         _probe(service, host, port, protocol, {"connections": int(connections), **chosen.get(service["name"], {})})
         for service in services
-        for host, port, protocol in _places(service, address)
+        if not (own and probe_options.not_for_itself(service))
+        for host, port, protocol in _places(service, address, own)
     ]
+    return found[:: max(1, math.ceil(len(found) / verdict.MOST_OWN))] if own else found
 
 
-def _places(service: Mapping[str, Any], address: Any) -> Iterator[tuple[str, int, str]]:
+def _places(service: Mapping[str, Any], address: Any, own: bool) -> Iterator[tuple[str, int, str]]:
+    addresses = [str(item) for item in (address if isinstance(address, (list, tuple)) else [address]) if item]
     for listen in service["listen"]:
-        host, port = _place(listen, service["name"], address)
-        for protocol in service.get("protocol") or ["tcp"]:
-            if protocol != "sctp" and _serving(service, host):
-                yield host, port, protocol
+        if not (own and "/" in listen):
+            hosts, port = _hosts(listen, service["name"], addresses)
+            for host, protocol in itertools.product(hosts, service.get("protocol") or ["tcp"]):
+                if protocol != "sctp" and _serving(service, host):
+                    yield host, port, protocol
 
 
 def _serving(service: Mapping[str, Any], host: str) -> list[Mapping[str, Any]]:
@@ -160,47 +175,57 @@ def _probe(
 
 def _within_limits(service: Mapping[str, Any], options: dict[str, Any]) -> None:
     """A client that keeps to the limits of a service is not refused by them."""
-    at_a_time, a_second = service.get("max_connections_per_client"), service.get("new_connections_per_second")
-    if at_a_time:
-        options["concurrency"] = min(options.get("concurrency", 10), at_a_time)
+    a_second = service.get("new_connections_per_second")
+    room = _room_of_backends(service, str(options["target"]))
+    for at_a_time in (service.get("max_connections_per_client"), room):
+        if at_a_time:
+            options["concurrency"] = min(options.get("concurrency", 10), at_a_time)
     if a_second:
         options["connections"] = min(options["connections"], a_second)
 
 
-def _place(listen: str, name: str, address: Any) -> tuple[str, int]:
-    """Host, in brackets where it is IPv6, and port."""
+def _room_of_backends(service: Mapping[str, Any], host: str) -> int:
+    """How many connections all backends of the family have at a time; 0 where one of them has no limit."""
+    limits = [int(backend.get("max_connections") or 0) for backend in _serving(service, host)]
+    return sum(limits) if all(limits) else 0
+
+
+def _hosts(listen: str, name: str, addresses: Sequence[str]) -> tuple[list[str], int]:
+    """Where to probe what a service listens on: hosts, in brackets where they are IPv6, and the port."""
     match = _LISTEN.match(listen)
     if match is None:
         raise AnsibleFilterError(
             f"natlb.netfilter.verify_probes: {name} listens on {listen!r}, which is not understood"
         )
-    host = match.group("host")
+    host, port = match.group("host"), int(match.group("port"))
     if host == "*":
-        if not address:
+        if not addresses:
             raise AnsibleFilterError(
                 f"natlb.netfilter.verify_probes: {name} listens on every address (say which with address=...)"
             )
-        host = _written(str(address))
-    elif "/" in host:
-        host = _in_network(host.strip("[]"), name, str(address or ""))
-    return host, int(match.group("port"))
+        return [_written(address) for address in addresses], port
+    return _in_network(host.strip("[]"), name, addresses) if "/" in host else [host], port
 
 
 def _written(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _in_network(network: str, name: str, address: str) -> str:
-    """The given address if the network has it, or else the first one behind the network's own."""
+def _in_network(network: str, name: str, addresses: Sequence[str]) -> list[str]:
+    """The first given address that the network has, or else the first one behind the network's own. Of all addresses of
+    a family none is as good as another: none where the given ones are of the other family."""
     found = ipaddress.ip_network(network)
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(address) in found:
-            return _written(address)
-    if not found.prefixlen:
+    for address in addresses:
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(address) in found:
+                return [_written(address)]
+    if found.prefixlen:
+        return [_written(str(found.network_address + 1))]
+    if not addresses:
         raise AnsibleFilterError(
             f"natlb.netfilter.verify_probes: {name} listens on whatever address (say which with address=...)"
         )
-    return _written(str(found.network_address + 1))
+    return []
 
 
 class FilterModule:

@@ -25,6 +25,12 @@ options:
     type: list
     elements: str
     required: true
+  own:
+    description:
+      - Whether each balancer has opened the connections itself, while its change waits for its confirmation.
+      - Then shares are a problem only where nothing but the rules can have moved them. All else is a doubt.
+    type: bool
+    default: false
 seealso:
   - plugin: natlb.netfilter.verify_probes
     plugin_type: filter
@@ -38,12 +44,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The C(lines) to show and the C(problems), by name of the host.
+  description: The C(lines) to show, the C(problems), and the C(doubts), which are no fault, by name of the host.
   type: dict
   sample:
     lb1:
       lines: ["web: web1 150, web2 150 (300 of 300 connections to 192.0.2.10:80 succeeded)"]
       problems: []
+      doubts: []
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,27 +60,28 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import verdict as core
 
 
-def verify_verdict(hostvars: Any, hosts: Any) -> dict[str, dict[str, list[str]]]:
+def verify_verdict(hostvars: Any, hosts: Any, own: bool = False) -> dict[str, dict[str, list[str]]]:
     """What was found, by name of the host."""
     if not isinstance(hostvars, Mapping) or isinstance(hosts, str) or not isinstance(hosts, Sequence):
         raise AnsibleFilterError(
             "natlb.netfilter.verify_verdict: write hostvars | natlb.netfilter.verify_verdict(ansible_play_hosts)"
         )
-    told = [_host(str(name), hostvars[name]) for name in hosts]
+    told = [_host(str(name), hostvars[name], own) for name in hosts]
     found = {}
     for host in told:
         judged = core.verdict(told, host.name, hostvars[host.name].get("natlb_verify_probes"))
         found[host.name] = {
             "lines": [f"{host.name}: {line}" for line in judged.lines],
             "problems": [f"{host.name}: {problem}" for problem in judged.problems],
+            "doubts": [f"{host.name}: {doubt}" for doubt in judged.doubts],
         }
     return found
 
 
-def _host(name: str, variables: Mapping[str, Any]) -> core.Host:
+def _host(name: str, variables: Mapping[str, Any], own: bool) -> core.Host:
     results = [variables[key].get("results") or [] for key in ("natlb_verify_answers", "natlb_verify_checks")]
     declared = variables.get("natlb_verify_declared", [])
-    return core.host(name, variables["natlb_verify_before"], variables["natlb_read"], *results, declared)
+    return core.host(name, variables["natlb_verify_before"], variables["natlb_read"], *results, declared, own)
 
 
 class FilterModule:

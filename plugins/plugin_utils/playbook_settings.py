@@ -75,7 +75,7 @@ def _readers(hosts: Collection[str]) -> dict[str, Callable[[Any, str], object]]:
         "natlb_verify_each": values.boolean,
         "natlb_verify_from": known,
         "natlb_verify_connections": _connections,
-        "natlb_verify_address": _address,
+        "natlb_verify_address": _addresses,
         "natlb_verify_probes": lambda value, path: probe_options.check(value, path, known),
     }
 
@@ -148,6 +148,11 @@ def _percentage(value: Any, path: str) -> None:
 
 def _connections(value: Any, path: str) -> None:
     values.integer(value, path, 1, MAX_CONNECTIONS, "a number of connections")
+
+
+def _addresses(value: Any, path: str) -> None:
+    for at, item in values.one_or_more(value, path):
+        _address(item, at)
 
 
 def _address(value: Any, path: str) -> None:

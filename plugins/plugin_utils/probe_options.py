@@ -89,3 +89,21 @@ def spreads(service: Mapping[str, Any]) -> bool:
     backends by their shares."""
     chosen = service["method"] in ("source_hash", "destination_hash")
     return not (chosen or service.get("affinity") or service.get("pins"))
+
+
+def limits_backends(service: Mapping[str, Any]) -> bool:
+    """Whether a backend has a limit of connections, so that a service may refuse a client."""
+    return any(backend.get("max_connections") for backend in service["backends"])
+
+
+def not_for_itself(service: Mapping[str, Any]) -> str:
+    """Why a balancer opens no connections of its own to a service; empty where it does."""
+    if service.get("restricted"):
+        return "not everybody may connect to it"
+    if service.get("interface"):
+        return f"it takes only what comes in by {service['interface']}"
+    if limits_backends(service):
+        return "its backends have limits, and the probes would take the room of clients"
+    if all("/" in listen for listen in service["listen"]):
+        return "the balancer's own connections to networks are not balanced"
+    return ""

@@ -17,9 +17,11 @@ from typing import Any
 
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.settings import DEFAULT_SIGNIFICANCE
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.spread import judge
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import probe_options
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import own_shares, probe_options
 
 Item = Mapping[str, Any]
+#: Of more probes that a balancer would open itself, so many are taken at most: its change waits meanwhile.
+MOST_OWN = 32
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Seen:
     #: The counters are of rules that were loaded meanwhile.
     restarted: bool
     probes: list[Item] = field(default_factory=list)
+    #: As it was before the probes.
+    former: Item | None = None
 
     @property
     def counted(self) -> int:
@@ -56,30 +60,40 @@ class Seen:
     @property
     def limited(self) -> bool:
         """Whether it refuses clients that want too much."""
-        return bool(self.service.get("max_connections_per_client") or self.service.get("new_connections_per_second"))
+        keys = ("max_connections_per_client", "new_connections_per_second")
+        return any(self.service.get(key) for key in keys) or probe_options.limits_backends(self.service)
 
 
 @dataclass
 class Host:
-    """What one balancer told, before and after; `checks` are the balancer's own connections to backends."""
+    """What one balancer told, before and after; `checks` are the balancer's own connections to backends. With `own`
+    those of the probes are its own as well, and what is wrong undoes a change."""
 
     name: str
     after: Item
     seen: dict[str, Seen]
     checks: list[Item]
     declared: list[str]
+    own: bool = False
 
 
 @dataclass
 class Verdict:
-    """What to tell of a balancer, and what is wrong with it."""
+    """What to tell of a balancer, and what is wrong with it. `doubts` are what looks wrong and may be right."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def host(
-    name: str, before: Item, after: Item, probes: Sequence[Item], checks: Sequence[Item], declared: Sequence[str]
+    name: str,
+    before: Item,
+    after: Item,
+    probes: Sequence[Item],
+    checks: Sequence[Item],
+    declared: Sequence[str],
+    own: bool = False,
 ) -> Host:
     """The results of the tasks of one balancer, put together. `declared` are the names of its services in the
     inventory."""
@@ -88,8 +102,8 @@ def host(
     for service in after.get("services") or []:
         grown, restarted = _growth(former.get(service["name"]), service)
         mine = [probe for probe in probes if probe["item"]["service"] == service["name"]]
-        seen[service["name"]] = Seen(service, grown, restarted, mine)
-    return Host(name, after, seen, list(checks), list(declared))
+        seen[service["name"]] = Seen(service, grown, restarted, mine, former.get(service["name"]))
+    return Host(name, after, seen, list(checks), list(declared), own)
 
 
 def _growth(before: Item | None, after: Item) -> tuple[dict[bool, dict[str, int]], bool]:
@@ -113,7 +127,8 @@ def verdict(hosts: Sequence[Host], name: str, options: Any = None) -> Verdict:
     found = Verdict()
     this = next(item for item in hosts if item.name == name)
     found.problems += _of_the_host(this)
-    unknown = [key for key in options or {} if not any(key in item.seen for item in hosts)]
+    # A balancer that is verified by itself knows nothing of the others' services.
+    unknown = [key for key in options or {} if not this.own and not any(key in item.seen for item in hosts)]
     found.problems += [
         f"natlb_verify_probes: there are options for {key}, but no balancer has such a service (check its spelling)"
         for key in unknown
@@ -140,6 +155,8 @@ def _without_services(this: Host, found: Verdict) -> None:
         found.problems.append("has none of the declared services; run natlb.netfilter.deploy")
     elif this.after.get("egress"):
         found.lines.append("no services, only egress: nothing to probe")
+    elif this.own:
+        found.lines.append("no services: nothing to probe")
     else:
         found.problems.append("nothing is declared on this host, so nothing was verified; run natlb.netfilter.deploy")
 
@@ -148,12 +165,20 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     name = seen.service["name"]
     at = ", ".join(seen.targets)
     if not seen.probes:
-        found.lines.append(f"{name}: not probed, as {_why_not(seen.service)}")
+        found.lines.append(f"{name}: not probed, as {_why_not(seen.service, this)}")
+        return
+    if seen.restarted and this.own:
+        # Not by the change, which was there before. What failed is wrong nevertheless.
+        found.doubts.append(f"{name}: its rules were reloaded during the probes, so its counters were not judged")
+        _failures([seen], found)
+        _checks(name, this, found)
         return
     if seen.restarted:
         found.problems.append(f"{name}: its rules were reloaded during the probes; verify it again")
         return
     found.problems += [f"{name}: {problem}" for problem in _answers(seen)]
+    # Answers that are spread otherwise may be chance, or health.
+    (found.doubts if this.own else found.problems).extend(f"{name}: {problem}" for problem in _uneven_answers(seen))
     if not seen.opened:
         return
     others = [item for item in hosts if item is not this and _probed_alike(item.seen.get(name), seen)]
@@ -169,7 +194,7 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     if seen.counted:
         elsewhere = f"; {', '.join(carriers)} counted the others" if carriers else ""
         found.lines.append(f"{name}: {_spread(seen)} ({came} of {opened} connections to {at} succeeded{elsewhere})")
-        found.problems += [f"{name}: {problem}" for problem in _shares(seen)]
+        _judge_shares(seen, this.own, found)
     elif standby:
         rules = f"its rules are {'not ' if this.after.get('drift') else ''}as declared"
         where = f"the connections to {at} came to {', '.join(carriers)}"
@@ -198,10 +223,24 @@ def _probed_alike(one: Seen | None, other: Seen) -> bool:
     return one is not None and not {*one.targets}.isdisjoint(other.targets)
 
 
-def _why_not(service: Item) -> str:
+def _why_not(service: Item, this: Host) -> str:
     if not any(backend["expected_share"] for backend in service["backends"]):
         return "no backend can serve"
-    return "only TCP and UDP can be"
+    if not {"tcp", "udp"}.intersection(service.get("protocol") or ["tcp"]):
+        return "only TCP and UDP can be"
+    left_out = probe_options.not_for_itself(service) if this.own else ""
+    if left_out:
+        return left_out
+    families = {":" in backend["address"] for backend in service["backends"] if backend["expected_share"]}
+    taken = [listen for listen in service["listen"] if not (this.own and "/" in listen)]
+    fixed = [listen for listen in taken if not listen.startswith(("*", "0.0.0.0/0:", "[::/0]:"))]
+    if any(listen.startswith("[") in families for listen in fixed):
+        return "there are many addresses, and others were chosen"
+    if len(fixed) == len(taken):
+        return "no backend can serve in the family of its addresses"
+    if this.own and sum(len(seen.probes) for seen in this.seen.values()) > MOST_OWN // 2:
+        return "there are many addresses, and others were chosen"
+    return "no address is known of a family in which backends can serve (natlb_verify_address names one)"
 
 
 def _spread(seen: Seen) -> str:
@@ -210,7 +249,7 @@ def _spread(seen: Seen) -> str:
 
 
 def _answers(seen: Seen) -> Iterator[str]:
-    """What the probes say by themselves: what could not be tried, and answers that are not the right ones."""
+    """What the probes say by themselves: what could not be tried, and answers of others."""
     for probe in seen.probes:
         item, target = probe["item"], probe["item"]["options"]["target"]
         if "connections" not in probe:
@@ -222,8 +261,14 @@ def _answers(seen: Seen) -> Iterator[str]:
                     f"{target} was answered by {', '.join(strangers)}, not by {', '.join(item['names'])} (if they use "
                     "other names, set identify or names in natlb_verify_probes)"
                 )
+
+
+def _uneven_answers(seen: Seen) -> Iterator[str]:
+    for probe in seen.probes:
+        if "connections" in probe and not probe["item"]["options"].get("connect_only"):
             # Of the lines of a failed probe, those about failed connections are told below.
             lines = str(probe.get("msg") or "").splitlines()
+            target = probe["item"]["options"]["target"]
             yield from (f"{target}: {line}" for line in lines if line.startswith("the spread"))
 
 
@@ -273,7 +318,26 @@ def _checks(name: str, this: Host, found: Verdict) -> None:
             )
 
 
-def _shares(seen: Seen) -> Iterator[str]:
+def _judge_shares(seen: Seen, own: bool, found: Verdict) -> None:
+    name = seen.service["name"]
+    if not own:
+        found.problems += [f"{name}: {problem}" for problem in _shares(seen, DEFAULT_SIGNIFICANCE)]
+        return
+    moved = own_shares.moving(seen.former or seen.service, seen.service)
+    if seen.counted != seen.opened or seen.failed:
+        moved = moved or "other connections were counted as well"
+    if not moved:
+        probes = Counter(str(probe["item"]["options"]["target"]).startswith("[") for probe in seen.probes)
+        wrong = list(own_shares.wrong(seen.service, seen.growth, probes))
+        found.problems += [f"{name}: {problem}" for problem in wrong]
+        if wrong or seen.service["method"] == "round_robin":
+            return
+        moved = f"the method {seen.service['method']} leaves it to chance"
+    odd = _shares(seen, own_shares.TOLD_SIGNIFICANCE)
+    found.doubts += [f"{name}: {problem} (this undoes nothing: {moved})" for problem in odd]
+
+
+def _shares(seen: Seen, usual: float) -> Iterator[str]:
     """Where the counters grew otherwise than the shares say; each address family has shares of its own."""
     chosen = next((probe["item"]["judge"] for probe in seen.probes if probe["item"]["judge"]), {})
     free = not probe_options.spreads(seen.service)
@@ -288,7 +352,7 @@ def _shares(seen: Seen) -> Iterator[str]:
             if strangers:
                 yield f"{', '.join(strangers)}: got connections, but should get none"
         elif sum(counts.values()):
-            tolerance, significance = chosen.get("tolerance"), chosen.get("significance", DEFAULT_SIGNIFICANCE)
+            tolerance, significance = chosen.get("tolerance"), chosen.get("significance", usual)
             wrong = judge(
                 {name: count for name, count in counts.items() if count or name in expected},
                 expected,

@@ -103,13 +103,59 @@ def test_a_batch_goes_back_as_a_whole(site: Site) -> None:
     assert [member.state() for member in (site.lb1, site.lb2)] == before
 
 
-def test_a_share_that_is_off(site: Site) -> None:
+def test_what_chance_may_bring_undoes_nothing(site: Site) -> None:
+    """Both backends get 1000 or 1001 of the connections in one of thirty runs, and then nothing is odd."""
+    site.variables["natlb_verify_probes"] = {"odd": {"tolerance": 0, "connections": 2001}}
+    status, printed = deployed(site, [WEB, service("odd", 83, 8080, 8080, method="random")])
+    assert status == 0, printed
+    assert not site.lb1.waiting()
+    for line in re.findall("^lb[12]: .*the spread of.*", printed, re.MULTILINE):
+        assert line.endswith("(this undoes nothing: the method random leaves it to chance)")
+
+
+def test_what_a_balancer_cannot_reach_by_itself_is_left_out(site: Site) -> None:
+    """Its connections to a network are not balanced, and the probes would take the room of backends with a limit."""
+    both = [{"address": WEB1, "port": 8080}, {"address": "fd00::9", "port": 8080}]
+    whole = {"name": "whole", "listen": ["0.0.0.0/0:443", "[::/0]:443"], "backends": both}
+    network = {**service("network", 0, 8080), "listen": ["198.51.100.0/24:80"]}
+    narrow = service("narrow", 84, 8080, 8080)
+    for backend in narrow["backends"]:
+        backend["max_connections"] = 2
+    status, printed = deployed(site, [WEB, whole, network, narrow])
+    assert status == 0, printed
+    assert recap(printed) == {"lb1": False, "lb2": False, "localhost": False}
+    assert not site.lb1.waiting()
+    assert "198.51.100" in site.lb1.state()
+
+
+def test_nothing_at_all_may_be_declared(site: Site) -> None:
+    assert deployed(site, [WEB])[0] == 0
+    status, printed = deployed(site, [])
+    assert status == 0, printed
+    assert not site.lb1.waiting()
+    assert VIP not in site.lb1.state() + site.lb2.state()
+    status, printed = deployed(site, [])
+    assert "changed=0" in printed
+
+
+def test_a_removal_reads_no_declaration(site: Site) -> None:
+    """It gathers no facts, of which this one is made."""
+    assert deployed(site, [WEB])[0] == 0
+    site.variables["natlb_services_facts"] = "{{ [{'listen': ansible_facts.default_ipv4.address ~ ':80'}] }}"
+    status, printed = site.playbook("remove")
+    assert status == 0, printed
+    assert not site.lb1.waiting()
+    assert "natlb" not in site.lb1.state() + site.lb2.state()
+
+
+def test_a_verification_that_cannot_be_done_says_so(site: Site) -> None:
     assert deployed(site, [WEB])[0] == 0
     before = site.lb1.state()
-    site.variables["natlb_verify_probes"] = {"odd": {"tolerance": 0, "connections": 101}}
-    status, printed = deployed(site, [WEB, service("odd", 83, 8080, 8080, method="random")])
+    site.variables["natlb_verify_connections"] = "{{ natlb_read.none_such }}"
+    status, printed = deployed(site, [WEB, service("more", 82, 8080, 8080)])
     assert status == 2
-    assert re.search("lb1: odd: the spread of .* connections that this balancer counted is not the expected", printed)
+    assert 'lb1: could not be verified: the task "Open connections from the balancer itself" failed: ' in printed
+    assert "lb1: went back to its former rules" in printed
     assert site.lb1.state() == before
 
 

@@ -320,11 +320,61 @@ def test_a_service_may_be_probed_from_a_host_of_its_own() -> None:
         ("198.51.100.0/24:80", "198.51.100.9", "198.51.100.9:80"),
         ("198.51.100.0/24:80", "balancer.example.com", "198.51.100.1:80"),
         ("0.0.0.0/0:80-90", "192.0.2.2", "192.0.2.2:80"),
+        ("0.0.0.0/0:80-90", ["2001:db8::2", "192.0.2.2"], "192.0.2.2:80"),
+        ("*:80", ["2001:db8::2", "192.0.2.2"], "192.0.2.2:80"),
     ],
 )
-def test_an_address_of_a_network(listen: str, address: str | None, target: str) -> None:
+def test_an_address_of_a_network(listen: str, address: Any, target: str) -> None:
     (probe,) = probes([service(listen=[listen])], address=address)
     assert probe["options"]["target"] == target
+
+
+@pytest.mark.parametrize(
+    ("address", "targets"),
+    [
+        ("192.0.2.2", ["192.0.2.2:443"]),
+        ("2001:db8::2", ["[2001:db8::2]:443"]),
+        (["2001:db8::2", "192.0.2.2"], ["192.0.2.2:443", "[2001:db8::2]:443"]),
+        ("lb1", []),
+    ],
+)
+def test_an_address_is_chosen_by_its_family(address: Any, targets: list[str]) -> None:
+    whole = service(listen=["0.0.0.0/0:443", "[::/0]:443"], backends=[backend("web1", "10.0.0.3"), *V6])
+    assert [probe["options"]["target"] for probe in probes([whole], address=address)] == targets
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"restricted": True},
+        {"interface": "eth1"},
+        {"listen": ["198.51.100.0/24:80"]},
+        {"listen": ["0.0.0.0/0:443", "[::/0]:443"]},
+        {"backends": [backend("web1", "10.0.0.3", max_connections=2), backend("web2", "10.0.0.4")]},
+    ],
+)
+def test_what_a_balancer_does_not_probe_itself(more: dict[str, Any]) -> None:
+    assert probes([service(**more)], own=True) == []
+    assert probes([service(**more)], address="192.0.2.2")
+
+
+def test_an_address_beside_a_network_is_probed() -> None:
+    (probe,) = probes([service(listen=["198.51.100.0/24:80", "198.51.100.7:80"])], own=True)
+    assert probe["options"]["target"] == "198.51.100.7:80"
+
+
+@pytest.mark.parametrize(("listens", "made"), [(32, 32), (33, 17), (64, 32), (65, 22)])
+def test_a_balancer_probes_so_many_addresses_itself(listens: int, made: int) -> None:
+    many = service(listen=[f"192.0.2.{number}:80" for number in range(1, listens + 1)])
+    assert len(probes([many], own=True)) == made
+    assert len(probes([many])) == listens
+
+
+@pytest.mark.parametrize(("limits", "at_a_time"), [((2, 2), 4), ((2, 0), None), ((20, 2), 10)])
+def test_no_more_connections_than_the_backends_have_room_for(limits: tuple[int, int], at_a_time: int | None) -> None:
+    limited = [backend(f"web{n}", f"10.0.0.{n}", max_connections=limit) for n, limit in enumerate(limits, 3)]
+    (probe,) = probes([service(backends=limited)])
+    assert probe["options"].get("concurrency") == at_a_time
 
 
 def test_options_of_a_service_of_another_balancer_are_fine() -> None:

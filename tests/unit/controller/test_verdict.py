@@ -271,6 +271,7 @@ def test_rules_that_were_loaded_meanwhile() -> None:
     [
         ({"backends": []}, "no backend can serve"),
         ({"protocol": ["sctp"]}, "only TCP and UDP can be"),
+        ({"listen": ["[2001:db8::1]:80"]}, "no backend can serve in the family of its addresses"),
     ],
 )
 def test_what_is_not_probed_is_said(more: dict[str, Any], why: str) -> None:
