@@ -176,7 +176,6 @@ INTERNAL = frozenset(
         "natlb_each_problems",
         "natlb_each_stops",
         "natlb_each_undone",
-        "natlb_each_verdict",
         "natlb_order_answer",
         "natlb_order_answers",
         "natlb_order_changed",
