@@ -74,6 +74,21 @@ def test_keepalived_takes_it(addresses: list[Any], settings: dict[str, Any], tmp
         assert (done.returncode, done.stdout) == (0, ""), file.read_text()
 
 
+def test_gateways_are_with_the_instance_of_their_family(tmp_path: Path) -> None:
+    file = written([{**BOTH, **BEHIND}], tmp_path).read_text()
+    four, six = file.split("vrrp_instance ")[1:]
+    for text, address, gateway in (
+        (four, "192.0.2.10/24", "10.0.0.1/24"),
+        (six, "2001:db8:1::10/64", "2001:db8:2::1/64"),
+    ):
+        excluded = re.search(r"virtual_ipaddress_excluded \{([^}]*)\}", text)
+        assert excluded
+        assert excluded[1].split() == [gateway, "dev", "eth1"]
+        (named,) = re.findall(r"virtual_ipaddress \{([^}]*)\}", text)
+        assert named.split() == [address, "dev", "eth0"]
+    assert "virtual_ipaddress_excluded" not in written([BOTH], tmp_path).read_text()
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"), [("virtual_router_id 51", "virtual_router_id 551"), ("interface eth0", "interface eth7")]
 )
