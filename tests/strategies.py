@@ -40,6 +40,9 @@ _v4_networks = st.builds(lambda b, n: _network(f"198.{18 + b % 2}.{b}.0", n), st
 _v6_networks = st.builds(lambda b, n: _network(f"2001:db8:{b:x}::", n), st.integers(1, 0xFFFF), st.integers(33, 128))
 
 
+_MARKS = ("0x10/0xff", "0x0/0xf0", "0xff/0xff", "0x1/0x1", 7, "0xffffffff")
+
+
 def _network(address: str, length: int) -> str:
     return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
 
@@ -67,6 +70,7 @@ def service(
         "backends": draw(_backends(families, limited)),
         "snat": draw(_snat(families)),
         "snat_by_client": draw(_by_client(families)),
+        "mark": draw(st.sampled_from(_MARKS if limited else ("",))),
         "snat_ports": draw(st.sampled_from(("61000-64999", "61000", ""))),
         "affinity": draw(_durations),
         "client_prefix": draw(_client_prefixes),
@@ -93,6 +97,8 @@ def service(
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
     if declared["snat"] == "none" or not declared["snat_ports"]:
         kept.discard("snat_ports")
+    if not declared["mark"]:
+        kept.discard("mark")
     if "deny_from" in kept and _leaves_nobody(declared["allow_from"] if "allow_from" in kept else [], declared):
         kept.discard("deny_from")
     sticks = declared["affinity"] and "affinity" in kept
@@ -168,7 +174,7 @@ def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:
             "weight": _weights,
             "state": st.sampled_from(("active", "active", "drained", "disabled")),
             "backup": st.booleans(),
-            **({"max_connections": _limits} if limited else {}),
+            **({"max_connections": _limits, "mark": st.sampled_from(_MARKS)} if limited else {}),
         },
     )
 

@@ -106,6 +106,12 @@ options:
           - The source ports of what is translated, such as V(20000-29999). By default any port.
           - No service may listen on one of them where translated connections may come from its address.
         type: str
+      mark:
+        description:
+          - The mark of packets that go from clients to the backends, with its mask, such as V(0x10/0xff). A number
+            alone is for all bits. Packets keep the bits that are not of the mask.
+          - For C(ip rule fwmark), shaping and filters of this host. Only with nftables.
+        type: str
       snat_by_client:
         description:
           - Other source addresses for clients in some networks. O(services[].snat) is for all others.
@@ -366,6 +372,11 @@ options:
             description:
               - What this backend sees instead of the client's address, where it is not O(services[].snat).
               - V(masquerade), V(none), or one address. O(services[].snat_by_client) comes first.
+            type: str
+          mark:
+            description:
+              - The mark of packets to this backend, with its mask. It is set beside O(services[].mark), and counts
+                where both have the same bits. Only with nftables.
             type: str
   egress:
     description:
@@ -650,6 +661,7 @@ BACKEND = {
     "backup": {"type": "bool", "default": False},
     "max_connections": {"type": "int", "default": 0},
     "snat": {"type": "str"},
+    "mark": {"type": "str"},
 }
 HEALTH_TYPES = ["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
 HEALTH = {
@@ -693,6 +705,7 @@ SERVICE = {
     },
     "snat": {"type": "raw", "default": "masquerade"},
     "snat_ports": {"type": "str"},
+    "mark": {"type": "str"},
     "snat_by_client": {
         "type": "list",
         "elements": "dict",

@@ -320,6 +320,27 @@ SERVICES = [
         "services[0].snat_ports",
         "1-1024 has a port of tcp 192.0.2.10:80, where service web listens",
     ),
+    (service(mark="red"), "services[0].mark", "'red' is not a mark"),
+    (service(mark=""), "services[0].mark", "'' is not a mark"),
+    (service(mark=None), "services[0].mark", "has no value"),
+    (service(mark=True), "services[0].mark", "True is not a mark"),
+    (service(mark=["0x10"]), "services[0].mark", "is not a mark"),
+    (service(mark="0x10/"), "services[0].mark", "'0x10/' is not a mark"),
+    (service(mark="0x10/0xff/1"), "services[0].mark", "is not a mark"),
+    (service(mark="0x0/0x0"), "services[0].mark", "'0x0/0x0' is not a mark of 32 bits"),
+    (service(mark=-1), "services[0].mark", "-1 is not a mark of 32 bits"),
+    (service(mark="0x0/0x1ffffffff"), "services[0].mark", "is not a mark of 32 bits"),
+    (service(mark=2**32), "services[0].mark", "0x100000000 has bits that are not of the mask 0xffffffff"),
+    (service(mark="0x110/0xff"), "services[0].mark", "0x110 has bits that are not of the mask 0xff"),
+    (backend(mark="blue"), "services[0].backends[0].mark", "'blue' is not a mark"),
+    (
+        service(
+            listen="192.0.2.10:8000-8080",
+            backends=[{"address": "10.0.0.3", "mark": "0x1/0xf"}, {"address": "10.0.0.3:8080", "name": "b"}],
+        ),
+        "services[0].backends[1].mark",
+        "services[0].backends[0] has ports of 10.0.0.3 in common with it, and another mark",
+    ),
     (service(allow_from="198.51.100.0/33"), "services[0].allow_from", "not a network"),
     (service(allow_from=["198.51.100.1/24"]), "services[0].allow_from[0]", "bits set behind its prefix"),
     (service(allow_from="everybody"), "services[0].allow_from", "not a network"),
@@ -715,6 +736,7 @@ FULL_BACKEND = {
     "backup": False,
     "max_connections": 9,
     "snat": "none",
+    "mark": "0x20/0xf0",
 }
 FULL = {
     "services": [
@@ -730,6 +752,7 @@ FULL = {
             "snat": "masquerade",
             "snat_by_client": [{"networks": ["198.51.100.0/24"], "snat": "none"}],
             "snat_ports": "20000-29999",
+            "mark": "0x10/0xff",
             "allow_from": ["198.51.100.0/24"],
             "deny_from": ["198.51.100.7/32"],
             "when_denied": "drop",

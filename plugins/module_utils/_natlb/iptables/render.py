@@ -37,7 +37,7 @@ from .dispatch import Item, Tree, chain_name, ports_text
 from .egress import add_egress, add_uplinks
 from .frontends import ANYWHERE, Group, destination, entering, group_of, in_order
 from .invalid import add_invalid
-from .marks import marks
+from .marks import check_marks, marks
 from .origin import add_trees, merged
 from .redispatch import add_redispatch
 from .service import Tables, check_limits, service_target
@@ -57,6 +57,7 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     Raises `ConfigError` for what iptables cannot do.
     """
     check_limits(config.services)
+    check_marks(config.services)
     return _render(config, around, Sharing.of(config))
 
 

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from .admission import Admission, admission
 from .backups import Backups, joining
+from .dumps import dump_service
 from .families import FAMILIES, family_of, is_network, ports_text
-from .hash_keys import WHOLE, ClientPrefix, HashKey, hash_key
-from .health import Health, dump_health
+from .hash_keys import ClientPrefix, HashKey, hash_key
+from .health import Health
+from .marks import Mark
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
 from .quorum import Quorum
-from .quorum import dump as dump_quorum
 from .ranges import Range
 from .source_nat import ClientSnat, Snat, SourceNat, Translation
 
@@ -122,6 +123,8 @@ class Backend:
     held: bool = False
     #: What it sees of clients, where that is not what the others see; for all backends at its address.
     snat: SourceNat | None = None
+    #: Of packets to it, beside that of the service; see `marks.py`.
+    mark: Mark | None = None
 
     @cached_property
     def family(self) -> str:
@@ -168,6 +171,7 @@ class Service:
     snat_addresses: tuple[str, ...]
     snat_by_client: tuple[ClientSnat, ...]
     snat_ports: Range | None
+    mark: Mark | None
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
     when_denied: Refusal
@@ -210,6 +214,11 @@ class Service:
     def limits_backends(self) -> bool:
         """Whether a backend, also one that does not serve now, has a limit of connections."""
         return any(backend.max_connections for backend in self.backends)
+
+    @cached_property
+    def is_marked(self) -> bool:
+        """Whether some of its packets get a mark."""
+        return self.mark is not None or any(backend.mark is not None for backend in self.backends)
 
     @property
     def takes_turns(self) -> bool:
@@ -298,7 +307,7 @@ class Service:
     @cached_property
     def line(self) -> str:
         """It as JSON, with every key, on one line."""
-        return json.dumps(_dump_service(self))
+        return json.dumps(dump_service(self))
 
     def seed(self) -> int:
         """32 bits from the name alone: the same on every balancer and after every boot."""
@@ -349,49 +358,7 @@ def protocol_number(protocol: str) -> int:
 def dump(config: Config) -> dict[str, Any]:
     """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
     return {
-        "services": [_dump_service(service) for service in config.services],
+        "services": [dump_service(service) for service in config.services],
         "egress": [dump_egress(item) for item in config.egress],
         "mark_mask": config.mark_mask,
-    }
-
-
-def _dump_service(service: Service) -> dict[str, Any]:
-    return {
-        "name": service.name,
-        "listen": [str(listen) for listen in service.listens],
-        "protocol": list(service.protocols),
-        "interface": service.interface,
-        "method": service.method,
-        "affinity": service.affinity_s,
-        "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
-        "snat": service.source_nat.usual.dump(),
-        "snat_ports": None if service.snat_ports is None else ports_text(*service.snat_ports),
-        "snat_by_client": [rule.dump() for rule in service.snat_by_client],
-        "allow_from": list(service.allow_from),
-        "deny_from": list(service.deny_from),
-        "when_denied": service.when_denied,
-        "max_connections_per_client": service.max_connections_per_client,
-        "new_connections_per_second": service.new_connections_per_second,
-        "when_empty": service.when_empty,
-        "log": service.log,
-        "log_prefix": service.log_prefix,
-        "health": None if service.health is None else dump_health(service.health),
-        "redispatch": service.redispatch,
-        "takeover": service.takeover,
-        **dump_quorum(service.quorum),
-        "pins": [pin._asdict() for pin in service.pins],
-        "backups": service.backups,
-        "backends": [
-            {
-                "address": backend.address,
-                "port": backend.given_port,
-                "name": backend.name,
-                "weight": backend.weight,
-                "state": backend.state,
-                "backup": backend.backup,
-                "max_connections": backend.max_connections,
-                "snat": None if backend.snat is None else backend.snat.text(),
-            }
-            for backend in service.backends
-        ],
     }

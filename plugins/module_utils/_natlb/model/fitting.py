@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import snat_keys, takeover
+from . import mark_keys, snat_keys, takeover
 from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
@@ -46,6 +46,9 @@ def check_service(service: Service, path: str) -> None:
     if service.snat_ports and all(snat.kind == "none" for snat in service.source_nat.answers):
         reading.add(f"{path}.snat_ports", "no source is translated (snat: none)", "leave it out, or change snat")
     snat_keys.check_backends(service.backends, f"{path}.backends", reading)
+    mark_keys.check_backends(
+        service.backends, [(listen.low, listen.high) for listen in service.listens], f"{path}.backends", reading
+    )
     snat_keys.check_by_client(service.snat_by_client, families, f"{path}.snat_by_client", reading)
     lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}
     for key, values in lists.items():

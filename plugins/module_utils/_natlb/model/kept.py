@@ -14,6 +14,7 @@ from typing import Any
 from .entities import Backend, Listen, Service, State
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
+from .marks import mark_of
 from .pins import Pin
 from .quorum import of_dump
 from .ranges import Range
@@ -37,6 +38,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         snat_addresses=snat.addresses,
         snat_ports=_ports(item["snat_ports"]),
         snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
+        mark=mark_of(item["mark"]) if item["mark"] else None,
         allow_from=tuple(item["allow_from"]),
         deny_from=tuple(item["deny_from"]),
         when_denied=item["when_denied"],
@@ -87,12 +89,14 @@ def _backend(
     backup: bool,
     most: int,
     seen: str | None,
+    marked: str | None,
 ) -> Backend:
     """Services share their backends."""
     snat = None if seen is None else _snat(seen if seen in ("masquerade", "none") else [seen])
+    mark = mark_of(marked) if marked else None
     if isinstance(port, str):
-        return Backend(address, None, name, weight, state, backup, most, shift=int(port), snat=snat)
-    return Backend(address, port, name, weight, state, backup, most, snat=snat)
+        return Backend(address, None, name, weight, state, backup, most, shift=int(port), snat=snat, mark=mark)
+    return Backend(address, port, name, weight, state, backup, most, snat=snat, mark=mark)
 
 
 @lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from . import redispatch, snat_ports, takeover, words
+from . import mark_keys, redispatch, snat_ports, takeover, words
 from . import values as parse
 from .backends import read_backends
 from .backups import BACKUPS
@@ -84,6 +84,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known
         reading.errors.extend(between(parsed_services))
     reading.errors.extend(takeover.errors(parsed_services))
     reading.errors.extend(snat_ports.collisions(parsed_services))
+    reading.errors.extend(mark_keys.collisions(parsed_services, parsed_egress, mask))
     if not reading.errors:
         reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
     reading.done()
@@ -116,6 +117,7 @@ SERVICE_KEYS = (
     "snat",
     "snat_by_client",
     "snat_ports",
+    "mark",
     "allow_from",
     "deny_from",
     "when_denied",
@@ -135,7 +137,7 @@ SERVICE_KEYS = (
 )
 
 
-_LIMITS = ("max_connections_per_client", "new_connections_per_second")
+_MOST, _RATE = "max_connections_per_client", "new_connections_per_second"
 _NO_LEAST = "add min_healthy, or leave it out"
 _NOBODY = "leave it out to allow everybody, or name networks"
 
@@ -156,7 +158,6 @@ def _service(value: Any, path: str) -> Service:
     backends: tuple[Backend, ...] = read("backends", (), read_backends, listening)
     allow: tuple[str, ...] = read("allow_from", (), networks, _NOBODY)
     deny: tuple[str, ...] = read("deny_from", (), networks, _NOBODY)
-    most, rate = _LIMITS
     service = Service(
         name=read("name", "", parse.name),
         listens=listening,
@@ -169,11 +170,12 @@ def _service(value: Any, path: str) -> Service:
         snat_addresses=snat_addresses,
         snat_by_client=read("snat_by_client", (), read_by_client),
         snat_ports=read("snat_ports", None, snat_ports.read_ports),
+        mark=read("mark", None, mark_keys.read_mark),
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
-        max_connections_per_client=read(most, 0, parse.integer, 0, MAX_CONNECTIONS),
-        new_connections_per_second=read(rate, 0, parse.integer, 0, 10000),
+        max_connections_per_client=read(_MOST, 0, parse.integer, 0, MAX_CONNECTIONS),
+        new_connections_per_second=read(_RATE, 0, parse.integer, 0, 10000),
         when_empty=read("when_empty", "reject", parse.choice, REFUSALS),
         log=read("log", False, parse.boolean),
         log_prefix=read("log_prefix", None, parse.log_prefix),

@@ -28,7 +28,8 @@ SLOTS_PER_MAP = 32768
 class Layout(NamedTuple):
     """`hash_tables` are the names of tables by family and service. `lookups` and `slots` are what all services have
     of rules that look up a slot map, and of slots in them. `territory` is how their frontends share packets; for
-    `spared` see `redispatch.py`. `takeover` has the names of services whose connections are taken over."""
+    `spared` see `redispatch.py`. `takeover` has the names of services whose connections are taken over,
+    and `marked` the families in which packets get marks."""
 
     lookups: int
     slots: int
@@ -36,6 +37,7 @@ class Layout(NamedTuple):
     territory: Territory
     spared: frozenset[Frontend]
     takeover: frozenset[str]
+    marked: frozenset[str]
 
     @property
     def shards(self) -> int:
@@ -70,7 +72,8 @@ def lay_out(config: Config) -> Layout:
     found = territory(services, frontend_map)
     spared = redispatch.spared(services, found)
     taken = takeover.taking_over(services)
-    return Layout(_lookups(services), _slots(services), _hash_tables(services), found, spared, taken)
+    marked = frozenset(family for service in services if service.is_marked for family in service.families())
+    return Layout(_lookups(services), _slots(services), _hash_tables(services), found, spared, taken, marked)
 
 
 def laid_out_anew(
@@ -86,6 +89,7 @@ def laid_out_anew(
         layout.territory,
         layout.spared,
         layout.takeover,
+        layout.marked,
     )
 
 

@@ -35,6 +35,7 @@ from .egress import EgressRules
 from .filter import add_filter
 from .hashes import SEED, HashTable, hash_table, most_frequent, widest
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
+from .marks import add_marks
 from .names import SlotMap, affinity_set, backend_chain, count_set, pin_chain, pin_map, rate_set
 from .source_nat import add_snat
 from .table import CLIENTS, Table, frontend_key, frontend_lookups, frontend_map, plain
@@ -61,6 +62,7 @@ def _tables(config: Config, around: Surroundings, layout: Layout) -> Ruleset:
         for service in services:
             table.add_service(service)
         add_snat(table, services, around.connected)
+        add_marks(table, services, layout.marked)
         add_filter(table, services, around.unclaimed.get(family), layout.spared, table.asks_again)
         ways_back = takeover.add_ways_back(table, services, layout.takeover)
         _add_base_chains(table, ways_back, EgressRules(table, config, egress))

@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whom the backends see: source NAT of the services' connections, in the chain `source_nat` of nftables.
 
-A connection is known as ours by its original destination. It is looked up in the same order, and by the same key, as
-its first packet was for a backend: so of two services that share an address and port up to the interface each
-connection gets the source NAT of its own. Since Linux 5.7 a forwarded packet still shows there which way it came in.
+`origin.py` tells of which service a connection is. Since Linux 5.7 a forwarded packet still shows there which way it
+came in.
 """
 
 from __future__ import annotations
@@ -13,30 +12,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import PROTOCOLS, Backend, Frontend, Service, protocol_number
+from ..model.entities import PROTOCOLS, Service
 from ..model.families import ports_text
-from ..model.ranges import Range, apart
+from ..model.ranges import Range
 from ..model.source_nat import SourceNat, by_network
 from ..ruleset.names import digest
-from .table import Table, frontend_map, in_order, plain
-from .text import Lines
-
-_ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
-#: A `*` does not show in the original destination, which may have been anybody's, and others may translate what comes
-#: to an address of a network: there the backend tells as well.
-_BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
-#: What is looked up in the map of each kind of frontend.
-_KEYS = {
-    "source_nat": _ORIGINAL,
-    "source_nat_range": _ORIGINAL,
-    "source_nat_interface": f"meta iifname . {_ORIGINAL}",
-    "source_nat_interface_range": f"meta iifname . {_ORIGINAL}",
-    "source_nat_node": _BEHIND,
-    "source_nat_node_interface": f"meta iifname . {_BEHIND}",
-    "source_nat_network_interface": "meta iifname . ct original {family} daddr . ct original proto-dst . "
-    "{family} daddr . {protocol} dport",
-    "source_nat_network": "ct original {family} daddr . " + _BEHIND,
-}
+from . import origin
+from .table import Table, plain
 
 
 def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
@@ -45,10 +27,10 @@ def add_snat(table: Table, services: Sequence[Service], networks: Sequence[str])
         verdict = f"goto {_snat_chain(table, service)}"
         backends = [backend for backend in service.backends if backend.family == table.family]
         for frontend in table.frontends(service):
-            _add_frontend(table, frontend, backends, verdict)
+            origin.add_frontend(table, "source_nat", frontend, backends, verdict)
     _add_hairpin(table, services, networks)
     protocols = sorted({f.protocol for service in services for f in service.frontends() if f.family == table.family})
-    table.chains["source_nat"] = _rules(table, protocols)
+    table.chains["source_nat"] = origin.look_ups(table, "source_nat", protocols)
 
 
 def _snat_chain(table: Table, service: Service) -> str:
@@ -121,37 +103,6 @@ def _chain_of_ports(table: Table, snat: SourceNat, ports: Range, name: str) -> s
     return table.chain(name + end, rules)
 
 
-def _add_frontend(table: Table, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
-    ports = ports_text(frontend.low, frontend.high)
-    kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol)), ports]
-    if frontend.address is not None:
-        kinds, key = [table.address, *kinds], [frontend.address, *key]
-    if frontend.interface is not None:
-        kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
-    name = frontend_map(frontend)
-    if frontend.address is not None and not frontend.is_network:
-        declaration = [f"type {' . '.join(kinds)} : verdict", *(["flags interval"] if name.endswith("_range") else [])]
-        table.put("map", name.replace("service", "source_nat"), declaration, " . ".join(key), verdict)
-        return
-    name = f"source_nat_{name}"
-    if frontend.is_network and frontend.interface is not None:
-        # nft knows keys of five parts at most (TYPE_BITS in its include/datatype.h), so each protocol has a map.
-        name, kinds, key = f"{name}_{frontend.protocol}", _without_protocol(kinds), _without_protocol(key)
-    declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
-    behind: dict[str, list[Range]] = {}
-    for backend in backends:
-        behind.setdefault(backend.address, []).append(backend.ports_at(frontend.low, frontend.high))
-    for address, places in behind.items():
-        # The kernel takes no elements that overlap, and two backends at one address may have ports in common.
-        for low, high in apart(places):
-            table.put("map", name, declaration, " . ".join([*key, address, ports_text(low, high)]), verdict)
-
-
-def _without_protocol(parts: Sequence[str]) -> list[str]:
-    """A key on a network and an interface: these two, the protocol, and the ports."""
-    return [*parts[:2], *parts[3:]]
-
-
 def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[str]) -> None:
     """Clients whose replies would not pass the balancer: those in a backend's own subnet, and it itself."""
     if not any(service.source_nat.shows_clients for service in services):
@@ -163,16 +114,6 @@ def _add_hairpin(table: Table, services: Sequence[Service], networks: Sequence[s
             if backend.family == table.family:
                 for source in hairpin_sources(backend.address, networks):
                     elements[f"{plain(source)} . {backend.address}"] = ""
-
-
-def _rules(table: Table, protocols: Sequence[str]) -> Lines:
-    return [
-        f"meta l4proto {protocol} {_KEYS[kind].format(family=table.family, protocol=protocol)} vmap @{name}"
-        for kind in in_order(table, _KEYS)
-        for protocol in protocols
-        for name in (kind, f"{kind}_{protocol}")
-        if ("map", name) in table.declarations
-    ]
 
 
 def hairpin_sources(address: str, networks: Sequence[str]) -> list[str]:

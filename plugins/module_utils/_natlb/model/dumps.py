@@ -1,0 +1,61 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A service as JSON has it, for the request that is kept (`kept.py` reads it). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .families import ports_text
+from .hash_keys import WHOLE
+from .health import dump_health
+from .quorum import dump as dump_quorum
+
+if TYPE_CHECKING:
+    from .entities import Service
+
+
+def dump_service(service: Service) -> dict[str, Any]:
+    """It with every key, as JSON has it."""
+    return {
+        "name": service.name,
+        "listen": [str(listen) for listen in service.listens],
+        "protocol": list(service.protocols),
+        "interface": service.interface,
+        "method": service.method,
+        "affinity": service.affinity_s,
+        "client_prefix": None if service.client_prefix == WHOLE else service.client_prefix.dump(),
+        "snat": service.source_nat.usual.dump(),
+        "snat_ports": None if service.snat_ports is None else ports_text(*service.snat_ports),
+        "mark": service.mark and str(service.mark),
+        "snat_by_client": [rule.dump() for rule in service.snat_by_client],
+        "allow_from": list(service.allow_from),
+        "deny_from": list(service.deny_from),
+        "when_denied": service.when_denied,
+        "max_connections_per_client": service.max_connections_per_client,
+        "new_connections_per_second": service.new_connections_per_second,
+        "when_empty": service.when_empty,
+        "log": service.log,
+        "log_prefix": service.log_prefix,
+        "health": None if service.health is None else dump_health(service.health),
+        "redispatch": service.redispatch,
+        "takeover": service.takeover,
+        **dump_quorum(service.quorum),
+        "pins": [pin._asdict() for pin in service.pins],
+        "backups": service.backups,
+        "backends": [
+            {
+                "address": backend.address,
+                "port": backend.given_port,
+                "name": backend.name,
+                "weight": backend.weight,
+                "state": backend.state,
+                "backup": backend.backup,
+                "max_connections": backend.max_connections,
+                "snat": None if backend.snat is None else backend.snat.text(),
+                "mark": backend.mark and str(backend.mark),
+            }
+            for backend in service.backends
+        ],
+    }

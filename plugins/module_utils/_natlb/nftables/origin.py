@@ -1,0 +1,83 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Of which service a connection is, as a packet shows it behind the translation of its destination.
+
+A connection is known as ours by its original destination. It is looked up in the same order, and by the same key, as
+its first packet was for a backend: so of two services that share an address and port up to the interface each
+connection is of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model.entities import Backend, Frontend, protocol_number
+from ..model.families import ports_text
+from ..model.ranges import Range, apart
+from .table import Table, frontend_map, in_order
+from .text import Lines
+
+_ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
+#: A `*` does not show in the original destination, which may have been anybody's, and others may translate what comes
+#: to an address of a network: there the backend tells as well.
+_BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
+#: What is looked up in the map of each kind of frontend.
+_KEYS = {
+    "service": _ORIGINAL,
+    "service_range": _ORIGINAL,
+    "service_interface": f"meta iifname . {_ORIGINAL}",
+    "service_interface_range": f"meta iifname . {_ORIGINAL}",
+    "node": _BEHIND,
+    "node_interface": f"meta iifname . {_BEHIND}",
+    "network_interface": "meta iifname . ct original {family} daddr . ct original proto-dst . "
+    "{family} daddr . {protocol} dport",
+    "network": "ct original {family} daddr . " + _BEHIND,
+}
+
+
+def add_frontend(table: Table, kind: str, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
+    """Let what `look_ups` of this kind finds for connections to a frontend be this verdict."""
+    ports = ports_text(frontend.low, frontend.high)
+    kinds, key = ["inet_proto", "inet_service"], [str(protocol_number(frontend.protocol)), ports]
+    if frontend.address is not None:
+        kinds, key = [table.address, *kinds], [frontend.address, *key]
+    if frontend.interface is not None:
+        kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
+    name = frontend_map(frontend)
+    if frontend.address is not None and not frontend.is_network:
+        declaration = [f"type {' . '.join(kinds)} : verdict", *(["flags interval"] if name.endswith("_range") else [])]
+        table.put("map", name.replace("service", kind), declaration, " . ".join(key), verdict)
+        return
+    name = _map(kind, name)
+    if frontend.is_network and frontend.interface is not None:
+        # nft knows keys of five parts at most (TYPE_BITS in its include/datatype.h), so each protocol has a map.
+        name, kinds, key = f"{name}_{frontend.protocol}", _without_protocol(kinds), _without_protocol(key)
+    declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
+    behind: dict[str, list[Range]] = {}
+    for backend in backends:
+        behind.setdefault(backend.address, []).append(backend.ports_at(frontend.low, frontend.high))
+    for address, places in behind.items():
+        # The kernel takes no elements that overlap, and two backends at one address may have ports in common.
+        for low, high in apart(places):
+            table.put("map", name, declaration, " . ".join([*key, address, ports_text(low, high)]), verdict)
+
+
+def _without_protocol(parts: Sequence[str]) -> list[str]:
+    """A key on a network and an interface: these two, the protocol, and the ports."""
+    return [*parts[:2], *parts[3:]]
+
+
+def look_ups(table: Table, kind: str, protocols: Sequence[str]) -> Lines:
+    """The rules that look a connection up in the maps of this kind."""
+    return [
+        f"meta l4proto {protocol} {_KEYS[each].format(family=table.family, protocol=protocol)} vmap @{name}"
+        for each in in_order(table, _KEYS)
+        for protocol in protocols
+        for name in (_map(kind, each), f"{_map(kind, each)}_{protocol}")
+        if ("map", name) in table.declarations
+    ]
+
+
+def _map(kind: str, frontends: str) -> str:
+    return frontends.replace("service", kind) if frontends.startswith("service") else f"{kind}_{frontends}"
