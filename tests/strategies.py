@@ -40,7 +40,8 @@ _v4_networks = st.builds(lambda b, n: _network(f"198.{18 + b % 2}.{b}.0", n), st
 _v6_networks = st.builds(lambda b, n: _network(f"2001:db8:{b:x}::", n), st.integers(1, 0xFFFF), st.integers(33, 128))
 
 
-_MARKS = ("0x10/0xff", "0x0/0xf0", "0xff/0xff", "0x1/0x1", 7, "0xffffffff")
+#: Without bits of uplinks.
+_MARKS = ("0x10/0xff", "0x0/0xf0", "0xff/0xff", "0x1/0x1", "0x7/0xc0ffffff")
 
 
 def _network(address: str, length: int) -> str:
