@@ -5,7 +5,7 @@
 
     nat     PREROUTING  → NATLB.pre    → tree by port and address → NATLB.SERVICE.PROTOCOL → DNAT; then uplinks
             OUTPUT      → NATLB.out    → the same tree
-    POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then takeovers, egress
+            POSTROUTING → NATLB.post   → tree by original port and address → MASQUERADE, SNAT; then takeovers, egress
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
                                                     trees of backends and frontends, for packets that belong to no
                                                     connection, and of frontends, for refusals that are held back
@@ -28,7 +28,7 @@ from ..model.ranges import ALL_PORTS, Range, cidr, number_range
 from ..model.redispatch import spared
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides, taking_over
-from ..model.territory import Territory, territory
+from ..model.territory import Territory, territory_of
 from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
 from . import transit
@@ -71,7 +71,7 @@ class Sharing(NamedTuple):
 
     @classmethod
     def of(cls, config: Config) -> Sharing:
-        found = territory(config.services)
+        found = territory_of(config)
         return cls(found, spared(config.services, found), taking_over(config.services))
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Callable, Optional
 
 from .entities import Frontend
-from .ranges import number_range
+from .families import is_network
+from .network_index import NetworkIndex
 
 #: A frontend and the index of the service that claims it.
 Claim = tuple[Frontend, int]
@@ -28,30 +30,57 @@ def _order(claim: Claim) -> tuple[int, int, int]:
 
 
 class _Lane:
-    """Claims of one address and one interface, by their ports. Without mistakes, no two of them overlap."""
+    """Claims of one address and one interface, by their ports. Some may lie within others."""
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.claims = sorted(claims, key=_order)
         self.lows = [claim[0].low for claim in self.claims]
+        self._highs = [claim[0].high for claim in self.claims]
         #: The last port of this claim or any before it.
-        self.reach = list(accumulate((claim[0].high for claim in self.claims), max))
+        self._reach = list(accumulate(self._highs, max))
+
+    @property
+    def first(self) -> Frontend:
+        return self.claims[0][0]
 
     def before(self, end: int, low: int) -> Iterator[Claim]:
         """Of the first `end` claims those that reach `low`, the last one first."""
-        for place in range(end - 1, -1, -1):
-            if self.reach[place] < low:
-                return
-            if self.claims[place][0].high >= low:
-                yield self.claims[place]
+        while end and self._reach[end - 1] >= low:
+            end = self._last(end, low)
+            yield self.claims[end]
+
+    @cached_property
+    def _tree(self) -> list[int]:
+        """In its second half the last port of each claim, and before that at each place the greater one of the two at
+        twice that place."""
+        size = 1 << len(self.claims).bit_length()
+        tree = [-1] * size + self._highs + [-1] * (size - len(self.claims))
+        for place in range(size - 1, 0, -1):
+            tree[place] = max(tree[2 * place], tree[2 * place + 1])
+        return tree
+
+    def _last(self, end: int, low: int) -> int:
+        """The last of the first `end` claims that reaches `low`; one does."""
+        if self._highs[end - 1] >= low:
+            return end - 1
+        tree, size = self._tree, len(self._tree) // 2
+        place = end + size
+        while not (place & 1 and tree[place - 1] >= low):
+            place >>= 1
+        place -= 1
+        while place < size:
+            place = 2 * place + (tree[2 * place + 1] >= low)
+        return place - size
 
 
 def overlaps(
     claims: Sequence[Claim], meet: Callable[[Frontend, Frontend], bool] = _interfaces_meet
 ) -> Iterator[tuple[Claim, Claim]]:
-    """Pairs of claims that one packet could match; with another `meet`, on interfaces of which that is true.
+    """Pairs of claims that one packet could match; with another `meet`, on addresses and
+    interfaces of which that is true.
 
-    Each claim is looked up among those of its address, those of `*`, and those of the networks around it. So what it
-    costs goes with the claims and the pairs that are found, as long as no address has claims of very many interfaces.
+    Each claim is looked up among those of its address, and those of the networks around it and of `*`. So what it costs
+    goes with the claims and the pairs that are found, as long as no address has claims of very many interfaces.
     """
     places: dict[_Place, dict[str | None, list[Claim]]] = {}
     for claim in claims:
@@ -61,53 +90,38 @@ def overlaps(
     sorted_lanes = {place: [_Lane(found) for found in lanes.values()] for place, lanes in places.items()}
     networks = _networks(sorted_lanes)
     for place_of_own, own in sorted_lanes.items():
-        wild = [lane for place in _around(place_of_own, networks) for lane in sorted_lanes.get(place, ())]
+        wider = [lane for place in _around(place_of_own, networks) for lane in sorted_lanes.get(place, ())]
         for number, lane in enumerate(own):
-            for place, claim in enumerate(lane.claims):
-                yield from _among(claim, [lane], meet, place)
-                yield from _among(claim, [*own[:number], *wild], meet)
+            among_own = meet(lane.first, lane.first)
+            others = [other for other in (*own[:number], *wider) if meet(lane.first, other.first)]
+            for place, claim in enumerate(lane.claims if among_own or others else ()):
+                if among_own:
+                    yield from _among(claim, lane, place)
+                for other in others:
+                    yield from _among(claim, other, bisect_right(other.lows, claim[0].high))
 
 
-def _networks(places: Iterable[_Place]) -> dict[tuple[str, str], dict[int, dict[int, _Place]]]:
-    """Those on networks by family and protocol, by how many bits of an address they leave open, and by the others."""
-    found: dict[tuple[str, str], dict[int, dict[int, _Place]]] = {}
-    for place in places:
-        family, protocol, address = place
-        if address is not None and "/" in address:
-            open_bits, number = _bits(address)
-            found.setdefault((family, protocol), {}).setdefault(open_bits, {})[number >> open_bits] = place
+def _networks(places: Iterable[_Place]) -> dict[tuple[str, str], NetworkIndex]:
+    """By family and protocol."""
+    found: dict[tuple[str, str], NetworkIndex] = {}
+    for family, protocol, address in places:
+        if is_network(address):
+            found.setdefault((family, protocol), NetworkIndex()).add(str(address))
     return found
 
 
-def _around(place: _Place, networks: dict[tuple[str, str], dict[int, dict[int, _Place]]]) -> Iterator[_Place]:
-    """The less specific places that have an address of this one."""
+def _around(place: _Place, networks: dict[tuple[str, str], NetworkIndex]) -> Iterator[_Place]:
+    """Those that have the addresses of this one. `*` stands for any that the host may have: it is around each address,
+    and each network."""
     family, protocol, address = place
-    known = networks.get((family, protocol), {})
-    if address is None:
-        for found in known.values():
-            yield from found.values()
-        return
-    if "/" not in address:
+    if address is not None:
         yield family, protocol, None
-    open_bits, number = _bits(address) if known else (0, 0)
-    for more_bits, found in known.items():
-        if number >> more_bits in found and ("/" not in address or more_bits > open_bits):
-            yield found[number >> more_bits]
+        if (family, protocol) in networks:
+            yield from ((family, protocol, network) for network in networks[family, protocol].around(address))
 
 
-def _bits(address: str) -> tuple[int, int]:
-    """How many bits of an address a network leaves open, and its first address."""
-    low, high = number_range(address)
-    return (low ^ high).bit_length(), low
-
-
-def _among(
-    claim: Claim, lanes: Sequence[_Lane], meet: Callable[[Frontend, Frontend], bool], end: int | None = None
-) -> Iterator[tuple[Claim, Claim]]:
-    """The claim with each that it overlaps, the earlier one first; of a lane as far as `end`, where that is told."""
-    for lane in lanes:
-        if meet(claim[0], lane.claims[0][0]):
-            last = bisect_right(lane.lows, claim[0].high) if end is None else end
-            for other in lane.before(last, claim[0].low):
-                one, two = sorted((other, claim), key=_order)
-                yield one, two
+def _among(claim: Claim, lane: _Lane, end: int) -> Iterator[tuple[Claim, Claim]]:
+    """The claim with each of the first `end` of a lane that it overlaps, the earlier one first."""
+    for other in lane.before(end, claim[0].low):
+        one, two = sorted((other, claim), key=_order)
+        yield one, two

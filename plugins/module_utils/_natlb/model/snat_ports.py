@@ -16,8 +16,9 @@ from typing import Any
 from ..errors import ConfigError
 from . import values
 from .entities import Frontend, Service
-from .families import ports_text
-from .ranges import Range, is_in
+from .families import FAMILIES, ports_text
+from .network_index import NetworkIndex
+from .ranges import Range
 
 #: Family, protocol and address; with an empty address, all of them.
 _Lane = tuple[str, str, str]
@@ -66,10 +67,11 @@ class _Listening:
 
     def __init__(self, services: Iterable[Service]) -> None:
         found: dict[_Lane, list[tuple[int, int, Frontend, str]]] = {}
-        self._networks: dict[str, None] = {}
+        self._networks = {family: NetworkIndex() for family in FAMILIES}
         for service in services:
             for frontend in service.frontends():
-                self._networks.update(dict.fromkeys([str(frontend.address)] if frontend.is_network else ()))
+                if frontend.is_network:
+                    self._networks[frontend.family].add(str(frontend.address))
                 # `*` is of no lane of its own: whoever asks for an address asks for that one as well.
                 for address in (frontend.address or "*", _ALL):
                     found.setdefault((frontend.family, frontend.protocol, address), []).append(
@@ -87,7 +89,7 @@ class _Listening:
     def meeting(self, lane: _Lane, ports: Range) -> tuple[Frontend, str] | None:
         """One that has some of these ports, and the name of its service."""
         family, protocol, address = lane
-        around = [network for network in self._networks if address != _ALL and is_in(network, address)]
+        around = () if address == _ALL else self._networks[family].around(address)
         for each in dict.fromkeys((address, "*", *around)):
             lows, widest = self._lanes.get((family, protocol, each), ([], []))
             at = bisect.bisect_right(lows, ports[1]) - 1

@@ -15,8 +15,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Callable, NamedTuple
 
-from .entities import Frontend, Service
+from .entities import Config, Frontend, Service
 from .nested_networks import left_of_networks
+from .nested_ranges import nested
 from .overlaps import overlaps
 from .ranges import networks_of
 
@@ -86,6 +87,14 @@ def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable]
     return found._replace(preferred=preferred, shadowed=shadowed)
 
 
+def territory_of(config: Config, place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
+    """The territory of a whole declaration. It stays with that, as a cached property would: many ask for it."""
+    known: dict[Callable[[Frontend], Hashable], Territory] = vars(config).setdefault("_territory", {})
+    if place not in known:
+        known[place] = territory(config.services, place)
+    return known[place]
+
+
 def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> dict[Frontend, tuple[Frontend, ...]]:
     def lane(frontend: Frontend) -> Hashable:
         return frontend.family, frontend.protocol, frontend.address, frontend.interface, place(frontend)
@@ -97,7 +106,7 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
             lanes[lane(frontend)].append(frontend)
     found: dict[Frontend, tuple[Frontend, ...]] = {}
     for listed in lanes.values():
-        for outer, inner in _nested(dict.fromkeys(listed)).items():
+        for outer, inner in nested(dict.fromkeys(listed)).items():
             found[outer] = tuple(_left(outer, inner))
     return found
 
@@ -112,19 +121,6 @@ def _cut_networks(services: Iterable[Service]) -> dict[Frontend, tuple[Frontend,
         )
         for frontend, boxes in left.items()
     }
-
-
-def _nested(frontends: Iterable[Frontend]) -> dict[Frontend, list[Frontend]]:
-    """By each frontend that has others within it those directly within it, by their ports. None cross."""
-    found: dict[Frontend, list[Frontend]] = {}
-    around: list[Frontend] = []
-    for frontend in sorted(frontends, key=lambda item: (item.low, -item.high)):
-        while around and around[-1].high < frontend.low:
-            around.pop()
-        if around:
-            found.setdefault(around[-1], []).append(frontend)
-        around.append(frontend)
-    return found
 
 
 def _left(outer: Frontend, inner: Iterable[Frontend]) -> Iterator[Part]:

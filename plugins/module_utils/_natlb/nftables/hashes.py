@@ -54,9 +54,16 @@ class HashTable(NamedTuple):
     name: str
     backends: Sequence[Backend]
     slots: Sequence[int]
-    #: The number that has the most slots.
+    #: The number that has the most slots, and whether others have some.
     common: int
+    mixed: bool
     widest: int
+
+    @classmethod
+    def of(cls, name: str, backends: Sequence[Backend], slots: Sequence[int], widest: int) -> HashTable:
+        """The table that has these slots."""
+        common = most_frequent(slots)
+        return cls(name, backends, slots, common, any(number != common for number in slots), widest)
 
     def width(self) -> int:
         """Slots in a row, where there are rows: 8 with two backends, 4 with up to four, 2 with up to 16, else 1.
@@ -125,13 +132,17 @@ def widest(tables: Mapping[str, str]) -> int:
     return next((width for width, most in _WIDEST if count <= most), _WIDEST_OF_MANY)
 
 
-def hash_table(service: Service, family: str, name: str, widest: int) -> HashTable:
-    """The table of this name, see `table_names`; `widest` is that of all tables."""
-    declared, slots = hash_slots(service, family)
-    common = most_frequent(slots)
+def hash_table(service: Service, family: str, name: str, widest: int, known: HashTable | None) -> HashTable:
+    """The table of this name, see `table_names`; `widest` is that of all tables. `known` is the one that another
+    service has: its slots are the same, and to count them again for each service would take longer than the rest."""
+    if known is None:
+        declared, slots = hash_slots(service, family)
+        known = HashTable.of(name, declared, slots, widest)
+    else:
+        declared = declared_backends(service, family)
     serving = {backend.key for backend in service.serving(family)}
-    backends = [backend if backend.key in serving else declared[common] for backend in declared]
-    return HashTable(name, backends, slots, common, widest)
+    backends = [backend if backend.key in serving else declared[known.common] for backend in declared]
+    return known._replace(backends=backends)
 
 
 def picked(service: Service, opening: Opening) -> Backend | None:

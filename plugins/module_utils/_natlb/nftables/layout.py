@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..model import redispatch, takeover
 from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
-from ..model.territory import Territory, territory
+from ..model.territory import Territory, territory_of
 from .hashes import shares_table, slot_elements, table_names, widest
 from .table import frontend_map
 
@@ -69,7 +69,7 @@ class Layout(NamedTuple):
 def lay_out(config: Config) -> Layout:
     """The layout of a whole configuration."""
     services = config.services
-    found = territory(services, frontend_map)
+    found = territory_of(config, frontend_map)
     spared = redispatch.spared(services, found)
     taken = takeover.taking_over(services)
     marked = frozenset(family for service in services if service.is_marked for family in service.families())

@@ -102,6 +102,8 @@ class ServiceTable(Table):
         super().__init__(family, layout.territory)
         #: Names of the tables of services with a hash.
         self.hash_tables = layout.hash_tables[family]
+        #: Of each of these the one of the first service that has it.
+        self.known_tables: dict[str, HashTable] = {}
         self.shards = layout.shards
         self.takeover = layout.takeover
         self.widest = widest(self.hash_tables)
@@ -114,7 +116,9 @@ class ServiceTable(Table):
         """Add the chains and elements of one service, and its frontends that lead there."""
         places.declare(self, service)
         if service.name in self.hash_tables:
-            shared = hash_table(service, self.family, self.hash_tables[service.name], self.widest)
+            name = self.hash_tables[service.name]
+            shared = hash_table(service, self.family, name, self.widest, self.known_tables.get(name))
+            self.known_tables.setdefault(name, shared)
             verdicts = {protocol: self.hash_verdict(service, protocol, shared) for protocol in service.protocols}
         else:
             table = slots(service, self.family)
@@ -140,7 +144,7 @@ class ServiceTable(Table):
         shard = int(table.name, 36) % self.shards
         backends, again = table.backends, []
         if protocol == "tcp" and takeover.has_second(service, self.family, self.asks_again):
-            second = takeover.second_table(service, self.family, table)
+            second = takeover.second_table(service, self.family, table, self.known_tables)
             backends, name = second.backends, f"{self.hash_name(service)}_tcp.{second.name}"
             again = [f"{takeover.again(self)} goto {self.chain(name, self.by_hash(service, protocol, second, shard))}"]
         self.add_slots(service, protocol, backends, shard)
@@ -159,7 +163,7 @@ class ServiceTable(Table):
             dnat = self.dnat(protocol, f"numgen random mod 1 offset {number}", shard)
             goto.append(f"goto {self.chain(f'hash_{protocol}_{number}{end}', [dnat, first])}")
         rules = [goto[table.common]]
-        if len(set(table.slots)) > 1:
+        if table.mixed:
             name = f"{self.hash_name(service)}_{protocol}.{table.name}"
             if ("map", name) not in self.declarations:
                 rows = table.rows()

@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from ..model import takeover
 from ..model.entities import Service
 from ..model.slots import declared_backends, second_slots
-from .hashes import HashTable, most_frequent
+from .hashes import HashTable
 from .table import CLIENTS, Table
 from .text import Lines
 
@@ -66,17 +66,20 @@ def has_second(service: Service, family: str, names: Collection[str]) -> bool:
     return service.name in names and len(declared_backends(service, family)) > 1
 
 
-def second_table(service: Service, family: str, first: HashTable) -> HashTable:
+def second_table(service: Service, family: str, first: HashTable, known: dict[str, HashTable]) -> HashTable:
     """The slots for a segment of a client that met the wrong backend. Whoever does not serve has a number here that is
-    its own, behind those of `first`."""
+    its own, behind those of `first`. `known` are the tables of other services by name; the slots go with the name."""
     declared, serving = declared_backends(service, family), {backend.key for backend in service.serving(family)}
     numbers, backends = list(range(len(declared))), list(first.backends)
     for index, backend in enumerate(declared):
         if backend.key not in serving:
             numbers[index] = len(backends)
             backends.append(backend)
-    slots = [numbers[index] for index in second_slots(service, family)]
-    return HashTable(f"{first.name}.again", backends, slots, most_frequent(slots), first.widest)
+    name = f"{first.name}.again"
+    if name not in known:
+        slots = [numbers[index] for index in second_slots(service, family)]
+        known[name] = HashTable.of(name, backends, slots, first.widest)
+    return known[name]._replace(backends=backends)
 
 
 def again(table: Table) -> str:

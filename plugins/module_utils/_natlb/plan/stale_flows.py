@@ -25,7 +25,7 @@ from ..model.families import FAMILIES
 from ..model.left_to_the_host import NOT_IN_NETWORKS, is_wild
 from ..model.precedence import Packet, possible, takes
 from ..model.ranges import is_in, number_range
-from ..model.territory import territory
+from ..model.territory import territory_of
 
 Peer = tuple[str, int]
 
@@ -54,7 +54,7 @@ class Frontends:
         self._local, self._protocol = local, protocol
         #: There may be many connections, and ten thousand services.
         self._by_backend: dict[str, list[Service]] = {}
-        whole = territory(config.services)
+        whole = territory_of(config)
         for service in config.services:
             if protocol not in service.protocols:
                 continue

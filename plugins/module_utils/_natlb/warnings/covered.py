@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from ..model.entities import Config, Frontend
-from ..model.territory import territory
+from ..model.territory import territory_of
 
 
 def warnings(config: Config) -> list[str]:
     """A sentence for each such range."""
-    whole = territory(config.services)
+    whole = territory_of(config)
     empty = {frontend for frontend, parts in whole.parts.items() if not parts}
     return [
         f"service {service.name}: nothing is left of {frontend}: services within {_what(frontend)} "
