@@ -22,6 +22,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "lab"))
 
+import attempts  # noqa: E402
 import lab  # noqa: E402
 import pair  # noqa: E402
 
@@ -265,7 +266,8 @@ def test_the_first_one_is_killed() -> None:
         told = f"{opened} opened, {fate.get('kept', 0)} kept, {reset} reset, waited up to {longest_s[name]:.2f} s"
         print(f"figures: established, {SPEAKS[name]}: {told}")
     for one in seen.values():
-        assert KILLED_S[0] < one.gap_s < KILLED_S[1]
+        # One that began shortly before may succeed: its SYN waits while the client still asks who has the address.
+        assert KILLED_S[0] - attempts.TIMEOUT_S < one.gap_s < KILLED_S[1]
     assert fates == {"client": {"kept": held.opened}, "busy": {"kept": BUSY * 2}, "backend": {"kept": held.opened}}
     assert longest_s["busy"] < BUSY_S
 
