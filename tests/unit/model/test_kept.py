@@ -88,6 +88,17 @@ def test_a_changed_service_is_held_against_the_known_ones(change: dict[str, Any]
     assert parse_config(changed, known=known(former)) == parse_config(changed)
 
 
+@pytest.mark.parametrize("former", [True, False])
+def test_a_backend_that_tells_no_network_from_every_address_any_more(former: bool) -> None:
+    """The kernel sees no other difference between the two when it translates the client's address."""
+    wild = {"name": "a", "listen": "*:80", "snat": "none", "backends": ["10.0.0.9:8080"]}
+    network = {"name": "b", "listen": "198.51.100.0/24:80", "backends": ["10.0.0.3:8080"]}
+    first, second = parse_config([wild, network]).services
+    changed = {**network, "backends": ["10.0.0.9:8080"]}
+    with pytest.raises(ConfigErrors, match="snat"):
+        parse_config([wild, changed], known=Known({0: first}, {1: second} if former else None))
+
+
 def test_what_cannot_be_read_is_still_an_error() -> None:
     with pytest.raises(ConfigErrors, match=r"services\[1\].backends"):
         parse_config([PAIR[0], {"name": "b", "listen": "192.0.2.1:80"}], known=known())

@@ -16,6 +16,7 @@ from _natlb.model.outdated import lasting_findings
 from _natlb.model.quorum import Least, Quorum, read_least
 from _natlb.model.quorum_memory import crossed, remembering
 from _natlb.model.services import parse_config
+from _natlb.plan import request
 from _natlb.status.news import of_findings
 
 A, B, C, D = "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"
@@ -77,6 +78,13 @@ FAILS_OPEN = {"health": {"type": "tcp", "fail_open": True}}
         (of(), {}, down(A, B, C, D), []),
         (of("60%"), {}, down(A), [B, C]),
         (of("60%"), {}, down(A, B), [D]),
+        # One that is declared with weight 0 is not one of those that the quorum is of.
+        (
+            of(2, None, backend(A), backend(B), backend(C, weight=0), backend(D, backup=True)),
+            {place(C): Override(None, 3)},
+            down(A),
+            [D],
+        ),
         (of(3), {}, {place(A): DRAIN}, [D]),
         (of(2), {place(A): DRAINED}, down(B), [D]),
         (of(2), {place(A): DRAINED}, {}, [B, C]),
@@ -196,11 +204,7 @@ def test_it_is_kept(keys: Any) -> None:
     item = json.loads(service.line)
     assert {key: item[key] for key in keys} == keys
     assert kept.service(item, service.line) == service
-    again = {key: value for key, value in item.items() if value not in (None, [])}
-    again["health"] = {"type": "tcp"}
-    for item in again["backends"]:
-        del item["snat"], item["mark"]
-    assert parse_config([again]).services[0].quorum == service.quorum
+    assert request.declared({"services": [item]}).services == (service,)
 
 
 def test_again_is_the_same_where_nothing_is_said() -> None:

@@ -115,6 +115,22 @@ def test_most_services_of_a_hash_table_take_its_name(different: int) -> None:
         assert is_right_after(known, made, replace(config, services=tuple(now)), [now[number]])
 
 
+@pytest.mark.parametrize("takeover", [True, False])
+def test_chains_that_backups_need_later(takeover: bool) -> None:
+    """A service that stops serving takes none along that another one is to lead to."""
+    backends = [{"address": f"10.0.0.{k}", "port": 8080, "backup": k == 5} for k in (3, 4, 5)]
+    keys = {"method": "source_hash", "snat": "none", "backends": backends, "takeover": None if takeover else False}
+    declared = [{"name": f"s{i}", "listen": f"192.0.2.{i}:80", **keys} for i in range(1, 9)]
+    config = parse_config([{key: value for key, value in item.items() if value is not None} for item in declared])
+    made = engine("nftables")
+    known = KnownServices(made, config)
+    nobody = changed(config.services[0], ["disabled"])
+    now = replace(config, services=(nobody, *config.services[1:]))
+    assert is_right_after(known, made, now, [nobody])
+    assert is_right_after(known, made, now, [changed(config.services[1], ["disabled", "disabled", "active"])])
+    assert is_right_after(known, made, now, [config.services[1]])
+
+
 def test_a_step_is_no_longer_than_what_changes() -> None:
     made, config = engine("nftables"), many("round_robin", count=2000)
     known = KnownServices(made, config)

@@ -224,7 +224,8 @@ def quorums(service: Service, found: Sequence[EffectiveBackend], findings: Findi
         title = f"{family_name(family)} " if len(counted) > 1 else ""
         place = whole(service.name, family)
         memory = findings.get(place)
-        healthy = sum(item.declared.family == family and _counts(item) for item in found)
+        own = [item for item in found if item.declared.family == family and item.declared.weight > 0]
+        healthy = sum(map(_counts, own))
         needed = service.quorum.needed(declared, memory is not None)
         since = (memory.since if memory else "") if healthy < needed else None
         # What it comes back at is told also by whoever looks before that is remembered.

@@ -9,7 +9,7 @@ canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
@@ -27,7 +27,6 @@ from .entities import (
     REFUSALS,
     Backend,
     Config,
-    Frontend,
     Listen,
     Protocol,
     Service,
@@ -43,7 +42,7 @@ from .quorum import quorum, read_least
 from .ranges import collapsed
 from .reading import Reading
 from .snat_keys import read_by_client
-from .source_nat import Snat, Translation
+from .source_nat import Snat
 
 T = TypeVar("T")
 _MASQUERADE: tuple[Snat, tuple[str, ...]] = ("masquerade", ())
@@ -57,15 +56,18 @@ class Known(NamedTuple):
     former: Mapping[int, Service] | None = None
 
     def claims(self, services: Mapping[int, Service]) -> bool:
-        """Whether all of these have the names, frontends and source NAT that they had then, without conflicts."""
+        """Whether all of these claim what they did then, without conflicts."""
         former = self.former
         return former is not None and all(
             number in services and _claims(service) == _claims(services[number]) for number, service in former.items()
         )
 
 
-def _claims(service: Service) -> tuple[str, tuple[Frontend, ...], Translation]:
-    return service.name, service.frontends(), service.source_nat
+def _claims(service: Service) -> Hashable:
+    # What networks and `*` have in common is told apart by backends; see `sources_of_networks.py`.
+    exact = all(frontend.exact for frontend in service.frontends())
+    places = () if exact else tuple((item.address, item.port, item.shift) for item in service.backends)
+    return service.name, service.frontends(), service.source_nat, places
 
 
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None) -> Config:

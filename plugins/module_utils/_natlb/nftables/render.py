@@ -17,7 +17,7 @@ Only plain strings leave this file; `program.py` loads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -158,10 +158,11 @@ class ServiceTable(Table):
     def by_hash(self, service: Service, protocol: str, table: HashTable, shard: int) -> Lines:
         """The rules that lead to the slots of a table; its map is added."""
         first, end = f"goto {self.first_slot(protocol, shard)}", f"_{shard}" if shard else ""
-        goto = [first]
-        for number in range(1, len(table.backends)):
+        goto = {0: first}
+        # A chain that nothing leads to would go with any service that changes.
+        for number in sorted({*table.slots, table.common} - {0}):
             dnat = self.dnat(protocol, f"numgen random mod 1 offset {number}", shard)
-            goto.append(f"goto {self.chain(f'hash_{protocol}_{number}{end}', [dnat, first])}")
+            goto[number] = f"goto {self.chain(f'hash_{protocol}_{number}{end}', [dnat, first])}"
         rules = [goto[table.common]]
         if table.mixed:
             name = f"{self.hash_name(service)}_{protocol}.{table.name}"
@@ -175,7 +176,9 @@ class ServiceTable(Table):
             rules.insert(0, f"{self.pick(service, protocol, len(table.slots) // table.width())} vmap @{name}")
         return rules
 
-    def row_verdict(self, service: Service, protocol: str, row: Sequence[int], goto: Lines, end: str) -> str:
+    def row_verdict(
+        self, service: Service, protocol: str, row: Sequence[int], goto: Mapping[int, str], end: str
+    ) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
         if len(row) == 1:
             return goto[row[0]]

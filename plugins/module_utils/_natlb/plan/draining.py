@@ -182,8 +182,9 @@ def _falls(request: Request, laid: Overlay, going: Collection[Place]) -> Iterato
 
 
 def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> int:
-    staying = tuple(item for item in service.backends if (item.address, item.port) not in going)
-    return len(replace(service, backends=staying).serving(family))
+    """How many would serve; backups that join then are some of them."""
+    after = (replace(b, state="drained") if (b.address, b.port) in going else b for b in service.backends)
+    return len(replace(service, backends=tuple(after)).serving(family))
 
 
 class _Connections:
