@@ -151,7 +151,7 @@ def test_a_removal_reads_no_declaration(site: Site) -> None:
 def test_a_verification_that_cannot_be_done_says_so(site: Site) -> None:
     assert deployed(site, [WEB])[0] == 0
     before = site.lb1.state()
-    site.variables["natlb_verify_connections"] = "{{ natlb_read.none_such }}"
+    site.variables["natlb_verify_connections"] = "{{ natlb_read.engine }}"
     status, printed = deployed(site, [WEB, service("more", 82, 8080, 8080)])
     assert status == 2
     assert 'lb1: could not be verified: the task "Open connections from the balancer itself" failed: ' in printed

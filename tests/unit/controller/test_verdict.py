@@ -220,6 +220,15 @@ def test_a_limited_service_may_refuse() -> None:
     assert lines[0].endswith("(the service limits its clients)")
 
 
+def test_backends_with_limits_may_refuse() -> None:
+    before, after = info(service(0, 0)), info(service(75, 75))
+    for told in (before, after):
+        told["services"][0]["backends"][0]["max_connections"] = 2
+    lines, problems = judged(host(before, after, FAILED))
+    assert problems == []
+    assert lines[0].endswith("(the service limits its clients)")
+
+
 def test_nothing_comes_here_at_all() -> None:
     nothing = {"connections": 10, "errors": 10, "error_messages": [{"message": "connect: timed out", "count": 10}]}
     closed = info(service(0, 0, restricted=True))
