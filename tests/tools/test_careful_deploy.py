@@ -148,6 +148,17 @@ def test_a_removal_reads_no_declaration(site: Site) -> None:
     assert "natlb" not in site.lb1.state() + site.lb2.state()
 
 
+def test_a_verification_that_cannot_be_done_says_so(site: Site) -> None:
+    assert deployed(site, [WEB])[0] == 0
+    before = site.lb1.state()
+    site.variables["natlb_verify_connections"] = "{{ natlb_read.engine }}"
+    status, printed = deployed(site, [WEB, service("more", 82, 8080, 8080)])
+    assert status == 2
+    assert 'lb1: could not be verified: the task "Open connections from the balancer itself" failed: ' in printed
+    assert "lb1: went back to its former rules" in printed
+    assert site.lb1.state() == before
+
+
 def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Site) -> None:
     site.own["lb2"] = {"natlb_services": [service("web", 80, 8080)]}
     before = site.lb1.state()
