@@ -192,3 +192,15 @@ def test_services_of_two_interfaces_are_told_apart_by_their_answers() -> None:
     for two, marked in ((one, False), ({**one, "snat_by_client": []}, True)):
         config = parse_config([one, {**two, "name": "b", "interface": "eth1"}])
         assert ("-j MARK" in str(iptables.render(config))) == marked
+
+
+@pytest.mark.parametrize(("given", "kind"), [("Masquerade", "masquerade"), (["none"], "none"), ("None", "none")])
+def test_words_in_other_forms(given: Any, kind: str) -> None:
+    declared = {"name": "web", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"], "snat": given}
+    assert parse_config([declared]).services[0].source_nat.usual.kind == kind
+
+
+def test_a_word_that_is_none_of_them_is_told_which_there_are() -> None:
+    declared = {"name": "web", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"], "snat": "masq"}
+    with pytest.raises(ConfigErrors, match=r"'masq' is not an IP address \(write masquerade, none, or one"):
+        parse_config([declared])

@@ -109,7 +109,7 @@ def _absent(request: Request, systemd: bool) -> list[str]:
         return [f"agent: it does not run with persist: false; {without}"]
     if not systemd:
         program = request.paths.etc / "current" / PROGRAM
-        run = f"`python3 -I {program} agent` as root, and start it again when it ends"
+        run = f"`python3 -I -OO {program} agent` as root, and start it again when it ends"
         return [f"agent: systemd does not run here, so nobody checks backends (have a supervisor run {run})"]
     return []
 
