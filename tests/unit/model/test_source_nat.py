@@ -9,6 +9,7 @@ import ipaddress
 from typing import Any
 
 import pytest
+from _natlb.errors import ConfigErrors
 from _natlb.firewalls.obstacles import Traffic
 from _natlb.iptables import render as iptables
 from _natlb.iptables.engine import _may_meet_another_port
