@@ -121,6 +121,9 @@ services:
     pins:
       description: How many networks are pinned to a backend.
       type: int
+    health:
+      description: The type of its health checks, such as V(tcp); null if it has none.
+      type: str
     redispatch:
       description: Whether an attempt that a backend refuses, or does not answer, takes another backend.
       type: bool

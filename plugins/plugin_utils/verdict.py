@@ -22,6 +22,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import own_shares,
 Item = Mapping[str, Any]
 #: Of more probes that a balancer would open itself, so many are taken at most: its change waits meanwhile.
 MOST_OWN = 32
+_HEALS = "this undoes nothing: health checks take a dead backend out"
 
 
 @dataclass
@@ -56,6 +57,11 @@ class Seen:
     def failed(self) -> int:
         """How many of these did not come about."""
         return sum(int(probe.get("errors") or 0) for probe in self.probes)
+
+    @property
+    def heals(self) -> bool:
+        """Whether its agent takes dead backends out, of which there are others that answer."""
+        return bool(self.service.get("health")) and self.counted > 0
 
     @property
     def limited(self) -> bool:
@@ -170,8 +176,8 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     if seen.restarted and this.own:
         # Not by the change, which was there before. What failed is wrong nevertheless.
         found.doubts.append(f"{name}: its rules were reloaded during the probes, so its counters were not judged")
-        _failures([seen], found)
-        _checks(name, this, found)
+        _failures([seen], this.own, found)
+        _checks(seen, this, found)
         return
     if seen.restarted:
         found.problems.append(f"{name}: its rules were reloaded during the probes; verify it again")
@@ -189,8 +195,8 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     carriers = [item.name for item in others if item.seen[name].counted]
     standby = not seen.counted and bool(carriers)
     if not standby:
-        _failures(alike, found)
-    _checks(name, this, found)
+        _failures(alike, this.own, found)
+    _checks(seen, this, found)
     if seen.counted:
         elsewhere = f"; {', '.join(carriers)} counted the others" if carriers else ""
         found.lines.append(f"{name}: {_spread(seen)} ({came} of {opened} connections to {at} succeeded{elsewhere})")
@@ -272,7 +278,7 @@ def _uneven_answers(seen: Seen) -> Iterator[str]:
             yield from (f"{target}: {line}" for line in lines if line.startswith("the spread"))
 
 
-def _failures(alike: Sequence[Seen], found: Verdict) -> None:
+def _failures(alike: Sequence[Seen], own: bool, found: Verdict) -> None:
     """Connections to one address that did not come about, in whose turn ever they were opened.
 
     What failed at a standby's address failed at the balancer that has it now, and is told there.
@@ -291,6 +297,9 @@ def _failures(alike: Sequence[Seen], found: Verdict) -> None:
         if errors <= allowed or (seen.limited and seen.counted):
             why = "the service limits its clients" if errors > allowed else f"max_errors is {allowed}"
             found.lines.append(f"{text} ({why})")
+        elif own and seen.heals:
+            # One dead backend is an ordinary day, on which a roll-out must be possible.
+            found.doubts.append(f"{text} ({_HEALS})")
         else:
             found.problems.append(text)
 
@@ -307,14 +316,15 @@ def _reasons(probes: Sequence[Item]) -> str:
     return "; ".join(f"{message} ({count})" for message, count in counts.items())
 
 
-def _checks(name: str, this: Host, found: Verdict) -> None:
+def _checks(seen: Seen, this: Host, found: Verdict) -> None:
     """The backends that the balancer cannot connect to itself: also a standby, which is the next to be asked."""
+    name, heals = seen.service["name"], this.own and seen.heals
     for check in this.checks:
         if check["item"]["service"] == name and (check.get("errors") or "connections" not in check):
             rows = check.get("error_messages") or [{"message": check.get("msg") or "no result"}]
-            found.problems.append(
+            (found.doubts if heals else found.problems).append(
                 f"{name}: backend {check['item']['backend']} does not answer {this.name} "
-                f"({rows[0]['message']} at {check['item']['options']['target']})"
+                f"({rows[0]['message']} at {check['item']['options']['target']})" + (f"; {_HEALS}" if heals else "")
             )
 
 

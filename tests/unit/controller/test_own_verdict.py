@@ -194,3 +194,31 @@ def test_of_many_services_some_are_not_chosen() -> None:
     lines = judged(info(*many), info(*after))["lines"]
     assert lines[1] == "lb1: web2: not probed, as there are many addresses, and others were chosen"
     assert len([line for line in lines if "many addresses" in line]) == 16
+
+
+DEAD = {"errors": 3, "error_messages": [{"message": "connect: timed out", "count": 3}]}
+UNANSWERED = {
+    "item": {"service": "web", "backend": "web2", "options": {"target": "10.0.0.4:8080"}},
+    "connections": 1,
+    "errors": 1,
+    "error_messages": [{"message": "connect: Connection refused", "count": 1}],
+}
+
+
+@pytest.mark.parametrize(("health", "undoes"), [("tcp", False), (None, True)])
+def test_a_dead_backend_undoes_nothing_where_its_health_is_checked(health: str | None, undoes: bool) -> None:
+    before, after = (info(service(*counts, health=health)) for counts in ((0, 0), (97, 0)))
+    found = judged(before, after, DEAD, natlb_verify_checks={"results": [UNANSWERED]})
+    told = found["problems" if undoes else "doubts"]
+    assert [line[:40] for line in told[:2]] == [
+        "lb1: web: 3 of 100 connections to 192.0.",
+        "lb1: web: backend web2 does not answer l",
+    ]
+    assert bool(found["problems"]) is undoes
+
+
+def test_nobody_who_answers_undoes_a_change_also_with_health() -> None:
+    """Such as the wrong port for all."""
+    silent = {"errors": 100, "error_messages": [{"message": "connect: Connection refused", "count": 100}]}
+    found = judged(info(service(0, 0, health="tcp")), info(service(0, 0, health="tcp")), silent)
+    assert "lb1: web: 100 of 100 connections to 192.0.2.10:80 failed" in found["problems"][0]

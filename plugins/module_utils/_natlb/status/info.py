@@ -152,6 +152,7 @@ def _service(
         "method": service.method,
         "affinity": service.affinity_s,
         "pins": len(service.pins),
+        "health": service.health.type if service.health else None,
         "redispatch": service.redispatch,
         "takeover": service.name in taken,
         "interface": service.interface,
