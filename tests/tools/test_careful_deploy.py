@@ -110,7 +110,9 @@ def test_what_chance_may_bring_undoes_nothing(site: Site) -> None:
     assert status == 0, printed
     assert not site.lb1.waiting()
     for line in re.findall("^lb[12]: .*the spread of.*", printed, re.MULTILINE):
-        assert line.endswith("(this undoes nothing: the method random leaves it to chance)")
+        # A SYN that was repeated on a busy machine counts twice, and then that is the reason.
+        reasons = "the method random leaves it to chance|other connections were counted as well"
+        assert re.search(rf"\(this undoes nothing: (?:{reasons})\)$", line), line
 
 
 def test_what_a_balancer_cannot_reach_by_itself_is_left_out(site: Site) -> None:

@@ -37,6 +37,10 @@ class Running:
     def keep_memories(self) -> None:
         """There are none."""
 
+    def active_of(self, _services: object) -> list[Any]:
+        """Nobody asks."""
+        return []
+
 
 @pytest.mark.parametrize("is_current", [True, False])
 def test_rules_that_it_loads_again_itself_are_not_told_as_those_of_others(is_current: bool) -> None:
