@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from _natlb.iptables import render as iptables
-from _natlb.model.entities import Config, Frontend, dump
+from _natlb.model.entities import Config, dump
 from _natlb.model.nested_networks import left_of_networks
 from _natlb.model.overlaps import overlaps
 from _natlb.model.ranges import number_range, without
@@ -19,15 +19,9 @@ from _natlb.model.services import parse_config
 from _natlb.model.territory import territory
 from _natlb.nftables import render as nftables
 from _natlb.ruleset.sections import Ruleset
+from listening import NETWORKS, frontend
 
 SIX = "2001:db8:2::3"
-NETWORKS = ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.8/29", "192.0.2.10/31", "192.0.2.12/30", "198.51.100.0/25"]
-
-
-def frontend(listen: str, interface: str | None = None) -> Frontend:
-    host, _colon, ports = listen.rpartition(":")
-    low, _dash, high = ports.partition("-")
-    return Frontend("ip", "tcp", None if host == "*" else host, int(low), int(high or low), interface)
 
 
 def declared(*frontends: tuple[str, str | None]) -> Config:

@@ -23,14 +23,9 @@ from _natlb.model.territory import APART, territory
 from _natlb.nftables import render as nftables
 from _natlb.nftables.table import frontend_map
 from _natlb.ruleset.sections import Ruleset
+from listening import NETWORKS, frontend
 
 VIP, OTHER = "192.0.2.10", "192.0.2.11"
-
-
-def frontend(listen: str, interface: str | None = None) -> Frontend:
-    host, _colon, ports = listen.rpartition(":")
-    low, _dash, high = ports.partition("-")
-    return Frontend("ip", "tcp", None if host == "*" else host, int(low), int(high or low), interface)
 
 
 def declared(*frontends: tuple[str, str | None]) -> Config:
@@ -48,8 +43,6 @@ def declared(*frontends: tuple[str, str | None]) -> Config:
     )
 
 
-#: Networks one within the other, and one beside them.
-NETWORKS = ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.8/29", "192.0.2.10/31", "192.0.2.12/30", "198.51.100.0/25"]
 #: From the least specific on.
 ORDER = [
     ("0.0.0.0/0:1-65535", None),
