@@ -138,6 +138,12 @@ services:
     takeover:
       description: Whether established TCP connections of another balancer go on here, whoever speaks first.
       type: bool
+    takeover_reason:
+      description: Why they do not, and what would let them. Null if they do.
+      type: str
+    mark:
+      description: The mark of its packets, such as V(0x10/0xff). Null if it has none.
+      type: str
     interface:
       description: The interface that its clients have to come in by. Null for all interfaces.
       type: str
@@ -198,6 +204,9 @@ services:
         max_connections:
           description: The most connections that it has at a time. V(0) if it has no limit.
           type: int
+        mark:
+          description: The mark of packets to it, as declared. Null if it has none of its own.
+          type: str
         declared:
           description: V(weight) and V(state) as the last run declared them.
           type: dict

@@ -137,6 +137,24 @@ def test_a_host_that_is_not_loose(balancer: Balancer) -> None:
     assert warned(takeover=False) == []
 
 
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_a_service_that_keeps_another_one_from_taking_over(balancer: Balancer) -> None:
+    shared = webs(port=8080)
+    web = service(snat="none", method="source_hash", backends=shared)
+    api = service(name="api", listen=f"{VIP}:81", snat="none", backends=shared)
+    balancer.apply([web])
+    for check in (True, False):
+        outcome = balancer.apply([web, api], check=check)
+        (warning,) = (text for text in outcome.warnings if "takeover" in text)
+        assert warning.startswith("service web: takeover is off from now on")
+        assert "(service api)" in warning
+        assert "web: takeover on -> off (" in outcome.diff
+    assert [text for text in balancer.apply([web, api]).warnings if "takeover" in text] == []
+    known = {item["name"]: item for item in balancer.info()["services"]}
+    assert known["web"]["takeover_reason"] in warning.replace(", or declare takeover: false", "")
+    assert known["web"]["takeover"] is False
+
+
 class Change(NamedTuple):
     """What is declared at first, what later, and what the balancer that takes over has."""
 

@@ -150,7 +150,7 @@ SERVICES = [
             *taken_over(),
         ],
         "services[1].takeover",
-        "10.0.0.3:8080 is behind tcp 192.0.2.10:80 and tcp 192.0.2.11:80, so its packets may be of either",
+        "tcp 192.0.2.10:80 and tcp 192.0.2.11:80 (service other), so its packets may be of either",
     ),
     (quorate(0), "services[0].min_healthy", "0 is not a number of backends"),
     (quorate("two"), "services[0].min_healthy", "'two' is not a number of backends"),

@@ -13,7 +13,7 @@ from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
 from _natlb.model.slots import hash_slots, second_slots
 from _natlb.model.surroundings import Surroundings
-from _natlb.model.takeover import decides, taking_over
+from _natlb.model.takeover import Obstacle, decides, obstacles, taking_over
 from _natlb.model.transit import Closed
 from _natlb.nftables import render as by_nftables
 from _natlb.nftables.layout import lay_out
@@ -99,6 +99,19 @@ def test_not_by_default_where_it_is_not(change: dict[str, Any]) -> None:
 )
 def test_who_shares_a_place_with_another_frontend(other: dict[str, Any], found: list[str]) -> None:
     assert names({}, {"name": "other", **other}) == found
+
+
+def test_why_a_service_does_not_take_over() -> None:
+    found = obstacles(config({}, {"name": "other", "listen": "192.0.2.11:80", "takeover": False}).services)
+    assert found["web"] == Obstacle(
+        "10.0.0.3:8080 is behind tcp 192.0.2.10:80 and tcp 192.0.2.11:80 (service other), so its packets may be of "
+        "either",
+        "let each frontend have a port of its own there",
+        "other",
+    )
+    assert str(found["other"]) == "takeover: false is declared (leave it out)"
+    (own,) = obstacles(config({"listen": ["192.0.2.10:80", "192.0.2.11:80"]}).services).values()
+    assert (own.sharing, "(service" in own.problem) == ("web", False)
 
 
 @pytest.mark.parametrize(

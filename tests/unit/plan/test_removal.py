@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from _natlb.model.entities import dump
 from _natlb.model.services import parse_config
-from _natlb.plan import removal
+from _natlb.plan import removal, summary
 
 
 def services(*names: str, first_port: int = 80) -> list[dict[str, Any]]:
@@ -64,6 +64,53 @@ def test_egress_that_goes_is_told() -> None:
     (told,) = removal.warnings(state, parse_config(services("a")))
     assert told.startswith("egress: all of the 2 egress rules of this host are removed")
     assert removal.warnings(state, parse_config(services("a"), ways[:1])) == []
+
+
+WEB = {"name": "web", "listen": "192.0.2.10:80", "snat": "none", "method": "source_hash", "backends": "10.0.0.3:8080"}
+OTHER = {"name": "api", "listen": "192.0.2.11:80", "snat": "none", "backends": "10.0.0.3:8080"}
+
+
+def test_a_service_that_takes_over_no_longer_is_told_with_the_one_that_keeps_it() -> None:
+    state, shared = dump(parse_config([WEB])), parse_config([WEB, OTHER])
+    (told,) = removal.warnings(state, shared)
+    why = (
+        "10.0.0.3:8080 is behind tcp 192.0.2.10:80 and tcp 192.0.2.11:80 (service api), so its packets may be of either"
+    )
+    assert told.startswith("service web: takeover is off from now on")
+    assert why in told
+    assert "(let each frontend have a port of its own there, or declare takeover: false)" in told
+    lost = removal.lost_takeovers(state, shared)
+    assert summary.with_summary("+", "", "", lost=lost).splitlines()[-2] == f"web: takeover on -> off ({why})"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [WEB, OTHER]),  # Nobody has had it.
+        ([WEB, OTHER], [WEB, OTHER]),  # It was told when it came.
+        ([{**WEB, "takeover": False}], [{**WEB, "takeover": False}, OTHER]),
+        ([WEB], [{**WEB, "snat": "masquerade"}, OTHER]),  # Its own declaration says so.
+        ([WEB], [WEB, {**OTHER, "backends": "10.0.0.3:8081"}]),
+        ([WEB], [OTHER]),
+    ],
+)
+def test_nobody_is_told_who_has_lost_nothing(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    state = dump(parse_config(before))
+    assert [line for line in removal.warnings(state, parse_config(after)) if "takeover" in line] == []
+
+
+def test_of_many_services_that_take_over_no_longer_some_are_told() -> None:
+    many = [
+        {**WEB, "name": f"w{port}", "listen": f"192.0.2.10:{port}", "backends": f"10.0.0.3:{port}"}
+        for port in range(1, 31)
+    ]
+    state = dump(parse_config(many))
+    shared = parse_config([*many, {**OTHER, "listen": "192.0.2.11:1-99", "backends": "10.0.0.3"}])
+    told = removal.warnings(state, shared)
+    assert len(told) == 3
+    assert all(line.endswith("; it is off for 27 more services") for line in told)
+    head = summary.with_summary("+", "", "", lost=removal.lost_takeovers(state, shared)).splitlines()
+    assert (len(head), head[20]) == (22, "takeover on -> off for 10 more services")
 
 
 @pytest.mark.parametrize(

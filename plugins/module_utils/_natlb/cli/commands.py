@@ -123,7 +123,7 @@ COMMANDS = (
         "A line for each backend: its share of the new connections, how many it got since the rules were loaded, and "
         "how many it has now. Columns without information are left out.",
         [("natlb status", "all services"), ("natlb status web --json", "one service, for programs")],
-        [_SERVICE, _JSON],
+        [_SERVICE, _JSON, Argument("--details", "whether services take over, and why not; their marks")],
     ),
     Command(
         "ready",

@@ -55,7 +55,7 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _status(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..status import info, table  # noqa: PLC0415  (other commands do not wait for it)
+    from ..status import details, info, table  # noqa: PLC0415  (other commands do not wait for it)
 
     found = info.info(service=parsed.service, paths=paths, iptables_variant=parsed.variant)
     if parsed.json:
@@ -64,6 +64,8 @@ def _status(parsed: argparse.Namespace, paths: Paths) -> None:
     found["remarks"] = found.pop("warnings")
     shown = table.coloured if _colours() else _plain
     _say("\n".join(map(shown, table.marked({socket.gethostname(): found}))))
+    if parsed.details:
+        _say("\n".join(details.lines(found)))
 
 
 def _colours() -> bool:

@@ -24,10 +24,15 @@ LOOSE = "net/netfilter/nf_conntrack_tcp_loose"
 
 
 class Obstacle(NamedTuple):
-    """Why connections of a service cannot be taken over, and what would let them."""
+    """Why connections of a service cannot be taken over, and what would let them. `sharing` names the service that has
+    a backend's port as well, if that is why."""
 
     problem: str
     remedy: str
+    sharing: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.remedy})"
 
 
 def obstacle(service: Service) -> Obstacle | None:
@@ -52,6 +57,9 @@ def obstacle(service: Service) -> Obstacle | None:
     return None
 
 
+_DECLARED = Obstacle("takeover: false is declared", "leave it out")
+
+
 class Way(NamedTuple):
     """Where packets of a backend come from, and the frontend that clients know instead."""
 
@@ -70,11 +78,17 @@ def ways(service: Service, frontends: Iterable[Frontend], family: str) -> Iterat
 
 def taking_over(services: Sequence[Service]) -> frozenset[str]:
     """The names of the services whose connections are taken over; `services` are all that there are."""
-    found = [service for service in services if service.takeover is not False and obstacle(service) is None]
-    if not found:
-        return frozenset()
-    behind = _Behind(services)
-    return frozenset(service.name for service in found if behind.doubt(service) is None)
+    kept = obstacles(services)
+    return frozenset(service.name for service in services if service.name not in kept)
+
+
+def obstacles(services: Sequence[Service]) -> dict[str, Obstacle]:
+    """What keeps services from taking over, by their names; `services` are all that there are."""
+    found = {service.name: _DECLARED if service.takeover is False else obstacle(service) for service in services}
+    if None in found.values():
+        behind = _Behind(services)
+        found.update({item.name: behind.doubt(item) for item in services if found[item.name] is None})
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def decides(service: Service) -> Hashable:
@@ -93,16 +107,17 @@ def errors(services: Mapping[int, Service]) -> Iterator[ConfigError]:
     for index, service in asked.items():
         doubt = behind.doubt(service) if behind is not None else None
         if doubt is not None:
-            yield ConfigError(f"services[{index}].takeover", doubt, "let each frontend have a port of its own there")
+            yield ConfigError(f"services[{index}].takeover", doubt.problem, doubt.remedy)
 
 
 class _Behind:
     """Which frontends of all services lead to a place, and leave the client's address as it is."""
 
     def __init__(self, services: Sequence[Service]) -> None:
-        #: Of exact frontends by the backend's address and port; of others, by its address.
-        self._exact: dict[tuple[str, int], list[Frontend]] = {}
-        self._others: dict[str, list[tuple[int, int, Frontend]]] = {}
+        #: Frontends and the names of their services. Exact ones by the backend's address and port; others, with the
+        #: ports, by its address.
+        self._exact: dict[tuple[str, int], list[tuple[Frontend, str]]] = {}
+        self._others: dict[str, list[tuple[int, int, tuple[Frontend, str]]]] = {}
         for service in services:
             if service.source_nat.shows_clients:
                 for frontend in service.frontends():
@@ -110,23 +125,26 @@ class _Behind:
                         self._add(service, frontend)
 
     def _add(self, service: Service, frontend: Frontend) -> None:
+        claim = (frontend, service.name)
         for backend in service.backends:
             if backend.family == frontend.family and frontend.exact:
-                self._exact.setdefault((backend.address, backend.port_at(frontend.low)), []).append(frontend)
+                self._exact.setdefault((backend.address, backend.port_at(frontend.low)), []).append(claim)
             elif backend.family == frontend.family:
                 low, high = backend.ports_at(frontend.low, frontend.high)
-                self._others.setdefault(backend.address, []).append((low, high, frontend))
+                self._others.setdefault(backend.address, []).append((low, high, claim))
 
-    def doubt(self, service: Service) -> str | None:
+    def doubt(self, service: Service) -> Obstacle | None:
         """Why a packet of a backend may belong to another frontend; None where it cannot."""
         for family in service.families():
             frontends = [frontend for frontend in service.frontends() if frontend.family == family]
             for way in ways(service, frontends, family):
                 others = [
-                    item for low, high, item in self._others.get(way.backend.address, ()) if low <= way.port <= high
+                    claim for low, high, claim in self._others.get(way.backend.address, ()) if low <= way.port <= high
                 ]
-                for other in (*self._exact[way.backend.address, way.port], *others):
+                for other, name in (*self._exact[way.backend.address, way.port], *others):
                     if other != way.frontend:
                         place = endpoint(way.backend.address, way.port)
-                        return f"{place} is behind {way.frontend} and {other}, so its packets may be of either"
+                        of = "" if name == service.name else f" (service {name})"
+                        problem = f"{place} is behind {way.frontend} and {other}{of}, so its packets may be of either"
+                        return Obstacle(problem, "let each frontend have a port of its own there", name)
         return None

@@ -94,7 +94,8 @@ class Plan:
         """First what a person wants to know, then the rules, files and settings."""
         before, after = self.records
         diff = "".join(unified(part.live, part.wanted) for part in self.parts)
-        return summary.with_summary(diff, before.request, after.request, before.effective, after.effective)
+        lost = removal.lost_takeovers(self.state, self.request.config)
+        return summary.with_summary(diff, before.request, after.request, before.effective, after.effective, lost)
 
     def must_be_possible(self) -> None:
         """Raises `HostError` where the host cannot be brought to what is asked for."""
@@ -254,8 +255,7 @@ def _run_commands(plan: Plan, parts: list[Part]) -> None:
 def _run(plan: Plan, parts: list[Part]) -> None:
     for part in parts:
         part.commit()
-    of_parts = [(part, part.commands()) for part in parts]
-    commands = [(part, command) for part, found in of_parts for command in found]
+    commands = [(part, command) for part in parts for command in part.commands()]
     try:
         processes.run_commands([command for _unused, command in commands])
     except CommandsError as error:

@@ -1,19 +1,25 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Warns about a declaration that removes so much that it may be a mistake.
+"""Warns about a declaration that takes away what nobody may have meant to.
 
-A misspelt group name or a missing file makes a declaration that is valid but much too small.
+A misspelt group name or a missing file makes a declaration that is valid but much too small. A service that is added
+may keep another one from taking connections over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from ..model import takeover
 from ..model.entities import Config, dump
+from . import request as requests
 
 _SHOWN = 5
+#: So many services that take over no longer are told of by themselves.
+_TOLD = 3
 
 
 def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
@@ -35,7 +41,24 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
         found.append(
             f"egress: all of the {len(ways)} egress rules of this host are removed (declare them again to keep them)"
         )
-    return found
+    return [*found, *_takeover_warnings(lost_takeovers(state, config))]
+
+
+def _takeover_warnings(lost: Mapping[str, takeover.Obstacle]) -> Iterator[str]:
+    more = f"; it is off for {len(lost) - _TOLD} more services" if len(lost) > _TOLD else ""
+    for name, why in islice(lost.items(), _TOLD):
+        yield (
+            f"service {name}: takeover is off from now on, established connections of another balancer do not go on "
+            f"here: {why.problem} ({why.remedy}, or declare takeover: false){more}"
+        )
+
+
+def lost_takeovers(state: Mapping[str, Any], config: Config) -> dict[str, takeover.Obstacle]:
+    """Services that took over before this run and cannot now, since another frontend shares a backend's port."""
+    shared = {name: why for name, why in takeover.obstacles(config.services).items() if why.sharing}
+    # Those of the last run take long to read, so that is left until it matters.
+    before = takeover.taking_over(requests.declared({**state, "egress": []}).services) if shared else ()
+    return {name: why for name, why in shared.items() if name in before}
 
 
 def _many(gone: Sequence[object], before: Sequence[object]) -> bool:

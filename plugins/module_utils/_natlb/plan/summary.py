@@ -12,9 +12,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ..model.backups import BACKUPS, Backups, joining
+from ..model.takeover import Obstacle
 from ..model.values import endpoint
 
 #: How many items of a list are named, and how many lines a service may take.
@@ -34,14 +36,19 @@ Item = Mapping[str, Any]
 
 
 def with_summary(
-    diff: str, before: str | None, after: str | None, held: str | None = None, holds: str | None = None
+    diff: str,
+    before: str | None,
+    after: str | None,
+    held: str | None = None,
+    holds: str | None = None,
+    lost: Mapping[str, Obstacle] = MappingProxyType({}),
 ) -> str:
     """A diff with the summary above it; empty where it is. `held` and `holds` are what overrides and health made of the
-    declaration before and after (`overlay.py`)."""
+    declaration before and after (`overlay.py`); `lost` says of services why they take over no longer."""
     if not diff:
         return ""
     same = "the declaration is unchanged; the host differs from it"
-    head = lines(before, after, held, holds)
+    head = [*lines(before, after, held, holds), *_lost(lost)]
     head = head or [same if before == after else "the declaration is unchanged; it is written again"]
     return "".join(f"{line}\n" for line in head) + diff
 
@@ -60,6 +67,14 @@ def lines(before: str | None, after: str | None, held: str | None = None, holds:
         keys = [key for key in new if key in old and key not in ("services", "egress", *_UNSAID)]
         found += [f"{key}: {_change(old[key], new[key])}" for key in keys if old[key] != new[key]]
     return found
+
+
+def _lost(takeovers: Mapping[str, Obstacle]) -> Iterator[str]:
+    yield from (
+        f"{name}: takeover on -> off ({why.problem})" for name, why in itertools.islice(takeovers.items(), LINES)
+    )
+    if len(takeovers) > LINES:
+        yield f"takeover on -> off for {len(takeovers) - LINES:,} more services"
 
 
 def _differing(before: str | None, after: str | None) -> tuple[str | None, str | None]:

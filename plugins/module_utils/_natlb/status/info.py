@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +17,13 @@ from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import hashed_slots
 from ..model import clients, history, tracking
-from ..model.effective import EffectiveBackend, Place, effective_backends, quorums
+from ..model.effective import Count, EffectiveBackend, Place, effective_backends, quorums
 from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
 from ..model.slots import HASHES, dealt_slots, dealt_weights
-from ..model.takeover import taking_over
+from ..model.takeover import Obstacle, obstacles
 from ..plan import agent_files, apply, forwarding, health_history, orders, waiting
 from ..plan import request as requests
 from ..plan.apply import Plan
@@ -65,7 +64,7 @@ def info(
     warnings += [*clients.warnings(clients_known), *agent_files.troubles(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
-    kept, taken = health_history.read(paths), taking_over(config.services)
+    kept, refused = health_history.read(paths), obstacles(config.services)
     return {
         "engine": plan.engine.name,
         "forwarding": forwarding.is_on(config),
@@ -76,7 +75,7 @@ def info(
         "conntrack": usage,
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan, new, active, clients_known, kept, taken)
+            _service(item, plan, new, active, clients_known, kept, refused.get(item.name))
             for item in config.services
             if service is None or item.name == service
         ],
@@ -140,7 +139,7 @@ def _service(
     active: Counts | None,
     known: clients.KnownClients,
     kept: History,
-    taken: Collection[str],
+    why: Obstacle | None,
 ) -> dict[str, Any]:
     standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
     effective = replace(service, backends=tuple(item.effective for item in standing))
@@ -154,23 +153,15 @@ def _service(
         "pins": len(service.pins),
         "health": service.health.type if service.health else None,
         "redispatch": service.redispatch,
-        "takeover": service.name in taken,
+        "takeover": why is None,
+        "takeover_reason": why and str(why),
+        "mark": service.mark and str(service.mark),
         "interface": service.interface,
         "restricted": bool(service.allow_from or service.deny_from),
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
         "known_clients": clients.shown(service, known),
-        "min_healthy": [
-            {
-                "family": count.family,
-                "healthy": count.healthy,
-                "of": count.declared,
-                "needed": count.needed,
-                "below": count.is_below,
-                "since": count.since or None,
-            }
-            for count in quorums(service, standing, plan.laid.findings)
-        ],
+        "min_healthy": [_quorum(count) for count in quorums(service, standing, plan.laid.findings)],
         "backends": [
             {
                 **_backend(item),
@@ -181,6 +172,17 @@ def _service(
             }
             for item in standing
         ],
+    }
+
+
+def _quorum(count: Count) -> dict[str, Any]:
+    return {
+        "family": count.family,
+        "healthy": count.healthy,
+        "of": count.declared,
+        "needed": count.needed,
+        "below": count.is_below,
+        "since": count.since or None,
     }
 
 
@@ -196,6 +198,7 @@ def _backend(item: EffectiveBackend) -> dict[str, Any]:
         "state": item.intended.state,
         "backup": backend.backup,
         "max_connections": backend.max_connections,
+        "mark": backend.mark and str(backend.mark),
         "declared": {"weight": backend.weight, "state": backend.state},
         "override": None if override is None or override.idle else said(override),
         "health": "unchecked" if finding is None else finding.state,
