@@ -134,7 +134,9 @@ class Field:
         leftovers = [path for path in self.root.rglob("*") if path.name.startswith((".natlb-", "rollback."))]
         again = self.settle(name)
         good = self.live() == self.rules[name] and self.kept() == self.files[name]
-        row.unrepaired += not good or again.changed or bool(leftovers)
+        if not good or again.changed or leftovers:
+            row.unrepaired += 1
+            row.remarks.append(f"not repaired: {good=}, changed again: {again.changed}, left over: {leftovers}")
 
 
 def _ahead(live: Contents, now: Contents, then: Contents) -> bool:

@@ -77,6 +77,25 @@ def test_what_could_not_be_put_back_is_told(paths: store.Paths, tmp_path: Path) 
     assert (tmp_path / "second").read_text() == "done"
 
 
+@pytest.mark.parametrize("place", ["_write_rules", "restage", "_start"])
+def test_a_run_killed_while_it_arms_leaves_nothing(
+    paths: store.Paths, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_words: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(rollback, place, killed)
+    with pytest.raises(Killed):
+        rollback.arm(paths, 0, rollback.WayBack([]), Staging())
+    monkeypatch.setattr(rollback, "GRACE_S", 0)
+    with rollback.lock_with_none_overdue(paths) as waiting:
+        assert waiting is None
+        assert list(paths.run.glob("rollback.*")) == []
+
+
 def test_a_confirmation_whose_answer_was_lost_is_made_again(paths: store.Paths) -> None:
     token = rollback.arm(paths, 300, rollback.WayBack([]), kept(paths, "{}"))
     for _turn in range(3):

@@ -49,6 +49,8 @@ _REMOVAL = "gone"
 #: One per change, named by its token: a script that comes too late finds nothing, never the files of a later change.
 DIRECTORY = "rollback.{token}"
 _PENDING, _CONFIRMED, _STAGED, _SCRIPT, _RUNNING = "pending", "confirmed", "staged.json", "undo", "running"
+#: What `pending` is called once the script does its work.
+_UNDOING = "undoing"
 #: How many seconds more the script is to wait.
 _MORE = "more"
 #: The part of the script that puts rules back. It is read when it is due, so it may be renewed until then.
@@ -64,7 +66,7 @@ cd {directory} || exit 0
 [ "$1" -eq 0 ] || {{ : > {running} && sleep "$1"; while mv {more} slept 2>/dev/null; do sleep "$(cat slept)"; done; }}
 exec 9>>{lock}
 flock --timeout 30 9 || true
-mv {pending} undoing 2>/dev/null || exit 0
+mv {pending} {undoing} 2>/dev/null || exit 0
 exec 8>&2 2>complaints
 """
 #: What could not be put back is told to whoever asks next, and before that to the journal, by a unit that has failed.
@@ -96,8 +98,7 @@ def arm(paths: Paths, after_s: int, way_back: WayBack, staged: Staging) -> str:
     directory = _directory(paths, token)
     store.make_directory(directory)
     names = {"directory": directory, "lock": paths.run / "lock", "pending": _PENDING, "running": _RUNNING}
-    names["more"] = _MORE
-    names.update(undone=paths.run / store.UNDONE, path=processes.PATH)
+    names.update(more=_MORE, undoing=_UNDOING, undone=paths.run / store.UNDONE, path=processes.PATH)
     quoted = {key: shlex.quote(str(value)) for key, value in names.items()}
     _write_rules(directory, way_back.rules)
     lines = [_HEAD.format(**quoted), f". ./{_RULES}\n"]
@@ -291,6 +292,16 @@ def pending(paths: Paths) -> list[Path]:
     return [directory for directory in _directories(paths) if (directory / _PENDING).exists()]
 
 
+def _remove_unfinished(paths: Paths) -> None:
+    """Remove the folders of runs that were killed while they wrote them: nothing waits there, and nothing is undone.
+
+    To be called with the lock held: whoever writes one, or puts rules back, has it.
+    """
+    for directory in _directories(paths):
+        if not any((directory / name).exists() for name in (_PENDING, _CONFIRMED, _UNDOING)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 def _overdue(directory: Path) -> bool:
     """Whether the script should have done its work long ago: it was killed, or its run before it could start it."""
     text = store.read_text(directory / _PENDING)
@@ -316,6 +327,7 @@ def lock_with_none_overdue(paths: Paths) -> Iterator[Path | None]:
             directory = waiting(paths)
             if directory is None or not _overdue(directory):
                 staging.remove_unfinished(paths)
+                _remove_unfinished(paths)
                 yield directory
                 return
         # It takes the lock itself. 1: it could not put everything back, which is then for this run to do.
