@@ -13,6 +13,7 @@ addresses:
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,11 @@ from .traffic import Answer
 REFUSED, SILENT = "ConnectionRefusedError", "TimeoutError"
 #: How long nobody has to answer. A SYN is sent again after a second.
 SILENCE_S = 0.3
+
+#: The source ports of TCP connections; a table has fewer. Ports that chance picks meet now and then: with the client's
+#: address kept, connections through two frontends are then one and the same for a backend that both have, and iptables
+#: sends the second to the next port of a range.
+_source_ports = itertools.cycle(range(24000, 30000))
 
 Tally = Mapping[str, int]
 Verdict = Callable[[Tally], bool]
@@ -149,6 +155,8 @@ def _complaints(balancer: Balancer, case: Case) -> list[str]:
             answers = [answer for _handle, answer in held]
         else:
             keys |= {"sources": flow.sources, "timeout_s": timeout_s}
+            if flow.protocol == "tcp":
+                keys["source_ports"] = list(itertools.islice(_source_ports, flow.count))
             answers = hosts[flow.at].call(traffic.ask, flow.target, flow.count, **keys)
         found += [f"{flow.protocol} from {flow.at} to {flow.target}: {text}" for text in _differences(flow, answers)]
     for host in {flow.at for flow in case.flows if flow.held}:

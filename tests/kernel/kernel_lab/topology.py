@@ -40,7 +40,7 @@ TEN = [f"10.0.0.{part}" for parts in HOST_PARTS.values() for part in parts]
 PORTS = (53, 80, 8080, *range(9000, 9004))
 #: Source ports that tests name. The kernel gives them to nobody else: a connection of the test before, which waits to
 #: be forgotten, would hold its port for a second.
-NAMED_PORTS = "10000-23999,30000-30999,40000-40999"
+NAMED_PORTS = "10000-30999,40000-40999"
 
 #: The link-layer addresses of the balancer, whatever it is made of.
 MAC = {"front": "02:00:00:00:00:02", "back": "02:00:00:00:01:01"}

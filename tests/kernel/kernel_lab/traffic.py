@@ -70,17 +70,20 @@ def ask(
     sources: Sequence[str] = (),
     timeout_s: float = TIMEOUT_S,
     first_source_port: int = 0,
+    source_ports: Sequence[int] = (),
     header_options: int = 0,
 ) -> list[Answer]:
     """Open `count` connections one after the other, from the source addresses in turn.
 
-    With `first_source_port` connection i comes from that port + i, so that nothing is left to chance. `header_options`
-    are bytes of options in each IPv4 header: a multiple of four.
+    With `first_source_port` connection i comes from that port + i, so that nothing is left to chance, or with
+    `source_ports` from the i-th of them. `header_options` are bytes of options in each IPv4 header: a multiple of four.
     """
+    if first_source_port:
+        source_ports = range(first_source_port, first_source_port + count)
     answers = []
     for i in range(count):
         source = sources[i % len(sources)] if sources else None
-        port = first_source_port + i if first_source_port else 0
+        port = source_ports[i] if source_ports else 0
         answers.append(_ask_once(target, protocol, source, timeout_s, port, header_options))
     return answers
 
