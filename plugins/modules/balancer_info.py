@@ -68,7 +68,9 @@ agent:
   returned: success
   type: bool
 drift:
-  description: Whether a run with the options of the last one would change anything, files and kernel settings included.
+  description:
+    - Whether a run with the options of the last one would change anything, files and kernel settings included.
+    - What the agent writes for the next boot, a while after each change of health, does not count.
   returned: success
   type: bool
 warnings:

@@ -194,6 +194,7 @@ def test_legacy_rules_are_looked_at(balancer: Balancer) -> None:
 def test_what_boots_follows(balancer: Balancer) -> None:
     with running(balancer, service(health=FAST)) as here, crashed(balancer, "web2"):
         here.wait_for("web2 of web is down")
+        assert not balancer.info()["drift"], "what the agent is about to write is none"
         path = balancer.etc / "current" / "effective.json"
         balancer.host.call(agent.wait_for_file, str(path), WEB["web2"])
         assert json.loads(path.read_text())["health"][0]["state"] == "down"

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from kernel_lab import drive
+from kernel_lab import drive, staying
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import VIP, WEB
 from test_agent import FAST, crashed
@@ -285,3 +285,15 @@ def test_the_agent_comes_up_while_a_change_waits(balancer: Balancer) -> None:
             go_back(balancer)
             here.wait_for("1 services, 1 of them with health checks", 2)
             assert balancer.tally(count=6) == WITHOUT
+
+
+def test_a_look_that_meets_a_change_of_health_sees_no_drift(balancer: Balancer) -> None:
+    """Whichever half of it. Whoever verifies a deployment at that moment would let a good one go back."""
+    here = Staying(balancer, service())
+    token = pend(balancer, CHECKED)
+    here.restore()
+    for moment, state in (("files", "down"), ("before", "up"), ("under", "down")):
+        asked = (balancer._root, balancer.variant or None, moment, web2(state))
+        assert balancer.host.call(staying.drift_beside, *asked) is False, moment
+    assert balancer.tally(count=6) == WITHOUT
+    settle(balancer, token, confirmed=True)

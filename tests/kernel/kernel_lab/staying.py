@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
-from _natlb.host import nf_tables, processes, scratch, tracked
+from _natlb.host import nf_tables, processes, scratch, store, tracked
 from _natlb.model.effective import Finding, Place
 from _natlb.nftables.engine import NftablesEngine
+from _natlb.plan import overlay, rollback
 from _natlb.plan.running import Running
 from _natlb.ruleset.transaction import Transaction
 
@@ -73,6 +76,54 @@ def find_in_the_sandbox(root: str, *found: tuple[Any, ...]) -> tuple[bool, list[
 def restored_in_the_sandbox(root: str) -> tuple[Any, list[str]]:
     with mock.patch.object(scratch, "listed", return_value=None), mock.patch.object(scratch, "is_there", bool):
         return restored(root)
+
+
+def drift_beside(root: str, variant: str | None, moment: str, *found: tuple[Any, ...]) -> bool:
+    """Whether a look at the host calls it drift that health checks find this, and their change comes at that moment:
+    between what the look reads of `files` and of rules; `before` the change takes the lock; or `under` the lock, before
+    it commits."""
+
+    def look() -> bool:
+        return bool(drive.info(root, variant=variant, pending=True)["drift"])
+
+    if moment == "files":
+        with _once(overlay, "read", after=lambda: find(root, *found)):
+            return look()
+    seen: list[bool] = []
+    if moment == "before":
+        with _once(rollback, "lock_with_none_overdue", before=lambda: seen.append(look())):
+            find(root, *found)
+        return seen[0]
+    asked = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin() -> None:
+            pending = pool.submit(look)
+            pending.add_done_callback(lambda done: (seen.append(done.result()), asked.set()))
+            with _once(store, "lock", before=asked.set):
+                assert asked.wait(60), "the look neither ends nor asks for the lock"
+
+        with _once(Running, "_follow", before=begin):
+            find(root, *found)
+    return seen[0]
+
+
+@contextlib.contextmanager
+def _once(where: Any, name: str, before: Callable[[], Any] = bool, after: Callable[[], Any] = bool) -> Iterator[None]:
+    """Do something before or after the first call of this function."""
+    real, first = getattr(where, name), [True]
+
+    def call(*given: Any, **options: Any) -> Any:
+        is_first = bool(first) and first.pop()
+        if is_first:
+            before()
+        found = real(*given, **options)
+        if is_first:
+            after()
+        return found
+
+    with mock.patch.object(where, name, call):
+        yield
 
 
 @contextlib.contextmanager

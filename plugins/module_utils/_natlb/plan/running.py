@@ -219,9 +219,10 @@ class Running:
         self._findings = self._remembering({**former, **findings}, {place.service for place in changed})
         self.version += 1
         try:
-            text = local_state.dump_findings(self._findings, overlay.identity())
-            store.write_text(self._paths.run / store.HEALTH, text)
+            # Written down with the lock held: whoever looks at the host must not take it for a rule that is missing.
             with rollback.lock_with_none_overdue(self._paths) as directory:
+                text = local_state.dump_findings(self._findings, overlay.identity())
+                store.write_text(self._paths.run / store.HEALTH, text)
                 outcome = self._follow({place.service for place in changed}, directory)
         except NatlbError:
             # All of it is still to be done, by the next attempt.

@@ -29,7 +29,7 @@ from .outcome import Outcome
 from .unit_files import PROGRAM, UPLINKS_SCRIPT
 
 #: Files of a set that boots which depend on nothing that is said or found of backends.
-_OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
+OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
 
 
 def live(paths: Paths) -> Paths:
@@ -115,5 +115,5 @@ def _restaged(paths: Paths, old: Staging, new: Staging) -> Staging:
 
 def _with_rules(kept: Mapping[str, Content], rules: Mapping[str, Content]) -> dict[str, Content]:
     """A set that boots, with the rules of another one."""
-    found = {name: content for name, content in rules.items() if name not in _OF_THE_RUN}
-    return {**{name: content for name, content in kept.items() if name in _OF_THE_RUN}, **found}
+    found = {name: content for name, content in rules.items() if name not in OF_THE_RUN}
+    return {**{name: content for name, content in kept.items() if name in OF_THE_RUN}, **found}

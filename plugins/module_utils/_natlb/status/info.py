@@ -24,8 +24,7 @@ from ..model.least_connections import levelled_service
 from ..model.local_state import said
 from ..model.slots import HASHES, dealt_slots, dealt_weights
 from ..model.takeover import Obstacle, obstacles
-from ..plan import agent_files, apply, forwarding, health_history, orders, waiting
-from ..plan import request as requests
+from ..plan import agent_files, forwarding, health_history, orders, reading
 from ..plan.apply import Plan
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends
@@ -45,21 +44,17 @@ def info(
 ) -> dict[str, Any]:
     """State of this host's balancer, as the module `balancer_info` returns it.
 
-    `drift` says whether a run with the last declaration would change anything. With `pending` that is the declaration
-    of a change that waits for its confirmation, if there is one, and files do not count: they are written after it.
+    `drift` is that of `reading.Reading`. With `pending` the declaration is that of a change that waits for its
+    confirmation, if there is one.
     Raises `HostError` where the host cannot be read, or where no service has the name that is asked for.
     """
     if os.geteuid() != 0:
         raise HostError("only root may read the rules of this host (become: true)")
-    live = waiting.live(paths) if pending else paths
-    request, unread = requests.restored(live, iptables_variant)
-    config = request.config
+    found = reading.read(paths, iptables_variant, pending)
+    plan, request, config = found.plan, found.plan.request, found.plan.request.config
     if service is not None:
         orders.named(config, service)
-    plan = apply.make_plan(request)
-    request = plan.request
-    outcome = plan.outcome()
-    warnings = [*unread, *outcome.warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
+    warnings = [*found.unread, *plan.outcome().warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new, clients_known = plan.engine.counters(plan.laid.live)
     warnings += [*clients.warnings(clients_known), *agent_files.troubles(request)]
     active = _active(config, warnings)
@@ -69,7 +64,7 @@ def info(
         "engine": plan.engine.name,
         "forwarding": forwarding.is_on(config),
         "forwards_transit": _forwards_transit(request),
-        "drift": any(part.differs for part in plan.parts if live is paths or part is not plan.files),
+        "drift": found.drift,
         "agent": agent_files.answers(request),
         "warnings": warnings,
         "conntrack": usage,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import proc, revision, sysctl
 from ..host.store import Paths
 from ..model import tracking
-from ..plan import apply, forwarding, last_run, overlay, totals, unchanged
+from ..plan import forwarding, last_run, overlay, reading, totals, unchanged
 from ..plan import request as requests
 from ..plan.overlay import Overlay
 from ..plan.request import Request
@@ -89,8 +90,8 @@ def scrape(
 
 
 def _drift(request: Request) -> bool:
-    """Whether a run would change anything. As long as nobody has committed rules since the last run, the rules are not
-    read."""
+    """Whether the host differs from its declaration. As long as nobody has committed rules since the last run, the
+    rules are not read."""
     if unchanged.holds(request.paths):
         return False
-    return apply.make_plan(request).outcome().changed
+    return reading.read(replace(request.paths, staged={}), request.variant, pending=True).drift
