@@ -72,6 +72,7 @@ def service(
         "snat": draw(_snat(families)),
         "snat_by_client": draw(_by_client(families)),
         "mark": draw(st.sampled_from(_MARKS if limited else ("",))),
+        "idle_timeout": draw(st.sampled_from((0, "90s", "5d") if limited else (0,))),
         "snat_ports": draw(st.sampled_from(("61000-64999", "61000", ""))),
         "affinity": draw(_durations),
         "client_prefix": draw(_client_prefixes),
@@ -107,6 +108,8 @@ def service(
         kept.discard("client_prefix")
     if "protocol" not in kept:
         kept.discard("redispatch")
+    elif "sctp" in declared["protocol"]:
+        kept.discard("idle_timeout")
     return {key: declared[key] for key in declared if key in kept}
 
 

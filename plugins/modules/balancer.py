@@ -112,6 +112,13 @@ options:
             alone is for all bits. Packets keep the bits that are not of the mask.
           - For C(ip rule fwmark), shaping and filters of this host. Only with nftables.
         type: str
+      idle_timeout:
+        description:
+          - After how long without packets a connection is forgotten, at most 7 days. Of TCP, established connections.
+          - A number of seconds, or one with a unit, such as V(90s), V(5m), V(3h) or V(1d). V(0) leaves it to the times
+            of the host, O(conntrack). Only with nftables, and not for V(sctp).
+        type: str
+        default: "0"
       snat_by_client:
         description:
           - Other source addresses for clients in some networks. O(services[].snat) is for all others.
@@ -706,6 +713,7 @@ SERVICE = {
     "snat": {"type": "raw", "default": "masquerade"},
     "snat_ports": {"type": "str"},
     "mark": {"type": "str"},
+    "idle_timeout": {"type": "str", "default": "0"},
     "snat_by_client": {
         "type": "list",
         "elements": "dict",

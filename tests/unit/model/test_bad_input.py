@@ -332,6 +332,10 @@ SERVICES = [
     (service(mark="0x0/0x1ffffffff"), "services[0].mark", "is not a mark of 32 bits"),
     (service(mark=2**32), "services[0].mark", "0x100000000 has bits that are not of the mask 0xffffffff"),
     (service(mark="0x110/0xff"), "services[0].mark", "0x110 has bits that are not of the mask 0xff"),
+    (service(idle_timeout="soon"), "services[0].idle_timeout", "'soon' is not a time"),
+    (service(idle_timeout="8d"), "services[0].idle_timeout", "'8d' is out of range"),
+    (service(idle_timeout="500ms"), "services[0].idle_timeout", "'500ms' is not a whole number of seconds"),
+    (service(idle_timeout=9, protocol=["tcp", "sctp"]), "services[0].idle_timeout", "there is none for sctp"),
     (backend(mark="blue"), "services[0].backends[0].mark", "'blue' is not a mark"),
     (
         service(
@@ -753,6 +757,7 @@ FULL = {
             "snat_by_client": [{"networks": ["198.51.100.0/24"], "snat": "none"}],
             "snat_ports": "20000-29999",
             "mark": "0x10/0xff",
+            "idle_timeout": "1h",
             "allow_from": ["198.51.100.0/24"],
             "deny_from": ["198.51.100.7/32"],
             "when_denied": "drop",

@@ -88,6 +88,18 @@ def check_limits(services: Sequence[Service]) -> None:
             )
 
 
+def check_idle_timeouts(services: Sequence[Service]) -> None:
+    """Raise `ConfigError` where one of these services, which are all that there are, has a time-out of its own."""
+    for index, service in enumerate(services):
+        if service.idle_timeout_s:
+            raise ConfigError(
+                f"services[{index}].idle_timeout",
+                "the iptables engine cannot do it: its target CT takes time-outs that the program nfct has made, and "
+                "only in the table raw, which every packet passes",
+                "use engine: nftables, or natlb_conntrack, which is for the whole host",
+            )
+
+
 def service_target(tables: Tables, service: Service, protocol: str) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
     serving = service.serving(tables.family)

@@ -172,6 +172,8 @@ class Service:
     snat_by_client: tuple[ClientSnat, ...]
     snat_ports: Range | None
     mark: Mark | None
+    #: After how many seconds a connection without packets is forgotten; 0 leaves it to the host.
+    idle_timeout_s: int
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
     when_denied: Refusal

@@ -21,9 +21,7 @@ _NAMED = 8
 def check_service(service: Service, path: str) -> None:
     """Checks whether the parts of one service fit together."""
     reading = Reading()
-    if service.redispatch and "tcp" not in service.protocols:
-        problem = f"there is none for {' and '.join(service.protocols)}"
-        reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+    _check_protocols(service, path, reading)
     kept = takeover.obstacle(service) if service.takeover else None
     if kept is not None:
         reading.add(f"{path}.takeover", kept.problem, kept.remedy)
@@ -57,6 +55,15 @@ def check_service(service: Service, path: str) -> None:
             problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
             reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
     reading.done()
+
+
+def _check_protocols(service: Service, path: str, reading: Reading) -> None:
+    if service.redispatch and "tcp" not in service.protocols:
+        problem = f"there is none for {' and '.join(service.protocols)}"
+        reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+    if service.idle_timeout_s and "sctp" in service.protocols:
+        remedy = "make a service of its own of it, and set natlb_conntrack, which is for the whole host"
+        reading.add(f"{path}.idle_timeout", "there is none for sctp, whose states nft has no words for", remedy)
 
 
 def _check_backends(service: Service, path: str, reading: Reading) -> None:

@@ -23,6 +23,7 @@ from .egress import mark_mask as read_mark_mask
 from .entities import (
     MAX_CONNECTIONS,
     MAX_SERVICES,
+    MAX_WAIT_S,
     PROTOCOLS,
     REFUSALS,
     Backend,
@@ -120,6 +121,7 @@ SERVICE_KEYS = (
     "snat_by_client",
     "snat_ports",
     "mark",
+    "idle_timeout",
     "allow_from",
     "deny_from",
     "when_denied",
@@ -173,6 +175,7 @@ def _service(value: Any, path: str) -> Service:
         snat_by_client=read("snat_by_client", (), read_by_client),
         snat_ports=read("snat_ports", None, snat_ports.read_ports),
         mark=read("mark", None, mark_keys.read_mark),
+        idle_timeout_s=read("idle_timeout", 0, parse.whole_seconds, 0, MAX_WAIT_S),
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
@@ -189,11 +192,15 @@ def _service(value: Any, path: str) -> Service:
         backups=read("backups", "together", parse.choice, BACKUPS),
         backends=backends,
     )
-    if "min_healthy_again" in given and "min_healthy" not in given:
-        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", _NO_LEAST)
+    _check_quorum(given, path, reading)
     reading.done()
     check_service(service, path)
     return service
+
+
+def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:
+    if "min_healthy_again" in given and "min_healthy" not in given:
+        reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", _NO_LEAST)
 
 
 def _protocols(value: Any, path: str) -> tuple[Protocol, ...]:

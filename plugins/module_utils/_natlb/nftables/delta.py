@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from ..ruleset.normal_form import targets
 from ..ruleset.sections import Key, Ruleset, Section
 from .names import is_first_slot, slot_map
-from .text import TABLE, Lines, element_lines, full, load_order
+from .text import TABLE, Lines, element_lines, full, kind_words, load_order
 
-#: Where a rule looks up a map or set.
-_LOOKS_UP = re.compile(r"@([^\s;,}]+)")
+#: Where a rule looks up a map or set, or takes an object.
+_LOOKS_UP = re.compile(r'(?:@|\bct timeout set ")([^\s;,}"]+)')
 #: To take one element of a set of intervals away, the kernel walks the others (nft_set_pipapo.c): 17 ns for each of
 #: them here, beside 25 µs to add one. So from about 1,500 deletions on, the set is made anew with what stays.
 _DELETION_BY_ADDITION = 1500
@@ -230,7 +230,7 @@ def _service(element: str) -> str:
 
 
 def _deletions(gone: Sequence[Key]) -> Lines:
-    return [f"delete {key.kind} {_where(key)}" for key in sorted(gone, key=load_order, reverse=True)]
+    return [f"delete {kind_words(key)} {_where(key)}" for key in sorted(gone, key=load_order, reverse=True)]
 
 
 def _where(key: Key) -> str:
@@ -239,4 +239,4 @@ def _where(key: Key) -> str:
 
 def _declaration(key: Key, section: Section) -> str:
     inner = "; ".join(line.rstrip(";") for line in section.header)
-    return f"add {key.kind} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")
+    return f"add {kind_words(key)} {_where(key)}" + (f" {{ {inner}; }}" if inner else "")

@@ -80,13 +80,18 @@ def element_lines(verb: str, key: Key, elements: Sequence[str]) -> Lines:
 
 def load_order(key: Key) -> tuple[int, str]:
     """What is led to before what leads there: sets, chains, maps whose elements name chains."""
-    return ({"table": 0, "set": 1, "chain": 2, "map": 3}[key.kind], key.name)
+    return ({"table": 0, "set": 1, "timeout": 1, "chain": 2, "map": 3}[key.kind], key.name)
+
+
+def kind_words(key: Key) -> str:
+    """The kind of a section as nft has it."""
+    return f"ct {key.kind}" if key.kind == "timeout" else key.kind
 
 
 def _section_text(key: Key, section: Section) -> Lines:
     if key.kind == "table":
         return []
-    lines = [f"  {key.kind} {key.name} {{", *(f"    {line}" for line in section.header)]
+    lines = [f"  {kind_words(key)} {key.name} {{", *(f"    {line}" for line in section.header)]
     if key.kind == "chain":
         lines += [f"    {line}" for line in section.body]
     elif section.body:
@@ -117,7 +122,7 @@ def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
             break
         stripped = line.strip()
         if key is None and line.startswith("\t") and line.endswith(" {"):
-            kind, name = stripped.split()[:2]
+            kind, name = stripped.removeprefix("ct ").split()[:2]
             key, block = Key(family, TABLE, kind, name), []
         elif key is not None and line == "\t}":
             ruleset[key] = _parse_section(key.kind, block)
@@ -190,6 +195,7 @@ def remembered(rendered: Ruleset, listing: str) -> str:
     )
 
 
+_TIME = re.compile(r"(\w+) : (\w+)")
 _PROTOCOL = re.compile(r"\b(tcp|udp|sctp) [sd]port\b")
 
 
@@ -197,12 +203,30 @@ def loadable(live: Ruleset) -> Ruleset:
     """What `parse_listing` gave, as nft takes it back.
 
     nft lists a rule without the `meta l4proto` that its port match implies, and then cannot tell the type of a
-    `ct original proto-dst` that stands before the port (1.0.6: variable sized data types).
+    `ct original proto-dst` that stands before the port (1.0.6: variable sized data types). Of an object with time-outs
+    it lists none that it has itself as a default, and takes none without any.
     """
-    return {
-        key: Section(section.header, tuple(map(_with_protocol, section.body))) if key.kind == "chain" else section
-        for key, section in live.items()
-    }
+    return {key: _loadable(key, section) for key, section in live.items()}
+
+
+def _loadable(key: Key, section: Section) -> Section:
+    if key.kind == "chain":
+        return Section(section.header, tuple(map(_with_protocol, section.body)))
+    if key.kind == "timeout":
+        return Section(tuple(_with_defaults(line, section.header[0]) for line in section.header), section.body)
+    return section
+
+
+#: Of the states that we name (src/rule.c of nft).
+_TIMES = {"protocol tcp": {"established": "432000"}, "protocol udp": {"unreplied": "30", "replied": "120"}}
+
+
+def _with_defaults(line: str, protocol: str) -> str:
+    """The line `policy = { … }` with all times."""
+    if not line.startswith("policy = "):
+        return line
+    times = {**_TIMES.get(protocol.rstrip(";"), {}), **dict(_TIME.findall(line))}
+    return f"policy = {{ {', '.join(f'{state} : {time}' for state, time in times.items())} }}"
 
 
 def _with_protocol(rule: str) -> str:

@@ -60,8 +60,8 @@ class Loader(Protocol):
         """Whether all lines are of one form, and listed as they are given where one of them is."""
 
 
-#: Where a rule or an element names another section: a chain in nft, a map or set in nft, a chain in iptables.
-_LEADS_TO = re.compile(r"\b(?:goto|jump) ([^\s;,}]+)|@([^\s;,}]+)| -[jg] (\S+)$")
+#: Where a rule or an element names another section: a chain in nft, a map, set or object in nft, a chain in iptables.
+_LEADS_TO = re.compile(r'\b(?:goto|jump) ([^\s;,}]+)|(?:@|\bct timeout set ")([^\s;,}"]+)| -[jg] (\S+)$')
 
 #: Of what is kept. It grows where the same lines mean something else: before 2, none said how a section is rendered.
 _FORMAT = 2
