@@ -9,6 +9,8 @@ import contextlib
 import json
 import os
 import selectors
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,3 +217,12 @@ def test_an_agent_that_ends_is_noticed(tmp_path: Path) -> None:
             asked(path, CHECKS)
         with pytest.raises(HostError, match="nobody listens"):
             Followed(path)
+
+
+def test_what_takes_memory_is_loaded_where_it_is_needed_only() -> None:
+    """OpenSSL by the first check over TLS, the server of metrics by whoever asks for it."""
+    loaded = "_natlb.cli.main, _natlb.health.agent, _natlb.health.checks, _natlb.health.publisher, _natlb.status.scrape"
+    script = f"import sys, {loaded}; print(*{{'ssl', 'http.server'}} & set(sys.modules))"
+    core = Path(__file__).parents[3] / "plugins" / "module_utils"
+    done = subprocess.run([sys.executable, "-c", script], cwd=core, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

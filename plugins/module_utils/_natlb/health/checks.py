@@ -15,7 +15,7 @@ import selectors
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ..host.children import Child
 from ..host.date import utc
@@ -103,13 +103,15 @@ class Checker:
         self.unasked = Unasked()
         #: Programs that were killed and are not gone yet.
         self._dying: list[Child] = []
+        self._tls_contexts: dict[bool, Any] = {}
         self._reap_at = 0.0
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
     def set_checks(self, services: Sequence[Service], findings: Findings, now: float) -> None:
         """Ask these services' backends from now on. Checks that are the same go on; `findings` is what is known."""
-        http.context.cache_clear()
+        # Certificate authorities are read anew.
+        self._tls_contexts.clear()
         if len(services) == len(self._services) and all(map(operator.is_, services, self._services)):
             for check in self._checks.values():
                 self._tell_those_who_do_not_know(check, findings, now)
@@ -296,7 +298,12 @@ class Checker:
             return Command(question, selector, done, self._dying)
         if kind in ("udp", "dns"):
             return Datagram(question, selector, done)
-        return Conversation(question, selector, done, (agent_line if kind == "agent" else http).talk(question))
+        talk = (agent_line if kind == "agent" else http).talk(question)
+        if kind != "https":
+            return Conversation(question, selector, done, talk)
+        from . import tls  # noqa: PLC0415  (it takes megabytes of memory)
+
+        return tls.SecureConversation(question, selector, done, talk, self._tls_contexts)
 
     def _take(self, check: Check, outcome: Outcome) -> None:
         now = self._clock()

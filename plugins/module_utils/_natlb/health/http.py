@@ -1,13 +1,11 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Requests of HTTP, and what an answer says of a backend. Pure, but for the certificates that TLS knows."""
+"""Requests of HTTP, and what an answer says of a backend. Pure."""
 
 from __future__ import annotations
 
 import re
-import ssl
-from functools import lru_cache
 
 from ..model.health import Health
 from .question import Question
@@ -34,10 +32,7 @@ def talk(question: Question) -> Talk:
         "Connection: close",
     ]
     request = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-    doing = f"{health.method} {health.path} of"
-    if health.type == "http":
-        return Talk(request, Answer(health), doing)
-    return Talk(request, Answer(health), doing, context(health.verify), server_name(health.host or question.address))
+    return Talk(request, Answer(health), f"{health.method} {health.path} of")
 
 
 def server_name(host: str) -> str:
@@ -46,19 +41,6 @@ def server_name(host: str) -> str:
         return host
     match = _NAMED.match(host)
     return match[1] if match else host
-
-
-@lru_cache(maxsize=2)
-def context(verify: bool) -> ssl.SSLContext:
-    """TLS with the certificate authorities of this host, or with none at all."""
-    found = ssl.create_default_context()
-    if not verify:
-        found.check_hostname = False
-        found.verify_mode = ssl.CERT_NONE
-        # Who asks for no proof takes what old backends can.
-        found.set_ciphers("DEFAULT:@SECLEVEL=0")
-        found.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    return found
 
 
 class Answer:

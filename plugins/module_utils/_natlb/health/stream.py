@@ -1,14 +1,13 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks over TCP: a connection alone, or one on which something is asked and an answer judged, with TLS or without."""
+"""Checks over TCP: a connection alone, or one on which something is asked and an answer judged."""
 
 from __future__ import annotations
 
 import os
 import selectors
 import socket
-import ssl
 import struct
 from typing import NamedTuple, Protocol
 
@@ -34,8 +33,6 @@ class Talk(NamedTuple):
     request: bytes
     judge: Judge
     doing: str
-    tls: ssl.SSLContext | None = None
-    server_name: str = ""
 
 
 class Connection(SocketAttempt):
@@ -59,14 +56,12 @@ class Connection(SocketAttempt):
 class Conversation(SocketAttempt):
     """A backend is what the judge of its answer says."""
 
-    __slots__ = ("_connected", "_left", "_stream", "_talk")
+    __slots__ = ("_connected", "_left", "_talk")
 
     def __init__(self, question: Question, selector: selectors.BaseSelector, done: Done, talk: Talk) -> None:
         super().__init__(question, selector, done)
         self._talk, self._left = talk, talk.request
         self._connected = False
-        #: The TLS layer while its handshake goes on.
-        self._stream: ssl.SSLSocket | None = None
 
     def _prepare(self, peer: socket.socket) -> None:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -77,43 +72,26 @@ class Conversation(SocketAttempt):
         del mask
         try:
             self._go_on()
-        except ssl.SSLWantReadError:
-            self._wait(READ)
-        except ssl.SSLWantWriteError:
-            self._wait(WRITE)
         except BlockingIOError:
             self._wait(WRITE if self._left else READ)
-        except ssl.SSLCertVerificationError as error:
-            self._finish(Outcome("down", f"{self._doing} {self._question.target}: {error.verify_message}"))
-        except ssl.SSLError as error:
-            words = (error.reason or str(error)).replace("_", " ").lower()
-            self._finish(Outcome("down", f"{self._doing} {self._question.target}: {words}"))
 
     def _go_on(self) -> None:
         if not self._connected:
+            _raise_error(self._socket)
+            self._connected = True
             self._begin()
-        if self._stream is not None:
-            self._stream.do_handshake()
-            self._stream = None
+        self._ask()
+
+    def _begin(self) -> None:
+        """It is connected, and nothing is said yet."""
+
+    def _ask(self) -> None:
         self._doing = self._talk.doing
         peer = self._socket
         while self._left and peer is not None:
             self._left = self._left[peer.send(self._left) :]
         self._wait(READ)
         self._read()
-
-    def _begin(self) -> None:
-        _raise_error(self._socket)
-        self._connected = True
-        tls, peer = self._talk.tls, self._socket
-        if tls is not None and peer is not None:
-            self._doing = "TLS with"
-            self._selector.unregister(peer)
-            self._mask = 0
-            self._socket = self._stream = tls.wrap_socket(
-                peer, do_handshake_on_connect=False, server_hostname=self._talk.server_name
-            )
-            self._wait(WRITE)
 
     def _read(self) -> None:
         peer = self._socket
