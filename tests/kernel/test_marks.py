@@ -9,6 +9,7 @@ name that answers tells the way.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -17,7 +18,7 @@ from _natlb.cli import single_file
 from _natlb.errors import NatlbError
 from kernel_lab import traffic
 from kernel_lab.balancer import Balancer, Mapping, service
-from kernel_lab.topology import CLIENT, INTERNET, OTHER_VIP, VIP, VIP6, WEB
+from kernel_lab.topology import CLIENT, CLIENT6, INTERNET, OTHER_VIP, VIP, VIP6, WEB
 
 nftables = pytest.mark.engines("nftables")
 INTERNET6 = "2001:db8:ff::200"
@@ -46,6 +47,20 @@ def two_ways(balancer: Balancer) -> Balancer:
     for family in ("", "-6 "):
         balancer.host.run("sh", "-c", f"ip {family}rule add fwmark 0x10/0xf0 lookup 100 pref 1000")
     return balancer
+
+
+@nftables
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trace_takes_the_way_of_the_mark(two_ways: Balancer, family: str) -> None:
+    target, backend = FAMILIES[family]
+    for keys, way in (({}, "up1"), ({"mark": MARK}, "up2.100"), ({"mark": "0x20/0xff", "backend": MARK}, "up2.100")):
+        of_backend = {"mark": keys.pop("backend")} if "backend" in keys else {}
+        two_ways.apply([service(listen=target, backends=far(backend, **of_backend), **keys)], program=single_file.text)
+        client = CLIENT if family == "ip" else CLIENT6
+        _status, told, _error = two_ways.natlb("trace", client, target, "--json", "--no-contact")
+        (route,) = [step["said"] for step in json.loads(told)["steps"] if step["where"] == "route"]
+        assert f"{backend} is behind {way}" in route
+        assert route.endswith(f", by its mark {MARK}") == (way != "up1")
 
 
 def far(*addresses: str, **keys: Any) -> list[Mapping]:

@@ -18,16 +18,20 @@ import pytest
 from _natlb.cli import single_file
 from kernel_lab import drive, filling, server, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
-from kernel_lab.topology import CLIENT, CLIENT6, CLIENTS, NAMES, OTHER_VIP, PORTS, VIP, VIP6, WEB, WEB6
+from kernel_lab.host import Host
+from kernel_lab.topology import BACK, CLIENT, CLIENT6, CLIENTS, NAMES, OTHER_VIP, PORTS, VIP, VIP6, WEB, WEB6
 from test_forward_path import DOCKER, FIREWALLD
 from test_warnings import BRIDGED, BRIDGED6, bridged
 
 REACHABLE, STOPPED = 0, 7
 FAILED = {"TimeoutError", "OSError", "ConnectionRefusedError", "ConnectionResetError"}
 WEB_SERVICE = f"{VIP}:80"
+SNAT6 = "2001:db8:2::200"
 
 
 def apply(balancer: Balancer, services: list[Mapping]) -> None:
+    """With the addresses of services on an interface, as they mostly are."""
+    balancer.host.ip(f"address replace {VIP}/32 dev front\naddress replace {VIP6}/128 dev front nodad")
     balancer.apply(services, program=single_file.text, agent=True)
 
 
@@ -303,6 +307,84 @@ def test_the_list_of_those_who_are_denied(balancer: Balancer) -> None:
     assert step["remedy"] == f"take {CLIENT}/32 out of deny_from of web"
     assert set(balancer.tally(count=4, sources=["198.18.7.7"])) == set(NAMES)
     assert traced(balancer, "198.18.7.7")[0] == REACHABLE
+
+
+def forget(host: Host, address: str) -> None:
+    """A neighbour that an earlier balancer was, at the same link-layer address."""
+    host.run("ip", "neigh", "flush", "to", address)
+
+
+@pytest.mark.engines("nftables")
+def test_an_address_that_nobody_answers_for(balancer: Balancer) -> None:
+    network, target = "192.0.2.64/27", "192.0.2.70:80"
+    apply(balancer, [service(listen=f"{network}:80")])
+    assert [text for text in balancer.info()["warnings"] if "answers no ARP" in text]
+    forget(balancer.client, "192.0.2.70")
+    fails(balancer, target=target)
+    status, found = traced(balancer, CLIENT, target)
+    (step,) = [step for step in found["steps"] if step["verdict"] == "may"]
+    assert (status, step["where"]) == (REACHABLE, "target"), "a route of the client may lead here, which nobody can see"
+    assert "no interface of this host has 192.0.2.70, so it answers no ARP for it on front" in step["said"]
+    assert step["remedy"].endswith("ip route add local NETWORK dev lo")
+    balancer.host.ip(f"route add local {network} dev lo")
+    # The client remembers for a while whom it has asked for in vain.
+    target = "192.0.2.71:80"
+    forget(balancer.client, "192.0.2.71")
+    assert set(balancer.tally(target, 4)) == set(NAMES)
+    assert not [text for text in balancer.info()["warnings"] if "answers no ARP" in text]
+    status, found = traced(balancer, CLIENT, target)
+    assert (status, [step for step in found["steps"] if step["verdict"] == "may"]) == (REACHABLE, [])
+
+
+@pytest.mark.engines("nftables")
+def test_a_directed_broadcast(balancer: Balancer) -> None:
+    apply(balancer, [service(listen="192.0.2.0/24:80")])
+    step = stopped_at(balancer, CLIENT, "192.0.2.255:80")
+    assert (step["where"], "192.0.2.255 is the broadcast address of front" in step["said"]) == ("target", True), step
+
+
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_a_source_address_that_nobody_answers_for(balancer: Balancer, family: str) -> None:
+    target, client, own = (WEB_SERVICE, CLIENT, "10.0.0.200") if family == "ip" else (f"[{VIP6}]:80", CLIENT6, SNAT6)
+    backend = {"ip": WEB, "ip6": WEB6}[family]["web1"]
+    apply(balancer, [service(listen=target, snat=own, backends=[{"name": "web1", "address": backend}])])
+    forget(balancer.lab.backends["web1"], own)
+    fails(balancer, target=target)
+    step = stopped_at(balancer, client, target)
+    asks = "ARP" if family == "ip" else "neighbour discovery"
+    assert (step["where"], f"nobody answers {asks} for it on back" in step["said"]) == ("source", True), step
+    balancer.host.ip(step["remedy"].partition("ip ")[2].partition(",")[0] + (" nodad" if family == "ip6" else ""))
+    assert balancer.tally(target) == {"web1": 1}
+    assert traced(balancer, client, target)[0] == REACHABLE
+
+
+@pytest.mark.engines("nftables")
+def test_one_of_two_source_addresses_that_nobody_answers_for(balancer: Balancer) -> None:
+    apply(balancer, [service(snat=["10.0.0.1", "10.0.0.200"], backends=webs("web1"))])
+    status, found = traced(balancer)
+    (step,) = [step for step in found["steps"] if step["verdict"] == "may"]
+    assert (status, "no interface of this host has 10.0.0.200" in step["said"]) == (REACHABLE, True), step
+
+
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_ports_that_are_used_up(balancer: Balancer) -> None:
+    apply(balancer, [service(snat_ports="20000-20001", backends=webs("web1"))])
+    assert traced(balancer)[0] == REACHABLE
+    balancer.hold(count=2)
+    fails(balancer)
+    step = stopped_at(balancer)
+    taken = f"2 of 2 ports of 20000-20001 are taken to {WEB['web1']}:80 (snat_ports)"
+    assert step["said"] == f"{taken}: one more gets no answer"
+
+
+@pytest.mark.engines("nftables")
+def test_what_the_balancer_itself_opens_to_a_network(balancer: Balancer) -> None:
+    apply(balancer, [service(listen="0.0.0.0/0:80", backends=webs("web1"))])
+    step = stopped_at(balancer, BACK, f"{WEB['web3']}:80")
+    assert "web listens on a network" in step["said"]
+    assert step["remedy"] == f"ask for another client, or add {WEB['web3']}:80 to listen"
+    assert traced(balancer, BACK, f"{BACK}:80")[0] == REACHABLE
 
 
 def test_the_limit_of_connections(balancer: Balancer) -> None:

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import pytest
+from _natlb.host import proc
 from _natlb.host.links import Link, parse
 from _natlb.host.routes import Routes
 from _natlb.model.outbound import Uplink
@@ -90,3 +91,29 @@ def test_what_ip_prints_is_read() -> None:
     }
     assert parse(json.dumps([{"ifname": "lo"}, {}, port])) == [Link("lo"), Link("p", "veth", "br0", "bridge", True)]
     assert parse("") == []
+
+
+TRIE = """\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 127.0.0.0/8 2 0 2
+        |-- 127.0.0.0
+           /8 host LOCAL
+        |-- 127.0.0.1
+           /32 host LOCAL
+     |-- 192.0.2.0
+        /24 link UNICAST
+        /26 host LOCAL
+     |-- 192.0.2.2
+        /32 host LOCAL
+     |-- 192.0.2.255
+        /32 link BROADCAST
+"""
+
+
+def test_local_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "read", lambda path: TRIE if path.endswith("fib_trie") else "")
+    assert proc.local_addresses() == {"127.0.0.1", "192.0.2.2"}
+    assert proc.local_networks() == ["127.0.0.0/8", "192.0.2.0/26"]

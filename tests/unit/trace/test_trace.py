@@ -5,13 +5,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from _natlb.errors import ConfigError
 from _natlb.host import sysctl
+from _natlb.host.tracked import Tracked
 from _natlb.model.kernel_hashes import jhash, source_key
-from _natlb.trace import bridged, decision
+from _natlb.model.services import parse_config
+from _natlb.model.source_nat import SourceNat
+from _natlb.trace import bridged, decision, ownership
 from _natlb.trace.question import Question, parse
 from _natlb.trace.steps import Step, Trace, lines
+
+WEB: dict[str, Any] = {"name": "web", "listen": "192.0.2.10:80", "backends": "10.0.0.3"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,12 @@ def test_what_is_typed(words: str, expected: Question) -> None:
         ("192.0.2.1 [2001:db8::1]:80", "of another family"),
         ("nobody 192.0.2.10:80", "nobody"),
         ("192.0.2.1 192.0.2.10:80/icmp", "icmp"),
+        ("192.0.2.1 192.0.2.0/24:80", "the target: 192.0.2.0/24:80 is a network"),
+        ("192.0.2.1 192.0.2.0/24:80/udp", "and a connection has one address (name one, like 192.0.2.1:80/udp)"),
+        ("2001:db8::1 [2001:db8:1::/64]:80", "(name one, like [2001:db8:1::1]:80)"),
+        ("198.51.100.7/32 192.0.2.10:80", "the client: 198.51.100.7/32 is a network"),
+        ("192.0.2.0/24 192.0.2.10:80", "(name one, like 192.0.2.1)"),
+        ("192.0.2.1 192.0.2.999/24:80", "the protocol"),
     ],
 )
 def test_what_is_mistyped(words: str, said: str) -> None:
@@ -78,6 +91,68 @@ def test_the_table_of_connections(monkeypatch: pytest.MonkeyPatch, count: int, v
     monkeypatch.setattr(sysctl, "number", lambda name: count if name.endswith("_count") else 100)
     step = decision.room()
     assert (step.verdict, words in step.said) == (verdict, True), step
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "change"),
+    [
+        ((), ("198.51.100.0/24",), "take 198.51.100.0/24 out of deny_from"),
+        (
+            (),
+            ("198.51.100.0/24", "198.51.0.0/16", "203.0.113.0/24"),
+            "take 198.51.100.0/24, 198.51.0.0/16 out of deny_from",
+        ),
+        (("203.0.113.0/24",), (), "add 198.51.100.7 to allow_from"),
+        # A longer prefix goes before one that is denied, and the same one would be an error.
+        (("198.51.0.0/16",), ("198.51.100.0/24",), "add 198.51.100.7 to allow_from"),
+        (("198.51.100.0/24",), ("198.51.100.7/32",), "take 198.51.100.7/32 out of deny_from"),
+        (
+            ("203.0.113.0/24",),
+            ("198.51.100.7/32",),
+            "take 198.51.100.7/32 out of deny_from, and add 198.51.100.7 to allow_from",
+        ),
+        (
+            ("198.51.0.0/16",),
+            ("198.51.100.0/24", "198.51.100.7/32"),
+            "take 198.51.100.7/32 out of deny_from, and add 198.51.100.7 to allow_from",
+        ),
+    ],
+)
+def test_what_lets_a_client_in(allow: tuple[str, ...], deny: tuple[str, ...], change: str) -> None:
+    client = "198.51.100.7"
+    assert decision.admitting(allow, deny, client) == change
+    adds = [f"{client}/32"] if "add" in change else []
+    left = [network for network in deny if network not in change.partition(" out of")[0]]
+    after = parse_config(
+        [{**WEB, **({"allow_from": [*allow, *adds]} if allow or adds else {}), **({"deny_from": left} if left else {})}]
+    )
+    assert after.services[0].admits(client), "the remedy is one, and no error"
+
+
+TAKEN = SourceNat("masquerade", ports=(20000, 20002))
+
+
+@pytest.mark.parametrize(
+    ("going_on", "ended", "addresses", "verdict", "said"),
+    [
+        (2, 0, ["10.0.0.1"], "ok", "2 of 3 ports of 20000-20002 are taken to 10.0.0.3:80"),
+        (3, 0, ["10.0.0.1"], "stops", "3 of 3 ports"),
+        (2, 1, ["10.0.0.1"], "may", "3 of 3 ports"),
+        (3, 0, ["10.0.0.1", "10.0.0.2"], "ok", "3 of 6 ports"),
+        (0, 0, ["10.0.0.1"], "ok", "0 of 3 ports"),
+    ],
+)
+def test_ports_that_are_left(going_on: int, ended: int, addresses: list[str], verdict: str, said: str) -> None:
+    # One by another port, and one by another address.
+    known = [tracked(40000, True), tracked(20000, True)._replace(seen_by=("10.0.0.9", 20000))]
+    known += [tracked(20000 + number, number < going_on) for number in range(going_on + ended)]
+    (step,) = ownership.used_up(TAKEN, addresses, "10.0.0.3:80", known)
+    assert (step.verdict, said in step.said) == (verdict, True), step
+
+
+def tracked(port: int, active: bool) -> Tracked:
+    at = ("192.0.2.10", 80), ("10.0.0.3", 80)
+    return Tracked("ip", "tcp", "198.51.100.7", *at, True, True, False, active, b"", b"", ("10.0.0.1", port))
 
 
 CLIENT, BACKEND = "10.9.0.3", "10.9.0.4"

@@ -29,17 +29,28 @@ def query(family: str, *words: str) -> list[dict[str, Any]]:
 
 
 @observed
-def route(target: str, source: str = "", interface: str = "") -> tuple[dict[str, Any], str]:
+def route(target: str, source: str = "", interface: str = "", mark: int = 0) -> tuple[dict[str, Any], str]:
     """What `ip route get` says of a packet to `target`, and why the kernel would not route it; one of the two is empty.
 
     With an interface the packet comes in there from `source`, so reverse path filters count as well.
     """
     words = ["to", target, *(["from", source] if source else []), *(["iif", interface] if interface else [])]
+    words += ["mark", f"{mark:#x}"] if mark else []
     try:
         found = query("ip6" if ":" in target else "ip", "route", "get", *words)
     except HostError as error:
         return {}, str(error).partition("RTNETLINK answers: ")[2].strip() or str(error)
     return (found[0] if found else {}), "" if found else "no route"
+
+
+def proxies() -> list[str]:
+    """The addresses for which this host answers neighbours, though it does not have them."""
+    return [
+        str(item["dst"])
+        for family in ("ip", "ip6")
+        for item in query(family, "neigh", "show", "proxy")
+        if "dst" in item
+    ]
 
 
 def batch(texts: Mapping[str, str]) -> list[Command]:

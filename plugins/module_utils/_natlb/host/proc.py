@@ -59,12 +59,24 @@ def _inet6() -> Iterable[str]:
 @observed
 def local_addresses() -> set[str]:
     """Every address of this host, loopback included."""
-    found = set(_inet6())
-    lines = read("/proc/thread-self/net/fib_trie").splitlines()
-    for line, after in zip(lines, lines[1:]):
-        if "|-- " in line and after.strip().startswith("/32 host LOCAL"):
-            found.add(line.rpartition("|-- ")[2].strip())
-    return found
+    return {*_inet6(), *(address for address, length in _local(read("/proc/thread-self/net/fib_trie")) if length == 32)}
+
+
+@observed
+def local_networks() -> list[str]:
+    """The IPv4 networks all of whose addresses are of this host (`ip route add local NETWORK dev lo`)."""
+    leaves = _local(read("/proc/thread-self/net/fib_trie"))
+    return sorted({f"{address}/{length}" for address, length in leaves if length != 32})
+
+
+def _local(trie: str) -> Iterable[tuple[str, int]]:
+    """Addresses and lengths of what is LOCAL in fib_trie. Each stands in a line below its address."""
+    address = ""
+    for line in trie.splitlines():
+        if "|-- " in line:
+            address = line.rpartition("|-- ")[2].strip()
+        elif line.strip().endswith("host LOCAL"):
+            yield address, int(line.split()[0][1:])
 
 
 @observed

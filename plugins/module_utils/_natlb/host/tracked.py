@@ -58,6 +58,8 @@ class Tracked(NamedTuple):
     active: bool
     original: bytes
     zone: bytes
+    #: The address and port by which the backend knows the client.
+    seen_by: tuple[str, int] = ("", 0)
 
 
 def of_backend(family: str, protocol: str, address: str, port: int | None) -> list[Tracked]:
@@ -188,6 +190,7 @@ def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
         active=answered and not opening and not (protocol == "tcp" and ended),
         original=entry.get(_TUPLE_ORIG, b""),
         zone=entry.get(_ZONE, b""),
+        seen_by=_peer(attributes(reply[_TUPLE_IP])[target], ways[_PROTO_DST_PORT]),
     )
 
 

@@ -222,6 +222,10 @@ class Service:
         """Whether some of its packets get a mark."""
         return self.mark is not None or any(backend.mark is not None for backend in self.backends)
 
+    def mark_to(self, backend: Backend) -> Mark | None:
+        """The mark of packets to one of its backends."""
+        return backend.mark.over(self.mark) if backend.mark else self.mark
+
     @property
     def takes_turns(self) -> bool:
         """Whether the kernel goes from slot to slot. Least connections are levelled by who deals the slots."""

@@ -64,8 +64,9 @@ def _by_backend(table: Table, service: Service) -> Lines:
     places: dict[tuple[str, int, Mark], list[Range]] = {}
     for frontend in table.frontends(service) if service.is_marked else ():
         for backend in service.backends:
-            if backend.mark is not None and backend.family == table.family:
-                place = backend.address, protocol_number(frontend.protocol), backend.mark.over(service.mark)
+            mark = service.mark_to(backend) if backend.mark else None
+            if mark is not None and backend.family == table.family:
+                place = backend.address, protocol_number(frontend.protocol), mark
                 places.setdefault(place, []).append(backend.ports_at(frontend.low, frontend.high))
     if not places:
         return []

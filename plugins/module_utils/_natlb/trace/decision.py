@@ -49,6 +49,14 @@ def found(
         ways = " or ".join(str(item.interface) for item in at)
         said = f"{at[0].name} takes connections that come in by {ways}, not by {arrives or 'this host itself'}"
         return None, Step("service", "stops", said, f"say --interface {at[0].interface}, or declare the other one")
+    passing = [] if arrives else frontends.find(question.family, question.target, question.port)
+    if passing:
+        said = (
+            f"{passing[0].name} listens on a network: of what this host itself opens it takes only connections to "
+            f"addresses of this host, and {question.target} is none"
+        )
+        remedy = f"ask for another client, or add {endpoint(question.target, question.port)} to listen"
+        return None, Step("service", "stops", said, remedy)
     near = [item for item in services if any(str(listen.address) == question.target for listen in item.listens)]
     listens = ", ".join(f"{item.name} on {item.listens[0]}/{item.protocols[0]}" for item in near[:_NAMED])
     said = f"no service listens on {target}" + (f"; there are {listens}" if near else "")
@@ -65,10 +73,7 @@ def admission(question: Question, service: Service, frontends: Frontends) -> Ite
                 said = f"allow_from of {service.name} has no network of {question.client}: it is {does}"
             else:
                 said = f"deny_from of {service.name} has {network}: {question.client} is {does}"
-            # Where there is no allow_from, a first one would shut out everybody else.
-            change = f"take {network} out of deny_from"
-            if service.allow_from:
-                change = f"add {question.client} to allow_from"
+            change = admitting(service.allow_from, service.deny_from, question.client)
             yield Step("admission", "stops", said, f"{change} of {service.name}")
             return
         said = f"allow_from has {network}" if network else f"deny_from has no network of {question.client}"
@@ -84,6 +89,19 @@ def admission(question: Question, service: Service, frontends: Frontends) -> Ite
     rate = service.new_connections_per_second
     if rate:
         yield Step("admission", "fact", f"at most {rate} new connections a second (new_connections_per_second)")
+
+
+def admitting(allow: Sequence[str], deny: Sequence[str], client: str) -> str:
+    """The change of the lists that lets a client in, and as few others as can be. Pure."""
+    alone = str(ipaddress.ip_network(client))
+    if allow and alone not in deny:
+        return f"add {client} to allow_from"
+    # Where there is no allow_from, a first one would shut out everybody else; and no network may stand in both.
+    gone = [network for network in deny if network == alone or (not allow and is_within(client, [network]))]
+    change = f"take {', '.join(gone)} out of deny_from"
+    left = [network for network in deny if network not in gone]
+    decides = decisive(allow, left, client) if allow else None
+    return change if not allow or decides in allow else f"{change}, and add {client} to allow_from"
 
 
 def _connections(question: Question, service: Service, frontends: Frontends) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from ..model.families import family_of
 
 _EXAMPLE = "write it like 198.51.100.7 192.0.2.10:80/tcp"
 _BRACKETS = "an IPv6 address stands in brackets before a port, like [2001:db8::10]:80"
+
+
+#: A network, and a port and a protocol that may follow it.
+_NETWORK = re.compile(r"\[?([0-9A-Fa-f:.]+/\d+)\]?(?::(\d+))?(/\w+)?")
 
 
 class Question(NamedTuple):
@@ -43,6 +48,8 @@ def parse(words: Sequence[str]) -> Question:
     parts = [word for word in re.split(r"\s+|->", " ".join(words)) if word]
     if len(parts) != 2:
         raise ConfigError("", "names no client and target", _EXAMPLE)
+    for part, what in zip(parts, ("the client", "the target")):
+        _check_network(part, what)
     target, slash, protocol = parts[1].partition("/")
     protocol = values.choice(protocol.lower(), "the protocol", PROTOCOLS) if slash else "tcp"
     client, client_port = _peer(parts[0], "the client")
@@ -52,6 +59,18 @@ def parse(words: Sequence[str]) -> Question:
     if family_of(client) != family_of(address):
         raise ConfigError("the client", f"cannot reach {address}, which is of another family", _EXAMPLE)
     return Question(client, client_port, address, port, protocol)
+
+
+def _check_network(text: str, path: str) -> None:
+    found = _NETWORK.fullmatch(text)
+    try:
+        network = ipaddress.ip_network(found[1], strict=False) if found else None
+    except ValueError:
+        return
+    if found and network is not None:
+        one = network[1] if network.num_addresses > 1 else network[0]
+        example = values.endpoint(str(one), int(found[2]) if found[2] else None) + (found[3] or "")
+        raise ConfigError(path, f"{text} is a network, and a connection has one address", f"name one, like {example}")
 
 
 def _peer(text: str, path: str) -> tuple[str, int | None]:

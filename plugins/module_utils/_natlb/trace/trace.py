@@ -28,7 +28,7 @@ from ..plan import apply
 from ..plan import request as requests
 from ..plan.apply import Plan
 from ..plan.stale_flows import Frontends
-from . import bridged, contact, decision, passage, way
+from . import bridged, contact, decision, ownership, passage, way
 from .question import Question
 from .steps import Step, Trace
 from .way import Way
@@ -81,6 +81,8 @@ class _Tracing:
             return trace
         service, step = decision.found(question, self._frontends, self._config.services, self._interface)
         if not trace.take([step]) or service is None:
+            return trace
+        if not trace.take([*ownership.target(question, self._interface)]):
             return trace
         if not trace.take(list(decision.admission(question, service, self._frontends))):
             return trace
@@ -159,9 +161,11 @@ class _Tracing:
     def _to(self, service: Service, backend: Backend, first: Packet) -> Iterator[Step]:
         question = self._question
         port = backend.port_at(question.port)
-        route = way.to_backend(question, backend.address, self._interface)
+        route = way.to_backend(question, backend.address, self._interface, service.mark_to(backend))
         yield from route.steps
         yield decision.seen_as(question, service, backend, route.source, self._is_hairpin(service, backend))
+        if not route.here:
+            yield from ownership.source(question, service, backend, route)
         if self._interface and not route.here:
             yield from self._forwarded(backend, port, first, route)
             yield from way.mtu(self._interface, route)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..host import iproute, links, proc, sysctl
+from ..model.marks import Mark
 from ..warnings import reverse_path
 from .question import Question
 from .steps import Step
@@ -58,21 +59,22 @@ class Way(NamedTuple):
 _NOWHERE = Way("", "", False, [])
 
 
-def to_backend(question: Question, backend: str, arrives: str) -> Way:
-    """The way on from the translation to a backend."""
-    source = question.client if arrives else ""
-    found, error = iproute.route(backend, source, arrives)
+def to_backend(question: Question, backend: str, arrives: str, mark: Mark | None = None) -> Way:
+    """The way on from the translation to a backend, for a packet with this mark."""
+    source, bits = question.client if arrives else "", mark.value if mark else 0
+    found, error = iproute.route(backend, source, arrives, bits)
     if error and arrives:
         # Without the filter that looks at where it comes from, and without forwarding, does a route lead there?
-        anyhow, no_route = iproute.route(backend)
+        anyhow, no_route = iproute.route(backend, "", "", bits)
         if not no_route and str(anyhow.get("dev", "")):
             return _NOWHERE._replace(steps=[_refused(question, arrives, error)])
     if error:
         return _NOWHERE._replace(steps=[Step("route", "stops", f"none leads to {backend}: {error}", "add a route")])
-    own, _error = iproute.route(backend)
+    own, _error = iproute.route(backend, "", "", bits)
     here = found.get("type") == "local"
     interface, gateway = str(found.get("dev", "")), str(found.get("gateway", ""))
     by = f" by {gateway}" if gateway else ""
+    by += f", by its mark {mark}" if mark else ""
     said = f"{backend} is this host itself" if here else f"{backend} is behind {interface}{by}"
     return Way(interface, str(own.get("prefsrc", "")), here, [Step("route", "ok", said)])
 

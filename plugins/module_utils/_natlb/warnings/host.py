@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..firewalls import foreign, obstacles
-from ..host import links, proc, processes, sockets, sysctl
+from ..host import iproute, links, proc, processes, sockets, sysctl
 from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
@@ -121,6 +121,8 @@ def _astray(config: Config, table: Routes) -> list[str]:
 def _networks(config: Config, table: Routes) -> Iterator[str]:
     if any(is_network(listen.address) for service in config.services for listen in service.listens):
         yield from networks.warnings(config, Ways(table.ways))
+        links = [(route.network, route.interface) for route in table.all if route.direct]
+        yield from networks.unanswered(config, links, proc.local_networks(), iproute.proxies)
 
 
 def _obstacles(config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> Iterator[str]:

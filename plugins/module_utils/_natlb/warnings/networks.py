@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Services on a network that has their own backends.
+"""Services on a network that has their own backends, or whose addresses nobody answers for.
 
 A backend whose gateway is this host opens connections of its own, to the ports of the service and to addresses of the
 network: these are balanced as well, and may come back to it. A proxy that passes on what it accepts goes round in
@@ -10,11 +10,12 @@ circles. An `interface` tells clients from backends, unless both come in by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..host.routes import Ways
+from ..host.routes import Network, Ways
 from ..model.entities import Config, Service
-from ..model.families import family_of, ports_text
+from ..model.families import family_of, is_network, ports_text
 from ..model.precedence import in_network
 
 #: Backends that a message names.
@@ -36,6 +37,48 @@ def warnings(config: Config, ways: Ways) -> Iterator[str]:
                     f"balanced as well, and may come back to them; name the interface of the clients (interface)"
                 )
                 break
+
+
+def unanswered(
+    config: Config,
+    links: Sequence[tuple[Network, str]],
+    answered: Sequence[str],
+    proxies: Callable[[], Iterable[str]],
+) -> Iterator[str]:
+    """A warning for each network of a link whose hosts ask in vain who has its addresses.
+
+    `links` are connected networks and their interfaces; of `answered` all addresses are local ones. `proxies` tells for
+    which addresses this host answers beside its own; it is asked only where that matters.
+    """
+    local = [ipaddress.ip_network(network) for network in answered]
+    for service in config.services:
+        for listen in service.listens:
+            if not is_network(listen.address):
+                continue
+            network = ipaddress.ip_network(str(listen.address))
+            link = next(
+                ((wide, name) for wide, name in links if _is_in(network, wide) and service.interface in (None, name)),
+                None,
+            )
+            if link is None or any(_is_in(network, wide) for wide in local):
+                continue
+            if not any(_is_in(ipaddress.ip_network(address), network) for address in proxies()):
+                yield _unanswered(service, network, *link)
+
+
+def _unanswered(service: Service, network: Network, wide: Network, interface: str) -> str:
+    asks, answer = "neighbour discovery", "give its addresses to an interface"
+    if network.version == 4:
+        asks, answer = "ARP", f"let it answer (ip route add local {network} dev lo)"
+    return (
+        f"service {service.name}: {network} is in the network {wide} of {interface}, and this host answers no {asks} "
+        f"for its addresses, so clients on that link do not come here; {answer}, or name the interface of the clients "
+        f"(interface) if it is another one"
+    )
+
+
+def _is_in(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
 
 
 def _within(service: Service, network: str, ways: Ways) -> list[str]:
