@@ -72,6 +72,7 @@ def service(
         "snat": draw(_snat(families)),
         "snat_by_client": draw(_by_client(families)),
         "mark": draw(st.sampled_from(_MARKS if limited else ("",))),
+        "helper": draw(st.sampled_from(("", "ftp", "tftp", "sip") if limited else ("",))),
         "idle_timeout": draw(st.sampled_from((0, "90s", "5d") if limited else (0,))),
         "snat_ports": draw(st.sampled_from(("61000-64999", "61000", ""))),
         "affinity": draw(_durations),
@@ -110,6 +111,9 @@ def service(
         kept.discard("redispatch")
     elif "sctp" in declared["protocol"]:
         kept.discard("idle_timeout")
+    spoken = {"ftp": {"tcp"}, "tftp": {"udp"}, "sip": {"tcp", "udp"}}.get(declared["helper"], set())
+    if not {*(declared["protocol"] if "protocol" in kept else ["tcp"])} <= spoken:
+        kept.discard("helper")
     return {key: declared[key] for key in declared if key in kept}
 
 

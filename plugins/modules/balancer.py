@@ -119,6 +119,13 @@ options:
             of the host, O(conntrack). Only with nftables, and not for V(sctp).
         type: str
         default: "0"
+      helper:
+        description:
+          - A helper of connection tracking, for protocols that agree on further connections, which then go to the same
+            backend. V(ftp) is for TCP, V(tftp) for UDP, V(sip) for both. Only with nftables.
+          - It opens ports as clients and backends tell it to.
+        type: str
+        choices: [ftp, tftp, sip]
       snat_by_client:
         description:
           - Other source addresses for clients in some networks. O(services[].snat) is for all others.
@@ -714,6 +721,7 @@ SERVICE = {
     "snat_ports": {"type": "str"},
     "mark": {"type": "str"},
     "idle_timeout": {"type": "str", "default": "0"},
+    "helper": {"type": "str", "choices": ["ftp", "tftp", "sip"]},
     "snat_by_client": {
         "type": "list",
         "elements": "dict",

@@ -86,6 +86,12 @@ def recent_list_size() -> int:
     return int(text) if text.isdigit() else 100
 
 
+@observed
+def modules() -> set[str]:
+    """The modules that the kernel has loaded, without those that are built into it."""
+    return {line.partition(" ")[0] for line in read("/proc/modules").splitlines()}
+
+
 def processor_s(pid: int) -> float:
     """Processor time of a process, and of its children that have ended; 0 where there is no such process."""
     fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()

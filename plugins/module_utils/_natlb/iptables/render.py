@@ -40,7 +40,7 @@ from .invalid import add_invalid
 from .marks import check_marks, marks
 from .origin import add_trees, merged
 from .redispatch import add_redispatch
-from .service import Tables, check_idle_timeouts, check_limits, service_target
+from .service import Tables, check_limits, check_objects, service_target
 from .source_nat import snat_action
 from .takeover import add_ways_back
 
@@ -58,7 +58,7 @@ def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     """
     check_limits(config.services)
     check_marks(config.services)
-    check_idle_timeouts(config.services)
+    check_objects(config.services)
     return _render(config, around, Sharing.of(config))
 
 

@@ -88,9 +88,17 @@ def check_limits(services: Sequence[Service]) -> None:
             )
 
 
-def check_idle_timeouts(services: Sequence[Service]) -> None:
-    """Raise `ConfigError` where one of these services, which are all that there are, has a time-out of its own."""
+def check_objects(services: Sequence[Service]) -> None:
+    """Raise `ConfigError` where one of these services, which are all that there are, has a time-out of its own, or a
+    helper."""
     for index, service in enumerate(services):
+        if service.helper:
+            raise ConfigError(
+                f"services[{index}].helper",
+                "the iptables engine cannot do it: its target CT stands in the table raw alone, which every packet of "
+                "this host passes",
+                "use engine: nftables",
+            )
         if service.idle_timeout_s:
             raise ConfigError(
                 f"services[{index}].idle_timeout",

@@ -30,6 +30,7 @@ def dump_service(service: Service) -> dict[str, Any]:
         "snat_ports": None if service.snat_ports is None else ports_text(*service.snat_ports),
         "mark": service.mark and str(service.mark),
         "idle_timeout": service.idle_timeout_s,
+        "helper": service.helper,
         "snat_by_client": [rule.dump() for rule in service.snat_by_client],
         "allow_from": list(service.allow_from),
         "deny_from": list(service.deny_from),

@@ -21,6 +21,7 @@ from .dumps import dump_service
 from .families import FAMILIES, family_of, is_network, ports_text
 from .hash_keys import ClientPrefix, HashKey, hash_key
 from .health import Health
+from .helpers import Helper
 from .marks import Mark
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
@@ -174,6 +175,8 @@ class Service:
     mark: Mark | None
     #: After how many seconds a connection without packets is forgotten; 0 leaves it to the host.
     idle_timeout_s: int
+    #: What reads its packets; see `helpers.py`.
+    helper: Helper | None
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
     when_denied: Refusal

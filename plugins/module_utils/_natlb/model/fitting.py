@@ -12,14 +12,15 @@ from . import values as parse
 from .entities import Service
 from .families import family_name, family_of, is_everything
 from .hash_keys import WHOLE
+from .helpers import PROTOCOLS_OF
 from .reading import Reading
 
 #: Backends that an error names.
 _NAMED = 8
 
 
-def check_service(service: Service, path: str) -> None:
-    """Checks whether the parts of one service fit together."""
+def check_service(service: Service, path: str) -> Service:
+    """The service, whose parts fit together. Raises `ConfigErrors` where they do not."""
     reading = Reading()
     _check_protocols(service, path, reading)
     kept = takeover.obstacle(service) if service.takeover else None
@@ -55,6 +56,7 @@ def check_service(service: Service, path: str) -> None:
             problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
             reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
     reading.done()
+    return service
 
 
 def _check_protocols(service: Service, path: str, reading: Reading) -> None:
@@ -64,6 +66,11 @@ def _check_protocols(service: Service, path: str, reading: Reading) -> None:
     if service.idle_timeout_s and "sctp" in service.protocols:
         remedy = "make a service of its own of it, and set natlb_conntrack, which is for the whole host"
         reading.add(f"{path}.idle_timeout", "there is none for sctp, whose states nft has no words for", remedy)
+    read = PROTOCOLS_OF[service.helper] if service.helper else service.protocols
+    others = [protocol for protocol in service.protocols if protocol not in read]
+    if others:
+        problem = f"{service.helper} is not spoken over {' and '.join(others)}"
+        reading.add(f"{path}.helper", problem, f"declare protocol: {','.join(read)}, and other services for the others")
 
 
 def _check_backends(service: Service, path: str, reading: Reading) -> None:

@@ -35,6 +35,7 @@ from .entities import (
 from .fitting import check_service
 from .hash_keys import WHOLE, client_prefix
 from .health import Health, health_check
+from .helpers import HELPERS
 from .listens import listens
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK
@@ -122,6 +123,7 @@ SERVICE_KEYS = (
     "snat_ports",
     "mark",
     "idle_timeout",
+    "helper",
     "allow_from",
     "deny_from",
     "when_denied",
@@ -176,6 +178,7 @@ def _service(value: Any, path: str) -> Service:
         snat_ports=read("snat_ports", None, snat_ports.read_ports),
         mark=read("mark", None, mark_keys.read_mark),
         idle_timeout_s=read("idle_timeout", 0, parse.whole_seconds, 0, MAX_WAIT_S),
+        helper=read("helper", None, parse.choice, HELPERS),
         allow_from=collapsed(allow) if not deny else allow,
         deny_from=collapsed(deny) if not allow else deny,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
@@ -194,8 +197,7 @@ def _service(value: Any, path: str) -> Service:
     )
     _check_quorum(given, path, reading)
     reading.done()
-    check_service(service, path)
-    return service
+    return check_service(service, path)
 
 
 def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:

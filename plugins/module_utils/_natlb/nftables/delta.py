@@ -19,7 +19,7 @@ from .names import is_first_slot, slot_map
 from .text import TABLE, Lines, element_lines, full, kind_words, load_order
 
 #: Where a rule looks up a map or set, or takes an object.
-_LOOKS_UP = re.compile(r'(?:@|\bct timeout set ")([^\s;,}"]+)')
+_LOOKS_UP = re.compile(r'(?:@|\bct (?:timeout|helper) set ")([^\s;,}"]+)')
 #: To take one element of a set of intervals away, the kernel walks the others (nft_set_pipapo.c): 17 ns for each of
 #: them here, beside 25 µs to add one. So from about 1,500 deletions on, the set is made anew with what stays.
 _DELETION_BY_ADDITION = 1500

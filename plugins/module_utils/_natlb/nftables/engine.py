@@ -18,6 +18,7 @@ from ..model.clients import KnownClients
 from ..model.entities import Backend, Config, Service
 from ..model.families import FAMILIES
 from ..model.hash_keys import Opening
+from ..model.helpers import module
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
@@ -103,7 +104,7 @@ class NftablesEngine:
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
-        return self.nft.load(transaction.texts.values())
+        return [*_modules(transaction), *self.nft.load(transaction.texts.values())]
 
     def made_at_once(self, transaction: Transaction, known: Ruleset, generation: int) -> Transaction:
         """Transactions that `batch` understands, up to the first that it does not, or that the kernel refuses."""
@@ -201,6 +202,14 @@ class NftablesEngine:
     def warnings(self, _config: Config) -> list[str]:
         """What this engine cannot do as declared, and does otherwise."""
         return []
+
+
+def _modules(transaction: Transaction) -> list[Command]:
+    """What loads the modules that translate for the helpers of new objects. The kernel loads those that read by itself.
+    Where there is none to load (a container, a kernel that has it built in), that is no error."""
+    helpers = sorted(set(re.findall(r'type "(\w+)" protocol', "".join(transaction.texts.values()))))
+    modules = " ".join(map(module, helpers))
+    return [(f"modprobe --quiet --all {modules} 2> /dev/null || :", "")] if modules else []
 
 
 def _numbered(texts: Sequence[str], kind: Kind = "delta") -> Transaction:

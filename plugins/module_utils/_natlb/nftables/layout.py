@@ -104,6 +104,7 @@ def has_own_chain(service: Service) -> bool:
         or service.new_connections_per_second
         or service.log
         or service.idle_timeout_s
+        or service.helper
         or service.pins
         or service.limits_backends
         or not all(frontend.exact for frontend in service.frontends())

@@ -30,7 +30,7 @@ from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides
 from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
-from . import idle, places, shifted_ports, takeover, transit
+from . import objects, places, shifted_ports, takeover, transit
 from .egress import EgressRules
 from .filter import add_filter
 from .hashes import SEED, HashTable, hash_table, most_frequent, widest
@@ -115,7 +115,7 @@ class ServiceTable(Table):
     def add_service(self, service: Service) -> None:
         """Add the chains and elements of one service, and its frontends that lead there."""
         places.declare(self, service)
-        idle.declare(self, service)
+        objects.declare(self, service)
         if service.name in self.hash_tables:
             name = self.hash_tables[service.name]
             shared = hash_table(service, self.family, name, self.widest, self.known_tables.get(name))
@@ -350,7 +350,7 @@ class ServiceTable(Table):
         if service.log:
             prefix = service.log_prefix or f"natlb {service.name} "
             rules.append(f'limit rate 10/second burst 20 packets log prefix "{prefix}"')
-        return rules + idle.rules(service, protocol)
+        return rules + objects.rules(service, protocol)
 
     def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
         """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""

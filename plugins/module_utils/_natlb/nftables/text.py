@@ -80,12 +80,12 @@ def element_lines(verb: str, key: Key, elements: Sequence[str]) -> Lines:
 
 def load_order(key: Key) -> tuple[int, str]:
     """What is led to before what leads there: sets, chains, maps whose elements name chains."""
-    return ({"table": 0, "set": 1, "timeout": 1, "chain": 2, "map": 3}[key.kind], key.name)
+    return ({"table": 0, "chain": 2, "map": 3}.get(key.kind, 1), key.name)
 
 
 def kind_words(key: Key) -> str:
     """The kind of a section as nft has it."""
-    return f"ct {key.kind}" if key.kind == "timeout" else key.kind
+    return f"ct {key.kind}" if key.kind in ("timeout", "helper") else key.kind
 
 
 def _section_text(key: Key, section: Section) -> Lines:

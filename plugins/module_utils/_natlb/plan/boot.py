@@ -178,8 +178,8 @@ def wanted(
     if request.paths.system is not None and live.systemd:
         entries.update(_unit_entries(request.paths.system, found))
         if SYSCTL in files:
-            sysctl, modules = _setting_paths(request.paths.system)
-            entries[sysctl], entries[modules] = str(etc / CURRENT / SYSCTL), (unit_files.MODULES_TEXT, 0o644)
+            (sysctl, modules), services = _setting_paths(request.paths.system), request.config.services
+            entries[sysctl], entries[modules] = str(etc / CURRENT / SYSCTL), (unit_files.modules_text(services), 0o644)
     return Wanted(files, entries, found)
 
 

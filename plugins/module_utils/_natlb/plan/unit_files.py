@@ -9,11 +9,13 @@ be executed (noexec, NoExecPaths=, SELinux's etc_t).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..model import helpers
+from ..model.entities import Service
 from ..warnings.boot_settings import SYSCTL_FILE
 from .forwarding import interface_of
 
@@ -92,7 +94,11 @@ def sysctl_text(settings: Mapping[str, str]) -> str:
     return f"{WRITTEN}\n{''.join(lines)}"
 
 
-MODULES_TEXT = f"{WRITTEN}\n# The settings of /etc/sysctl.d/{SYSCTL_FILE} belong to it.\nnf_conntrack\n"
+def modules_text(services: Iterable[Service]) -> str:
+    """The modules that are there before anything else of these services, as modules-load.d(5) has them."""
+    of_settings = f"# The settings of /etc/sysctl.d/{SYSCTL_FILE} belong to it.\nnf_conntrack\n"
+    return "".join([f"{WRITTEN}\n{of_settings}", *(f"{module}\n" for module in helpers.modules(services))])
+
 
 # -- texts -----------------------------------------------------------------------------------------------------------
 

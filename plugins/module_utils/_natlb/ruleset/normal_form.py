@@ -61,7 +61,7 @@ class Loader(Protocol):
 
 
 #: Where a rule or an element names another section: a chain in nft, a map, set or object in nft, a chain in iptables.
-_LEADS_TO = re.compile(r'\b(?:goto|jump) ([^\s;,}]+)|(?:@|\bct timeout set ")([^\s;,}"]+)| -[jg] (\S+)$')
+_LEADS_TO = re.compile(r'\b(?:goto|jump) ([^\s;,}]+)|(?:@|\bct (?:timeout|helper) set ")([^\s;,}"]+)| -[jg] (\S+)$')
 
 #: Of what is kept. It grows where the same lines mean something else: before 2, none said how a section is rendered.
 _FORMAT = 2

@@ -17,6 +17,7 @@ from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..model.families import family_name, is_network
+from ..model.helpers import modules
 from ..model.takeover import LOOSE, taking_over
 from . import (
     addresses,
@@ -25,6 +26,7 @@ from . import (
     checks,
     covered,
     few_ports,
+    helpers,
     interfaces,
     listeners,
     loose,
@@ -60,6 +62,7 @@ def collect(
         *covered.warnings(config),
         *few_ports.warnings(config, sysctl.get),
         *_taken_over(config),
+        *_helpers(config),
         *_networks(config, table),
     ]
     if boots:
@@ -87,6 +90,12 @@ def _taken_over(config: Config) -> Iterator[str]:
     names = taking_over(config.services)
     if names and sysctl.get(LOOSE) == "0":
         yield loose.warning(names)
+
+
+def _helpers(config: Config) -> Iterator[str]:
+    needed = modules(config.services)
+    if needed:
+        yield from helpers.warnings(needed, proc.modules())
 
 
 def _links(config: Config, table: Routes) -> Iterator[str]:
