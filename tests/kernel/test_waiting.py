@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from kernel_lab import drive, staying
 from kernel_lab.balancer import Balancer, service, webs
-from kernel_lab.topology import VIP, WEB
+from kernel_lab.topology import NAMES, VIP, WEB
 from test_agent import FAST, crashed
 from test_agent import running as agent_running
 from test_rollback import complaints, confirm, undone, waiting
@@ -297,3 +297,20 @@ def test_a_look_that_meets_a_change_of_health_sees_no_drift(balancer: Balancer) 
         assert balancer.host.call(staying.drift_beside, *asked) is False, moment
     assert balancer.tally(count=6) == WITHOUT
     settle(balancer, token, confirmed=True)
+
+
+@BOTH_ENDS
+@pytest.mark.parametrize("left", ["web1 web3 web4", "web1 web2 web3 web4"], ids=["gone", "unchecked"])
+def test_what_was_found_ends_with_the_checks(balancer: Balancer, confirmed: bool, left: str) -> None:
+    """A later change that checks the backend again begins anew, and who reads the host meanwhile sees that."""
+    here = Staying(balancer, CHECKED)
+    here.find(web2("down"))
+    here.restore()
+    settle(balancer, pend(balancer, service(backends=webs(*left.split()))), confirmed)
+    serving = NAMES if confirmed else list(WITHOUT)
+    assert set(balancer.tally(count=8)) == set(left.split() if confirmed else serving)
+    token = pend(balancer, CHECKED, OTHER)
+    assert not balancer.info(pending=True)["drift"]
+    settle(balancer, token, confirmed=True)
+    assert not balancer.info()["drift"]
+    assert set(balancer.tally(count=8)) == set(serving)

@@ -172,8 +172,8 @@ def _remember(plan: Plan, asked: Asked, watch: Watch, began: Revision | None, wa
     settings = sysctls(plan.request)
     ours = {("host.sysctl.get", (name,)): digest(value) for name, value in settings.items()}
     ours.update(boot.will_be_read(plan.request.paths, plan.staged))
+    ours.update(overlay.will_be_read(plan.laid))
     if not waits:
-        ours.update(overlay.will_be_read(plan.laid))
         ours.update(Watch({call: told for call, told in watch.seen.items() if call[0] in boot.MOVED}).replay())
     commits = sum(part.commits() for part in plan.parts if part.differs)
     kept = {"engine": plan.engine.name, "services": len(plan.request.config.services), "warnings": plan.warnings}
@@ -193,9 +193,9 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
     try:
         _keep_normal_form(plan)
         forwarding.keep_before(plan.request.paths, plan.request.before)
+        overlay.repair_health_file(plan.laid)  # Who reads a change that waits must not meet what it has ended.
         if not waits:
             agent_files.remove_left_metrics(plan.records[0].request, plan.request)
-            overlay.repair_health_file(plan.laid)
             store.remove(plan.request.paths.run / store.CONFIRMED)
             store.remove_if_unused(plan.request.paths)
     except HostError as error:
@@ -220,7 +220,7 @@ def _commit_parts(plan: Plan) -> str:
     request = plan.request
     parts = [part for part in plan.parts if part.differs]
     waits = bool(parts and request.rollback_after_s)
-    # Prepared first: a disk that is full must not be found out about when the rules are new already.
+    # Prepared first: that a disk is full must not be found out when the rules are new already.
     with staging.prepared(request.paths, Staging() if waits else plan.staged) as put_in_place:
         token = rollback.arm(request.paths, request.rollback_after_s, _way_back(parts), plan.staged) if waits else ""
         try:

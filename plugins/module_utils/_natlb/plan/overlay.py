@@ -40,7 +40,7 @@ from ..model.effective import (
 from ..model.entities import Config, Service
 from ..model.least_connections import Multiples, levelled
 from ..model.local_state import Parsed
-from ..model.quorum_memory import remembering
+from ..model.quorum_memory import is_whole, remembering
 from ..model.slots import MAX_SLOTS
 from .request import Request
 
@@ -137,8 +137,7 @@ def _read(request: Request, state: Mapping[str, Any] | None) -> Overlay:
     host = identity()
     overrides = local_state.parse_overrides(said.text, host)
     before, found = (local_state.parse_findings(file.text, host) for file in (last, now))
-    # Where nothing of the newer one can be read, the older one is better than to believe that all are well.
-    findings = before.entries if now.text is None or (found.fault and not found.entries) else found.entries
+    findings = _newest(before.entries, found.entries, now.text is None or bool(found.fault and not found.entries))
     former = _former(request.paths, state, {place.address for place in (*overrides.entries, *findings)})
     kept, ended = outdated.lasting_overrides(overrides.entries, request.config, former)
     lasting = outdated.lasting_findings(findings, request.config, former)
@@ -152,6 +151,12 @@ def _read(request: Request, state: Mapping[str, Any] | None) -> Overlay:
     record = _record(standing, holding, host)
     warnings = list(_warnings(standing, holding))
     return Overlay(config, kept, holding, {}, record, entries, repaired, warnings, [*passing, *ended])
+
+
+def _newest(older: Findings, newer: Findings, is_lost: bool) -> Findings:
+    """What the newer findings do not say, or nobody can read, is taken from the older ones: that is better than to
+    believe that all are well. A service that is not named as below its quorum any more is above it again."""
+    return {**{place: item for place, item in older.items() if is_lost or not is_whole(place)}, **newer}
 
 
 _REMEDY = f"a run rewrites it, and keeps a file of operators or of health checks as …{store.DAMAGED_SUFFIX}"
