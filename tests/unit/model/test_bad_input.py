@@ -698,13 +698,6 @@ def test_what_does_not_fit_together_is_told_at_once() -> None:
     ]
 
 
-def test_conflicts_of_right_services_are_told_beside_wrong_ones() -> None:
-    """Under their places in the declaration, not in what is left of it."""
-    errors = refused([{**SERVICE, "method": "best"}, {**SERVICE, "name": "a"}, *two()[1:]]).errors
-    assert [error.path for error in errors] == ["services[0].method", "services[2].listen"]
-    assert "other and a (services[1]) both claim" in errors[1].problem
-
-
 def test_a_backend_outside_the_uplinks_of_a_mask() -> None:
     egress = [{**EGRESS, "uplinks": [{"interface": f"eth{i}", "gateway": "203.0.113.1"} for i in range(4)]}]
     check(refused([], egress, "0x3"), "egress", "do not fit into the mark mask 0x3")

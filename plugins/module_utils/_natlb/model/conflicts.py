@@ -22,8 +22,9 @@ from .sources_of_networks import untold
 MOST_CONFLICTS = 100
 
 
-def between(services: Mapping[int, Service]) -> list[ConfigError]:
-    """The conflicts between services, each with its place in the declaration."""
+def between(services: Mapping[int, Service], whole: Mapping[int, Service]) -> list[ConfigError]:
+    """The conflicts between services, each with its place in the declaration. Those that are not `whole` have a name,
+    and claim packets; the rest of them is not known."""
     errors: list[ConfigError] = []
     names: dict[str, int] = {}
     for index, service in services.items():
@@ -37,7 +38,8 @@ def between(services: Mapping[int, Service]) -> list[ConfigError]:
             )
         names.setdefault(service.name, index)
     claims = [(frontend, index) for index, service in services.items() for frontend in service.frontends()]
-    return [*errors, *islice(_errors(services, claims), MOST_CONFLICTS), *untold(services, claims)]
+    of_whole = [claim for claim in claims if claim[1] in whole]
+    return [*errors, *islice(_errors(services, claims), MOST_CONFLICTS), *untold(whole, of_whole)]
 
 
 def _errors(services: Mapping[int, Service], claims: Iterable[Claim]) -> Iterator[ConfigError]:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import Callable
 
+from ..errors import ConfigError
 from . import mark_keys, snat_keys, takeover
 from . import values as parse
 from .entities import Service
@@ -19,58 +22,92 @@ from .reading import Reading
 _NAMED = 8
 
 
-def check_service(service: Service, path: str) -> Service:
-    """The service, whose parts fit together. Raises `ConfigErrors` where they do not."""
+def misfits(service: Service, path: str, unread: Collection[str] = ()) -> list[ConfigError]:
+    """What does not fit together in one service. Nothing is said where a key has a part that is `unread`, as its value
+    was wrong."""
     reading = Reading()
-    _check_protocols(service, path, reading)
-    kept = takeover.obstacle(service) if service.takeover else None
-    if kept is not None:
-        reading.add(f"{path}.takeover", kept.problem, kept.remedy)
-    if service.log_prefix is not None and not service.log:
-        reading.add(f"{path}.log_prefix", "nothing is logged", "add log: true, or leave it out")
-    families = service.families()
-    _check_backends(service, path, reading)
-    _check_health(service, path, reading)
-    _check_quorum(service, path, reading)
-    _check_pins(service, path, reading)
-    backend_families = {backend.family for backend in service.backends}
-    for family in families:
-        title = family_name(family)
-        if service.backends and family not in backend_families:
-            problem = f"listens in {title}, but no backend has such an address"
-            reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
-        if service.snat == "address" and not service.source_nat.usual.of(family):
-            reading.add(f"{path}.snat", f"names no {title} address", "the service listens in it")
-    _check_clients(service, path, reading)
-    if service.snat_ports and all(snat.kind == "none" for snat in service.source_nat.answers):
-        reading.add(f"{path}.snat_ports", "no source is translated (snat: none)", "leave it out, or change snat")
-    snat_keys.check_backends(service.backends, f"{path}.backends", reading)
-    mark_keys.check_backends(
-        service.backends, [(listen.low, listen.high) for listen in service.listens], f"{path}.backends", reading
-    )
-    snat_keys.check_by_client(service.snat_by_client, families, f"{path}.snat_by_client", reading)
-    lists = {"snat": service.snat_addresses, "allow_from": service.allow_from, "deny_from": service.deny_from}
-    for key, values in lists.items():
-        strange = [value for value in values if family_of(value) not in families]
-        if strange:
-            problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
-            reading.add(f"{path}.{key}", problem.replace("'", ""), "drop it")
-    reading.done()
-    return service
+    for check, keys in _CHECKS:
+        if not (unread and any(key in unread for key in keys)):
+            check(service, path, reading)
+    return reading.errors
 
 
-def _check_protocols(service: Service, path: str, reading: Reading) -> None:
+def _check_redispatch(service: Service, path: str, reading: Reading) -> None:
     if service.redispatch and "tcp" not in service.protocols:
         problem = f"there is none for {' and '.join(service.protocols)}"
         reading.add(f"{path}.redispatch", problem, "leave it out: only TCP clients repeat a refused attempt")
+
+
+def _check_idle_timeout(service: Service, path: str, reading: Reading) -> None:
     if service.idle_timeout_s and "sctp" in service.protocols:
         remedy = "make a service of its own of it, and set natlb_conntrack, which is for the whole host"
         reading.add(f"{path}.idle_timeout", "there is none for sctp, whose states nft has no words for", remedy)
+
+
+def _check_helper(service: Service, path: str, reading: Reading) -> None:
     read = PROTOCOLS_OF[service.helper] if service.helper else service.protocols
     others = [protocol for protocol in service.protocols if protocol not in read]
     if others:
         problem = f"{service.helper} is not spoken over {' and '.join(others)}"
         reading.add(f"{path}.helper", problem, f"declare protocol: {','.join(read)}, and other services for the others")
+
+
+def _check_takeover(service: Service, path: str, reading: Reading) -> None:
+    kept = takeover.obstacle(service) if service.takeover else None
+    if kept is not None:
+        reading.add(f"{path}.takeover", kept.problem, kept.remedy)
+
+
+def _check_log(service: Service, path: str, reading: Reading) -> None:
+    if service.log_prefix is not None and not service.log:
+        reading.add(f"{path}.log_prefix", "nothing is logged", "add log: true, or leave it out")
+
+
+def _check_families(service: Service, path: str, reading: Reading) -> None:
+    families = {backend.family for backend in service.backends}
+    for family in service.families():
+        if service.backends and family not in families:
+            problem = f"listens in {family_name(family)}, but no backend has such an address"
+            reading.add(f"{path}.listen", problem, "backends must be of the family of the frontend")
+
+
+def _check_snat(service: Service, path: str, reading: Reading) -> None:
+    for family in service.families() if service.snat == "address" else ():
+        if not service.source_nat.usual.of(family):
+            reading.add(f"{path}.snat", f"names no {family_name(family)} address", "the service listens in it")
+    _check_strange(service.snat_addresses, service, f"{path}.snat", reading)
+
+
+def _check_snat_ports(service: Service, path: str, reading: Reading) -> None:
+    if service.snat_ports and all(snat.kind == "none" for snat in service.source_nat.answers):
+        reading.add(f"{path}.snat_ports", "no source is translated (snat: none)", "leave it out, or change snat")
+
+
+def _check_same_address(service: Service, path: str, reading: Reading) -> None:
+    ports = [(listen.low, listen.high) for listen in service.listens]
+    snat_keys.check_backends(service.backends, f"{path}.backends", reading)
+    mark_keys.check_backends(service.backends, ports, f"{path}.backends", reading)
+
+
+def _check_by_client(service: Service, path: str, reading: Reading) -> None:
+    if service.snat_by_client:
+        snat_keys.check_by_client(service.snat_by_client, service.families(), f"{path}.snat_by_client", reading)
+
+
+def _check_allow(service: Service, path: str, reading: Reading) -> None:
+    _check_strange(service.allow_from, service, f"{path}.allow_from", reading)
+
+
+def _check_deny(service: Service, path: str, reading: Reading) -> None:
+    _check_strange(service.deny_from, service, f"{path}.deny_from", reading)
+
+
+def _check_strange(values: Sequence[str], service: Service, path: str, reading: Reading) -> None:
+    families = service.families() if values else ()
+    strange = [value for value in values if family_of(value) not in families]
+    if strange:
+        problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
+        reading.add(path, problem.replace("'", ""), "drop it")
 
 
 def _check_backends(service: Service, path: str, reading: Reading) -> None:
@@ -86,10 +123,13 @@ def _check_backends(service: Service, path: str, reading: Reading) -> None:
             reading.add(at, problem, "choose another port or another address")
 
 
-def _check_clients(service: Service, path: str, reading: Reading) -> None:
+def _check_prefix(service: Service, path: str, reading: Reading) -> None:
     if service.client_prefix != WHOLE and not service.affinity_s and service.method != "source_hash":
         remedy = "add affinity, or take method: source_hash; limits are for each address"
         reading.add(f"{path}.client_prefix", "is of no use to this service", remedy)
+
+
+def _check_admission(service: Service, path: str, reading: Reading) -> None:
     both = [network for network in service.deny_from if network in service.allow_from]
     if both:
         problem = f"{both[0]} stands in allow_from as well"
@@ -146,3 +186,29 @@ def _check_pins(service: Service, path: str, reading: Reading) -> None:
         elif backend.family != family_of(pin.client):
             problem = f"{pin.client} is not of the family of {pin.backend} ({backend.address})"
             reading.add(f"{at}.client", problem, "pin it to a backend of its own family")
+
+
+#: Each check, and the keys that it reads.
+_CHECKS: tuple[tuple[Callable[[Service, str, Reading], None], tuple[str, ...]], ...] = (
+    (_check_redispatch, ("protocol", "redispatch")),
+    (_check_idle_timeout, ("protocol", "idle_timeout")),
+    (_check_helper, ("protocol", "helper")),
+    (
+        _check_takeover,
+        ("takeover", "listen", "protocol", "interface", "snat", "snat_by_client", "method", "affinity", "backends"),
+    ),
+    (_check_log, ("log", "log_prefix")),
+    (_check_backends, ("listen", "backends")),
+    (_check_health, ("listen", "health", "backends")),
+    (_check_quorum, ("listen", "health", "min_healthy", "min_healthy_again", "backends")),
+    (_check_pins, ("pins", "backends")),
+    (_check_families, ("listen", "backends")),
+    (_check_snat, ("listen", "snat")),
+    (_check_prefix, ("client_prefix", "affinity", "method")),
+    (_check_admission, ("listen", "allow_from", "deny_from")),
+    (_check_snat_ports, ("snat", "snat_by_client", "snat_ports", "backends")),
+    (_check_same_address, ("listen", "backends")),
+    (_check_by_client, ("listen", "snat_by_client")),
+    (_check_allow, ("listen", "allow_from")),
+    (_check_deny, ("listen", "deny_from")),
+)

@@ -9,7 +9,8 @@ canonical spelling, times in seconds) and free of contradictions.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
@@ -32,13 +33,13 @@ from .entities import (
     Protocol,
     Service,
 )
-from .fitting import check_service
+from .fitting import misfits
 from .hash_keys import WHOLE, client_prefix
 from .health import Health, health_check
 from .helpers import HELPERS
 from .listens import listens
 from .lists import networks, snat_choice
-from .outbound import DEFAULT_MARK_MASK
+from .outbound import DEFAULT_MARK_MASK, Egress
 from .pins import read_pins
 from .quorum import quorum, read_least
 from .ranges import collapsed
@@ -75,39 +76,71 @@ def _claims(service: Service) -> Hashable:
 def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None) -> Config:
     """Read `natlb_services` and `natlb_egress`; `known` is what need not be read.
 
-    Raises `ConfigErrors` with all errors. The parts of a service are checked against each other if each of them is
-    valid, and services against each other if they are valid themselves.
+    Raises `ConfigErrors` with all errors at once. Parts of a service, and services, are checked against each other as
+    far as what that depends on could be read: nothing is said of a value that may be another one once it is right.
     """
     reading = Reading()
-    parsed_services = _each(services, "services", _service, reading, known.services if known else {})
-    parsed_egress = _each(egress, "egress", egress_rule, reading, {})
-    if len(parsed_services) > MAX_SERVICES:
-        reading.add("services", f"{len(parsed_services)} services", f"at most {MAX_SERVICES}")
-    mask = reading.read(read_mark_mask, mark_mask, otherwise=DEFAULT_MARK_MASK)
-    if known is None or not known.claims(parsed_services):
-        reading.errors.extend(between(parsed_services))
-    reading.errors.extend(takeover.errors(parsed_services))
-    reading.errors.extend(snat_ports.collisions(parsed_services))
-    reading.errors.extend(mark_keys.collisions(parsed_services, parsed_egress, mask))
-    if not reading.errors:
-        reading.errors.extend(uplink_count(list(parsed_egress.values()), mask))
+    whole, claiming = _services(services, reading, known.services if known else {})
+    others, egress_errors = _egress(egress)
+    reading.errors.extend(egress_errors)
+    mask = reading.read(read_mark_mask, mark_mask, otherwise=None)
+    if known is None or not known.claims(whole):
+        reading.errors.extend(between(claiming, whole))
+    reading.errors.extend(takeover.errors(whole))
+    reading.errors.extend(snat_ports.collisions(whole))
+    if mask is not None and not egress_errors:
+        reading.errors.extend(mark_keys.collisions(whole, others, mask))
+        reading.errors.extend(uplink_count(list(others.values()), mask))
     reading.done()
-    return Config(tuple(parsed_services.values()), tuple(parsed_egress.values()), mask)
+    return Config(tuple(whole.values()), tuple(others.values()), DEFAULT_MARK_MASK if mask is None else mask)
 
 
-def _each(
-    value: Any, path: str, function: Callable[[Any, str], T], reading: Reading, known: Mapping[int, T]
-) -> dict[int, T]:
-    """The items that can be read, by their places."""
-    found: dict[int, T] = {}
-    items: list[Any] = reading.read(parse.sequence, value if value is not None else [], path, otherwise=[])
+def _items(value: Any, path: str, reading: Reading) -> list[Any]:
+    return reading.read(parse.sequence, value if value is not None else [], path, otherwise=[])
+
+
+def _egress(value: Any) -> tuple[dict[int, Egress], list[ConfigError]]:
+    """The rules by their places, and what is wrong with the others."""
+    reading = Reading()
+    found: dict[int, Egress] = {}
+    for index, item in enumerate(_items(value, "egress", reading)):
+        for rule in reading.each(egress_rule, [(f"egress[{index}]", item)]):
+            found[index] = rule
+    return found, reading.errors
+
+
+def _services(
+    value: Any, reading: Reading, known: Mapping[int, Service]
+) -> tuple[dict[int, Service], dict[int, Service]]:
+    """By their places those of which all values are right, and those of which at least it is known what they claim."""
+    whole: dict[int, Service] = {}
+    claiming: dict[int, Service] = {}
+    items = _items(value, "services", reading)
     for index, item in enumerate(items):
         if index in known:
-            found[index] = known[index]
+            whole[index] = claiming[index] = known[index]
             continue
-        for parsed in reading.each(function, [(f"{path}[{index}]", item)]):
-            found[index] = parsed
-    return found
+        path = f"services[{index}]"
+        service, errors = _service(item, path)
+        unread = _unread(errors, path) if errors else set()
+        if "backends" in unread and any(listen.address is None for listen in service.listens):
+            # `*` is of the families that backends are of.
+            unread.add("listen")
+        reading.errors.extend([*errors, *misfits(service, path, unread)])
+        if not unread:
+            whole[index] = service
+        if unread.isdisjoint(_CLAIMS):
+            claiming[index] = service
+    if len(items) > MAX_SERVICES:
+        reading.add("services", f"{len(items)} services", f"at most {MAX_SERVICES}")
+    return whole, claiming
+
+
+def _unread(errors: Sequence[ConfigError], path: str) -> set[str]:
+    """The keys of a service whose values are wrong. All of them, where one was written that there is not: nobody knows
+    which was meant."""
+    found = {re.split(r"[.[]", error.path[len(path) + 1 :])[0] for error in errors}
+    return found if found.issubset(SERVICE_KEYS) else {*found, *SERVICE_KEYS}
 
 
 SERVICE_KEYS = (
@@ -143,12 +176,15 @@ SERVICE_KEYS = (
 )
 
 
+#: What claims packets, and the name for it.
+_CLAIMS = ("name", "listen", "protocol", "interface")
 _MOST, _RATE = "max_connections_per_client", "new_connections_per_second"
 _NO_LEAST = "add min_healthy, or leave it out"
 _NOBODY = "leave it out to allow everybody, or name networks"
 
 
-def _service(value: Any, path: str) -> Service:
+def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
+    """The service, with what is usual where a value is wrong; and what is wrong."""
     reading = Reading()
     given = reading.mapping(value, path, SERVICE_KEYS, ("name", "listen", "backends"))
 
@@ -196,8 +232,7 @@ def _service(value: Any, path: str) -> Service:
         backends=backends,
     )
     _check_quorum(given, path, reading)
-    reading.done()
-    return check_service(service, path)
+    return service, reading.errors
 
 
 def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:

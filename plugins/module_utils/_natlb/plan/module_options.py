@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..errors import ConfigError, HostError
+from ..errors import ConfigError, ConfigErrors, HostError
 from ..firewalls import forward
 from ..host import proc
 from ..host.store import Paths
@@ -53,7 +53,23 @@ class Options:
         program: Callable[[], str] | None = None,
         last: LastDeclaration | None = None,
     ) -> Request:
-        """The same, checked and complete. Raises `ConfigErrors`, and `HostError` for anybody but root."""
+        """The same, checked and complete. Raises `ConfigErrors` with all that is wrong, and `HostError` for anybody but
+        root."""
+        try:
+            return self._request(paths, variant, check, program, last)
+        except (ConfigError, ConfigErrors):
+            given = {option: getattr(self, option) for option in declaration.OPTIONS}
+            declaration.check({option: value for option, value in given.items() if value is not None})
+            raise
+
+    def _request(
+        self,
+        paths: Paths,
+        variant: str | None,
+        check: bool,
+        program: Callable[[], str] | None,
+        last: LastDeclaration | None,
+    ) -> Request:
         present = self.state == "present"
         if self.services is None and not self.egress and present:
             remedy = "write services: [] or state: absent to remove every service"
