@@ -16,8 +16,9 @@ from typing import NamedTuple
 from . import traffic
 
 FTP_PORT, TFTP_PORT, SIP_PORT = 2121, 6969, 5060
-TIMEOUT_S = 3.0
-_open: list[socket.socket] = []
+#: For what will happen.
+TIMEOUT_S = 30.0
+_serving: list[tuple[socket.socket, threading.Thread]] = []
 
 
 class Fetched(NamedTuple):
@@ -39,20 +40,22 @@ def start(name: str, address: str) -> None:
         )
     )
     ftp.listen()
-    _loop(lambda: _ftp(ftp.accept()[0], name))
-    _loop(lambda: _tftp(tftp, name, address))
-    _loop(lambda: _sip(sip))
+    _loop(ftp, lambda: _ftp(ftp.accept()[0], name))
+    _loop(tftp, lambda: _tftp(tftp, name, address))
+    _loop(sip, lambda: _sip(sip))
 
 
 def stop() -> None:
-    while _open:
-        sock = _open.pop()
+    while _serving:
+        sock, thread = _serving.pop()
         # This ends what waits there; closing it does not.
         if sock.type == socket.SOCK_STREAM:
             sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
         else:
             _wake(sock)
+        # One more round with a client that has gone takes two of these.
+        thread.join(2 * TIMEOUT_S)
+        sock.close()
 
 
 def _bound(port: int, kind: socket.SocketKind) -> socket.socket:
@@ -60,7 +63,6 @@ def _bound(port: int, kind: socket.SocketKind) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", port))
-    _open.append(sock)
     return sock
 
 
@@ -69,7 +71,7 @@ def _wake(sock: socket.socket) -> None:
         other.sendto(b"", ("::1", sock.getsockname()[1]))
 
 
-def _loop(serve: Callable[[], bool]) -> None:
+def _loop(sock: socket.socket, serve: Callable[[], bool]) -> None:
     def run() -> None:
         going = True
         while going:
@@ -80,7 +82,9 @@ def _loop(serve: Callable[[], bool]) -> None:
             except OSError:
                 return
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    _serving.append((sock, thread))
 
 
 def _plain(address: str) -> str:
