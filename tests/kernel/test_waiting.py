@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from kernel_lab import drive, staying
+from kernel_lab import drive, program, staying
 from kernel_lab.balancer import Balancer, service, webs
 from kernel_lab.topology import NAMES, VIP, WEB
 from test_agent import FAST, crashed
@@ -314,3 +314,19 @@ def test_what_was_found_ends_with_the_checks(balancer: Balancer, confirmed: bool
     settle(balancer, token, confirmed=True)
     assert not balancer.info()["drift"]
     assert set(balancer.tally(count=8)) == set(serving)
+
+
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_the_agent_leaves_a_change_of_another_version_alone(balancer: Balancer) -> None:
+    """It cannot read all of its declaration, and would take away what it cannot read."""
+    web = service(health=FAST)
+    with agent_running(balancer, web) as here:
+        pend(balancer, web, OTHER, program=program.later)
+        (path,) = balancer.etc.parent.glob("run/rollback.*/staged.json")
+        path.write_text(path.read_text().replace(r"\"redispatch\"", r"\"of_the_future\": 1, \"redispatch\""))
+        with crashed(balancer, "web2"):
+            here.wait_for("a change by another version of natlb waits for its confirmation; trying again")
+            assert set(balancer.tally(count=8)) >= set(WITHOUT)
+            go_back(balancer)
+            here.wait_for("web2 of web is down")
+            assert balancer.tally(count=6) == WITHOUT

@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from _natlb.cli import single_file
+
 _begun: dict[str, tuple[subprocess.Popen[bytes], list[bytes], threading.Thread]] = {}
 
 
@@ -112,3 +114,8 @@ def imported(root: str, words: list[str]) -> set[str]:
     python, *line = [*argv(root, None), *words]
     done = subprocess.run([python, "-X", "importtime", *line], capture_output=True, text=True, check=False)
     return {row.rpartition("|")[2].strip() for row in done.stderr.splitlines() if row.startswith("import time:")}
+
+
+def later() -> str:
+    """The program of another version."""
+    return f"{single_file.text()}# It is another one.\n"

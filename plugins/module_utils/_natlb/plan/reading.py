@@ -17,7 +17,7 @@ from ..errors import BusyError
 from ..host import store
 from ..host.boot_set import CURRENT
 from ..host.store import Paths
-from . import agent_files, apply, waiting
+from . import agent_files, apply, rollback, waiting
 from . import request as requests
 from .apply import Plan
 from .parts import Part
@@ -50,7 +50,8 @@ def read(paths: Paths, variant: str | None, pending: bool) -> Reading:
         with store.lock(paths):
             found = _read(paths, variant, pending)
             # All may have been taken away meanwhile, and the lock is not to be what is left.
-            store.remove_if_unused(paths)
+            if rollback.waiting(paths) is None:
+                store.remove_if_unused(paths)
     except BusyError as error:
         # Whoever looks at a host whose run hangs needs an answer most.
         found.unread.append(f"{error}; what differs may be what it is about to change")

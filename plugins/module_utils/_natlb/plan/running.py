@@ -11,9 +11,10 @@ be called some time after changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,10 +129,19 @@ class Running:
             return self._listed == self._plan.engine.listed()
         return self._revision is not None and self._revision == revision.current()
 
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[Path | None]:
+        """The lock, and where a change waits. One that brings another program is left alone: this one may read its
+        declaration otherwise, or not at all, and would take its rules away."""
+        with rollback.lock_with_none_overdue(self._paths) as directory:
+            if directory is not None and waiting.brings_a_program(self._paths, directory):
+                raise HostError("a change by another version of natlb waits for its confirmation")
+            yield directory
+
     @uncollected()
     def restore(self) -> Outcome:
         """See `restore`; what is live is known afterwards."""
-        with rollback.lock_with_none_overdue(self._paths) as directory:
+        with self._lock() as directory:
             return self._restore(directory)
 
     def _restore(self, directory: Path | None) -> Outcome:
@@ -220,7 +230,7 @@ class Running:
         self.version += 1
         try:
             # Written down with the lock held: whoever looks at the host must not take it for a rule that is missing.
-            with rollback.lock_with_none_overdue(self._paths) as directory:
+            with self._lock() as directory:
                 text = local_state.dump_findings(self._findings, overlay.identity())
                 store.write_text(self._paths.run / store.HEALTH, text)
                 outcome = self._follow({place.service for place in changed}, directory)
@@ -288,7 +298,7 @@ class Running:
         former = self._multiples
         self._multiples = of_known({**former, **multiples}, self.config.services)
         try:
-            with rollback.lock_with_none_overdue(self._paths) as directory:
+            with self._lock() as directory:
                 text = local_state.dump_multiples(self._multiples, overlay.identity())
                 store.write_text(self._paths.run / store.MULTIPLES, text)
                 return self._follow(changed, directory)

@@ -50,6 +50,13 @@ def view(paths: Paths, directory: Path) -> Paths:
     return replace(paths, staged=texts)
 
 
+def brings_a_program(paths: Paths, directory: Path) -> bool:
+    """Whether the change that waits in `directory` comes with another program than the one that is kept."""
+    kept = store.read_content(paths.etc / boot_set.CURRENT / PROGRAM)
+    new = (rollback.staged(directory).files or {}).get(PROGRAM)
+    return kept is not None and new is not None and new != kept
+
+
 def say(directory: Path, path: Path, text: str | None) -> None:
     """Let a change that waits keep this text in a file, or none."""
     staged = rollback.staged(directory)
