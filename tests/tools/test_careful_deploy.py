@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from playbook_site import VIP, WEB1, WEB2, Site, recap
 
 pytestmark = pytest.mark.skipif(
-    bool(os.geteuid()) or shutil.which("nft") is None, reason="needs root, network namespaces and nft"
+    bool(os.geteuid()) or None in map(shutil.which, ("nft", "iptables-nft")),
+    reason="needs root, network namespaces, nft and iptables-nft",
 )
 SERVER = """
 import socket
@@ -43,6 +44,24 @@ def service(name: str, port: int, *inside: int, **more: Any) -> dict[str, Any]:
 WEB = service("web", 80, 8080, 8080)
 #: Nobody answers at one of its backends.
 DEAD = service("dead", 81, 8080, 4)
+MORE = service("more", 82, 8080, 8080)
+#: Both backends get 1000 or 1001 of the connections in one of thirty runs, and then nothing is odd.
+ODD = service("odd", 83, 8080, 8080, method="random")
+ODD_PROBES = {"odd": {"tolerance": 0, "connections": 2001}}
+BOTH = [{"address": WEB1, "port": 8080}, {"address": "fd00::9", "port": 8080}]
+#: What a balancer cannot reach by itself: its connections to networks are not balanced, and the probes would take the
+#: room of backends with a limit.
+UNREACHED = [
+    {"name": "whole", "listen": ["0.0.0.0/0:443", "[::/0]:443"], "backends": BOTH},
+    {**service("network", 0, 8080), "listen": ["198.51.100.0/24:80"]},
+    {
+        **(narrow := service("narrow", 84, 8080, 8080)),
+        "backends": [{**b, "max_connections": 2} for b in narrow["backends"]],
+    },
+]
+#: One balancer has each engine.
+DECLARED = [WEB, ODD, *UNREACHED]
+OF_IPTABLES = {"natlb_engine": "iptables", "natlb_services": [WEB, ODD]}
 
 
 @pytest.fixture(scope="module")
@@ -61,130 +80,127 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def site(made: Site) -> Site:
-    made.own.clear()
+    made.own = {"lb2": dict(OF_IPTABLES)}
     made.variables = {"natlb_manage_packages": False, "natlb_engine": "nftables", "natlb_persist": False}
+    made.variables.update(natlb_services=DECLARED, natlb_verify_probes=ODD_PROBES)
     return made
 
 
-def deployed(site: Site, services: list[dict[str, Any]], *arguments: str) -> tuple[int, str]:
-    site.variables["natlb_services"] = services
-    return site.playbook("deploy", *arguments)
+def states(site: Site) -> list[str]:
+    return [member.state() for member in (site.lb1, site.lb2)]
 
 
-def test_a_canary_that_cannot_serve_goes_back_and_nobody_follows(site: Site) -> None:
-    status, printed = deployed(site, [WEB])
-    assert status == 0, printed
-    before = [member.state() for member in (site.lb1, site.lb2)]
-    status, printed = deployed(site, [WEB, DEAD])
-    assert status == 2
-    assert recap(printed) == {"lb1": True, "lb2": False, "localhost": False}
-    assert f"dead: backend b1 does not answer lb1 (connect: Connection refused at {WEB2}:4)" in printed
-    assert "lb1: went back to its former rules" in printed
+@pytest.fixture(scope="module")
+def _kept() -> dict[str, Any]:
+    """What the first roll-out printed, and what it left."""
+    return {}
+
+
+@pytest.fixture
+def rolled_out(site: Site, _kept: dict[str, Any]) -> str:
+    """What was printed when all of it was rolled out; it is what both balancers have."""
+    if not _kept or states(site) != _kept["left"]:
+        status, printed = site.playbook("deploy")
+        assert status == 0, printed
+        _kept.update(printed=printed, left=states(site))
+    return str(_kept["printed"])
+
+
+def test_each_engine_is_verified_by_its_own_connections(site: Site, rolled_out: str) -> None:
+    assert recap(rolled_out) == {"lb1": False, "lb2": False, "localhost": False}
     assert not site.lb1.waiting()
-    assert [member.state() for member in (site.lb1, site.lb2)] == before
-    status, printed = deployed(site, [WEB])
-    assert status == 0, printed
-    assert "changed=0" in printed
+    assert not site.lb2.waiting()
+    for name in ("lb1", "lb2"):
+        assert re.search(rf"^(ok|changed): \[{name}\] => \(item=web at {VIP}:80\)", rolled_out, re.MULTILINE), (
+            rolled_out
+        )
+    assert "table ip natlb" not in site.lb2.state()
+    assert "NATLB" in site.lb2.state()
 
 
-def test_a_batch_goes_back_as_a_whole(site: Site) -> None:
-    """lb1 is as it should be, and lb2 cannot reach a backend."""
-    assert deployed(site, [WEB])[0] == 0
-    before = [member.state() for member in (site.lb1, site.lb2)]
-    site.lb2.run("ip", "route", "replace", "unreachable", f"{WEB2}/32")
-    try:
-        status, printed = deployed(site, [WEB, service("more", 82, 8080, 8080)], "-e", "natlb_serial=2")
-    finally:
-        site.lb2.run("ip", "route", "delete", "unreachable", f"{WEB2}/32")
-    assert status == 2
-    assert recap(printed) == {"lb1": True, "lb2": True, "localhost": False}
-    assert "more: backend b1 does not answer lb2" in printed
-    assert "lb1: went back to its former rules" in printed
-    assert [member.state() for member in (site.lb1, site.lb2)] == before
-
-
-def test_what_chance_may_bring_undoes_nothing(site: Site) -> None:
-    """Both backends get 1000 or 1001 of the connections in one of thirty runs, and then nothing is odd."""
-    site.variables["natlb_verify_probes"] = {"odd": {"tolerance": 0, "connections": 2001}}
-    status, printed = deployed(site, [WEB, service("odd", 83, 8080, 8080, method="random")])
-    assert status == 0, printed
-    assert not site.lb1.waiting()
-    for line in re.findall("^lb[12]: .*the spread of.*", printed, re.MULTILINE):
+def test_what_chance_may_bring_undoes_nothing(rolled_out: str) -> None:
+    for line in re.findall("^lb[12]: .*the spread of.*", rolled_out, re.MULTILINE):
         # A SYN that was repeated on a busy machine counts twice, and then that is the reason.
         reasons = "the method random leaves it to chance|other connections were counted as well"
         assert re.search(rf"\(this undoes nothing: (?:{reasons})\)$", line), line
 
 
-def test_what_a_balancer_cannot_reach_by_itself_is_left_out(site: Site) -> None:
-    """Its connections to a network are not balanced, and the probes would take the room of backends with a limit."""
-    both = [{"address": WEB1, "port": 8080}, {"address": "fd00::9", "port": 8080}]
-    whole = {"name": "whole", "listen": ["0.0.0.0/0:443", "[::/0]:443"], "backends": both}
-    network = {**service("network", 0, 8080), "listen": ["198.51.100.0/24:80"]}
-    narrow = service("narrow", 84, 8080, 8080)
-    for backend in narrow["backends"]:
-        backend["max_connections"] = 2
-    status, printed = deployed(site, [WEB, whole, network, narrow])
-    assert status == 0, printed
-    assert recap(printed) == {"lb1": False, "lb2": False, "localhost": False}
-    assert not site.lb1.waiting()
+def test_what_a_balancer_cannot_reach_by_itself_is_left_out(site: Site, rolled_out: str) -> None:
+    assert not re.search(r"item=(whole|network|narrow) at", rolled_out)
     assert "198.51.100" in site.lb1.state()
 
 
-def test_nothing_at_all_may_be_declared(site: Site) -> None:
-    assert deployed(site, [WEB])[0] == 0
-    status, printed = deployed(site, [])
-    assert status == 0, printed
+@pytest.mark.usefixtures("rolled_out")
+def test_a_canary_that_cannot_serve_goes_back_and_nobody_follows(site: Site) -> None:
+    before = states(site)
+    site.variables["natlb_services"] = [*DECLARED, DEAD]
+    status, printed = site.playbook("deploy")
+    assert status == 2
+    assert recap(printed) == {"lb1": True, "lb2": False, "localhost": False}
+    assert f"dead: backend b1 does not answer lb1 (connect: Connection refused at {WEB2}:4)" in printed
+    assert "lb1: went back to its former rules" in printed
     assert not site.lb1.waiting()
-    assert VIP not in site.lb1.state() + site.lb2.state()
-    status, printed = deployed(site, [])
+    assert states(site) == before
+    site.variables["natlb_services"] = DECLARED
+    status, printed = site.playbook("deploy", "--limit", "lb1")
+    assert status == 0, printed
     assert "changed=0" in printed
 
 
-def test_a_removal_reads_no_declaration(site: Site) -> None:
-    """It gathers no facts, of which this one is made."""
-    assert deployed(site, [WEB])[0] == 0
-    site.variables["natlb_services_facts"] = "{{ [{'listen': ansible_facts.default_ipv4.address ~ ':80'}] }}"
-    status, printed = site.playbook("remove")
-    assert status == 0, printed
-    assert not site.lb1.waiting()
-    assert "natlb" not in site.lb1.state() + site.lb2.state()
-
-
-def test_a_verification_that_cannot_be_done_says_so(site: Site) -> None:
-    assert deployed(site, [WEB])[0] == 0
-    before = site.lb1.state()
-    site.variables["natlb_verify_connections"] = "{{ natlb_read.engine }}"
-    status, printed = deployed(site, [WEB, service("more", 82, 8080, 8080)])
+@pytest.mark.usefixtures("rolled_out")
+def test_a_batch_goes_back_as_a_whole(site: Site) -> None:
+    """lb1 is as it should be, and lb2 cannot be verified."""
+    before = states(site)
+    site.variables["natlb_services"] = [*DECLARED, MORE]
+    site.own["lb2"].update(natlb_services=[WEB, ODD, MORE], natlb_verify_connections="{{ natlb_read.engine }}")
+    status, printed = site.playbook("deploy", "-e", "natlb_serial=2")
     assert status == 2
-    assert 'lb1: could not be verified: the task "Open connections from the balancer itself" failed: ' in printed
-    assert "lb1: went back to its former rules" in printed
-    assert site.lb1.state() == before
+    assert recap(printed) == {"lb1": True, "lb2": True, "localhost": False}
+    assert 'lb2: could not be verified: the task "Open connections from the balancer itself" failed: ' in printed
+    for name in ("lb1", "lb2"):
+        assert f"{name}: went back to its former rules" in printed
+    assert states(site) == before
 
 
+@pytest.mark.usefixtures("rolled_out")
 def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Site) -> None:
-    site.own["lb2"] = {"natlb_services": [service("web", 80, 8080)]}
+    site.own["lb2"]["natlb_services"] = [service("web", 80, 8080)]
     before = site.lb1.state()
-    status, printed = deployed(site, [WEB])
+    status, printed = site.playbook("deploy")
     assert status == 2
     assert f"web: lb2 would have other slots for tcp {VIP}:80 than lb1" in printed
     assert "Deploy the balancers" not in printed
     assert site.lb1.state() == before
 
 
-def test_a_standby_comes_first_and_the_role_failover_runs(site: Site) -> None:
-    """The role says that the program is not there by which keepalived asks: nothing is kept on these hosts."""
+@pytest.mark.usefixtures("rolled_out")
+def test_nothing_at_all_may_be_declared(site: Site) -> None:
+    site.variables["natlb_services"] = []
+    status, printed = site.playbook("deploy", "--limit", "lb1")
+    assert status == 0, printed
+    assert not site.lb1.waiting()
+    assert VIP not in site.lb1.state()
+    status, printed = site.playbook("deploy", "--limit", "lb1")
+    assert "changed=0" in printed
+
+
+def test_a_standby_comes_first_and_what_is_declared_is_taken_away(site: Site) -> None:
+    """The role failover says that the program is not there by which keepalived asks: nothing is kept on these hosts. A
+    removal takes its configuration away as well. It gathers no facts, of which one part of the declaration is made."""
     shared = {"addresses": [f"{VIP}/24"], "interface": "eth0", "router_id": 51}
     site.variables.update(natlb_failover_addresses=[shared], natlb_failover_unicast=False)
     site.lb1.run("ip", "address", "add", f"{VIP}/24", "dev", "eth0")
     try:
-        status, printed = deployed(site, [WEB])
+        status, printed = site.playbook("deploy")
         assert "\n0 of 2 balancers are done, next: lb2\n" in printed, printed
         assert status == 2
         assert recap(printed) == {"lb1": False, "lb2": True, "localhost": False}
         assert "/usr/local/sbin/natlb is missing, which tells whether this host is ready" in printed
+        site.variables["natlb_services_facts"] = "{{ [{'listen': ansible_facts.default_ipv4.address ~ ':80'}] }}"
         status, printed = site.playbook("remove")
         assert status == 0, printed
     finally:
         site.lb1.run("ip", "address", "delete", f"{VIP}/24", "dev", "eth0")
     assert printed.count("Remove the configuration") == 1
-    assert "natlb" not in site.lb1.state() + site.lb2.state()
+    assert not site.lb1.waiting()
+    assert "natlb" not in "".join(states(site)).lower()
