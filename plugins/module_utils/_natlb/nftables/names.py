@@ -14,6 +14,10 @@ from ..ruleset.names import digest
 
 _SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
 _AFFINITY, _BACKEND = "affinity", "b"
+#: The states in which a connection may be idle, as nft names them. To all others nft gives the defaults of the kernel
+#: (ct_timeout_evaluate in its src/evaluate.c), not what the host has set. A UDP flow without answers, as that of
+#: syslog, is no less used than one with them.
+IDLE_STATES = {"tcp": ("established",), "udp": ("unreplied", "replied")}
 
 
 class SlotMap(NamedTuple):

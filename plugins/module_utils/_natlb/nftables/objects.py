@@ -15,12 +15,9 @@ there before the translation: this is when the kernel makes room for what packet
 from __future__ import annotations
 
 from ..model.entities import Service
+from .names import IDLE_STATES
 from .table import Table
 from .text import Lines
-
-#: The states in which a connection may be idle. All others keep the times of the host. A UDP flow without answers, as
-#: that of syslog, is no less used than one with them.
-_STATES = {"tcp": ("established",), "udp": ("unreplied", "replied")}
 
 
 def declare(table: Table, service: Service) -> None:
@@ -30,7 +27,7 @@ def declare(table: Table, service: Service) -> None:
     for protocol in service.protocols:
         of = f"l3proto {table.family}"
         if service.idle_timeout_s:
-            policy = ", ".join(f"{state} : {service.idle_timeout_s}" for state in _STATES[protocol])
+            policy = ", ".join(f"{state} : {service.idle_timeout_s}" for state in IDLE_STATES[protocol])
             table.declare(
                 "timeout", _timeout(service, protocol), f"protocol {protocol}", of, f"policy = {{ {policy} }}"
             )

@@ -12,7 +12,7 @@ from ..model.clients import options as client_options
 from ..model.entities import Config, Service
 from ..model.families import FAMILIES
 from ..ruleset.sections import Key, Ruleset, Section
-from .names import backend_chain, is_affinity, slot_map
+from .names import IDLE_STATES, backend_chain, is_affinity, slot_map
 
 TABLE = "natlb"
 
@@ -217,15 +217,18 @@ def _loadable(key: Key, section: Section) -> Section:
     return section
 
 
-#: Of the states that we name (src/rule.c of nft).
-_TIMES = {"protocol tcp": {"established": "432000"}, "protocol udp": {"unreplied": "30", "replied": "120"}}
+#: The one default that is ours alone where it is (src/rule.c of nft: `tcp_dflt_timeout`). Those of UDP differ from each
+#: other, and from version to version; our times of one object are all equal, so one that is listed tells the other.
+_ESTABLISHED_S = "432000"
 
 
 def _with_defaults(line: str, protocol: str) -> str:
     """The line `policy = { … }` with all times."""
     if not line.startswith("policy = "):
         return line
-    times = {**_TIMES.get(protocol.rstrip(";"), {}), **dict(_TIME.findall(line))}
+    listed = dict(_TIME.findall(line))
+    one = next(iter(listed.values()), _ESTABLISHED_S)
+    times = {**dict.fromkeys(IDLE_STATES.get(protocol.rpartition(" ")[2], ()), one), **listed}
     return f"policy = {{ {', '.join(f'{state} : {time}' for state, time in times.items())} }}"
 
 
