@@ -40,6 +40,8 @@ _v4_networks = st.builds(lambda b, n: _network(f"198.{18 + b % 2}.{b}.0", n), st
 _v6_networks = st.builds(lambda b, n: _network(f"2001:db8:{b:x}::", n), st.integers(1, 0xFFFF), st.integers(33, 128))
 
 
+#: Source addresses; no backend has one.
+_OWN = {"ip": ("10.0.0.251", "10.0.0.252", "10.0.0.253"), "ip6": ("2001:db8:2::2000", "2001:db8:2::2001")}
 #: Without bits of uplinks.
 _MARKS = ("0x10/0xff", "0x0/0xf0", "0xff/0xff", "0x1/0x1", "0x7/0xc0ffffff")
 
@@ -188,13 +190,11 @@ def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:
 
 
 def _backend_snat(family: str) -> st.SearchStrategy[Declared]:
-    addresses = ("10.0.0.200", "10.0.0.202") if family == "ip" else ("2001:db8:2::200",)
-    return st.fixed_dictionaries({}, optional={"snat": st.sampled_from(("masquerade", "none", *addresses))})
+    return st.fixed_dictionaries({}, optional={"snat": st.sampled_from(("masquerade", "none", *_OWN[family]))})
 
 
 def _snat(families: tuple[str, ...]) -> st.SearchStrategy[Any]:
-    pools = {"ip": ("10.0.0.200", "10.0.0.201", "10.0.0.202"), "ip6": ("2001:db8:2::200", "2001:db8:2::201")}
-    each = [st.lists(st.sampled_from(pools[family]), unique=True, min_size=1) for family in families]
+    each = [st.lists(st.sampled_from(_OWN[family]), unique=True, min_size=1) for family in families]
     addresses = st.tuples(*each).map(lambda lists: [address for part in lists for address in part])
     return st.sampled_from(("masquerade", "masquerade", "none")) | addresses
 

@@ -243,7 +243,7 @@ def test_networks_around_an_address_are_not_looked_for_one_by_one(monkeypatch: p
         return number(address)
 
     monkeypatch.setattr(addresses, "number", counted)
-    keys = {"snat_ports": "20000-29999", "backends": ["10.0.0.3:80"]}
+    keys = {"snat_ports": "20000-29999", "backends": ["10.9.9.9:80"]}
     parse_config(
         [
             {"name": f"s{i}", "listen": f"{network}:80", "snat": ADDRESSES[i], **keys}
