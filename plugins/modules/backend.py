@@ -158,6 +158,10 @@ missing:
   type: str
 """
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import archive
+
+archive.compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import draining

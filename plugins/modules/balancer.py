@@ -658,6 +658,10 @@ remarks:
   elements: str
 """
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import archive
+
+archive.compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.cli import single_file
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError

@@ -232,6 +232,10 @@ p_value:
   sample: 0.71
 """
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import archive
+
+archive.compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe import connections as core

@@ -54,6 +54,10 @@ tables:
   sample: [{"name": "web", "method": "source_hash", "listen": ["tcp 192.0.2.10:80"], "slots": "1b2f6c0de4a59d73"}]
 """
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import archive
+
+archive.compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 
 

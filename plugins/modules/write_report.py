@@ -63,6 +63,10 @@ size:
   sample: 31415
 """
 
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.host import archive
+
+archive.compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 
 

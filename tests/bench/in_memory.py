@@ -4,7 +4,7 @@
 """What a change of health costs a process that stays: from the decision to the kernel, with 10,000 services declared.
 
 One backend of one service, and one backend that 1,000 services share, by turns down and up. Two times from the call:
-until the kernel has the new rules, which it tells with a notification (NFT_MSG_NEWGEN, sent at the end of a commit), and
+until the kernel has the new rules, which it tells with a notification at the end of a commit (NFT_MSG_NEWGEN), and
 until the call returns. By then the program has ended, which waits until the kernel has freed the old rules, and
 connections that were waiting for a backend that is down have been ended as well.
 

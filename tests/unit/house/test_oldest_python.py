@@ -29,8 +29,10 @@ print(sys.version_info[:2])
 """
 
 
-def run(*words: str) -> str:
-    argv = [oldest_python.find(), "-I", "-B", "-c", *words]
+def run(*words: str, keep: Path | None = None) -> str:
+    """What is compiled is written down nowhere, or in the folder `keep`."""
+    how = "-B" if keep is None else f"-Xpycache_prefix={keep}"
+    argv = [oldest_python.find(), "-I", how, "-c", *words]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -42,10 +44,10 @@ def test_all_that_targets_run_is_valid() -> None:
     run(COMPILE, *map(str, files))
 
 
-def test_the_core_can_be_imported() -> None:
+def test_the_core_can_be_imported(tmp_path: Path) -> None:
     files = [path.relative_to(MODULE_UTILS) for path in (MODULE_UTILS / "_natlb").rglob("*.py")]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
-    assert run(IMPORT, str(MODULE_UTILS), *names) == "(3, 9)\n"
+    assert run(IMPORT, str(MODULE_UTILS), *names, keep=tmp_path) == "(3, 9)\n"
 
 
 @pytest.mark.parametrize("line", ["match x:\n  case 1: pass", "type X = int"])
