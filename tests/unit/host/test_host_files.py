@@ -19,6 +19,8 @@ from _natlb.plan import forwarding, routing
 from _natlb.plan.request import declared
 from _natlb.ruleset.sections import Key, Section, unified
 from _natlb.warnings import boot_settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 UPLINKS = [
     {
@@ -181,3 +183,65 @@ def test_a_diff_shows_sections_and_only_what_differs() -> None:
         "+new",
     ]
     assert unified({}, {chain: Section((), ())}) == "--- /dev/null\n+++ ip natlb chain c\n"
+
+
+TABLE = Key("ip", "natlb", "map", "source_hash_tcp.7qk")
+
+
+def slots(*targets: int) -> Section:
+    return Section(
+        ("type integer : verdict",), tuple(sorted(f"{i} : goto hash_tcp_{n}" for i, n in enumerate(targets)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        # As many slots as before, and others.
+        (
+            slots(*[1, 2, 3] * 400),
+            slots(*[2, 1, 3] * 400),
+            [
+                "-goto hash_tcp_1: 400 slots",
+                "+goto hash_tcp_1: 400 slots, 400 of them others",
+                "-goto hash_tcp_2: 400 slots",
+                "+goto hash_tcp_2: 400 slots, 400 of them others",
+            ],
+        ),
+        (
+            slots(*[1, 2, 3] * 400),
+            slots(*[1, 2, 1] * 400),
+            [
+                "-goto hash_tcp_1: 400 slots",
+                "+goto hash_tcp_1: 800 slots, 400 of them others",
+                "-goto hash_tcp_3: 400 slots",
+            ],
+        ),
+        (
+            None,
+            slots(*[1, 2] * 40),
+            ["+type integer : verdict", "+goto hash_tcp_1: 40 slots", "+goto hash_tcp_2: 40 slots"],
+        ),
+        (slots(*[1] * 40), None, ["-type integer : verdict", "-goto hash_tcp_1: 40 slots"]),
+        # A few are shown by themselves, however many there are.
+        (
+            slots(*[1] * 4000),
+            slots(*[1] * 3999, 2),
+            ["@@ -1 +1 @@", "-3999 : goto hash_tcp_1", "+3999 : goto hash_tcp_2"],
+        ),
+    ],
+)
+def test_a_diff_counts_the_slots_of_a_hash(before: Section | None, after: Section | None, lines: list[str]) -> None:
+    live, wanted = ({TABLE: each} if each else {} for each in (before, after))
+    title = "ip natlb map source_hash_tcp.7qk"
+    names = [f"--- {title if before else '/dev/null'}", f"+++ {title if after else '/dev/null'}"]
+    assert unified(live, wanted).splitlines() == [*names, *lines]
+
+
+@given(st.lists(st.integers(0, 3), min_size=40, max_size=60), st.lists(st.integers(0, 3), min_size=40, max_size=60))
+def test_tables_that_differ_are_never_shown_as_equal(one: list[int], other: list[int]) -> None:
+    live, wanted = {TABLE: slots(*one)}, {TABLE: slots(*other)}
+    assert bool(unified(live, wanted)) == (one != other)
+    assert any(line[0] in "+-" and line[:3] not in ("+++", "---") for line in unified(live, wanted).splitlines()) == (
+        one != other
+    )

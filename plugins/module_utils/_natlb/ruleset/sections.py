@@ -11,7 +11,8 @@ comparison.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +31,9 @@ class Key(NamedTuple):
 
 #: Kinds whose body is a set of lines rather than a sequence.
 UNORDERED = ("map", "set")
+#: An element of a table of slots, and how many of one that differ are shown by themselves.
+_SLOT = re.compile(r"\d+ : ")
+_LONG = 32
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,46 @@ def unified(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> str:
             # Of ten thousand equal elements none is shown, and none needs to be aligned.
             before, after = _without(before, after), _without(after, before)
         title, former = (" ".join(part for part in each if part) for each in (key, renamed.get(key, key)))
-        lines.extend(
-            difflib.unified_diff(
-                _lines(before),
-                _lines(after),
-                fromfile=former if before is not None else "/dev/null",
-                tofile=title if key in wanted else "/dev/null",
-                n=0,
-                lineterm="",
-            )
-        )
+        names = former if before is not None else "/dev/null", title if key in wanted else "/dev/null"
+        if key.kind == "map" and _is_long_table(before, after):
+            lines += [f"--- {names[0]}", f"+++ {names[1]}", *_tallied(live.get(key), wanted.get(key))]
+            continue
+        lines.extend(difflib.unified_diff(_lines(before), _lines(after), *names, n=0, lineterm=""))
         if before is not None and after is None and not _lines(before):
             lines += [f"--- {title}", "+++ /dev/null"]
         if after is not None and before is None and not _lines(after):
             lines += ["--- /dev/null", f"+++ {title}"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _is_long_table(before: Section | None, after: Section | None) -> bool:
+    """Whether these elements, which differ, are slots of a table of a hash, and more than anybody reads."""
+    found = [*(before.body if before else ()), *(after.body if after else ())]
+    return len(found) > _LONG and all(map(_SLOT.match, found))
+
+
+def _tallied(before: Section | None, after: Section | None) -> Iterator[str]:
+    """Of such a table how many slots lead where, and how many of them have not before: a line for each backend that has
+    other slots, not one for each slot."""
+    old, new = (each.header if each else () for each in (before, after))
+    yield from (f"-{line}" for line in old if line not in new)
+    yield from (f"+{line}" for line in new if line not in old)
+    was, now = (_leading(each.body if each else ()) for each in (before, after))
+    for target in sorted({*was, *now}):
+        slots, others = was.get(target, set()), now.get(target, set())
+        if slots and slots != others:
+            yield f"-{target}: {len(slots)} slots"
+        if others and slots != others:
+            yield f"+{target}: {len(others)} slots" + (f", {len(others - slots)} of them others" if before else "")
+
+
+def _leading(body: Iterable[str]) -> dict[str, set[str]]:
+    """The slots that lead to each target."""
+    found: dict[str, set[str]] = {}
+    for line in body:
+        slot, _colon, target = line.partition(" : ")
+        found.setdefault(target, set()).add(slot)
+    return found
 
 
 def _renamed(changes: Changes) -> dict[Key, Key]:
