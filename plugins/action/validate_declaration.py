@@ -164,15 +164,25 @@ def _nulls(values: Mapping[str, Any]) -> list[str]:
 def empty(given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """Nothing to balance is an error unless it is written: it takes away what the host balances now."""
     services = values.get(SERVICES)
-    if services is None and (SERVICES in given or not composition.names("services", given)):
-        return [f"{SERVICES}: {_unset(given)}"]
+    parts = [name for name in composition.names("services", given) if name != SERVICES]
+    if services is None and (SERVICES in given or not parts):
+        return [f"{SERVICES}: {_unset(given, parts)}"]
     if services == [] and isinstance(given[SERVICES], str):
-        found = f"the template {given[SERVICES]!r} gives an empty list, which would remove every service"
-        return [f"{SERVICES}: {found} (write {SERVICES}: [], or natlb_state: absent, if that is meant)"]
+        found = f"the template {given[SERVICES]!r} gives an empty list, which would remove "
+        found += "all services that it declared" if parts else "every service"
+        remedy = _without(parts) if parts else f"write {SERVICES}: [], or natlb_state: absent, if that is meant"
+        return [f"{SERVICES}: {found} ({remedy})"]
     return []
 
 
-def _unset(given: Mapping[str, Any]) -> str:
+def _without(parts: Sequence[str]) -> str:
+    """The remedy where `natlb_services` alone does not say what the host balances."""
+    return f"if that is meant, leave it out: {parts[0]} declares services as well"
+
+
+def _unset(given: Mapping[str, Any], parts: Sequence[str]) -> str:
+    if parts:
+        return f"is set to nothing ({_without(parts)})"
     remedy = f"write {SERVICES}: [] if this host is to balance nothing, natlb_state: absent to remove everything"
     if SERVICES in given:
         return f"is set to nothing ({remedy})"

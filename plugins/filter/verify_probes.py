@@ -17,7 +17,8 @@ description:
     the balancer say which backends got them. Backends are asked for their names only if O(overrides) says how.
   - With the methods C(source_hash) and C(destination_hash), with affinity or with pins one client gets one backend, so
     no spread is expected.
-  - A service with limits for each client gets no more connections than these allow.
+  - A service with limits for each client gets no more connections than these allow. One with C(snat_ports) gets so many
+    that a quarter of these ports is used, since closed connections keep theirs for up to two minutes.
   - The playbook C(natlb.netfilter.verify) uses it.
 author:
   - natlb contributors (@natlb)
@@ -105,6 +106,9 @@ ASKING = ("identify", "names", "expected", "path", "host", "status")
 JUDGING = ("tolerance", "significance", "max_errors")
 #: A refusal of a datagram is waited for, so that many are to be on their way at a time.
 UDP_CONCURRENCY = 50
+#: Of the ports that a service has for its connections, one of so many is used. Clients need them too, and what was
+#: verified a minute ago still has its own.
+_PART_OF_PORTS = 4
 _LISTEN = re.compile(r"(?P<host>\*|\[[^\]]+\]|[^:]+):(?P<port>\d+)(?:-\d+)?\Z")
 
 
@@ -123,12 +127,12 @@ def verify_probes(
         raise AnsibleFilterError(
             "\n".join(f"natlb.netfilter.verify_probes: {error}" for error in errors.errors)
         ) from errors
-    found = [
-        _probe(service, host, port, protocol, {"connections": int(connections), **chosen.get(service["name"], {})})
-        for service in services
-        if not (own and probe_options.not_for_itself(service))
-        for host, port, protocol in _places(service, address, own)
-    ]
+    found = []
+    for service in services:
+        if not (own and probe_options.not_for_itself(service)):
+            places = list(_places(service, address, own))
+            asked = {"connections": int(connections), **chosen.get(service["name"], {})}
+            found += [_probe(service, place, asked, len(places)) for place in places]
     return found[:: max(1, math.ceil(len(found) / verdict.MOST_OWN))] if own else found
 
 
@@ -152,8 +156,10 @@ def _serving(service: Mapping[str, Any], host: str) -> list[Mapping[str, Any]]:
 
 
 def _probe(
-    service: Mapping[str, Any], host: str, port: int, protocol: str, chosen: Mapping[str, Any]
+    service: Mapping[str, Any], place: tuple[str, int, str], chosen: Mapping[str, Any], places: int
 ) -> dict[str, Any]:
+    """The probe of one of so many places of a service."""
+    host, port, protocol = place
     serving = _serving(service, host)
     called = chosen.get("names", {})
     options = {key: value for key, value in chosen.items() if key not in ("names", "from", *JUDGING)}
@@ -167,14 +173,14 @@ def _probe(
         options["connect_only"] = True
         if options["protocol"] == "udp":
             options.setdefault("concurrency", UDP_CONCURRENCY)
-    _within_limits(service, options)
+    _within_limits(service, options, places)
     names = [called.get(backend["name"], backend["name"]) for backend in serving]
     found = {"service": service["name"], "names": names, "options": options, "judge": judge}
     return {**found, "from": chosen["from"]} if "from" in chosen else found
 
 
-def _within_limits(service: Mapping[str, Any], options: dict[str, Any]) -> None:
-    """A client that keeps to the limits of a service is not refused by them."""
+def _within_limits(service: Mapping[str, Any], options: dict[str, Any], places: int) -> None:
+    """A client that keeps to the limits of a service is not refused by them. Its ports are shared by all places."""
     a_second = service.get("new_connections_per_second")
     room = _room_of_backends(service, str(options["target"]))
     for at_a_time in (service.get("max_connections_per_client"), room):
@@ -182,6 +188,9 @@ def _within_limits(service: Mapping[str, Any], options: dict[str, Any]) -> None:
             options["concurrency"] = min(options.get("concurrency", 10), at_a_time)
     if a_second:
         options["connections"] = min(options["connections"], a_second)
+    if service.get("snat_connections"):
+        room = service["snat_connections"] * len(_serving(service, str(options["target"])))
+        options["connections"] = min(options["connections"], max(1, room // (_PART_OF_PORTS * places)))
 
 
 def _room_of_backends(service: Mapping[str, Any], host: str) -> int:

@@ -97,6 +97,13 @@ conntrack:
   returned: success
   type: dict
   sample: {"count": 812, "max": 262144, "drop": 0, "early_drop": 0, "insert_failed": 0}
+generation:
+  description:
+    - The number of the last commit to nf_tables, whoever made it. Rules of iptables-legacy do not count.
+    - Null if the kernel has no nf_tables.
+  returned: success
+  type: int
+  sample: 4711
 services:
   description: The declared services.
   returned: success
@@ -157,6 +164,12 @@ services:
       type: int
     new_connections_per_second:
       description: How many connections a client may open in a second. V(0) is no limit.
+      type: int
+    snat_connections:
+      description:
+        - How many connections at a time one backend can have by C(snat_ports). A closed one keeps its port for up to
+          two minutes.
+        - Null without C(snat_ports).
       type: int
     known_clients:
       description:

@@ -50,6 +50,16 @@ def moving(former: Item, service: Item) -> str:
     return ""
 
 
+def changed_meanwhile(former: Item, service: Item) -> bool:
+    """Whether something is known that has changed the rules of a service between two readings of it."""
+    return service["method"] == "least_connections" or _standing(former) != _standing(service)
+
+
+def _standing(service: Item) -> list[tuple[Any, ...]]:
+    keys = ("address", "port", "expected_share", "health", "health_since", "override")
+    return [tuple(item.get(key) for key in keys) for item in service["backends"]]
+
+
 def _shares(service: Item) -> list[tuple[Any, ...]]:
     return [(item["address"], item.get("port"), item["expected_share"]) for item in service["backends"]]
 

@@ -108,7 +108,11 @@ def host(
     for service in after.get("services") or []:
         grown, restarted = _growth(former.get(service["name"]), service)
         mine = [probe for probe in probes if probe["item"]["service"] == service["name"]]
-        seen[service["name"]] = Seen(service, grown, restarted, mine, former.get(service["name"]))
+        one = seen[service["name"]] = Seen(service, grown, restarted, mine, former.get(service["name"]))
+        if own and one.former is not None and one.counted < one.opened - one.failed:
+            # Of slots that a change of health took away, or that somebody flushed, the counters went as well.
+            moved = before.get("generation") != after.get("generation")
+            one.restarted = restarted or moved or own_shares.changed_meanwhile(one.former, service)
     return Host(name, after, seen, list(checks), list(declared), own)
 
 
@@ -175,7 +179,7 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
         return
     if seen.restarted and this.own:
         # Not by the change, which was there before. What failed is wrong nevertheless.
-        found.doubts.append(f"{name}: its rules were reloaded during the probes, so its counters were not judged")
+        found.doubts.append(f"{name}: its rules were changed during the probes, so its counters were not judged")
         _failures([seen], this.own, found)
         _checks(seen, this, found)
         return
@@ -293,7 +297,7 @@ def _failures(alike: Sequence[Seen], own: bool, found: Verdict) -> None:
         text = f"{seen.service['name']}: {errors} of {tried} connections to {_aim(probe)[0]} failed"
         asked = sum(int(one["item"]["options"]["connections"]) for one in same)
         text += f", so the rest of {asked} was not tried" if tried < asked else ""
-        text += f": {_reasons(same)}"
+        text += f": {_reasons(same)}{_of_ports(seen.service)}"
         if errors <= allowed or (seen.limited and seen.counted):
             why = "the service limits its clients" if errors > allowed else f"max_errors is {allowed}"
             found.lines.append(f"{text} ({why})")
@@ -302,6 +306,17 @@ def _failures(alike: Sequence[Seen], own: bool, found: Verdict) -> None:
             found.doubts.append(f"{text} ({_HEALS})")
         else:
             found.problems.append(text)
+
+
+def _of_ports(service: Item) -> str:
+    """What may be the reason where its connections share few ports."""
+    room = service.get("snat_connections")
+    return (
+        f" (its snat_ports allow {room} connections at a time to one backend, closed ones for up to two minutes more; "
+        "if clients use them up, widen the range, or name several addresses in snat)"
+        if room
+        else ""
+    )
 
 
 def _aim(probe: Item) -> tuple[str, str]:

@@ -48,6 +48,8 @@ MORE = service("more", 82, 8080, 8080)
 #: Both backends get 1000 or 1001 of the connections in one of thirty runs, and then nothing is odd.
 ODD = service("odd", 83, 8080, 8080, method="random")
 ODD_PROBES = {"odd": {"tolerance": 0, "connections": 2001}}
+#: It has fewer ports than connections would be opened, and closed ones keep theirs.
+FEW = service("few", 85, 8080, 8080, snat_ports="20000-20039")
 BOTH = [{"address": WEB1, "port": 8080}, {"address": "fd00::9", "port": 8080}]
 #: What a balancer cannot reach by itself: its connections to networks are not balanced, and the probes would take the
 #: room of backends with a limit.
@@ -60,7 +62,7 @@ UNREACHED = [
     },
 ]
 #: One balancer has each engine.
-DECLARED = [WEB, ODD, *UNREACHED]
+DECLARED = [WEB, ODD, FEW, *UNREACHED]
 OF_IPTABLES = {"natlb_engine": "iptables", "natlb_services": [WEB, ODD]}
 
 

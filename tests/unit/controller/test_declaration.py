@@ -123,6 +123,15 @@ def test_a_template_that_comes_out_empty_is_not_written() -> None:
     assert problems({"natlb_services": template}, {template: [WEB]}) == []
 
 
+@pytest.mark.parametrize("given", [None, "{{ groups.web | default([]) }}"], ids=["nothing", "template"])
+def test_beside_parts_an_empty_list_is_no_remedy(given: Any) -> None:
+    """It would remove nothing of what the parts declare."""
+    (message,) = problems({"natlb_services": given, "natlb_services_web": [WEB]}, {given: []})
+    assert "leave it out: natlb_services_web declares services as well" in message
+    assert "natlb_services: []" not in message
+    assert "every service" not in message
+
+
 @pytest.mark.parametrize("name", sorted(variables.OF_BALANCER - {"natlb_services"}))
 def test_a_variable_that_is_set_to_nothing_is_not_left_out(name: str) -> None:
     (message,) = problems({"natlb_services": [WEB], name: None})

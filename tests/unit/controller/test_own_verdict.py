@@ -132,6 +132,30 @@ def test_shares_that_change_meanwhile_undo_nothing() -> None:
     assert judged(before, after)["doubts"][0].endswith("(this undoes nothing: the shares changed meanwhile)")
 
 
+@pytest.mark.parametrize("what", ["generation", "health_since", "override"])
+def test_counters_that_began_anew_meanwhile_undo_nothing(what: str) -> None:
+    """The agent took a backend out, or another tool flushed all: what was counted before that is gone."""
+    before, after = info(service(0, 0), generation=7), info(service(40, 0), generation=7)
+    (problem,) = judged(before, after)["problems"]
+    assert "100 connections to 192.0.2.10:80 succeeded, and lb1 counted 40" in problem
+    changed = after if what == "generation" else after["services"][0]["backends"][1]
+    changed[what] = 8
+    found = judged(before, after)
+    assert found["problems"] == []
+    assert found["doubts"] == ["lb1: web: its rules were changed during the probes, so its counters were not judged"]
+
+
+@pytest.mark.parametrize(("ports", "places", "connections"), [(80, 1, 40), (80, 2, 20), (2, 1, 1), (4000, 1, 100)])
+def test_few_ports_get_few_connections_and_are_named(ports: int, places: int, connections: int) -> None:
+    listen = ["192.0.2.10:80", "192.0.2.11:80"][:places]
+    web = service(0, 0, snat_connections=ports, listen=listen)
+    assert {item["options"]["connections"] for item in probes([web], connections=100, own=True)} == {connections}
+    failed = {"errors": 3, "error_messages": [{"message": "connect: timed out", "count": 3}]}
+    (problem, *_others) = judged(info(web), info(web), failed)["problems"]
+    assert f"snat_ports allow {ports} connections at a time to one backend" in problem
+    assert "widen the range" in problem
+
+
 @pytest.mark.parametrize("method", ["round_robin", "random", "source_hash"])
 def test_who_should_get_nothing_gets_nothing(method: str) -> None:
     before, after = info(service(0, 0, method=method)), info(service(99, 1, method=method))
@@ -143,7 +167,7 @@ def test_who_should_get_nothing_gets_nothing(method: str) -> None:
 def test_rules_that_are_reloaded_meanwhile_undo_nothing() -> None:
     found = judged(info(service(10, 10)), info(service(5, 5)))
     assert found["problems"] == []
-    assert found["doubts"] == ["lb1: web: its rules were reloaded during the probes, so its counters were not judged"]
+    assert found["doubts"] == ["lb1: web: its rules were changed during the probes, so its counters were not judged"]
     failed = {"errors": 1, "error_messages": [{"message": "connect: timed out", "count": 1}]}
     (problem,) = judged(info(service(10, 10)), info(service(5, 5)), failed)["problems"]
     assert problem.startswith("lb1: web: 1 of 100 connections to 192.0.2.10:80 failed: connect: timed out")

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..errors import HostError
 from ..host import flows as tracked
-from ..host import proc, sysctl
+from ..host import nf_tables, proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import hashed_slots
-from ..model import clients, history, tracking
+from ..model import clients, history, snat_ports, tracking
 from ..model.effective import Count, EffectiveBackend, Place, effective_backends, quorums
 from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
@@ -68,6 +68,7 @@ def info(
         "agent": agent_files.answers(request),
         "warnings": warnings,
         "conntrack": usage,
+        "generation": nf_tables.generation(),
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
             _service(item, plan, new, active, clients_known, kept, refused.get(item.name))
@@ -155,6 +156,7 @@ def _service(
         "restricted": bool(service.allow_from or service.deny_from),
         "max_connections_per_client": service.max_connections_per_client,
         "new_connections_per_second": service.new_connections_per_second,
+        "snat_connections": snat_ports.room(service),
         "known_clients": clients.shown(service, known),
         "min_healthy": [_quorum(count) for count in quorums(service, standing, plan.laid.findings)],
         "backends": [
