@@ -72,9 +72,9 @@ def test_what_is_not_declared_any_more_has_no_name() -> None:
 
 def test_health() -> None:
     down = Finding("down", "then", "refused")
-    assert [item.message for item in news.of_findings({}, {PLACE: down}, NAMES)] == ["b1 of web1 is down: refused"]
-    assert list(news.of_findings({PLACE: down}, {PLACE: replace(down, since="now")}, NAMES)) == []
-    (told,) = news.of_findings({PLACE: down}, {PLACE: Finding("up")}, NAMES)
+    assert [item.message for item in news.of_findings({}, {PLACE: down}, NAMES, ())] == ["b1 of web1 is down: refused"]
+    assert list(news.of_findings({PLACE: down}, {PLACE: replace(down, since="now")}, NAMES, ())) == []
+    (told,) = news.of_findings({PLACE: down}, {PLACE: Finding("up")}, NAMES, ())
     assert (told.message, told.fields["state"]) == ("b1 of web1 is up", "up")
 
 

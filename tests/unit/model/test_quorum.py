@@ -188,14 +188,23 @@ def test_what_is_remembered_is_kept_as_long_as_the_service_has_a_quorum() -> Non
 
 
 def test_crossings() -> None:
-    before, after = {place(A): UP}, {**BELOW, place(A): DOWN}
-    assert [tuple(item) for item in crossed(before, after)] == [("web", True, "web is below min_healthy: words")]
-    assert [tuple(item) for item in crossed(after, before)] == [("web", False, "web has enough healthy backends again")]
-    assert not list(crossed(after, after))
-    told = [item.message for item in of_findings(before, after, {place(A): "a"})]
+    before, after, services = {place(A): UP}, {**BELOW, place(A): DOWN}, of(2).services
+    assert [tuple(item) for item in crossed(before, after, services)] == [
+        ("web", True, "web is below min_healthy: words")
+    ]
+    again = [("web", False, "web has enough healthy backends again")]
+    assert [tuple(item) for item in crossed(after, before, services)] == again
+    assert not list(crossed(after, after, services))
+    told = [item.message for item in of_findings(before, after, {place(A): "a"}, services)]
     assert sorted(told) == ["a of web is down", "web is below min_healthy: words"]
-    told = [item.message for item in of_findings(after, before, {place(A): "a"})]
+    told = [item.message for item in of_findings(after, before, {place(A): "a"}, services)]
     assert told == ["a of web is up", "web has enough healthy backends again"]
+
+
+@pytest.mark.parametrize("now", [of(2, name="other"), of(None)], ids=["removed", "without a quorum"])
+def test_a_service_that_counts_no_more_has_not_enough_again(now: Config) -> None:
+    assert list(crossed(BELOW, {}, now.services)) == []
+    assert list(of_findings(BELOW, {}, {}, now.services)) == []
 
 
 @pytest.mark.parametrize("keys", [{}, {"min_healthy": 2}, {"min_healthy": "40%", "min_healthy_again": 3}], ids=str)

@@ -166,7 +166,7 @@ class Watch:
             self._began = True
             bad = {place: finding for place, finding in before.findings.items() if finding.state != "up"}
             self._tell([News("start", self._head())])
-            self._tell(news.of_findings({}, bad, self._names))
+            self._tell(news.of_findings({}, bad, self._names, before.config.services))
             self._tell(news.of_overrides({}, before.overrides, self._names))
         if self._declared() != self._stamp:
             self._read()
@@ -178,7 +178,7 @@ class Watch:
         now = self._view
         self._tell(news.of_overrides(before.overrides, now.overrides, self._names))
         if self._agent is None:
-            self._tell(news.of_findings(before.findings, now.findings, self._names))
+            self._tell(news.of_findings(before.findings, now.findings, self._names, now.config.services))
         if self._meter is not None:
             reading = self._meter.read()
             rates = reading.rates(before.reading) if before.reading else None

@@ -284,7 +284,7 @@ class Agent:
 
     def _tell_crossed(self, before: Findings) -> None:
         """Say which services have fallen below their quorum since then, and which are above it again."""
-        for news in crossed(before, self._running.findings):
+        for news in crossed(before, self._running.findings, self._running.config.services):
             priority = service_manager.WARNING if news.is_below else service_manager.NOTICE
             self._say(news.words, priority, NATLB_SERVICE=news.service)
 

@@ -48,13 +48,16 @@ class Crossed(NamedTuple):
     words: str
 
 
-def crossed(before: Findings, after: Findings) -> Iterator[Crossed]:
-    """What differs between the memories of two findings."""
+def crossed(before: Findings, after: Findings, services: Iterable[Service]) -> Iterator[Crossed]:
+    """What differs between the memories of two findings. `services` are those that there are now: one that has gone, or
+    has no quorum any more, is not above it again."""
+    gone = [place.service for place in before if is_whole(place) and place not in after]
+    quorate = {service.name for service in services if service.quorum is not None} if gone else set()
     for place in dict.fromkeys([*before, *after]):
         service = place.service
         if service is None or not is_whole(place) or (place in before) == (place in after):
             continue
         if place in after:
             yield Crossed(service, True, f"{service} is below min_healthy: {after[place].reason}")
-        else:
+        elif service in quorate:
             yield Crossed(service, False, f"{service} has enough healthy backends again")

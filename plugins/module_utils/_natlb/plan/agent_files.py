@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import HostError
 from ..host import agent_socket, boot_set, staging, store, unix_socket
+from ..host.observation import observed
 from ..host.staging import Entry
 from ..host.store import AGENT_SOCKET, Content
 from ..model.entities import Service
@@ -107,10 +108,11 @@ def _absent(request: Request, systemd: bool) -> list[str]:
     if not request.persist:
         without = "backends are taken as healthy, and least_connections takes them in turn"
         return [f"agent: it does not run with persist: false; {without}"]
-    if not systemd:
+    if not systemd and not _is_served(str(request.paths.run / AGENT_SOCKET)):
         program = request.paths.etc / "current" / PROGRAM
         run = f"`python3 -I -OO {program} agent` as root, and start it again when it ends"
-        return [f"agent: systemd does not run here, so nobody checks backends (have a supervisor run {run})"]
+        why = "systemd does not run here, and no agent does, so nobody checks backends"
+        return [f"agent: {why} (have a supervisor run {run})"]
     return []
 
 
@@ -118,7 +120,12 @@ def answers(request: Request) -> bool | None:
     """Whether the agent runs now; None where it need not."""
     if not (runs(request) and request.persist):
         return None
-    return unix_socket.is_served(request.paths.run / AGENT_SOCKET)
+    return _is_served(str(request.paths.run / AGENT_SOCKET))
+
+
+@observed
+def _is_served(path: str) -> bool:
+    return unix_socket.is_served(Path(path))
 
 
 def troubles(request: Request) -> list[str]:

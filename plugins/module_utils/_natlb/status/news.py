@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..model.effective import Finding, Findings, Override, Overrides, Place
-from ..model.entities import Config
-from ..model.quorum_memory import is_whole
+from ..model.entities import Config, Service
+from ..model.quorum_memory import crossed, is_whole
 from .columns import listed
 
 
@@ -47,15 +47,15 @@ def of_overrides(before: Overrides, after: Overrides, names: Names) -> Iterator[
         yield News("override", f"{_name(place, names)}: {said}{reason}", {**_about(place, names), **fields})
 
 
-def of_findings(before: Findings, after: Findings, names: Names) -> Iterator[News]:
-    """What health checks have found."""
+def of_findings(before: Findings, after: Findings, names: Names, services: Iterable[Service]) -> Iterator[News]:
+    """What health checks have found; `services` are those that there are now."""
     for place, now in after.items():
         then = before.get(place)
         if then is None or then.state != now.state:
             yield News("health", _found(place, now, names), {**_about(place, names), "state": now.state})
-    for place in before:
-        if is_whole(place) and place not in after:
-            yield News("health", f"{place.service} has enough healthy backends again", {"service": place.service})
+    for item in crossed(before, after, services):
+        if not item.is_below:
+            yield News("health", item.words, {"service": item.service})
 
 
 def _found(place: Place, finding: Finding, names: Names) -> str:
