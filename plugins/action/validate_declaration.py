@@ -22,6 +22,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import (
     composition,
     failover,
     playbook_settings,
+    state_sync,
     variables,
 )
 
@@ -108,7 +109,10 @@ class ActionModule(ActionBase):
         # The first host of the play looks at all others: if each did, a fleet of a thousand would take minutes.
         everybody = list(given.get("ansible_play_hosts_all") or [])
         others = everybody if everybody[:1] == [name] else []
-        return problems + failover.problems(values[failover.ADDRESSES], name, group, fleet, others)
+        problems += failover.problems(values[failover.ADDRESSES], name, group, fleet, others)
+        if boolean(values.get(state_sync.SYNC, False), strict=False):
+            problems += state_sync.problems(values[failover.ADDRESSES], name, group, fleet)
+        return problems
 
     def _templated(self, given: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The values of those of the variables that are set, and what cannot be read."""

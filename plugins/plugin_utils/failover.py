@@ -21,6 +21,7 @@ ADDRESSES = "natlb_failover_addresses"
 GROUP = "natlb_failover_group"
 PEER_ADDRESS = "natlb_failover_peer_address"
 UNICAST = "natlb_failover_unicast"
+SYNC_ADDRESS = "natlb_failover_sync_address"
 #: What RFC 9568, 5.2.7 can say in hundredths of a second, less what a busy host would miss.
 _ADVERT_S, _CHECK_S = (0.1, 40.0), (1, 60)
 _KEYS = ("addresses", "interface", "router_id", "primary", "track_interfaces", "gateways", "gateway_interface")
@@ -186,6 +187,8 @@ def wrong_numbers(given: Mapping[str, Any]) -> list[str]:
         reading.read(values.integer, given[check], check, *_CHECK_S, "a number of seconds", otherwise=0)
     if given.get(PEER_ADDRESS) is not None:
         reading.each(values.host_address, values.one_or_more(given[PEER_ADDRESS], PEER_ADDRESS))
+    if given.get(SYNC_ADDRESS) is not None:
+        reading.read(values.host_address, given[SYNC_ADDRESS], SYNC_ADDRESS, otherwise=None)
     return list(map(str, reading.errors))
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ansible" / "collections"))
 
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover  # noqa: E402
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, state_sync  # noqa: E402
 
 ROLE = ROOT / "roles" / "failover"
 ONE = {"addresses": ["192.0.2.10/24"], "interface": "eth0", "router_id": 51}
@@ -47,11 +48,15 @@ def written(addresses: list[Any], folder: Path, host: str = "lb1", **settings: A
     fleet = failover.Fleet([*HOSTS], HOSTS, given[failover.UNICAST])
     given["natlb_failover_instances"] = failover.instances(addresses, host, fleet)
     given["natlb_failover_program"] = settings.get("natlb_failover_program", "/usr/bin/true")
+    given["natlb_failover_script"] = "/usr/bin/true"
+    return rendered("keepalived.conf.j2", folder / "keepalived.conf", given)
+
+
+def rendered(template: str, file: Path, given: Mapping[str, Any]) -> Path:
+    """What the role makes of one of its templates."""
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["bool"] = bool
-    text = environment.from_string((ROLE / "templates" / "keepalived.conf.j2").read_text()).render(given)
-    file = folder / "keepalived.conf"
-    file.write_text(text)
+    file.write_text(environment.from_string((ROLE / "templates" / template).read_text()).render(given))
     file.chmod(0o600)
     return file
 
@@ -158,3 +163,78 @@ def test_services_are_not_in_it() -> None:
     files = [*(ROLE / "templates").iterdir(), *(ROLE / "tasks").iterdir(), *(ROLE / "vars").iterdir()]
     read = {name for file in files for name in re.findall(r"natlb_[a-z_]+", file.read_text())}
     assert {name for name in read if not name.startswith("natlb_failover_")} <= {"natlb_ready", "natlb_persist"}
+
+
+LINKS = [
+    {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
+    {
+        "ifname": "eth0",
+        "addr_info": [
+            {"local": "192.0.2.2", "prefixlen": 24, "scope": "global"},
+            {"local": "192.0.2.10", "prefixlen": 24, "scope": "global"},
+            {"local": "2001:db8:1::2", "prefixlen": 64, "scope": "global"},
+        ],
+    },
+]
+
+
+def conntrackd(template: str, file: Path, **settings: Any) -> tuple[Path, str]:
+    """A file of conntrackd's as the role writes it on lb1, and the command with which the role has it read."""
+    given = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    synced = state_sync.settings([BOTH], "lb1", failover.Fleet([*HOSTS], HOSTS), LINKS)
+    given |= {
+        "natlb_failover_sync": True,
+        "natlb_failover_tracked": "262144",
+        "natlb_failover_synced": {**synced, **settings},
+    }
+    files = given["natlb_failover_files"] + given["natlb_failover_sync_files"]
+    (validate,) = (item["validate"] for item in files if item["source"] == template)
+    made = rendered(template, file, given)
+    return made, validate % made
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong", "right", "status"),
+    [
+        ({}, "", "", 0),
+        ({"family": "IPv6", "source": "2001:db8:1::2", "peer": "2001:db8:1::3"}, "", "", 0),
+        ({}, "Mode FTFW", "Mode FTWF", 1),
+        ({}, "Interface eth0", "Interface eth7", 1),
+        ({}, "IPv4_address 192.0.2.2\n", "IPv4_address 192.0.2.300\n", 1),
+    ],
+)
+def test_conntrackd_reads_it(settings: dict[str, str], wrong: str, right: str, status: int, tmp_path: Path) -> None:
+    file, command = conntrackd("conntrackd.conf.j2", tmp_path / "conntrackd.conf", **settings)
+    text = file.read_text()
+    assert wrong in text
+    file.write_text(text.replace(wrong, right, 1))
+    done = keepalived.validated(command, ["eth0"])
+    assert (done.returncode, done.stdout == "") == (status, status == 0), done.stdout
+
+
+#: What stands in for `ip`, `flock` and conntrackd: of the addresses of the host, and what conntrackd is told.
+STAND_INS = {
+    "ip": """#!/bin/sh\nfor one in $HELD; do if test "$5" = "$one"; then echo "2: eth0 inet $one"; fi; done\n""",
+    "sysctl": "#!/bin/sh\n",
+    "conntrackd": """#!/bin/sh\nprintf "%s\\n" "$*"\n""",
+}
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ("", ["-f internal", "-n"]),
+        ("192.0.2.10 2001:db8:1::10", ["-R"]),
+        ("192.0.2.10", []),
+    ],
+)
+def test_what_conntrackd_is_told(held: str, told: list[str], tmp_path: Path) -> None:
+    """Whoever has no address is no source of connections, and whoever has only some would overwrite the other's."""
+    script, command = conntrackd("natlb-moved.j2", tmp_path / "natlb-moved")
+    assert subprocess.run(command.split(), check=False).returncode == 0
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script.write_text(script.read_text().replace("PATH=", f"PATH={tmp_path}:", 1))
+    done = subprocess.run(["sh", script], env={"HELD": held}, text=True, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.splitlines() == told

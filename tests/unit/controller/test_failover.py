@@ -12,13 +12,14 @@ from unittest import mock
 import pytest
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import validate_declaration as plugin
-from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
+from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, state_sync
 from ansible_collections.natlb.netfilter.plugins.plugin_utils.failover import ADDRESSES, PEER_ADDRESS, Fleet
 
 ONE = {"addresses": ["192.0.2.10/24"], "interface": "eth0", "router_id": 51}
 TWO = {"addresses": ["192.0.2.11/24"], "interface": "eth0", "router_id": 52, "primary": "lb2"}
 BEHIND = {**ONE, "gateways": ["10.0.0.1/24"], "gateway_interface": "eth1"}
 BOTH = {**ONE, "addresses": ["192.0.2.10/24", "2001:db8:1::10/64"]}
+SYNC = state_sync.SYNC_ADDRESS
 
 
 def fleet(declared: Any, *, unicast: bool = True, **others: Any) -> Fleet:
@@ -272,6 +273,8 @@ def problems(given: dict[str, Any], name: str = "lb1") -> list[str]:
         ({ADDRESSES: [ONE], "natlb_failover_check_interval": 0}, ["natlb_failover_check_interval: 0 is not"]),
         ({ADDRESSES: [ONE], PEER_ADDRESS: "lb1"}, [f"{PEER_ADDRESS}"]),
         ({ADDRESSES: [ONE], "natlb_failover_preempt": None}, ["natlb_failover_preempt: has no value"]),
+        ({ADDRESSES: [ONE], "natlb_failover_sync": "true"}, ["natlb_failover_sync: balancers has 3 hosts"]),
+        ({ADDRESSES: [ONE], SYNC: "lb1"}, [f"{SYNC}: 'lb1' is not"]),
         ({ADDRESSES: None}, [f"{ADDRESSES}: has no value", f"{ADDRESSES}: "]),
         ({"natlb_failover_state": "absent"}, []),
     ],
@@ -281,3 +284,57 @@ def test_the_action_checks_all_variables(given: dict[str, Any], begins: list[str
     assert len(found) == len(begins), found
     for line, beginning in zip(found, begins, strict=True):
         assert line.startswith(beginning)
+
+
+def pair(**others: Any) -> Fleet:
+    return fleet([BOTH], unicast=False, **others)._replace(hosts=["lb1", "lb2"])
+
+
+@pytest.mark.parametrize(
+    ("among", "begins"),
+    [
+        (pair(), []),
+        (pair(lb1={SYNC: "198.51.100.1"}, lb2={SYNC: "198.51.100.2"}), []),
+        (pair(lb1={SYNC: "2001:db8:9::1"}, lb2={SYNC: "2001:db8:9::2"}), []),
+        (
+            pair(lb1={SYNC: "198.51.100.1"}, lb2={SYNC: "2001:db8:9::2"}),
+            [f"{SYNC}: lb1 has 198.51.100.1, lb2 has 2001"],
+        ),
+        (pair(lb1={SYNC: "198.51.100.1"}, lb2={SYNC: "198.51.100.1"}), [f"{SYNC}: lb1 and lb2 both have 198.51.100.1"]),
+        (pair(lb1={SYNC: "192.0.2.10"}), [f"{SYNC}: 192.0.2.10 is a virtual address"]),
+        (pair(lb2={"ansible_host": "lb2.example.com"}), [f"{SYNC}: lb2 has no known address"]),
+        (pair(lb2={SYNC: "lb2"}), [f"{SYNC}: lb2 has no known address"]),
+        (fleet([BOTH]), [f"{state_sync.SYNC}: balancers has 3 hosts, and connections are copied between two"]),
+    ],
+)
+def test_what_copies_of_connections_need(among: Fleet, begins: list[str]) -> None:
+    found = state_sync.problems([BOTH], "lb1", "balancers", among)
+    assert len(found) == len(begins), found
+    assert all(line.startswith(begin) and line.endswith(")") for line, begin in zip(found, begins, strict=True))
+
+
+def test_a_wrong_declaration_is_told_once() -> None:
+    assert state_sync.problems([{}], "lb1", "balancers", pair()) == []
+
+
+def test_what_conntrackd_is_told() -> None:
+    fixed, lease = {"scope": "global"}, {"scope": "global", "dynamic": True}
+    links = [
+        {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "scope": "host"}]},
+        {"ifname": "eth0", "addr_info": [{"local": "192.0.2.1", **lease}, {"local": "192.0.2.10", **fixed}]},
+        {"ifname": "eth1", "addr_info": [{"local": "10.0.0.1", **fixed}, {"local": "fe80::1", "scope": "link"}]},
+        {"ifname": "eth2", "addr_info": [{"local": "198.51.100.7", **lease}]},
+        {"ifname": "eth3"},
+    ]
+    told = state_sync.settings([BOTH], "lb1", pair(), links)
+    assert told == {
+        "family": "IPv4",
+        "source": "192.0.2.1",
+        "peer": "192.0.2.2",
+        "interface": "eth0",
+        "ignored": ["127.0.0.0/8", "::1", "192.0.2.1", "192.0.2.2", "10.0.0.1"],
+        "virtual": ["192.0.2.10", "2001:db8:1::10"],
+    }
+    apart = pair(lb1={SYNC: "2001:db8:9::1"}, lb2={SYNC: "2001:db8:9::2"})
+    told = state_sync.settings([BOTH], "lb1", apart, links)
+    assert (told["family"], told["source"], told["interface"]) == ("IPv6", "2001:db8:9::1", "")

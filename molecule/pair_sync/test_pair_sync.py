@@ -1,0 +1,115 @@
+"""Two balancers that copy connections to each other are killed in turn, and established connections go on.
+
+Round robin, and backends that see an address of the balancer: nothing in a packet tells another balancer where it goes.
+The tests follow upon each other.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "lab"))
+
+import lab
+from pair_clients import (
+    BUSY,
+    FIRST,
+    HALF,
+    SECOND,
+    Established,
+    all_are_kept,
+    come_back,
+    failover,
+    kill,
+    on,
+    settle,
+    wait_for,
+    wait_for_holder,
+)
+
+FILES = (
+    "/etc/conntrackd/conntrackd.conf",
+    "/etc/systemd/system/conntrackd.service.d/natlb.conf",
+)
+
+
+def tracked(host: str) -> int:
+    """Established connections to the services `turns` and `turns6` that the host's kernel knows."""
+    found = [
+        on(host, "conntrack", "--dump", f"--family={family}", "--proto=tcp", f"--orig-port-dst={port}").splitlines()
+        for family, port in (("ipv4", 90), ("ipv6", 91))
+    ]
+    return sum(" ESTABLISHED " in line for lines in found for line in lines)
+
+
+def wait_for_copies(host: str, count: int) -> None:
+    wait_for(lambda: tracked(host) == count, f"{host} has not all of {count} connections")
+
+
+def test_both_addresses_are_on_one() -> None:
+    settle()
+    assert [on(host, "systemctl", "is-active", "conntrackd") for host in (FIRST, SECOND)] == ["active\n"] * 2
+
+
+def test_one_after_the_other_is_killed() -> None:
+    held = Established(HALF, BUSY)
+    assert set(held.answered) == {"web1", "web2"}
+    count = 2 * held.opened + 2 * BUSY
+    wait_for_copies(SECOND, count)
+    kill(FIRST, SECOND)
+    all_are_kept(held, "client", "busy", "backend")
+    # Whoever comes back knows nothing, and is told of connections that the other one has not begun either.
+    come_back(FIRST)
+    wait_for_copies(FIRST, count)
+    kill(SECOND, FIRST)
+    all_are_kept(held, "client", "backend")
+    held.stop()
+    # As they end, so do their copies.
+    come_back(SECOND)
+    wait_for(lambda: tracked(FIRST) == tracked(SECOND) == 0, "connections that have ended are still established")
+
+
+def test_a_move_on_purpose_and_back() -> None:
+    held = Established(HALF, BUSY)
+    count = 2 * held.opened + 2 * BUSY
+    wait_for_copies(SECOND, count)
+    on(FIRST, "systemctl", "stop", "keepalived")
+    wait_for_holder(SECOND)
+    on(FIRST, "systemctl", "start", "keepalived")
+    on(SECOND, "systemctl", "restart", "conntrackd")
+    wait_for_copies(FIRST, count)
+    on(SECOND, "systemctl", "stop", "keepalived")
+    wait_for_holder(FIRST)
+    all_are_kept(held, "client", "busy", "backend")
+    held.stop()
+    on(SECOND, "systemctl", "start", "keepalived")
+
+
+def test_a_daemon_that_is_killed_comes_back() -> None:
+    for host in (FIRST, SECOND):
+        on(host, "systemctl", "kill", "--signal=KILL", "conntrackd")
+    held = Established(HALF, 0)
+    wait_for_copies(SECOND, 2 * held.opened)
+    held.stop()
+
+
+def test_somebody_elses_configuration_stays() -> None:
+    lab.podman("exec", f"natlb-{SECOND}", "sed", "-i", "1d", FILES[0])
+    theirs = on(SECOND, "cat", FILES[0])
+    out = failover()
+    assert "somebody else has configured conntrackd" in out
+    assert out.startswith("exit 2\n")
+    failover(natlb_failover_state="absent")
+    assert on(SECOND, "cat", FILES[0]) == theirs
+    assert on(FIRST, "ls", *FILES) == ""
+    lab.podman("exec", f"natlb-{SECOND}", "rm", FILES[0])
+    assert failover().startswith("exit 0\n")
+
+
+def test_without_it_nothing_of_it_is_left() -> None:
+    assert failover(natlb_failover_sync=False).startswith("exit 0\n")
+    assert [on(host, "ls", *FILES) for host in (FIRST, SECOND)] == ["", ""]
+    assert [on(host, "systemctl", "is-active", "conntrackd") for host in (FIRST, SECOND)] == ["inactive\n"] * 2
+    assert "conntrackd" not in on(FIRST, "cat", "/etc/keepalived/natlb-moved")
+    assert "CHANGED" not in failover(natlb_failover_sync=False)
