@@ -359,5 +359,6 @@ def _differences(groups: Sequence[fleet.Group], services: Sequence[Service]) -> 
         of.setdefault(service.name, []).append(service)
     for name, alike in of.items():
         for service in alike if len(alike) > 1 else ():
-            says = f"of {len(service.backends)} backends at {service.listen}, {service.about[1]}"
+            many = "" if len(service.backends) == 1 else "s"
+            says = f"of {len(service.backends)} backend{many} at {service.listen}, {service.about[1]}"
             yield Problem("odd", name, says, service.hosts, "", "", (service,))

@@ -162,6 +162,7 @@ def test_refused_by_min_active(balancer: Balancer) -> None:
     status, out, err = here.natlb("drain", "web2", "--min-active", "4")
     assert (status, out) == (3, "")
     assert "3 of its backends would serve without web2, and min_active is 4" in err
+    assert "say min_active: 0, with the playbook natlb_min_active=0, with the program --min-active 0" in err
     assert set(here.tally(count=8)) == {"web1", "web2", "web3", "web4"}, "nothing was changed"
     for name in ("web1", "web2", "web3"):
         assert here.natlb("disable", name)[0] == 0

@@ -177,7 +177,8 @@ def test_a_drain_counts_and_is_refused_where_it_would_take_the_service_below(bal
             balancer.backend("web2", "drained", **options)
         assert str(error.value) == (
             "service web: 1 of 3 backends would be healthy, and min_healthy is 2, so none of them would serve (bring "
-            "another one back first, or say min_active 0 to drain it nevertheless)"
+            "another one back first; to drain it nevertheless say min_active: 0, with the playbook natlb_min_active=0, "
+            "with the program --min-active 0)"
         )
     assert seen(balancer) == {"web2", "web3"}
     balancer.backend("web4", "drained")

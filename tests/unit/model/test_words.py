@@ -40,6 +40,11 @@ def test_methods(method: str, words: list[str]) -> None:
     assert {read(method=word).method for word in words} == {method}
 
 
+@pytest.mark.parametrize("written", ["one_for_one", "one-for-one", "One-For-One"])
+def test_backups(written: str) -> None:
+    assert read(backups=written).backups == "one_for_one"
+
+
 @pytest.mark.parametrize("written", ["tcp,udp", "TCP, UDP", ["UDP", "TCP"]], ids=str)
 def test_protocols(written: Any) -> None:
     assert read(protocol=written).protocols == ("tcp", "udp")

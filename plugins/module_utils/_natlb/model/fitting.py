@@ -185,7 +185,7 @@ def _check_quorum(service: Service, path: str, reading: Reading) -> None:
     if not counts:
         reading.add(f"{path}.min_healthy", "the service has no backend that is no backup", "add some, or leave it out")
     for title, count in counts.items():
-        of = f"{count} {title} backends, without backups and those of weight 0"
+        of = f"{count} {title} backend{'' if count == 1 else 's'}, without backups and those of weight 0"
         least, again = quorum.least.of(count), quorum.again.of(count)
         for key, number in (("min_healthy", least), ("min_healthy_again", again)):
             if number > count and (key == "min_healthy" or least <= count):

@@ -17,7 +17,6 @@ from ..errors import ConfigError
 from . import mark_keys, redispatch, snat_ports, takeover, words
 from . import values as parse
 from .backends import read_backends
-from .backups import BACKUPS
 from .conflicts import between
 from .egress import egress_rule, uplink_count
 from .egress import mark_mask as read_mark_mask
@@ -228,7 +227,7 @@ def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
         takeover=read("takeover", None, parse.boolean),
         quorum=quorum(read("min_healthy", None, read_least), read("min_healthy_again", None, read_least)),
         pins=read("pins", (), read_pins),
-        backups=read("backups", "together", parse.choice, BACKUPS),
+        backups=read("backups", "together", words.backups),
         backends=backends,
     )
     _check_quorum(given, path, reading)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
+from .backups import BACKUPS, Backups
 from .entities import METHODS, PROTOCOLS, STATES, Method, Protocol, State
 
 _METHODS = {
@@ -64,6 +65,11 @@ def method(value: Any, path: str) -> Method:
     if word in _OTHER_METHODS:
         raise ConfigError(path, f"{values.shown(value)} is no method here", _OTHER_METHODS[word])
     return values.choice(_METHODS.get(word, word or value), path, METHODS)
+
+
+def backups(value: Any, path: str) -> Backups:
+    """How backups join, also with hyphens. Raises `ConfigError`."""
+    return values.choice(_plain(value) or value, path, BACKUPS)
 
 
 def protocol(value: Any, path: str) -> Protocol:

@@ -139,6 +139,13 @@ def _told(change: Change | None) -> dict[str, Any]:
     }
 
 
+#: One text for all tools, each of which has another name for it.
+_ANYHOW = (
+    "bring another one back first; to drain it nevertheless say min_active: 0, with the playbook natlb_min_active=0, "
+    "with the program --min-active 0"
+)
+
+
 def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
     """Raise `MinActiveError` where fewer than `least` backends of a service would be left to serve without these.
 
@@ -156,7 +163,7 @@ def must_leave(request: Request, targets: Sequence[Target], least: int) -> None:
                 problems.append(
                     f"service {service.name}: {left} of its backends would serve without "
                     f"{', '.join(target.backend.name for target in mine)}, and min_active is {least} "
-                    f"(bring another one back first)"
+                    f"({_ANYHOW})"
                 )
     if least:
         problems += _falls(request, laid, going)
@@ -177,7 +184,7 @@ def _falls(request: Request, laid: Overlay, going: Collection[Place]) -> Iterato
                 yield (
                     f"service {service.name}: {then.healthy} of {then.declared} {then.title}backends would be healthy, "
                     f"and min_healthy is {now.needed}, so none of them would serve "
-                    f"(bring another one back first, or say min_active 0 to drain it nevertheless)"
+                    f"({_ANYHOW})"
                 )
 
 
