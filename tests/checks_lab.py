@@ -46,7 +46,7 @@ class Loop:
         self.checker.set_checks(services, findings or {}, time.monotonic())
         self.events: list[Event] = []
 
-    def until(self, reached: Callable[[], bool], seconds: float = 5.0) -> None:
+    def until(self, reached: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not reached():
             now = time.monotonic()

@@ -56,6 +56,7 @@ print(json.dumps(names), flush=True)
 if hold:
     sys.stdin.read()
 """
+CORE = Path(__file__).parents[2] / "plugins" / "module_utils"
 OVERRIDES = "/etc/natlb/overrides.json"
 BACKENDS = [{"name": "web1", "address": WEB1, "port": 9000}, {"name": "web2", "address": WEB2, "port": 9000}]
 #: One address by each of the balancers.
@@ -99,6 +100,16 @@ def answers(site: Site) -> list[Counter[str]]:
             assert process.stdout
             found.append(Counter(json.loads(process.stdout.readline())))
     return found
+
+
+def by_hand(site: Site, state: str) -> None:
+    """An order of an operator about web2 on each balancer, with no reason."""
+    script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan import draining; "
+    script += "draining.backend(**json.load(sys.stdin))"
+    options = {"backend": "web2", "service": None, "state": state, "weight": None, "reason": "", "min_active": 1}
+    options |= dict.fromkeys(("wait", "close_connections", "allow_missing", "check"), False) | {"wait_timeout": 0}
+    for member in (site.lb1, site.lb2):
+        member.run(sys.executable, "-c", script, str(CORE), text=json.dumps(options))
 
 
 BOTH, ONLY_WEB1 = Counter(web1=2, web2=2), Counter(web1=4)
@@ -157,21 +168,28 @@ def test_a_restore_for_one_reason_leaves_the_drain_of_an_operator(site: Site) ->
         text = json.dumps(passed).replace("{{ event.labels.alertname }}", "Slow")
         alerts.append(["-e", text.replace("{{ events.drained.drained_by }}", "Slow")])
         assert "{{" not in alerts[-1][1], alerts
-    by_hand = ["-e", "natlb_backend=web2", "-e", "natlb_wait=false"]
-    for before, after in ((alerts[0], by_hand), (by_hand, alerts[0])):
-        for words in (before, after):
-            status, printed = site.playbook("drain", *words)
-            assert status == 0, printed
+
+    def alert_comes() -> None:
+        status, printed = site.playbook("drain", *alerts[0])
+        assert status == 0, printed
+
+    def drained_by_hand() -> None:
+        by_hand(site, "drained")
+
+    for orders in ((alert_comes, drained_by_hand), (drained_by_hand, alert_comes)):
+        for order in orders:
+            order()
         status, printed = site.playbook("restore", *alerts[1])
         assert status == 0, printed
         assert f"lb1: web2 of web stays out: {WEB2}:9000 of web: drained\n" in printed
         assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
-        status, printed = site.playbook("restore", *alerts[1])
-        assert status == 0, printed
-        assert printed.count("changed=0") == printed.count("changed=")
-        status, printed = site.playbook("restore", "-e", "natlb_backend=web2")
+        if order is alert_comes:
+            status, printed = site.playbook("restore", *alerts[1])
+            assert status == 0, printed
+            assert printed.count("changed=0") == printed.count("changed=")
+        by_hand(site, "active")
         assert answers(site) == [BOTH, BOTH]
-    site.playbook("drain", *alerts[0])
+    alert_comes()
     assert answers(site) == [ONLY_WEB1, ONLY_WEB1]
     status, printed = site.playbook("restore", *alerts[1])
     assert "lb1: web2 of web is as declared again\n" in printed
