@@ -1,16 +1,18 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter `failover_warnings`: virtual addresses that are in no network of their interface."""
+"""The filter `failover_warnings`: what looks wrong with virtual addresses, and may be meant."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: failover_warnings
-short_description: Find virtual addresses that are in no network of their interface
+short_description: Find what looks wrong with virtual addresses
 version_added: 0.1.0
 description:
-  - Compares C(natlb_failover_addresses) with the addresses of a host. Such an address may be meant, so it is no error.
+  - Compares C(natlb_failover_addresses) with the addresses of a host, and with the services that listen on them.
+  - Finds addresses that are in no network of their interface, and those of services with C(snat=none) beside which no
+    gateway of the backends moves. Both may be meant, so neither is an error.
   - The role P(natlb.netfilter.failover#role) uses it. A play has no need to.
 author:
   - natlb contributors (@natlb)
@@ -26,6 +28,11 @@ options:
     type: list
     elements: dict
     required: true
+  services:
+    description: The declared services.
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
@@ -41,7 +48,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The warnings; none where all addresses are in a network of their interface.
+  description: The warnings.
   type: list
   elements: str
 """
@@ -54,10 +61,12 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
 
 
-def failover_warnings(addresses: Any, links: Sequence[Mapping[str, Any]]) -> list[str]:
-    """See `failover.outside`."""
+def failover_warnings(
+    addresses: Any, links: Sequence[Mapping[str, Any]], services: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """See `failover.outside` and `failover.without_a_way_back`."""
     try:
-        return failover.outside(addresses, links)
+        return [*failover.outside(addresses, links), *failover.without_a_way_back(addresses, services)]
     except NatlbError as error:
         raise AnsibleFilterError(f"natlb.netfilter.failover_warnings: {error}") from error
 

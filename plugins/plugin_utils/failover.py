@@ -367,3 +367,32 @@ def outside(value: Any, links: Sequence[Mapping[str, Any]]) -> list[str]:
             if not any(one.version == address.version and address.ip in one.network for one in fixed)
         ]
     return found
+
+
+def without_a_way_back(value: Any, services: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Virtual addresses of services with `snat: none` beside which no gateway of the backends moves.
+
+    It may be among the addresses as well, where backends and clients are on one interface: one at which no service
+    listens.
+    """
+    hosts = [(service, _hosts(service.get("listen"))) for service in services]
+    listening = {host for _service, found in hosts for host in found}
+    told = []
+    for item in declared(value):
+        shared = {str(address.ip) for address in item.addresses}
+        if item.gateways or not shared <= listening:
+            continue
+        names = [
+            str(s.get("name")) for s, found in hosts if found & shared and str(s.get("snat") or "").lower() == "none"
+        ]
+        if names:
+            told.append(
+                f"{item.path}: {', '.join(names)} has snat: none, and no gateway moves along with the address, so the "
+                "replies of backends may go to the former balancer (add gateways and gateway_interface)"
+            )
+    return told
+
+
+def _hosts(listen: Any) -> set[str]:
+    listens = listen if isinstance(listen, (list, tuple)) else [listen]
+    return {str(one).rpartition(":")[0].strip("[]") for one in listens}

@@ -164,6 +164,7 @@ INTERNAL = frozenset(
         "natlb_failover_tracked",
         "natlb_failover_testable",
         "natlb_failover_wanted_links",
+        "natlb_failover_warnings",
         "natlb_balancer_answer",
         "natlb_balancer_checked",
         "natlb_balancer_distribution",

@@ -249,6 +249,21 @@ def test_an_address_outside_the_network_of_its_interface() -> None:
     assert "it has no address of its own" in failover.outside([ONE], link("192.0.2.10/32"))[0]
 
 
+def test_replies_that_may_go_to_the_former_balancer() -> None:
+    def told(item: dict[str, Any], **keys: Any) -> list[str]:
+        service = {"name": "web", "listen": ["192.0.2.10:80"], "snat": "none", **keys}
+        return failover.without_a_way_back([item], [service])
+
+    (found,) = told(ONE)
+    assert found.startswith(f"{ADDRESSES}[0]: web has snat: none, and no gateway moves along with the address, so")
+    assert told(ONE, listen="192.0.2.10:80", snat="None") == [found]
+    assert told(BEHIND) == []
+    assert told(ONE, snat="masquerade") == []
+    assert told(ONE, snat=None) == []
+    assert told(ONE, listen="192.0.2.99:80") == []
+    assert told({**ONE, "addresses": ["192.0.2.10/24", "192.0.2.1/24"]}) == [], "the second one may be the gateway"
+
+
 def problems(given: dict[str, Any], name: str = "lb1") -> list[str]:
     """What the action says of a host with these variables, and of its play."""
     action = plugin.ActionModule.__new__(plugin.ActionModule)
