@@ -17,7 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from playbook_site import VIP, WEB1, WEB2, Site, recap
+from playbook_site import ROOT, VIP, WEB1, WEB2, Site, recap
 
 pytestmark = pytest.mark.skipif(
     bool(os.geteuid()) or None in map(shutil.which, ("nft", "iptables-nft")),
@@ -118,6 +118,17 @@ def test_each_engine_is_verified_by_its_own_connections(site: Site, rolled_out: 
         )
     assert "table ip natlb" not in site.lb2.state()
     assert "NATLB" in site.lb2.state()
+
+
+def test_what_a_verified_balancer_costs(rolled_out: str) -> None:
+    """Tasks that go over the connection, beside one for each address: as docs/fleet.md says."""
+    first = rolled_out.index("TASK [Verify those that have changed]")
+    verified = rolled_out[first : rolled_out.index("TASK [Fail where a balancer")]
+    asked = [task for task in verified.split("TASK [") if re.match(r"(Read the balancer|Make the changes)\S* ?", task)]
+    done = [task.partition("]")[0] for task in asked if re.search(r"^(ok|changed): \[lb1\]", task, re.MULTILINE)]
+    assert done == ["Read the balancer", "Read the balancer", "Make the changes final, or take them back"]
+    assert verified.count("=> (item=") == len([WEB, ODD, FEW])
+    assert "costs 3 tasks more" in (ROOT / "docs" / "fleet.md").read_text()
 
 
 def test_what_chance_may_bring_undoes_nothing(rolled_out: str) -> None:
