@@ -20,9 +20,9 @@ from checks_lab import LOCAL, Loop, service
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
-def command(line: str, user: str = ME, timeout: float = 60, **keys: Any) -> Service:
+def command(line: str, user: str = ME, timeout: float = 2, **keys: Any) -> Service:
     """`timeout` is short only where the program is to be late."""
-    asked = {"argv": ["/bin/sh", "-c", line], "user": user, "timeout": timeout, "interval": 60, "fast_interval": 0.2}
+    asked = {"argv": ["/bin/sh", "-c", line], "user": user, "timeout": timeout, "interval": 2, "fast_interval": 0.2}
     return service(8080, type="command", **{**asked, **keys})
 
 
@@ -86,7 +86,7 @@ def test_what_a_command_leaves_behind_is_ended(
     found = loop(
         command(
             f"echo $$ >> {leaders}; sleep 100 & echo $! >> {noted}; sleep 100 >&- 2>&- & echo $! >> {noted}; {line}",
-            timeout=2 if line == "sleep 100" else 60,
+            timeout=1.5 if line == "sleep 100" else 2,
         )
     )
     assert found.event().finding.state == state
