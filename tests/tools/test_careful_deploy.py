@@ -208,7 +208,7 @@ def test_a_standby_comes_first_and_what_is_declared_is_taken_away(site: Site) ->
         assert "\n0 of 2 balancers are done, next: lb2\n" in printed, printed
         assert status == 2
         assert recap(printed) == {"lb1": False, "lb2": True, "localhost": False}
-        assert "/usr/local/sbin/natlb is missing, which tells whether this host is ready" in printed
+        assert "/usr/local/sbin/natlb is missing, which tells whether this host is ready" in printed, printed
         site.variables["natlb_services_facts"] = "{{ [{'listen': ansible_facts.default_ipv4.address ~ ':80'}] }}"
         status, printed = site.playbook("remove")
         assert status == 0, printed
