@@ -207,14 +207,15 @@ def test_a_reader_that_has_had_enough(balancer: Balancer) -> None:
 @pytest.mark.engines("nftables")
 def test_who_waits_at_a_terminal_is_told_how_far_it_is(balancer: Balancer) -> None:
     here = installed(balancer)
-    held = here.hold(count=4)
-    here.host.call(program.begin, here._root, None, ["drain", "web2", "--wait", "--timeout", "20"], (100, 20))
-    here.host.call(program.wait_for, here._root, "web2: 1 connections left, ", 2)
+    held = [answer.name for _handle, answer in here.hold(count=4)]
+    its = held.count("web2")
+    assert its, held
+    here.host.call(program.begin, here._root, None, ["drain", "web2", "--wait", "--timeout", "60"], (100, 20))
+    here.host.call(program.wait_for, here._root, f"web2: {its} connections left, ", 2)
     here.client.call(traffic.release)
     here.host.call(program.wait_for, here._root, "0 connections left\r\n")
     said = str(here.host.call(program.said, here._root))
     assert said.rpartition("\x1b[K")[2].startswith("web2 of web: changed, 0 connections left"), "nothing is left of it"
-    assert len(held) == 4
 
 
 # -- watch -----------------------------------------------------------------------------------------------------------
