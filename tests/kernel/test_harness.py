@@ -81,9 +81,11 @@ def test_a_reset_lab_has_forgotten_the_connections_that_were_held(lab: Lab) -> N
     lab.client.call(traffic.hold, f"{WEB['web1']}:80", source="198.18.3.7", source_port=40000)
     # The other end will not hear of it.
     lab.balancer.sysctl({"ipv4/ip_forward": 0})
-    assert ":40000 " in lab.client.run("ss", "--no-header", "--tcp", "--all", "--numeric")
+    shown = ("ss", "--no-header", "--tcp", "--numeric", "state", "connected")
+    hosts = (lab.client, lab.backends["web1"])
+    assert all(":40000" in host.run(*shown) for host in hosts)
     lab.reset()
-    assert ":40000 " not in lab.client.run("ss", "--no-header", "--tcp", "--all", "--numeric")
+    assert not any(":40000" in host.run(*shown) for host in hosts)
 
 
 def test_a_silenced_lab_repeats_nothing_of_what_was_before(lab: Lab) -> None:

@@ -153,8 +153,7 @@ class Lab:
         for host in self.hosts():
             if host is not self.switch:
                 host.call(traffic.release)
-        # What the client still repeats of one, such as its end, would take a turn at the next balancer.
-        _forget_connections(self.client)
+        self.silence()
         self.balancer.call(server.stop)
         for host in self._wired:
             host.ip(f"link set {UPLINK} down\nlink set {UPLINK} name old{self._wires}")
@@ -169,8 +168,12 @@ class Lab:
         self._build_balancer()
 
     def silence(self) -> None:
-        """Let client and backends forget their connections of the tests before: what they still repeat of one, such as
-        its end, would be routed by the next balancer, and count there."""
+        """Let client and backends forget their connections.
+
+        What they still repeat of one, such as its end, would be routed by the next balancer, and count there. And a
+        backend that takes a connection for open answers a new one of the same ports with an ACK, which the client
+        resets: its SYN comes again, and takes another turn.
+        """
         for host in (self.client, *self.backends.values()):
             _forget_connections(host)
 
