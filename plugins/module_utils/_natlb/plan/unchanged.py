@@ -16,6 +16,7 @@ import os
 import zipfile
 import zipimport
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +57,10 @@ def _text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+@cache
 def _code() -> list[Any]:
-    """What tells this code from any other: as Ansible packs it, or as it lies in a folder."""
+    """What tells this code from any other: as Ansible packs it, or as it lies in a folder. A process goes on with the
+    code that it began with."""
     loader = globals().get("__loader__")
     if isinstance(loader, zipimport.zipimporter):
         with zipfile.ZipFile(loader.archive) as archive:
