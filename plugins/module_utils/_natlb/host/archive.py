@@ -26,5 +26,5 @@ def compile_once() -> None:
     """From now on, in this process."""
     sys.path_hooks.insert(0, Archive)
     for path, finder in sys.path_importer_cache.items():
-        if type(finder) is zipimport.zipimporter:
+        if isinstance(finder, zipimport.zipimporter):
             sys.path_importer_cache[path] = Archive(path)
