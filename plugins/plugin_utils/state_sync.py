@@ -23,7 +23,12 @@ _LOOPBACK = ("127.0.0.0/8", "::1")
 
 
 def problems(value: Any, name: str, group: Any, fleet: Fleet) -> list[str]:
-    """One message for each thing that keeps the host `name` from copying its connections to another one."""
+    """One message for each thing that keeps the host `name` from copying its connections to another one.
+
+    `failover.problems` tells of a host that is not in the group.
+    """
+    if name not in fleet.hosts:
+        return []
     try:
         shared = failover.declared(value)
     except ConfigErrors:
@@ -71,7 +76,10 @@ def settings(value: Any, name: str, fleet: Fleet, links: Sequence[Mapping[str, A
     Connections from and to `ignored` are this host's own business. `virtual` are the addresses that move.
     """
     shared = failover.declared(value)
-    (other,) = (host for host in fleet.hosts if host != name)
+    others = [host for host in fleet.hosts if host != name]
+    if len(others) != 1 or name not in fleet.hosts:
+        raise ConfigError(failover.GROUP, f"{name} is not one of two hosts", "name a group of two that has it")
+    (other,) = others
     source, peer = _address_of(name, shared, fleet), _address_of(other, shared, fleet)
     if not source or not peer:
         raise ConfigError(SYNC_ADDRESS, "is not known of both hosts", "set it for each")

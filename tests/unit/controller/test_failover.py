@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import validate_declaration as plugin
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, state_sync
 from ansible_collections.natlb.netfilter.plugins.plugin_utils.failover import ADDRESSES, PEER_ADDRESS, Fleet
 
@@ -330,6 +331,12 @@ def test_what_copies_of_connections_need(among: Fleet, begins: list[str]) -> Non
 
 def test_a_wrong_declaration_is_told_once() -> None:
     assert state_sync.problems([{}], "lb1", "balancers", pair()) == []
+
+
+def test_a_host_outside_the_group_is_told_once() -> None:
+    assert state_sync.problems([BOTH], "lb3", "balancers", pair()) == []
+    with pytest.raises(ConfigError, match="lb3 is not one of two hosts"):
+        state_sync.settings([BOTH], "lb3", pair(), [])
 
 
 def test_what_conntrackd_is_told() -> None:
