@@ -56,6 +56,20 @@ def test_any_frontend(listen: Any) -> None:
     is_the_same([{"name": "a", "listen": listen, "backends": []}])
 
 
+def test_an_earlier_version_reads_a_plain_service() -> None:
+    """A reader leaves out null and empty lists, and drops a service that has a key which it does not know. So keys that
+    come later are null or empty where a service does not use them; these are not to become more."""
+    (service,) = dump(parse_config([{"name": "a", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"]}]))["services"]
+    assert {key for key, value in service.items() if value is not None and value != []} == {
+        *("name", "listen", "protocol", "method", "affinity", "snat", "when_denied", "max_connections_per_client"),
+        *("new_connections_per_second", "when_empty", "log", "redispatch", "backups", "backends"),
+    }
+    (backend,) = service["backends"]
+    assert {key for key, value in backend.items() if value is not None and value != []} == {
+        *("address", "name", "weight", "state", "backup", "max_connections"),
+    }
+
+
 # -- what is known need not be read, and is checked all the same ------------------------------------------------------
 
 PAIR = [{"name": name, "listen": f"192.0.2.{number}:80", "backends": BACKENDS} for number, name in enumerate("ab")]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def dump_service(service: Service) -> dict[str, Any]:
-    """It with every key, as JSON has it."""
+    """It with every key, as JSON has it. A key that came later is null or an empty list where a service does not use
+    it: an earlier version, which does not know it, leaves it out then."""
     return {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
@@ -29,7 +30,7 @@ def dump_service(service: Service) -> dict[str, Any]:
         "snat": service.source_nat.usual.dump(),
         "snat_ports": None if service.snat_ports is None else ports_text(*service.snat_ports),
         "mark": service.mark and str(service.mark),
-        "idle_timeout": service.idle_timeout_s,
+        "idle_timeout": service.idle_timeout_s or None,
         "helper": service.helper,
         "snat_by_client": [rule.dump() for rule in service.snat_by_client],
         "allow_from": list(service.allow_from),

@@ -39,7 +39,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         snat_ports=_ports(item["snat_ports"]),
         snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
         mark=mark_of(item["mark"]) if item["mark"] else None,
-        idle_timeout_s=item["idle_timeout"],
+        idle_timeout_s=item["idle_timeout"] or 0,
         helper=item["helper"],
         allow_from=tuple(item["allow_from"]),
         deny_from=tuple(item["deny_from"]),
