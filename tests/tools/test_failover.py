@@ -212,23 +212,31 @@ def test_conntrackd_reads_it(settings: dict[str, str], wrong: str, right: str, s
     assert (done.returncode, done.stdout == "") == (status, status == 0), done.stdout
 
 
-#: What stands in for `ip`, `flock` and conntrackd: of the addresses of the host, and what conntrackd is told.
+#: What stands in for `ip`, `sleep` and conntrackd: of the addresses of the host, and what conntrackd is told. It answers
+#: once it was asked so many times.
 STAND_INS = {
     "ip": """#!/bin/sh\nfor one in $HELD; do if test "$5" = "$one"; then echo "2: eth0 inet $one"; fi; done\n""",
     "sysctl": "#!/bin/sh\n",
-    "conntrackd": """#!/bin/sh\nprintf "%s\\n" "$*"\n""",
+    "sleep": "#!/bin/sh\n",
+    "conntrackd": """#!/bin/sh
+printf "%s\n" "$*" >> "$TOLD"
+if test "$*" = -s; then test "$(grep --count -x -e -s "$TOLD")" -ge "$ANSWERS"; fi
+""",
 }
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "answers", "told"),
     [
-        ("", ["-f internal", "-n"]),
-        ("192.0.2.10 2001:db8:1::10", ["-R"]),
-        ("192.0.2.10", []),
+        ("", 1, ["-f internal", "-n"]),
+        ("192.0.2.10 2001:db8:1::10", 1, ["-R", "-B"]),
+        ("192.0.2.10", 1, ["-f internal"]),
+        ("", 3, ["-f internal", "-n"]),
+        ("", 1000, []),
     ],
+    ids=["none", "all", "some", "late", "never"],
 )
-def test_what_conntrackd_is_told(held: str, told: list[str], tmp_path: Path) -> None:
+def test_what_conntrackd_is_told(held: str, answers: int, told: list[str], tmp_path: Path) -> None:
     """Whoever has no address is no source of connections, and whoever has only some would overwrite the other's."""
     script, command = conntrackd("natlb-moved.j2", tmp_path / "natlb-moved")
     assert subprocess.run(command.split(), check=False).returncode == 0
@@ -236,5 +244,7 @@ def test_what_conntrackd_is_told(held: str, told: list[str], tmp_path: Path) -> 
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     script.write_text(script.read_text().replace("PATH=", f"PATH={tmp_path}:", 1))
-    done = subprocess.run(["sh", script], env={"HELD": held}, text=True, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.splitlines() == told
+    orders = tmp_path / "orders"
+    subprocess.run(["sh", script], env={"HELD": held, "TOLD": str(orders), "ANSWERS": str(answers)}, check=True)
+    asked = ["-s"] * min(answers, 100)
+    assert orders.read_text().splitlines() == [*asked, *told], "orders wait for the daemon, and not for ever"
