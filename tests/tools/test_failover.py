@@ -199,6 +199,7 @@ def conntrackd(template: str, file: Path, **settings: Any) -> tuple[Path, str]:
         ({}, "", "", 0),
         ({"family": "IPv6", "source": "2001:db8:1::2", "peer": "2001:db8:1::3"}, "", "", 0),
         ({}, "Mode FTFW", "Mode FTWF", 1),
+        ({}, "NetlinkOverrunResync no", "NetlinkOverrunResync never", 1),
         ({}, "Interface eth0", "Interface eth7", 1),
         ({}, "IPv4_address 192.0.2.2\n", "IPv4_address 192.0.2.300\n", 1),
     ],
