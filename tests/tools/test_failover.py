@@ -165,6 +165,18 @@ def test_services_are_not_in_it() -> None:
     assert {name for name in read if not name.startswith("natlb_failover_")} <= {"natlb_ready", "natlb_persist"}
 
 
+@pytest.mark.parametrize(("changed", "state"), [(True, "restarted"), (False, "started")])
+def test_conntrackd_reads_a_new_file_though_a_later_task_fails(changed: bool, state: str) -> None:
+    """A handler would be lost then."""
+    tasks = yaml.safe_load((ROLE / "tasks" / "sync.yml").read_text())
+    assert [task for task in tasks if "notify" in task] == []
+    (running,) = (task["ansible.builtin.systemd_service"] for task in tasks if "systemd" in " ".join(task))
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.tests["changed"] = lambda result: result["changed"]
+    made = {"natlb_failover_sync_written": {"changed": changed}}
+    assert environment.from_string(running["state"]).render(made) == state
+
+
 LINKS = [
     {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
     {
@@ -213,8 +225,8 @@ def test_conntrackd_reads_it(settings: dict[str, str], wrong: str, right: str, s
     assert (done.returncode, done.stdout == "") == (status, status == 0), done.stdout
 
 
-#: What stands in for `ip`, `sleep` and conntrackd: of the addresses of the host, and what conntrackd is told. It answers
-#: once it was asked so many times.
+#: What stands in for `ip`, `sleep` and conntrackd: of the addresses of the host, and what conntrackd is told. That
+#: answers once it was asked so many times.
 STAND_INS = {
     "ip": """#!/bin/sh\nfor one in $HELD; do if test "$5" = "$one"; then echo "2: eth0 inet $one"; fi; done\n""",
     "sysctl": "#!/bin/sh\n",
