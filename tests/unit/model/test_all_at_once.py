@@ -111,7 +111,7 @@ CHOICES: dict[str, tuple[list[Any], Any]] = {
     "method": (["random", "source_hash"], "best"),
     "affinity": ([0, 60], "soon"),
     "client_prefix": ([{"ipv4": 24}], {"ipv4": 99}),
-    "snat": (["none", "masquerade", "10.0.0.99", "10.0.0.3", "2001:db8::99"], 7),
+    "snat": (["none", "masquerade", "10.0.0.99", "2001:db8::99"], 7),
     "snat_ports": (["20000-20010", "80-90"], "x"),
     "snat_by_client": ([[{"networks": ["198.51.100.0/24"], "snat": "none"}]], [{}]),
     "allow_from": (["198.51.100.0/24", "0.0.0.0/0", "::/0"], "x"),

@@ -152,23 +152,6 @@ SERVICES = [
         "services[1].takeover",
         "tcp 192.0.2.10:80 and tcp 192.0.2.11:80 (service other), so its packets may be of either",
     ),
-    (
-        service(snat="10.0.0.3"),
-        "services[0].snat",
-        "10.0.0.3 is the address of backends[0], which gets the answers then",
-    ),
-    (service(snat=["10.0.0.21", "10.0.0.3"]), "services[0].snat", "10.0.0.3 is the address of backends[0]"),
-    (backend(snat="10.0.0.3"), "services[0].backends[0].snat", "10.0.0.3 is the address of backends[0]"),
-    (
-        service(backends=["10.0.0.3", {"address": "10.0.0.4", "snat": "10.0.0.3"}]),
-        "services[0].backends[1].snat",
-        "10.0.0.3 is the address of backends[0]",
-    ),
-    (
-        service(snat_by_client=[{"networks": ["198.51.100.0/24"], "snat": "10.0.0.3"}]),
-        "services[0].snat_by_client[0].snat",
-        "10.0.0.3 is the address of backends[0]",
-    ),
     (quorate(0), "services[0].min_healthy", "0 is not a number of backends"),
     (quorate("two"), "services[0].min_healthy", "'two' is not a number of backends"),
     (quorate(True), "services[0].min_healthy", "True is not a number of backends"),

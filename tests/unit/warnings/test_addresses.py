@@ -56,6 +56,24 @@ def test_source_addresses_that_nobody_answers_for(snat: Any, warned: bool) -> No
         assert [warning.partition(" snat ")[0] for warning in of_egress] == ["egress of 10.9.0.0/24:"] * warned
 
 
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"snat": "10.0.0.3"}, "snat"),
+        ({"snat": ["10.0.0.1", "10.0.0.3"]}, "snat"),
+        ({"backends": ["10.0.0.3", {"address": "10.0.0.4", "snat": "10.0.0.3"}]}, "backends[1].snat"),
+        ({"snat_by_client": [{"networks": ["198.51.100.0/24"], "snat": "10.0.0.3"}]}, "snat_by_client[0].snat"),
+        # The backend is this host itself.
+        ({"backends": ["10.0.0.1"], "snat": "10.0.0.1"}, ""),
+        ({"snat": "10.0.0.1"}, ""),
+    ],
+)
+def test_source_addresses_that_a_backend_has(keys: Any, key: str) -> None:
+    says = f"service web: {key}: 10.0.0.3 is the address of backends[0], which gets the answers then; "
+    remedy = "name an address of the balancer, or take masquerade"
+    assert found(service(**keys)) == ([says + remedy] if key else [])
+
+
 def test_an_address_that_is_both_is_named_once() -> None:
     assert len(found(service("192.0.2.10:80", snat="192.0.2.10"))) == 1
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import Callable
 
@@ -87,28 +87,6 @@ def _check_same_address(service: Service, path: str, reading: Reading) -> None:
     ports = [(listen.low, listen.high) for listen in service.listens]
     snat_keys.check_backends(service.backends, f"{path}.backends", reading)
     mark_keys.check_backends(service.backends, ports, f"{path}.backends", reading)
-
-
-def _check_own_snat(service: Service, path: str, reading: Reading) -> None:
-    places = {backend.address: index for index, backend in enumerate(service.backends)}
-    _check_own(service.snat_addresses, places, f"{path}.snat", reading)
-    for index, backend in enumerate(service.backends):
-        if backend.snat is not None:
-            _check_own(backend.snat.addresses, places, f"{path}.backends[{index}].snat", reading)
-
-
-def _check_own_by_client(service: Service, path: str, reading: Reading) -> None:
-    places = {backend.address: index for index, backend in enumerate(service.backends)}
-    for index, rule in enumerate(service.snat_by_client):
-        _check_own(rule.snat.addresses, places, f"{path}.snat_by_client[{index}].snat", reading)
-
-
-def _check_own(addresses: Sequence[str], backends: Mapping[str, int], path: str, reading: Reading) -> None:
-    """What is sent back to a backend's own address never comes to this host."""
-    for address in addresses:
-        if address in backends:
-            problem = f"{address} is the address of backends[{backends[address]}], which gets the answers then"
-            reading.add(path, problem, "name an address of the balancer, or take masquerade")
 
 
 def _check_by_client(service: Service, path: str, reading: Reading) -> None:
@@ -228,8 +206,6 @@ _CHECKS: tuple[tuple[Callable[[Service, str, Reading], None], tuple[str, ...]], 
     (_check_snat, ("listen", "snat")),
     (_check_prefix, ("client_prefix", "affinity", "method")),
     (_check_admission, ("listen", "allow_from", "deny_from")),
-    (_check_own_snat, ("snat", "backends")),
-    (_check_own_by_client, ("snat_by_client", "backends")),
     (_check_snat_ports, ("snat", "snat_by_client", "snat_ports", "backends")),
     (_check_same_address, ("listen", "backends")),
     (_check_by_client, ("listen", "snat_by_client")),

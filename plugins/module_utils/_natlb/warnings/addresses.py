@@ -33,6 +33,11 @@ def warnings(config: Config, here: Addressing, needs_routes: Collection[str] = (
     around = _Around(here.connected)
     found: list[str] = []
     told: set[str] = set()
+    for service in config.services:
+        for key, address, index in _of_backends(service):
+            if address not in here.local:
+                told.add(address)
+                found.append(_of_backend(service, key, address, index))
     for owner, address, kind in _own_addresses(config):
         network = None if address in here.local or address in told else around.network(address)
         if network is not None:
@@ -70,6 +75,30 @@ def _own_addresses(config: Config) -> Iterator[tuple[str, str, str]]:
     for item in config.egress:
         if item.snat_address:
             yield f"egress of {item.sources[0]}", item.snat_address, "snat"
+
+
+def _of_backends(service: Service) -> Iterator[tuple[str, str, int]]:
+    """(key, address, number of the backend) of each source address that one of its backends has."""
+    if not service.source_nat.addresses:
+        return
+    places = {backend.address: index for index, backend in enumerate(service.backends)}
+    given = [
+        ("snat", service.source_nat.usual),
+        *((f"backends[{index}].snat", backend.snat) for index, backend in enumerate(service.backends)),
+        *((f"snat_by_client[{index}].snat", rule.snat) for index, rule in enumerate(service.snat_by_client)),
+    ]
+    for key, snat in given:
+        for address in snat.addresses if snat else ():
+            if address in places:
+                yield key, address, places[address]
+
+
+def _of_backend(service: Service, key: str, address: str, index: int) -> str:
+    """What is sent back to a backend's own address never comes to this host, unless it is one of this host's too."""
+    return (
+        f"service {service.name}: {key}: {address} is the address of backends[{index}], which gets the answers then; "
+        f"name an address of the balancer, or take masquerade"
+    )
 
 
 def _unanswered(owner: str, address: str, kind: str, network: Network) -> str:
