@@ -333,6 +333,13 @@ def remove_if_unused(paths: Paths) -> None:
     remove_directory(paths.run)
 
 
+def remove_lock_alone(paths: Paths) -> None:
+    """The same behind a look, which leaves alone what is no trace of its own. To be called with the lock held."""
+    if state_path(paths) is None and os.listdir(paths.run) == ["lock"]:
+        remove(paths.run / "lock")
+        remove_directory(paths.run)
+
+
 @contextlib.contextmanager
 def lock(paths: Paths) -> Iterator[None]:
     """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
@@ -354,12 +361,19 @@ def lock(paths: Paths) -> Iterator[None]:
                 )
             time.sleep(0.05)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _note_holder(descriptor, path)
         os.set_inheritable(descriptor, True)
         yield
     finally:
         os.close(descriptor)
+
+
+def _note_holder(descriptor: int, path: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from error
 
 
 def _try_lock(path: Path) -> int:

@@ -10,14 +10,15 @@ differs, the host is read once more with the lock held, under which all of them 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BusyError
+from ..errors import BusyError, HostError
 from ..host import store
 from ..host.boot_set import CURRENT
 from ..host.store import Paths
-from . import agent_files, apply, rollback, waiting
+from . import agent_files, apply, waiting
 from . import request as requests
 from .apply import Plan
 from .parts import Part
@@ -46,15 +47,20 @@ def read(paths: Paths, variant: str | None, pending: bool) -> Reading:
     found = _read(paths, variant, pending)
     if not found.drift:
         return found
-    try:
-        with store.lock(paths):
-            found = _read(paths, variant, pending)
-            # All may have been taken away meanwhile, and the lock is not to be what is left.
-            if rollback.waiting(paths) is None:
-                store.remove_if_unused(paths)
-    except BusyError as error:
-        # Whoever looks at a host whose run hangs needs an answer most.
-        found.unread.append(f"{error}; what differs may be what it is about to change")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(store.lock(paths))
+        except BusyError as error:
+            # Whoever looks at a host whose run hangs needs an answer most.
+            found.unread.append(f"{error}; what differs may be what it is about to change")
+            return found
+        except HostError as error:
+            # The same of a host whose /run is full or read-only.
+            found.unread.append(f"{error}; what differs may be what somebody is about to change")
+            return found
+        found = _read(paths, variant, pending)
+        # All may have been taken away meanwhile, and the lock is not to be what is left.
+        store.remove_lock_alone(paths)
     return found
 
 

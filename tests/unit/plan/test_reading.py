@@ -1,0 +1,71 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A look at a host that differs: it answers whatever becomes of the lock, and leaves what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from _natlb.host import store
+from _natlb.host.store import Paths
+from _natlb.plan import reading
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    def read(*_asked: Any) -> reading.Reading:
+        plan: Any = SimpleNamespace(parts=[SimpleNamespace(differs=True)], files=None)
+        return reading.Reading(plan, False, [])
+
+    monkeypatch.setattr(reading, "_read", read)
+    return Paths(tmp_path / "etc", tmp_path / "run")
+
+
+def look(paths: Paths) -> list[str]:
+    found = reading.read(paths, None, pending=False)
+    assert found.drift
+    return found.unread
+
+
+def test_it_leaves_no_lock_where_nothing_is(paths: Paths) -> None:
+    assert not look(paths)
+    assert not paths.run.exists()
+
+
+def test_it_leaves_what_is_known_of_a_host_whose_declaration_is_lost(paths: Paths) -> None:
+    """The rules are live: the next run needs to know what the host was before, and what was found of backends."""
+    known = {paths.run / name for name in (store.BEFORE, store.HEALTH)}
+    for path in known:
+        store.write_text(path, "{}")
+    store.write_text(paths.etc / store.HISTORY, "{}")
+    assert not look(paths)
+    assert known <= set(paths.run.iterdir())
+    assert (paths.etc / store.HISTORY).exists()
+
+
+def test_it_leaves_the_lock_of_a_host_with_a_declaration(paths: Paths) -> None:
+    store.write_text(paths.etc / store.STATE, "{}")
+    assert not look(paths)
+    assert list(paths.run.iterdir()) == [paths.run / "lock"]
+
+
+def test_it_answers_where_the_lock_cannot_be_written(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_what: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    (remark,) = look(paths)
+    assert remark.startswith(f"{paths.run}/lock: cannot be written: No space left on device; ")
+    assert remark.endswith("; what differs may be what somebody is about to change")
+
+
+def test_it_answers_where_there_can_be_no_lock(paths: Paths) -> None:
+    paths.run.write_text("in its place")
+    (remark,) = look(paths)
+    assert remark.startswith(f"{paths.run}: cannot be made: ")
