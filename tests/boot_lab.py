@@ -84,7 +84,7 @@ class Host:
 
     def request(self, name: str = "", **options: Any) -> Request:
         """`name` is what the rules say; without one nothing is declared."""
-        more = {"health": options["health"]} if "health" in options else {}
+        more = {key: options[key] for key in ("health", "helper") if key in options}
         services = [{**SERVICE, "name": name, **more}] if name else []
         config = parse_config(services, options.get("egress", []) if name else [])
         forwarding, persist = options.get("forwarding", True), options.get("persist", True)

@@ -21,6 +21,8 @@ SIP = {"listen": "192.0.2.10:5060", "backends": ["10.0.0.3"], "protocol": "tcp,u
 class Nft:
     """No program."""
 
+    path = "/sbin/nft"
+
     def load(self, texts: Any) -> list[tuple[str, str]]:
         return [("nft -f -", text) for text in texts]
 
@@ -28,8 +30,10 @@ class Nft:
 def test_what_boots_loads_them_first() -> None:
     plain = parse_config([{"name": "web", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"]}]).services
     helped = parse_config([{"name": "ftp", **FTP}, {"name": "two", **FTP, "listen": "192.0.2.11:21"}]).services
-    assert modules_text(plain).splitlines()[2:] == ["nf_conntrack"]
-    assert modules_text(helped).splitlines()[2:] == ["nf_conntrack", "nf_nat_ftp"]
+    assert modules_text(True, plain).splitlines()[2:] == ["nf_conntrack"]
+    assert modules_text(True, helped).splitlines()[2:] == ["nf_conntrack", "nf_nat_ftp"]
+    assert modules_text(False, helped).splitlines()[1:] == ["nf_nat_ftp"]
+    assert not modules_text(False, plain)
 
 
 def test_who_adds_a_helper_loads_its_module() -> None:
@@ -45,6 +49,11 @@ def test_who_adds_a_helper_loads_its_module() -> None:
     removal = engine.plan(rendered, {}, {})
     assert [line for line, _text in engine.commands(removal)] == ["nft -f -"]
     assert engine.commands(Transaction("none", {})) == []
+    # So does a boot, also without systemd.
+    _files, lines = engine.boot(rendered, "/etc/natlb/current")
+    assert lines == [first[0], "/sbin/nft -f /etc/natlb/current/ruleset.nft"]
+    _files, lines = engine.boot(engine.render(parse_config([])), "/etc/natlb/current")
+    assert lines == ["/sbin/nft -f /etc/natlb/current/ruleset.nft"]
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,20 @@ def test_settings_of_a_host_that_forwards_by_itself_stay(host: Host, forwarding:
     assert ("ip_forward" in kept[1].read_text()) == (not forwarding)
 
 
+@pytest.mark.parametrize("forwarding", [True, False])
+def test_the_module_of_a_helper_is_loaded_at_boot(host: Host, forwarding: bool) -> None:
+    modules = host.root / "etc/modules-load.d/natlb.conf"
+    host.run("web", forwarding=forwarding)
+    assert modules.exists() == forwarding
+    assert host.run("web", forwarding=forwarding, helper="ftp")
+    assert modules.read_text().splitlines()[-1] == "nf_nat_ftp"
+    assert ("nf_conntrack" in modules.read_text().splitlines()) == forwarding
+    assert not host.run("web", forwarding=forwarding, helper="ftp")
+    assert host.run("web", forwarding=forwarding)
+    assert modules.exists() == forwarding
+    assert not host.run("web", forwarding=forwarding)
+
+
 def test_without_persist_there_is_no_unit(host: Host) -> None:
     host.run("web", persist=False)
     assert list(host.unit("").iterdir()) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ..errors import HostError
 from ..host import nf_tables, processes, revision
@@ -104,7 +104,8 @@ class NftablesEngine:
 
     def commands(self, transaction: Transaction) -> list[Command]:
         """What carries it out."""
-        return [*_modules(transaction), *self.nft.load(transaction.texts.values())]
+        modules = [(line, "") for line in _modules(transaction.texts.values())]
+        return [*modules, *self.nft.load(transaction.texts.values())]
 
     def made_at_once(self, transaction: Transaction, known: Ruleset, generation: int) -> Transaction:
         """Transactions that `batch` understands, up to the first that it does not, or that the kernel refuses."""
@@ -145,8 +146,8 @@ class NftablesEngine:
 
     def boot(self, rendered: Ruleset, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
-        path = f"{directory}/ruleset.nft"
-        return {"ruleset.nft": full(rendered)}, [f"{self.nft.path} -f {path}"]
+        text = full(rendered)
+        return {"ruleset.nft": text}, [*_modules([text]), f"{self.nft.path} -f {directory}/ruleset.nft"]
 
     def undo(self, live: Ruleset, wanted: Ruleset) -> list[Command]:
         """What turns what a run wants into what is live before it.
@@ -204,12 +205,12 @@ class NftablesEngine:
         return []
 
 
-def _modules(transaction: Transaction) -> list[Command]:
-    """What loads the modules that translate for the helpers of new objects. The kernel loads those that read by itself.
-    Where there is none to load (a container, a kernel that has it built in), that is no error."""
-    helpers = sorted(set(re.findall(r'type "(\w+)" protocol', "".join(transaction.texts.values()))))
+def _modules(texts: Iterable[str]) -> list[str]:
+    """The line that loads the modules that translate for the helpers of new objects. The kernel loads those that read
+    by itself. Where there is none to load (a container, a kernel that has it built in), that is no error."""
+    helpers = sorted(set(re.findall(r'type "(\w+)" protocol', "".join(texts))))
     modules = " ".join(map(module, helpers))
-    return [(f"modprobe --quiet --all {modules} 2> /dev/null || :", "")] if modules else []
+    return [f"modprobe --quiet --all {modules} 2> /dev/null || :"] if modules else []
 
 
 def _numbered(texts: Sequence[str], kind: Kind = "delta") -> Transaction:

@@ -177,9 +177,10 @@ def wanted(
     entries: dict[Path, Entry] = {**beside, **boot_set.links(etc), **agent_files.command(request, files, live.entries)}
     if request.paths.system is not None and live.systemd:
         entries.update(_unit_entries(request.paths.system, found))
-        if SYSCTL in files:
-            (sysctl, modules), services = _setting_paths(request.paths.system), request.config.services
-            entries[sysctl], entries[modules] = str(etc / CURRENT / SYSCTL), (unit_files.modules_text(services), 0o644)
+        sysctl, modules = _setting_paths(request.paths.system)
+        loaded = unit_files.modules_text(SYSCTL in files, request.config.services)
+        entries.update({modules: (loaded, 0o644)} if loaded else {})
+        entries.update({sysctl: str(etc / CURRENT / SYSCTL)} if SYSCTL in files else {})
     return Wanted(files, entries, found)
 
 

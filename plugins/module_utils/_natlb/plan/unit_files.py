@@ -94,10 +94,14 @@ def sysctl_text(settings: Mapping[str, str]) -> str:
     return f"{WRITTEN}\n{''.join(lines)}"
 
 
-def modules_text(services: Iterable[Service]) -> str:
-    """The modules that are there before anything else of these services, as modules-load.d(5) has them."""
-    of_settings = f"# The settings of /etc/sysctl.d/{SYSCTL_FILE} belong to it.\nnf_conntrack\n"
-    return "".join([f"{WRITTEN}\n{of_settings}", *(f"{module}\n" for module in helpers.modules(services))])
+def modules_text(has_settings: bool, services: Iterable[Service]) -> str:
+    """The modules that are there before anything else of these services, as modules-load.d(5) has them. Empty where
+    there are none."""
+    of_settings = (
+        [f"# The settings of /etc/sysctl.d/{SYSCTL_FILE} belong to it.\nnf_conntrack\n"] if has_settings else []
+    )
+    found = [*of_settings, *(f"{module}\n" for module in helpers.modules(services))]
+    return "".join([f"{WRITTEN}\n", *found]) if found else ""
 
 
 # -- texts -----------------------------------------------------------------------------------------------------------
