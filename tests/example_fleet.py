@@ -80,6 +80,7 @@ def service(name: str, listen: str | list[str], backends: list[dict[str, Any]], 
         "max_connections_per_client": 0,
         "new_connections_per_second": 0,
         "snat_connections": None,
+        "snat_elsewhere": [],
         "known_clients": {
             "affinity": None,
             "max_connections_per_client": None,

@@ -50,7 +50,8 @@ options:
     description:
       - Whether the balancer itself opens the connections, while its change waits for its confirmation.
       - Then services with C(allow_from), C(deny_from), C(interface) or limits of their backends are left out, and so
-        are networks that a service listens on. Of more than 32 probes so many are taken that are spread evenly.
+        are those with RV(natlb.netfilter.balancer_info#module:services[].snat_elsewhere), and networks that a service
+        listens on. Of more than 32 probes so many are taken that are spread evenly.
     type: bool
     default: false
 seealso:

@@ -171,6 +171,14 @@ services:
           two minutes.
         - Null without C(snat_ports).
       type: int
+    snat_elsewhere:
+      description:
+        - The addresses of C(snat) that no interface of this host has, although it is connected to their network.
+          Answers to them come to another host, such as the other balancer of a pair, or to none.
+        - An address of another network may be routed here, and is not listed.
+      type: list
+      elements: str
+      sample: ["10.0.0.10"]
     known_clients:
       description:
         - How many clients each option knows now, and how many it has room for. docs/engines.md says what happens to

@@ -102,6 +102,8 @@ def not_for_itself(service: Mapping[str, Any]) -> str:
         return "not everybody may connect to it"
     if service.get("interface"):
         return f"it takes only what comes in by {service['interface']}"
+    if service.get("snat_elsewhere"):
+        return f"answers to its source address {', '.join(service['snat_elsewhere'])} come to another host now"
     if limits_backends(service):
         return "its backends have limits, and the probes would take the room of clients"
     if all("/" in listen for listen in service["listen"]):

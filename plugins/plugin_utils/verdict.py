@@ -175,7 +175,9 @@ def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict)
     name = seen.service["name"]
     at = ", ".join(seen.targets)
     if not seen.probes:
-        found.lines.append(f"{name}: not probed, as {_why_not(seen.service, this)}")
+        # Whoever deploys a pair is to know which one has not been verified in full.
+        told = found.doubts if this.own and seen.service.get("snat_elsewhere") else found.lines
+        told.append(f"{name}: not probed, as {_why_not(seen.service, this)}")
         return
     if seen.restarted and this.own:
         # Not by the change, which was there before. What failed is wrong nevertheless.

@@ -8,7 +8,10 @@ from __future__ import annotations
 import pytest
 from _natlb.errors import NatlbError
 from kernel_lab.balancer import Balancer, Mapping, service, webs, weighted
-from kernel_lab.topology import FRONT, NAMES, VIP, WEB6
+from kernel_lab.topology import BACK, FRONT, NAMES, VIP, WEB6
+
+#: An address of the backends' network that nobody has.
+AWAY = "10.0.0.99"
 
 
 def counts(balancer: Balancer, name: str, key: str = "new_connections") -> Mapping:
@@ -52,10 +55,11 @@ def test_active_connections(balancer: Balancer) -> None:
 
 def test_the_whole_answer(balancer: Balancer) -> None:
     backends = [*weighted(web1=3, web2=1), *webs("web3", state="drained"), {"address": WEB6["web4"], "backup": True}]
-    balancer.apply([service(listen=["*:8080"], backends=backends), service("other")])
+    balancer.apply([service(listen=["*:8080"], backends=backends), service("other", snat=[BACK, AWAY, "198.51.100.7"])])
     answer = balancer.info()
     assert (answer["engine"], answer["forwarding"], answer["drift"]) == (balancer.engine, True, False)
     assert [found["name"] for found in answer["services"]] == ["web", "other"]
+    assert [found["snat_elsewhere"] for found in answer["services"]] == [[], [AWAY]], "the last one may be routed here"
     first = answer["services"][0]
     assert (first["listen"], first["method"]) == (["*:8080"], "round_robin")
     assert [backend["expected_share"] for backend in first["backends"]] == [0.75, 0.25, 0, 1]

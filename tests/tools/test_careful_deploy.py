@@ -51,11 +51,12 @@ ODD_PROBES = {"odd": {"tolerance": 0, "connections": 2001}}
 #: It has fewer ports than connections would be opened, and closed ones keep theirs.
 FEW = service("few", 85, 8080, 8080, snat_ports="20000-20039")
 BOTH = [{"address": WEB1, "port": 8080}, {"address": "fd00::9", "port": 8080}]
-#: What a balancer cannot reach by itself: its connections to networks are not balanced, and the probes would take the
-#: room of backends with a limit.
+#: What a balancer cannot reach by itself: its connections to networks are not balanced, the probes would take the room
+#: of backends with a limit, and answers to an address of another host come there.
 UNREACHED = [
     {"name": "whole", "listen": ["0.0.0.0/0:443", "[::/0]:443"], "backends": BOTH},
     {**service("network", 0, 8080), "listen": ["198.51.100.0/24:80"]},
+    service("away", 86, 8080, 8080, snat="10.77.1.77"),
     {
         **(narrow := service("narrow", 84, 8080, 8080)),
         "backends": [{**b, "max_connections": 2} for b in narrow["backends"]],
@@ -139,7 +140,8 @@ def test_what_chance_may_bring_undoes_nothing(rolled_out: str) -> None:
 
 
 def test_what_a_balancer_cannot_reach_by_itself_is_left_out(site: Site, rolled_out: str) -> None:
-    assert not re.search(r"item=(whole|network|narrow) at", rolled_out)
+    assert not re.search(r"item=(whole|network|away|narrow) at", rolled_out)
+    assert "lb1: away: not probed, as answers to its source address 10.77.1.77 come to another host now" in rolled_out
     assert "198.51.100" in site.lb1.state()
 
 

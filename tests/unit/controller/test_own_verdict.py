@@ -156,6 +156,15 @@ def test_few_ports_get_few_connections_and_are_named(ports: int, places: int, co
     assert "widen the range" in problem
 
 
+def test_a_service_whose_source_address_is_elsewhere_is_told_and_undoes_nothing() -> None:
+    told = info(service(0, 0, snat_elsewhere=["10.0.0.10"]))
+    found = judged(told, told)
+    assert found["problems"] == []
+    assert found["doubts"] == [
+        "lb1: web: not probed, as answers to its source address 10.0.0.10 come to another host now"
+    ]
+
+
 @pytest.mark.parametrize("method", ["round_robin", "random", "source_hash"])
 def test_who_should_get_nothing_gets_nothing(method: str) -> None:
     before, after = info(service(0, 0, method=method)), info(service(99, 1, method=method))

@@ -348,6 +348,7 @@ def test_an_address_is_chosen_by_its_family(address: Any, targets: list[str]) ->
     [
         {"restricted": True},
         {"interface": "eth1"},
+        {"snat_elsewhere": ["10.0.0.10"]},
         {"listen": ["198.51.100.0/24:80"]},
         {"listen": ["0.0.0.0/0:443", "[::/0]:443"]},
         {"backends": [backend("web1", "10.0.0.3", max_connections=2), backend("web2", "10.0.0.4")]},

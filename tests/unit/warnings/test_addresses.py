@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.model.services import parse_config
-from _natlb.warnings.addresses import Addressing, warnings
+from _natlb.warnings.addresses import Addressing, elsewhere, warnings
 
 HERE = Addressing(
     local={"192.0.2.2", "10.0.0.1", "2001:db8:1::2"},
@@ -72,6 +72,20 @@ def test_source_addresses_that_a_backend_has(keys: Any, key: str) -> None:
     says = f"service web: {key}: 10.0.0.3 is the address of backends[0], which gets the answers then; "
     remedy = "name an address of the balancer, or take masquerade"
     assert found(service(**keys)) == ([says + remedy] if key else [])
+
+
+@pytest.mark.parametrize(
+    ("snat", "away"),
+    [
+        ("masquerade", []),
+        ("10.0.0.1", []),
+        ("198.51.100.1", []),
+        (["10.0.0.1", "10.0.0.99", "198.51.100.1"], ["10.0.0.99"]),
+    ],
+)
+def test_source_addresses_whose_answers_come_to_another_host(snat: Any, away: list[str]) -> None:
+    config = parse_config([service(snat=snat)])
+    assert elsewhere(config.services, HERE.local, HERE.connected) == ({"web": away} if away else {})
 
 
 def test_an_address_that_is_both_is_named_once() -> None:

@@ -28,6 +28,7 @@ from ..plan import agent_files, forwarding, health_history, orders, reading
 from ..plan.apply import Plan
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends
+from ..warnings import addresses
 
 #: TCP states in which neither end has finished; TIME_WAIT and CLOSE linger for minutes and carry nothing.
 _TCP_ACTIVE = ("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK")
@@ -60,6 +61,7 @@ def info(
     active = _active(config, warnings)
     usage = _conntrack(warnings)
     kept, refused = health_history.read(paths), obstacles(config.services)
+    elsewhere = addresses.elsewhere(config.services, proc.local_addresses(), Routes().connected)
     return {
         "engine": plan.engine.name,
         "forwarding": forwarding.is_on(config),
@@ -71,7 +73,10 @@ def info(
         "generation": nf_tables.generation(),
         "egress": dump(Config((), config.egress))["egress"],
         "services": [
-            _service(item, plan, new, active, clients_known, kept, refused.get(item.name))
+            {
+                **_service(item, plan, new, active, clients_known, kept, refused.get(item.name)),
+                "snat_elsewhere": elsewhere.get(item.name, []),
+            }
             for item in config.services
             if service is None or item.name == service
         ],

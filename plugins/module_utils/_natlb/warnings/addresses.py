@@ -48,6 +48,17 @@ def warnings(config: Config, here: Addressing, needs_routes: Collection[str] = (
     return found
 
 
+def elsewhere(services: Sequence[Service], local: Collection[str], connected: Sequence[str]) -> dict[str, list[str]]:
+    """The addresses that a service translates to and answers to which come to another host, or to none, by its name.
+
+    They are in a network that is connected, and no interface has them. One of another network may be routed here.
+    """
+    away = {item.name: [one for one in item.source_nat.addresses if one not in local] for item in services}
+    around = _Around(connected if any(away.values()) else ())
+    found = {name: [one for one in addresses if around.network(one)] for name, addresses in away.items()}
+    return {name: addresses for name, addresses in found.items() if addresses}
+
+
 class _Around:
     """Which connected network an address lies in."""
 
