@@ -190,8 +190,14 @@ def _within_limits(service: Mapping[str, Any], options: dict[str, Any], places: 
     if a_second:
         options["connections"] = min(options["connections"], a_second)
     if service.get("snat_connections"):
-        room = service["snat_connections"] * len(_serving(service, str(options["target"])))
-        options["connections"] = min(options["connections"], max(1, room // (_PART_OF_PORTS * places)))
+        room = service["snat_connections"] / _largest_share(service, str(options["target"]))
+        options["connections"] = min(options["connections"], max(1, int(room / (_PART_OF_PORTS * places))))
+
+
+def _largest_share(service: Mapping[str, Any], host: str) -> float:
+    """The part of one client's connections that the backend with the most of them gets: all where it stays at one."""
+    serving = _serving(service, host)
+    return max(float(backend["expected_share"]) for backend in serving) if probe_options.spreads(service) else 1.0
 
 
 def _room_of_backends(service: Mapping[str, Any], host: str) -> int:

@@ -165,6 +165,27 @@ def test_a_service_whose_source_address_is_elsewhere_is_told_and_undoes_nothing(
     ]
 
 
+@pytest.mark.parametrize(
+    ("weights", "more", "connections"),
+    [
+        ((1, 1), {}, 40),
+        ((1, 1), {"method": "source_hash"}, 20),
+        ((1, 1), {"affinity": 60}, 20),
+        ((1, 1), {"pins": 1}, 20),
+        ((9, 1), {}, 22),
+        ((1,), {}, 20),
+    ],
+    ids=str,
+)
+def test_few_ports_are_not_used_up_at_one_backend(
+    weights: tuple[int, ...], more: dict[str, Any], connections: int
+) -> None:
+    """No backend gets more than 20 of the connections: a quarter of its 80 ports."""
+    web = service(*(0 for _weight in weights), weights=weights, snat_connections=80, **more)
+    (item,) = probes([web], connections=100, own=True)
+    assert item["options"]["connections"] == connections
+
+
 @pytest.mark.parametrize("method", ["round_robin", "random", "source_hash"])
 def test_who_should_get_nothing_gets_nothing(method: str) -> None:
     before, after = info(service(0, 0, method=method)), info(service(99, 1, method=method))
