@@ -281,7 +281,7 @@ def test_what_differs_is_told() -> None:
         example_fleet.info([example_fleet.service("web", f"192.0.2.{n}:80", [example_fleet.backend("a", "10.0.0.3")])])
         for n in (1, 2)
     )
-    assert "web (service) of 1 backends at 192.0.2.2:80, round_robin on lb2" in made({"lb1": one, "lb2": other}).said(
+    assert "web (service) of 1 backend at 192.0.2.2:80, round_robin on lb2" in made({"lb1": one, "lb2": other}).said(
         "differences"
     )
 
