@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from _natlb.host.routes import Ways
 from _natlb.model.services import parse_config
-from _natlb.warnings.networks import unanswered, warnings
+from _natlb.warnings.networks import Own, unanswered, warnings
 
 WAYS = Ways([(ipaddress.ip_network("10.0.0.0/24"), "back"), (ipaddress.ip_network("0.0.0.0/0"), "front")])
 
@@ -72,10 +72,15 @@ LINKS = [(ipaddress.ip_network(net), name) for net, name in (("192.0.2.0/24", "f
         # This host answers.
         ({"listen": "192.0.2.128/28:80"}, ""),
         ({"listen": "192.0.2.192/28:80"}, ""),
+        ({"listen": "192.0.2.208/28:80"}, ""),
+        ({"listen": "[2001:db8::90/124]:80", "backends": "[2001:db8:2::3]:80"}, ""),
+        # It is said once.
+        ({"listen": ["192.0.2.64/27:80", "192.0.2.64/27:443"]}, "ARP"),
     ],
 )
 def test_networks_of_a_link_that_nobody_answers_for(keys: Any, asks: str) -> None:
     config = parse_config([{"name": "web", "backends": "10.0.0.3", **keys}])
-    found = list(unanswered(config, LINKS, ["127.0.0.0/8", "192.0.2.128/26"], lambda: ["192.0.2.193"]))
+    own = Own({"192.0.2.210", "192.0.2.250", "2001:db8::2", "2001:db8::91"}, ["127.0.0.0/8", "192.0.2.128/26"])
+    found = list(unanswered(config, LINKS, own, lambda: ["192.0.2.193"]))
     assert [f"answers no {asks} for" in text for text in found] == [True] * bool(asks)
     assert all(("ip route add local 192.0.2." in text) == (asks == "ARP") for text in found)

@@ -131,7 +131,8 @@ def _networks(config: Config, table: Routes) -> Iterator[str]:
     if any(is_network(listen.address) for service in config.services for listen in service.listens):
         yield from networks.warnings(config, Ways(table.ways))
         links = [(route.network, route.interface) for route in table.all if route.direct]
-        yield from networks.unanswered(config, links, proc.local_networks(), iproute.proxies)
+        own = networks.Own(proc.local_addresses(), proc.local_networks())
+        yield from networks.unanswered(config, links, own, iproute.proxies)
 
 
 def _obstacles(config: Config, engine: Engine, table: Routes, chains: Sequence[BaseChain]) -> Iterator[str]:

@@ -11,8 +11,11 @@ circles. An `interface` tells clients from backends, unless both come in by one.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+from ..host import addresses
 from ..host.routes import Network, Ways
 from ..model.entities import Config, Service
 from ..model.families import family_of, is_network, ports_text
@@ -39,31 +42,44 @@ def warnings(config: Config, ways: Ways) -> Iterator[str]:
                 break
 
 
+class Own(NamedTuple):
+    """Addresses of this host, and networks all of whose addresses are."""
+
+    addresses: Collection[str]
+    networks: Collection[str]
+
+
 def unanswered(
     config: Config,
     links: Sequence[tuple[Network, str]],
-    answered: Sequence[str],
+    own: Own,
     proxies: Callable[[], Iterable[str]],
 ) -> Iterator[str]:
     """A warning for each network of a link whose hosts ask in vain who has its addresses.
 
-    `links` are connected networks and their interfaces; of `answered` all addresses are local ones. `proxies` tells for
-    which addresses this host answers beside its own; it is asked only where that matters.
+    `links` are connected networks and their interfaces. `proxies` tells for which addresses this host answers beside
+    its own; it is asked only where that matters. One address within a network is enough: a standby need not have the
+    others, and who gives addresses to an interface one by one knows of it.
     """
-    local = [ipaddress.ip_network(network) for network in answered]
+    local = [ipaddress.ip_network(network) for network in own.networks]
+    numbers = sorted(map(addresses.number, own.addresses))
     for service in config.services:
-        for listen in service.listens:
-            if not is_network(listen.address):
-                continue
-            network = ipaddress.ip_network(str(listen.address))
+        for address in {listen.address: None for listen in service.listens if is_network(listen.address)}:
+            network = ipaddress.ip_network(str(address))
             link = next(
                 ((wide, name) for wide, name in links if _is_in(network, wide) and service.interface in (None, name)),
                 None,
             )
-            if link is None or any(_is_in(network, wide) for wide in local):
+            if link is None or _has_one(network, numbers) or any(_is_in(network, wide) for wide in local):
                 continue
-            if not any(_is_in(ipaddress.ip_network(address), network) for address in proxies()):
+            if not any(_is_in(ipaddress.ip_network(proxy), network) for proxy in proxies()):
                 yield _unanswered(service, network, *link)
+
+
+def _has_one(network: Network, numbers: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of these addresses, sorted by family and number, lies in it."""
+    first = bisect_left(numbers, (network.version, int(network[0])))
+    return first < len(numbers) and numbers[first] <= (network.version, int(network[-1]))
 
 
 def _unanswered(service: Service, network: Network, wide: Network, interface: str) -> str:
