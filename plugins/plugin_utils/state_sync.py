@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, ConfigErrors
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
@@ -36,11 +37,19 @@ def problems(value: Any, name: str, group: Any, fleet: Fleet) -> list[str]:
     if len(fleet.hosts) != HOSTS:
         remedy = f"make groups of two hosts, or set {SYNC}: false"
         return [f"{SYNC}: {group} has {len(fleet.hosts)} hosts, and connections are copied between two ({remedy})"]
+    alone = [host for host in fleet.hosts if host != name and not _copies(fleet.hostvars.get(host) or {})]
+    if alone:
+        remedy = "set it in the inventory, for the whole group"
+        return [f"{SYNC}: {name} has it, and {alone[0]} has not, so nobody takes the copies ({remedy})"]
     known = {host: _address_of(host, shared, fleet) for host in fleet.hosts}
     missing = [host for host, address in known.items() if address is None]
     if missing:
         return [f"{SYNC_ADDRESS}: {host} has no known address (set it for {host})" for host in missing]
     return list(_wrong_ends(known, name, shared))
+
+
+def _copies(variables: Mapping[str, Any]) -> bool:
+    return bool(boolean(variables.get(SYNC, False), strict=False))
 
 
 def _wrong_ends(known: Mapping[str, Address | None], name: str, shared: Sequence[Shared]) -> Iterator[str]:

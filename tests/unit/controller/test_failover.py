@@ -303,7 +303,9 @@ def test_the_action_checks_all_variables(given: dict[str, Any], begins: list[str
 
 
 def pair(**others: Any) -> Fleet:
-    return fleet([BOTH], unicast=False, **others)._replace(hosts=["lb1", "lb2"])
+    """Two hosts that copy, but for `others`."""
+    copying = {name: {state_sync.SYNC: True, **others.get(name, {})} for name in ("lb1", "lb2")}
+    return fleet([BOTH], unicast=False, **copying)._replace(hosts=["lb1", "lb2"])
 
 
 @pytest.mark.parametrize(
@@ -319,6 +321,11 @@ def pair(**others: Any) -> Fleet:
         (pair(lb1={SYNC: "198.51.100.1"}, lb2={SYNC: "198.51.100.1"}), [f"{SYNC}: lb1 and lb2 both have 198.51.100.1"]),
         (pair(lb1={SYNC: "192.0.2.10"}), [f"{SYNC}: 192.0.2.10 is a virtual address"]),
         (pair(lb2={"ansible_host": "lb2.example.com"}), [f"{SYNC}: lb2 has no known address"]),
+        (pair(lb2={state_sync.SYNC: "yes"}), []),
+        *(
+            (pair(lb2={state_sync.SYNC: off}), [f"{state_sync.SYNC}: lb1 has it, and lb2 has not"])
+            for off in (False, "no", None)
+        ),
         (pair(lb2={SYNC: "lb2"}), [f"{SYNC}: lb2 has no known address"]),
         (fleet([BOTH]), [f"{state_sync.SYNC}: balancers has 3 hosts, and connections are copied between two"]),
     ],
