@@ -322,10 +322,15 @@ def test_the_agent_leaves_a_change_of_another_version_alone(balancer: Balancer) 
     web = service(health=FAST)
     with agent_running(balancer, web) as here:
         pend(balancer, web, OTHER, program=program.later)
+        said = "natlb: a change by another version of natlb waits for its confirmation\n"
+        assert balancer.natlb("drain", "web2") == (1, "", said)
+        assert not (balancer.etc / "overrides.json").exists()
         (path,) = balancer.etc.parent.glob("run/rollback.*/staged.json")
         path.write_text(path.read_text().replace(r"\"redispatch\"", r"\"of_the_future\": 1, \"redispatch\""))
         with crashed(balancer, "web2"):
             here.wait_for("a change by another version of natlb waits for its confirmation; trying again")
+            assert set(balancer.tally(count=8)) >= set(WITHOUT)
+            assert balancer.natlb("apply") == (1, "", said)
             assert set(balancer.tally(count=8)) >= set(WITHOUT)
             go_back(balancer)
             here.wait_for("web2 of web is down")

@@ -135,7 +135,7 @@ class Running:
         declaration otherwise, or not at all, and would take its rules away."""
         with rollback.lock_with_none_overdue(self._paths) as directory:
             if directory is not None and waiting.brings_a_program(self._paths, directory):
-                raise HostError("a change by another version of natlb waits for its confirmation")
+                raise HostError(waiting.OF_ANOTHER_VERSION)
             yield directory
 
     @uncollected()

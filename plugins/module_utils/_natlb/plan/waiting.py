@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import HostError
 from ..host import boot_set, staging, store
 from ..host.processes import Command
 from ..host.revision import Revision
@@ -30,6 +31,8 @@ from .unit_files import PROGRAM, UPLINKS_SCRIPT
 
 #: Files of a set that boots which depend on nothing that is said or found of backends.
 OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
+
+OF_ANOTHER_VERSION = "a change by another version of natlb waits for its confirmation"
 
 
 def live(paths: Paths) -> Paths:
@@ -57,6 +60,15 @@ def brings_a_program(paths: Paths, directory: Path) -> bool:
     return kept is not None and new is not None and new != kept
 
 
+def replaces_this_program(paths: Paths, directory: Path) -> bool:
+    """Whether that is in the place of the program that runs now (`cli/single_file.py`). It may read the declaration
+    that waits otherwise, or not at all, and would take its rules away. The one that waits, and modules of a run, may
+    follow."""
+    own = getattr(globals().get("__loader__"), "digest", None)
+    kept = store.read_text(paths.etc / boot_set.CURRENT / PROGRAM) if own else None
+    return kept is not None and str(own) in kept and brings_a_program(paths, directory)
+
+
 def say(directory: Path, path: Path, text: str | None) -> None:
     """Let a change that waits keep this text in a file, or none."""
     staged = rollback.staged(directory)
@@ -68,8 +80,11 @@ def say(directory: Path, path: Path, text: str | None) -> None:
 def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Outcome, Revision | None]:
     """Let the change that waits in `directory` follow overrides and health. To be called with the lock held.
 
-    The kernel comes first. Returns the revision that it is left with, where that is certain.
+    The kernel comes first. Returns the revision that it is left with, where that is certain. Raises `HostError`, also
+    where this program is one that the change replaces.
     """
+    if replaces_this_program(paths, directory):
+        raise HostError(OF_ANOTHER_VERSION)
     request, _warnings = requests.restored(replace(view(paths, directory), system=None), variant)
     plan, outcome, revision = apply.carry_out_live(request)
     former = _former(paths, variant)
