@@ -300,7 +300,8 @@ def _failures(alike: Sequence[Seen], own: bool, found: Verdict) -> None:
         asked = sum(int(one["item"]["options"]["connections"]) for one in same)
         text += f", so the rest of {asked} was not tried" if tried < asked else ""
         text += f": {_reasons(same)}{_of_ports(seen.service)}"
-        if errors <= allowed or (seen.limited and seen.counted):
+        # A limit lets the first ones in. Where none came about, it is something else.
+        if errors <= allowed or (seen.limited and seen.counted and errors < tried):
             why = "the service limits its clients" if errors > allowed else f"max_errors is {allowed}"
             found.lines.append(f"{text} ({why})")
         elif own and seen.heals:

@@ -229,6 +229,17 @@ def test_backends_with_limits_may_refuse() -> None:
     assert lines[0].endswith("(the service limits its clients)")
 
 
+def test_a_limit_does_not_excuse_an_address_that_leads_nowhere() -> None:
+    limited = {"max_connections_per_client": 500, "listen": ["192.0.2.10:80", "192.0.2.11:80"]}
+    before, after = info(service(0, 0, **limited)), info(service(75, 75, **limited))
+    variables = host(before, after)
+    _good, lost = variables["natlb_verify_answers"]["results"]
+    unreachable = [{"message": "connect: Network is unreachable", "count": 19}]
+    lost |= {"connections": 19, "errors": 19, "error_messages": unreachable}
+    _lines, problems = judged(variables)
+    assert problems[0].startswith("web: 19 of 19 connections to 192.0.2.11:80 failed"), problems
+
+
 def test_nothing_comes_here_at_all() -> None:
     nothing = {"connections": 10, "errors": 10, "error_messages": [{"message": "connect: timed out", "count": 10}]}
     closed = info(service(0, 0, restricted=True))
