@@ -11,10 +11,9 @@ be called some time after changes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,19 +128,17 @@ class Running:
             return self._listed == self._plan.engine.listed()
         return self._revision is not None and self._revision == revision.current()
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[Path | None]:
-        """The lock, and where a change waits. One that brings another program is left alone: this one may read its
-        declaration otherwise, or not at all, and would take its rules away."""
-        with rollback.lock_with_none_overdue(self._paths) as directory:
-            if directory is not None and waiting.brings_a_program(self._paths, directory):
-                raise HostError(waiting.OF_ANOTHER_VERSION)
-            yield directory
+    def _leave_alone(self, directory: Path | None) -> None:
+        """Raise `HostError` where a change waits that brings another program: this one may read its declaration
+        otherwise, or not at all, and would take its rules away. To be called with the lock held."""
+        if directory is not None and waiting.brings_a_program(self._paths, directory):
+            raise HostError(waiting.OF_ANOTHER_VERSION)
 
     @uncollected()
     def restore(self) -> Outcome:
         """See `restore`; what is live is known afterwards."""
-        with self._lock() as directory:
+        with rollback.lock_with_none_overdue(self._paths) as directory:
+            self._leave_alone(directory)
             return self._restore(directory)
 
     def _restore(self, directory: Path | None) -> Outcome:
@@ -230,7 +227,8 @@ class Running:
         self.version += 1
         try:
             # Written down with the lock held: whoever looks at the host must not take it for a rule that is missing.
-            with self._lock() as directory:
+            with rollback.lock_with_none_overdue(self._paths) as directory:
+                self._leave_alone(directory)
                 text = local_state.dump_findings(self._findings, overlay.identity())
                 store.write_text(self._paths.run / store.HEALTH, text)
                 outcome = self._follow({place.service for place in changed}, directory)
@@ -298,7 +296,8 @@ class Running:
         former = self._multiples
         self._multiples = of_known({**former, **multiples}, self.config.services)
         try:
-            with self._lock() as directory:
+            with rollback.lock_with_none_overdue(self._paths) as directory:
+                self._leave_alone(directory)
                 text = local_state.dump_multiples(self._multiples, overlay.identity())
                 store.write_text(self._paths.run / store.MULTIPLES, text)
                 return self._follow(changed, directory)
