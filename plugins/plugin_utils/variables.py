@@ -157,7 +157,6 @@ INTERNAL = frozenset(
         "natlb_failover_sync_file",
         "natlb_failover_sync_files",
         "natlb_failover_sync_install",
-        "natlb_failover_sync_started",
         "natlb_failover_sync_testable",
         "natlb_failover_sync_unit",
         "natlb_failover_sync_written",
