@@ -47,7 +47,7 @@ def parse(words: Sequence[str]) -> Question:
         raise ConfigError("", "the shell took the arrow for a redirection, and made a file", "leave the arrow out")
     parts = [word for word in re.split(r"\s+|->", " ".join(words)) if word]
     if len(parts) != 2:
-        raise ConfigError("", "names no client and target", _EXAMPLE)
+        raise ConfigError(" ".join(words), "names no client and target", _EXAMPLE)
     for part, what in zip(parts, ("the client", "the target")):
         _check_network(part, what)
     target, slash, protocol = parts[1].partition("/")
