@@ -59,10 +59,13 @@ class Member:
 
     def balance(self, services: Sequence[dict[str, Any]], **options: Any) -> None:
         """What the module does, with no controller."""
-        script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan.balance import balance; "
-        script += "balance(**json.load(sys.stdin))"
-        asked = {"services": services, "engine": "nftables", **options}
-        self.run(sys.executable, "-c", script, str(Path(balance.__file__).parents[2]), text=json.dumps(asked))
+        self.plan("balance", "balance", services=services, engine="nftables", **options)
+
+    def plan(self, module: str, function: str, **options: Any) -> None:
+        """Call a function of the core's wing `plan` on the host."""
+        script = f"import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan.{module} import {function}; "
+        script += f"{function}(**json.load(sys.stdin))"
+        self.run(sys.executable, "-c", script, str(Path(balance.__file__).parents[2]), text=json.dumps(options))
 
     def state(self) -> str:
         """Rules without counters, and the files for the next boot."""

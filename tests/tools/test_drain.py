@@ -56,7 +56,6 @@ print(json.dumps(names), flush=True)
 if hold:
     sys.stdin.read()
 """
-CORE = Path(__file__).parents[2] / "plugins" / "module_utils"
 OVERRIDES = "/etc/natlb/overrides.json"
 BACKENDS = [{"name": "web1", "address": WEB1, "port": 9000}, {"name": "web2", "address": WEB2, "port": 9000}]
 #: One address by each of the balancers.
@@ -104,12 +103,10 @@ def answers(site: Site) -> list[Counter[str]]:
 
 def by_hand(site: Site, state: str) -> None:
     """An order of an operator about web2 on each balancer, with no reason."""
-    script = "import json, sys; sys.path.insert(0, sys.argv[1]); from _natlb.plan import draining; "
-    script += "draining.backend(**json.load(sys.stdin))"
     options = {"backend": "web2", "service": None, "state": state, "weight": None, "reason": "", "min_active": 1}
     options |= dict.fromkeys(("wait", "close_connections", "allow_missing", "check"), False) | {"wait_timeout": 0}
     for member in (site.lb1, site.lb2):
-        member.run(sys.executable, "-c", script, str(CORE), text=json.dumps(options))
+        member.plan("draining", "backend", **options)
 
 
 BOTH, ONLY_WEB1 = Counter(web1=2, web2=2), Counter(web1=4)
