@@ -57,9 +57,9 @@ class Member:
         assert not check or not done.returncode, done.stderr
         return done.stdout
 
-    def balance(self, services: Sequence[dict[str, Any]], **options: Any) -> None:
+    def balance(self, services: Sequence[dict[str, Any]], engine: str = "nftables", **options: Any) -> None:
         """What the module does, with no controller."""
-        self.plan("balance", "balance", services=services, engine="nftables", **options)
+        self.plan("balance", "balance", services=services, engine=engine, **options)
 
     def plan(self, module: str, function: str, **options: Any) -> None:
         """Call a function of the core's wing `plan` on the host."""
