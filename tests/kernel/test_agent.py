@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -306,3 +308,25 @@ def test_a_backend_that_comes_and_goes_loads_nobody(balancer: Balancer) -> None:
         # It is as it says once it has settled down.
         here.wait_for("web2 of web is up", sum("is up" in line for line in said) + ("is down" in said[-1]))
         assert set(balancer.tally(count=8)) == set(NAMES)
+
+
+@pytest.mark.engines("nftables")
+def test_an_agent_that_outlives_a_removal_answers_after_the_next_deployment(balancer: Balancer) -> None:
+    """As one of a supervisor of a host without systemd, which no run stops."""
+    web, run = service(health=FAST), balancer.etc.parent / "run"
+    silent = (1, "", "natlb: not ready: nothing is declared on this host (run natlb.netfilter.deploy)\n")
+    with running(balancer, web) as here:
+        balancer.remove()
+        here.wait_for("0 services")
+        assert os.listdir(run) == ["agent.sock"]
+        (balancer.etc / "current").mkdir(parents=True)
+        (balancer.etc / "current" / "natlb").write_text(single_file.text())
+        assert balancer.natlb("ready") == silent
+        shutil.rmtree(balancer.etc)
+        outcome = balancer.apply([web], program=single_file.text)
+        assert not [item for item in outcome.warnings if "agent" in item]
+        assert balancer.natlb("ready") == (0, "ready\n", "")
+        balancer.remove()
+        here.wait_for("0 services", 2)
+        here.stop()
+        assert not run.exists(), "nothing is left behind"

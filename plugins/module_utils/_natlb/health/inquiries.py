@@ -41,7 +41,7 @@ class Inquiries:
         self._selector, self._answers, self._short = selector, answers, short or {}
         self._clients: set[socket.socket] = set()
         self._followers: set[socket.socket] = set()
-        self._peer = unix_socket.listening(path)
+        self._path, self._peer = path, unix_socket.listening(path)
         selector.register(self._peer, selectors.EVENT_READ, self._accept)
 
     def tell(self, message: str, **fields: str) -> None:
@@ -58,11 +58,18 @@ class Inquiries:
                 self._close(follower)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, and leave no socket behind."""
         for client in list(self._clients):
             self._close(client)
         self._selector.unregister(self._peer)
         self._peer.close()
+        # By now another agent may listen there.
+        if not unix_socket.is_served(self._path):
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            # Where nothing is declared any more, it was the last thing there.
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
 
     def _accept(self, _mask: int) -> None:
         try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BusyError, HostError
+from . import unix_socket
 from .observation import observed
 
 STATE = "state.json"
@@ -326,8 +327,11 @@ def remove_if_unused(paths: Paths) -> None:
         CONFIRMED,
         RELOAD,
     )
-    for name in (*records, AGENT_SOCKET, "lock"):
+    for name in (*records, "lock"):
         remove(paths.run / name)
+    # An agent without systemd outlives this, and the next run is to find it. It removes its socket as it ends.
+    if not unix_socket.is_served(paths.run / AGENT_SOCKET):
+        remove(paths.run / AGENT_SOCKET)
     remove(paths.etc / HISTORY)
     remove_directory(paths.etc)
     remove_directory(paths.run)
@@ -335,7 +339,7 @@ def remove_if_unused(paths: Paths) -> None:
 
 def remove_lock_alone(paths: Paths) -> None:
     """The same behind a look, which leaves alone what is no trace of its own. To be called with the lock held."""
-    if state_path(paths) is None and os.listdir(paths.run) == ["lock"]:
+    if state_path(paths) is None and {*os.listdir(paths.run)} <= {"lock", AGENT_SOCKET}:
         remove(paths.run / "lock")
         remove_directory(paths.run)
 

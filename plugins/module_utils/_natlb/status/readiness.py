@@ -79,11 +79,13 @@ _FAMILIES = {"ip": "IPv4", "ip6": "IPv6"}
 
 def readiness(paths: Paths, of_files: Callable[[], Facts | None]) -> Readiness:
     """Of this host, now. `of_files` makes what follows from the declaration; None where nothing is declared."""
-    facts, answers = None, True
+    facts, answers = None, False
     with contextlib.suppress(HostError, TypeError):
-        facts = Facts(**agent_socket.asked(paths.run / store.AGENT_SOCKET, agent_socket.READY, PATIENCE_S))
+        told = agent_socket.asked(paths.run / store.AGENT_SOCKET, agent_socket.READY, PATIENCE_S)
+        # One that has read nothing of the declaration yet answers that.
+        facts, answers = Facts(**told) if told is not None else None, True
     if facts is None:
-        facts, answers = kept(paths) or of_files(), False
+        facts = kept(paths) or of_files()
     if facts is None:
         return Readiness(["nothing is declared on this host (run natlb.netfilter.deploy)"], [])
     settings = {name: sysctl.get_unobserved(name) for name in facts.settings}

@@ -99,9 +99,11 @@ class OfRunning:
         self._facts: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any] | None:
-        """As JSON takes them. None before it has read the host."""
+        """As JSON takes them. None before it has read the host, and where nothing is declared."""
         plan, version = self._running.plan, self._running.version
-        if plan is not None and version != self._version:
+        if plan is None or plan.request.config.empty:
+            return None
+        if version != self._version:
             if self._declared is None or self._declared.request is not plan.request:
                 self._declared = Declared(plan.request)
             found = self._declared.facts(plan.engine, plan.laid.overrides, self._running.findings)
