@@ -149,8 +149,29 @@ def test_intervals(health: Health, changing: bool, low: float, high: float) -> N
     found = [state.next_due("web", health, changing, 10.0, number) - 10 for number in range(100)]
     assert min(found) >= low - 1e-9
     assert max(found) <= high + 1e-9
-    assert (len(set(found)) > 50) == (low != high)
+    assert (len({round(interval, 6) for interval in found}) > 50) == (low != high)
     assert found == [state.next_due("web", health, changing, 10.0, number) - 10 for number in range(100)]
+
+
+def test_checks_begin_together_and_no_later() -> None:
+    """A wake of the agent costs more than a check: of 1,000 checks every 2 s there are 40 in 2 s."""
+    health = Health("tcp")
+    first = [state.first_due(f"backend {number}", health, 100.0) for number in range(1000)]
+    # Each begins a little late, as a process that waits does.
+    following = [state.next_due("", health, False, moment + 0.001, 1) for moment in first]
+    assert len({round(moment, 6) for moment in following}) <= 41
+    assert all(1.95 <= after - before <= 2.002 for before, after in zip(first, following, strict=True))
+
+
+@pytest.mark.parametrize("interval_s", [0.1, 0.37, 1, 2, 7.3, 3600])
+def test_the_grid_is_fine_beside_the_interval(interval_s: float) -> None:
+    health = Health("tcp", interval_s=interval_s)
+    moment = 1000.0
+    for number in range(20):
+        following = state.next_due("", health, False, moment + 0.0005, number)
+        assert (1 - state.GRID_PART) * interval_s <= following - moment <= interval_s + 0.0006
+        moment = following
+    assert moment - 1000.0 >= 19.9 * interval_s
 
 
 @pytest.mark.parametrize("slow_start_s", [0.0, 0.1, 1.0, 30.0, 7.3, 3600.0])

@@ -21,6 +21,11 @@ RAMP_STEPS = 10
 FLAPPING_S, MOST_DOUBLINGS = 300.0, 3
 #: First checks are spread over the interval, but over no more than this.
 LONGEST_SPREAD_S = 10.0
+#: Checks begin at multiples of this, or of that part of their interval where it is less: those that fall together share
+#: one wake of the agent, which costs more than a check.
+GRID_S, GRID_PART = 0.05, 1 / 40
+#: What sums of times are wrong by at most.
+_HAIR_S = 1e-6
 
 
 class Outcome(NamedTuple):
@@ -126,18 +131,27 @@ def chance(identity: str, number: int = 0) -> float:
 
 def first_due(identity: str, health: Health, now: float) -> float:
     """When a backend is asked for the first time: all of them never at once."""
-    return now + chance(identity) * min(health.interval_s, LONGEST_SPREAD_S)
+    return max(now, _on_grid(now + chance(identity) * min(health.interval_s, LONGEST_SPREAD_S), health.interval_s))
 
 
 def next_due(identity: str, health: Health, changing: bool, started: float, number: int) -> float:
     """When it is asked again, after a check (its `number`) that began at `started`.
 
     Intervals count from start to start, and jitter only makes them shorter. So a dead backend is down within
-    fall * interval + timeout.
+    fall * interval + timeout. Checks with jitter are meant to be apart, and follow no grid.
     """
     fast = health.fast_interval_s
     interval = fast if changing and fast is not None else health.interval_s
+    if not health.jitter_s:
+        return _on_grid(started + interval, interval)
     return started + interval - min(health.jitter_s, interval / 2) * chance(identity, number)
+
+
+def _on_grid(moment: float, interval_s: float) -> float:
+    """The last moment until then at which checks with this interval begin."""
+    grid_s = min(GRID_S, interval_s * GRID_PART)
+    # A moment on the grid by a hair is on it: it was added up from others.
+    return (moment + _HAIR_S) // grid_s * grid_s
 
 
 def ramp(elapsed_s: float, slow_start_s: float) -> tuple[float | None, float | None]:
@@ -149,7 +163,7 @@ def ramp(elapsed_s: float, slow_start_s: float) -> tuple[float | None, float | N
         return None, None
     steps = RAMP_STEPS - 1
     # A step that is due by a hair is due: its time was added to another by whoever asks.
-    step = int(elapsed_s * steps / slow_start_s + 1e-6)
+    step = int(elapsed_s * steps / slow_start_s + _HAIR_S)
     return ((step + 1) / RAMP_STEPS, (step + 1) * slow_start_s / steps) if step < steps else (None, None)
 
 
