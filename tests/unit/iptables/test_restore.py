@@ -201,3 +201,14 @@ def test_remove_and_what_it_touches() -> None:
         key[3] for key in live if key[2] == "chain"
     )
     assert sum(line.startswith("-D") for line in lines) == 6
+
+
+def test_one_network_of_many_is_a_chain_of_them() -> None:
+    """And those above it, where these hold other blocks then: at most eight networks or blocks in each."""
+    networks = [f"10.{i >> 8}.{i & 255}.0/25" for i in range(5000)]
+    whole, less = render({**WEB, "allow_from": networks}), render({**WEB, "allow_from": networks[1:]})
+    merged = render({**WEB, "allow_from": [*networks, "10.0.0.128/25"]})
+    for before, after in ((whole, less), (less, whole), (whole, merged)):
+        (text,) = restore.delta(before, after, after).values()
+        assert len(text.splitlines()) < 80, text
+    assert sum(len(section.body) for section in whole.values()) > 5000

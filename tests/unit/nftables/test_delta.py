@@ -78,17 +78,26 @@ def test_another_affinity_time_leaves_the_sets_alone() -> None:
     assert not [line for line in switched if " set " in line or " element " in line]
 
 
-def test_another_list_is_another_set_and_a_switch() -> None:
-    """nft 1.0.6 takes seconds for each network that is to leave a long list."""
-    networks = [f"10.{i}.0.0/24" for i in range(200)]
-    before, after = render({"allow_from": networks}), render({"allow_from": networks[1:]})
-    added, switched = texts(before, after)
-    assert [line.split(" {")[0].rpartition("/")[0] for line in added] == [
-        "add set ip natlb allow.s1",
-        "add element ip natlb allow.s1",
-    ]
-    assert [line.rpartition("/")[0] for line in switched if " set " in line] == ["delete set ip natlb allow.s1"]
-    assert not [line for line in switched if line.startswith("delete element")]
+@pytest.mark.parametrize("key", ["allow_from", "deny_from"])
+def test_one_network_of_many_is_one_element(key: str) -> None:
+    networks = [f"10.{i >> 8}.{i & 255}.0/25" for i in range(5000)]
+    name = f"ip natlb {key.partition('_')[0]}.s1"
+    whole, less = render({key: networks}), render({key: networks[1:]})
+    assert texts(whole, less) == [[f"delete element {name} {{ 10.0.0.0/25 }}"]]
+    assert texts(less, whole) == [[f"add element {name} {{ 10.0.0.0/25 }}"]]
+    # What it makes one network together with another one.
+    wider = [[f"delete element {name} {{ 10.0.0.0/25 }}", f"add element {name} {{ 10.0.0.0/24 }}"]]
+    assert texts(whole, render({key: [*networks, "10.0.0.128/25"]})) == wider
+
+
+def test_half_of_many_networks_empties_their_set_and_fills_it() -> None:
+    """nft 1.0.6 takes a quarter of a second for each network that is to leave a list of 100,000. A set that was deleted
+    instead would refuse clients whose packet is at the rule of before."""
+    networks = [f"10.{i >> 8}.{i & 255}.0/25" for i in range(5000)]
+    ((emptied, filled),) = texts(render({"allow_from": networks}), render({"allow_from": networks[2500:]}))
+    assert emptied == "flush set ip natlb allow.s1"
+    assert filled.startswith("add element ip natlb allow.s1 { ")
+    assert filled.count("/25") == 2500
 
 
 def test_the_diff_of_a_list_shows_what_differs() -> None:
@@ -96,8 +105,8 @@ def test_the_diff_of_a_list_shows_what_differs() -> None:
     lines = unified(render({"allow_from": networks}), render({"allow_from": networks[1:]})).splitlines()
     assert "-10.0.0.0/24" in lines
     assert not [line for line in lines if line.startswith("+10.")]
-    assert lines[-4].startswith("--- ip natlb set allow.s1/")
-    assert lines[-3].startswith("+++ ip natlb set allow.s1/")
+    assert lines[0] == "--- ip natlb set allow.s1"
+    assert lines[1] == "+++ ip natlb set allow.s1"
 
 
 def test_a_list_that_goes_is_deleted_as_a_whole() -> None:
@@ -174,8 +183,7 @@ def test_chains_that_ranges_led_to_are_emptied_afterwards() -> None:
     assert not [line for line in switched if "s2" in line and not line.startswith("delete element")]
     assert emptied == [f"flush chain ip natlb {name}" for name in gone]
     assert sorted(line.split()[-1] for line in removed if line.startswith("delete chain")) == gone
-    (name,) = (key.name for key in render(outer, inner) if key.name.startswith("allow.s2/"))
-    assert f"delete set ip natlb {name}" in removed
+    assert "delete set ip natlb allow.s2" in removed
 
 
 def test_a_chain_that_one_port_led_to_is_emptied_at_once() -> None:

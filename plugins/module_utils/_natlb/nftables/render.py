@@ -28,7 +28,6 @@ from ..model.hash_table import BLOCKS
 from ..model.slots import HASHES, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides
-from ..ruleset.names import digest
 from ..ruleset.sections import Ruleset
 from . import objects, places, shifted_ports, takeover, transit
 from .egress import EgressRules
@@ -327,12 +326,10 @@ class ServiceTable(Table):
         rules: Lines = []
         admission = service.admission(self.family)
         if admission is not None:
-            networks = [plain(network) for network in admission.networks]
-            # Another list is another set, and the rule is switched to it: nft takes half a second to take one of
-            # 100,000 networks out of a set, and as long as that to load them all.
             kind, matches = ("allow", "!= ") if admission.only else ("deny", "")
-            name = f"{kind}.{service.name}/{digest(' '.join(networks))}"
-            self.declare("set", name, f"typeof {saddr}", "flags interval").update(dict.fromkeys(networks, ""))
+            name = f"{kind}.{service.name}"
+            networks = dict.fromkeys(map(plain, admission.networks), "")
+            self.declare("set", name, f"typeof {saddr}", "flags interval").update(networks)
             denied = "drop" if service.when_denied == "drop" else f"goto {self.refuse()}"
             rules.append(f"{saddr} {matches}@{name} {denied}")
         if service.new_connections_per_second:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..model.clients import options as client_options
@@ -163,9 +164,23 @@ _UNIFORM = (
 )
 
 
+#: Sets of networks, which do not overlap; `admission.py` makes them.
+_NETWORKS = {
+    ("typeof ip saddr", "flags interval"): socket.AF_INET,
+    ("typeof ip6 saddr", "flags interval"): socket.AF_INET6,
+}
+
+
 def uniform(key: Key, section: Section) -> bool:
-    """Whether one element of a map tells how nft lists all of them."""
+    """Whether one element of a map or set tells how nft lists all of them."""
+    if key.kind == "set" and section.header in _NETWORKS:
+        return all(_as_printed(network.partition("/")[0], _NETWORKS[section.header]) for network in section.body)
     return key.kind == "map" and section.header[0] in _UNIFORM and "flags interval" not in section.header
+
+
+def _as_printed(address: str, family: socket.AddressFamily) -> bool:
+    """Whether an address is spelled as nft does it, which asks the same library."""
+    return socket.inet_ntop(family, socket.inet_pton(family, address)) == address
 
 
 #: A set that packets fill, as nft lists it.
