@@ -138,6 +138,8 @@ def test_no_attempt_fails_while_a_host_goes_dark(balancer: Balancer, rate: int) 
                 )
             )
             assert not lost(found)
+            (line,) = [line for line in here.said() if "is down" in line]
+            assert line.endswith("clients get no answer"), "a check at its interval has found it"
 
 
 @pytest.mark.parametrize("on_down", ["keep", "reset"])
@@ -270,14 +272,24 @@ def test_all_down_is_answered_at_once_and_all_come_back(balancer: Balancer) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"format": 99, "health": []}', '{"format": 1, "host": "another", "health": []}']
+    ("text", "fault"),
+    [
+        ("", "it is damaged"),
+        ("{", "it is damaged"),
+        ('{"format": 99, "health": []}', "a later version of natlb wrote it"),
+        ('{"format": 1, "host": "another", "health": []}', "it was written on another host"),
+    ],
 )
-def test_a_file_of_findings_that_says_nothing_is_set_aside(balancer: Balancer, text: str) -> None:
+def test_a_file_of_findings_that_says_nothing_is_set_aside(balancer: Balancer, text: str, fault: str) -> None:
+    path = balancer.etc.parent / "run" / "health.json"
     with running(balancer, service(health=FAST)) as here:
         here.stop()
-        (balancer.etc.parent / "run" / "health.json").write_text(text)
+        path.write_text(text)
         here.start()
         here.wait_for("is up", 2 * len(NAMES))
+        (line,) = [line for line in here.said() if str(path) in line]
+        assert fault in line
+        assert path.with_name("health.json.damaged").read_text() == text
         assert set(balancer.tally(count=8)) == set(NAMES)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import selectors
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ from _natlb.plan.outcome import Outcome
 
 class Running:
     """Rules that a whole reading loads again, whoever has changed them."""
+
+    plan = None
 
     def __init__(self, is_current: bool) -> None:
         self.is_current = lambda: is_current
@@ -117,6 +120,54 @@ def test_what_reading_after_reading_leaves_closed_is_not_hurried_for_any_more() 
         agent._restore(time.monotonic())
         hurried.append(not agent._stays_closed)
     assert hurried == [True] * (CLOSED_TIMES - 1) + [False] * 3
+
+
+# -- what systemd is told --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """systemd's end of sd_notify(3), with a watchdog that waits for a minute."""
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as here:
+        here.bind(str(path))
+        here.setblocking(False)
+        yield here
+
+
+def told(supervisor: socket.socket) -> list[str]:
+    lines = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            lines.append(supervisor.recv(4096).decode().strip())
+    return lines
+
+
+def test_systemd_hears_three_times_in_the_time_of_its_watchdog_that_it_is_alive(supervisor: socket.socket) -> None:
+    """Or it would restart the agent for nothing."""
+    agent = agent_of(Busy())
+    for moment in (1000, 1001, 1020, 1040, 1041, 1060):
+        agent._do(float(moment))
+    assert told(supervisor).count("WATCHDOG=1") == 4
+    assert agent._next(1061.0) <= 1080.0, "it wakes for that"
+
+
+def test_systemd_hears_when_it_begins_how_it_is_and_when_it_ends(supervisor: socket.socket) -> None:
+    agent = agent_of(Busy())
+    agent._checker.advance = lambda _now: agent.stop()  # type: ignore[method-assign]
+    agent.run()
+    begins, *between, ends = told(supervisor)
+    assert (begins, ends) == ("READY=1", "STOPPING=1")
+    assert between == ["WATCHDOG=1", "STATUS=0 services, 0 of them with health checks"]
+
+
+def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    agent_of(Busy())._do(1000.0)
 
 
 # -- inquiries -------------------------------------------------------------------------------------------------------

@@ -243,6 +243,10 @@ class Agent:
         if outcome.transaction != "none" and self._began:
             self._tell_back(outcome.transaction)
         self._began = True
+        plan = self._running.plan
+        for problem in plan.laid.passing if plan else ():
+            # Damaged files of overrides or health, and overrides that have ended.
+            self._say(problem, service_manager.WARNING)
         self._follow_declaration(now)
         self._tell_crossed(before)
 

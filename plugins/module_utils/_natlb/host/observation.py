@@ -37,7 +37,8 @@ _watch: Watch | None = None
 
 class Watch:
     """The calls of one plan. `reads_generation`: rules of nf_tables were read as well. `repeatable` is false if a
-    reader failed, and so cannot be called again."""
+    reader failed, and so cannot be called again, or if it was called twice and told two things: a part of the plan
+    follows from each of them then."""
 
     def __init__(self, seen: Mapping[Call, str] | None = None) -> None:
         self.seen: dict[Call, str] = dict(seen or {})
@@ -71,7 +72,9 @@ def observed(reader: _Reader) -> _Reader:
             raise
         finally:
             _inside.nested = False
-        watch.seen[name, arguments] = digest(found)
+        told = digest(found)
+        if watch.seen.setdefault((name, arguments), told) != told:
+            watch.repeatable = False
         return found
 
     _readers[name] = call

@@ -137,7 +137,7 @@ def _doubt(watch: Watch, expected: Revision | None, now: Revision | None, theirs
     if expected is None or now is None:
         return "this kernel does not tell network namespaces apart"
     if not watch.repeatable:
-        return "something could not be read"
+        return "something could not be read, or changed while it was read"
     if watch.reads_generation and now.generation is None:
         return "this kernel does not number the commits of rules"
     if expected != now:
