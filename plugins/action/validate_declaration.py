@@ -22,6 +22,7 @@ from ansible_collections.natlb.netfilter.plugins.plugin_utils import (
     composition,
     failover,
     playbook_settings,
+    return_path,
     state_sync,
     variables,
 )
@@ -77,8 +78,10 @@ class ActionModule(ActionBase):
 
     def _return_path(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `return_path`; the role itself tells the rest."""
-        values, _unread = self._templated(given, [name for name in variables.ROLES if name in variables.OF_RETURN_PATH])
-        return [] if values.get(f"{variables.RETURN_PATH}state") == "absent" else _nulls(values)
+        values, _unread = self._templated(given, sorted(variables.OF_RETURN_PATH))
+        if values.get(f"{variables.RETURN_PATH}state") == "absent":
+            return []
+        return _nulls(values) + return_path.problems(values)
 
     def _monitoring(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `monitoring`."""
