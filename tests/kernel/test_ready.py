@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,49 @@ def test_the_agent_hears_of_what_operators_say(balancer: Balancer) -> None:
 
 
 @pytest.mark.engines("nftables")
+def test_an_operator_takes_the_host_out(balancer: Balancer) -> None:
+    declared = service(health=FAST)
+    with running(balancer, declared):
+        assert balancer.natlb("join") == (0, "had not left\nready\n", "")
+        assert balancer.natlb("leave", "--reason", "new\nkernel") == (0, "left\n", "")
+        status, _out, err = balancer.natlb("ready")
+        assert status == 1
+        assert re.fullmatch(GONE_FOR, err), err
+        assert balancer.tally(count=8) == dict.fromkeys(names(declared), 2), "what arrives is balanced"
+        # Runs do not change it, and what an operator says last is the reason.
+        balancer.apply([declared], program=single_file.text)
+        assert balancer.natlb("leave", "--reason", "new disk") == (0, "had left already\n", "")
+        (left,) = (text for text in balancer.info()["warnings"] if "has left" in text)
+        assert left == balancer.natlb("ready")[2].strip().replace("natlb: not ready: ", "")
+        assert left.replace("new disk", "new kernel") == err.strip().replace("natlb: not ready: ", "")
+        assert "\nnatlb_left 1\n" in balancer.natlb("metrics")[1]
+        assert balancer.natlb("join") == (0, "joined\nready\n", "")
+        assert "\nnatlb_left 0\n" in balancer.natlb("metrics")[1]
+        assert balancer.natlb("ready") == READY
+
+
+GONE_FOR = (
+    r"natlb: not ready: this host has left since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: new kernel "
+    r"\(natlb join brings it back\)\n"
+)
+
+
+@pytest.mark.engines("nftables")
+def test_whoever_joins_is_told_what_else_is_wrong(balancer: Balancer) -> None:
+    balancer.apply([service()], program=single_file.text)
+    balancer.natlb("leave")
+    balancer.host.run("nft", "delete", "table", "ip", "natlb")
+    assert balancer.natlb("join") == (1, "joined\n", GONE)
+
+
+@pytest.mark.engines("nftables")
 def test_nothing_is_left_behind(balancer: Balancer) -> None:
     balancer.apply([service()], program=single_file.text)
     balancer.natlb("ready")
+    balancer.natlb("leave")
     assert Path(balancer._root, "run", store.READINESS).exists()
     balancer.apply([], state="absent")
+    assert not Path(balancer._root, "etc", store.LEFT).exists()
     assert not Path(balancer._root, "run").exists() or not list(Path(balancer._root, "run").glob("*.json"))
 
 

@@ -135,6 +135,21 @@ COMMANDS = (
         [_JSON],
     ),
     Command(
+        "leave",
+        "take this host out, so that other balancers serve",
+        "natlb ready says no from now on, and why: keepalived gives the virtual addresses up, and routes to them are "
+        "withdrawn. Rules stay, and what still arrives is balanced. This outlives runs of Ansible and reboots, until "
+        "join.",
+        [("natlb leave --reason 'kernel update'", "before maintenance")],
+        [Argument("--reason", "shown by ready and status", str, default="", value="TEXT")],
+    ),
+    Command(
+        "join",
+        "take leave back, and say whether this host can serve",
+        "As natlb ready says it, whose exit code it has.",
+        [("natlb join", "after maintenance")],
+    ),
+    Command(
         "checks",
         "show what the agent asks the backends, and what they answer",
         "A line for each check. Services that would ask the same question share one. CHANGES counts the results that "

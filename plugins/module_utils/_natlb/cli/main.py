@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
-from ..host import agent_socket, commits, store
+from ..host import agent_socket, commits, left, store
 from ..host.store import Paths
 from ..model.entities import State
 from ..trace.question import Question
@@ -80,6 +80,22 @@ def _plain(line: Line) -> str:
 def _ready(parsed: argparse.Namespace, paths: Paths) -> int:
     _root_alone()
     return quick.ready(parsed.json, paths, parsed.variant)
+
+
+def _leave(parsed: argparse.Namespace, paths: Paths) -> None:
+    from ..host.date import utc  # noqa: PLC0415
+    from ..model import local_state  # noqa: PLC0415
+
+    _root_alone()
+    _say("left" if left.leave(paths, utc(), local_state.line(parsed.reason)) else "had left already")
+
+
+def _join(_parsed: argparse.Namespace, paths: Paths) -> int:
+    _root_alone()
+    _say("joined" if left.join(paths) else "had not left")
+    # It may be unable to serve for other reasons.
+    found = quick.ready(as_json=False, where=paths)
+    return commands.DONE if found == 0 else commands.ERROR
 
 
 def _checks(parsed: argparse.Namespace, paths: Paths) -> int:
@@ -326,6 +342,8 @@ def _version(_parsed: argparse.Namespace, _paths: Paths) -> None:
 RUNS = {
     "status": _status,
     "ready": _ready,
+    "leave": _leave,
+    "join": _join,
     "checks": _checks,
     "watch": _watch,
     **dict.fromkeys(("drain", "disable", "weight", "restore"), _order),

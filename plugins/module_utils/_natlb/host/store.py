@@ -40,8 +40,7 @@ OVERRIDES, HEALTH, EFFECTIVE = "overrides.json", "health.json", "effective.json"
 HISTORY = "history.jsonl"
 #: How new connections are levelled for now (`model/least_connections.py`).
 MULTIPLES = "multiples.json"
-#: What was counted for each backend, also by slots that are gone since (`plan/totals.py`), and what became of the last
-#: run (`plan/last_run.py`).
+#: What was counted for each backend, also by slots that are gone (`plan/totals.py`); the last run (`plan/last_run.py`).
 TOTALS, TAKEN, LAST_RUN = "totals.json", "taken.jsonl", "last-run.json"
 #: Ends the name of a file that could not be read, or not as a whole, and was written anew.
 DAMAGED_SUFFIX = ".damaged"
@@ -50,8 +49,8 @@ BOOT = "boot"
 CONFIRMED, UNDONE = "confirmed", "undone"
 #: Where the agent answers.
 AGENT_SOCKET = "agent.sock"
-#: What `natlb ready` need not find out again (`status/serving.py`).
-READINESS = "readiness.json"
+#: What `natlb ready` need not find out again (`status/serving.py`), and that it has to say no (`left.py`).
+READINESS, LEFT = "readiness.json", "left.json"
 #: There where systemd has not read yet what was written for it.
 RELOAD = "daemon-reload"
 #: How the names begin of what is being written.
@@ -332,7 +331,8 @@ def remove_if_unused(paths: Paths) -> None:
     # An agent without systemd outlives this, and the next run is to find it. It removes its socket as it ends.
     if not unix_socket.is_served(paths.run / AGENT_SOCKET):
         remove(paths.run / AGENT_SOCKET)
-    remove(paths.etc / HISTORY)
+    for name in (HISTORY, LEFT):
+        remove(paths.etc / name)
     remove_directory(paths.etc)
     remove_directory(paths.run)
 

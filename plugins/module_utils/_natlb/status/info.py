@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..host import flows as tracked
-from ..host import nf_tables, proc, sysctl
+from ..host import left, nf_tables, proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..iptables.service import hashed_slots
@@ -57,7 +57,7 @@ def info(
         orders.named(config, service)
     warnings = [*found.unread, *plan.outcome().warnings, *(part.obstacle for part in plan.parts if part.obstacle)]
     new, clients_known = plan.engine.counters(plan.laid.live)
-    warnings += [*clients.warnings(clients_known), *agent_files.troubles(request)]
+    warnings += [*left.told(paths), *clients.warnings(clients_known), *agent_files.troubles(request)]
     active = _active(config, warnings)
     usage = _conntrack(warnings)
     kept, refused = health_history.read(paths), obstacles(config.services)

@@ -42,6 +42,7 @@ class Host(NamedTuple):
     apply_succeeded: bool | None
     agent: Vitals | None
     now: float
+    left: bool = False
 
 
 class Balanced(NamedTuple):
@@ -75,6 +76,7 @@ def _host(found: Exposition, host: Host) -> None:
     one("natlb_build_info", "The code of natlb on this host.", 1, digest=host.digest, engine=host.engine)
     one("natlb_forwarding", "Whether the kernel forwards packets.", host.forwarding)
     one("natlb_drift", "Whether the live rules differ from the declaration.", host.drift)
+    one("natlb_left", "Whether an operator has taken this host out (natlb leave).", host.left)
     one("natlb_rules_generation", "The number of the last commit of nf_tables.", host.generation)
     one("natlb_agent_up", "Whether the agent answers.", host.agent is not None)
     _agent(found, host.agent or Vitals())

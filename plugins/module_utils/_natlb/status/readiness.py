@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from ..errors import HostError
-from ..host import agent_socket, nf_tables, store, sysctl
+from ..host import agent_socket, left, nf_tables, store, sysctl
 from ..host.store import Paths
 
 #: The agent answers within milliseconds, but for the moments in which it reads the host as a whole.
@@ -53,10 +53,16 @@ class Readiness(NamedTuple):
         return {"ready": not self.reasons, "reasons": self.reasons, "notes": self.notes}
 
 
-def judged(facts: Facts, missing: Sequence[str], settings: Mapping[str, str | None], answers: bool) -> Readiness:
-    """What that comes to. `missing` are the families without rules of ours, `settings` are those of the kernel now, and
-    `answers` says whether the agent does. Pure."""
-    reasons = []
+def judged(
+    facts: Facts,
+    missing: Sequence[str],
+    settings: Mapping[str, str | None],
+    answers: bool,
+    gone: left.Left | None = None,
+) -> Readiness:
+    """What that comes to. `missing` are the families without rules of ours, `settings` are those of the kernel now,
+    `answers` says whether the agent does, and `gone` that an operator has taken the host out. Pure."""
+    reasons = [str(gone)] if gone else []
     if missing:
         names = " and ".join(_FAMILIES[family] for family in missing)
         reasons.append(f"the rules for {names} are gone (natlb apply puts them back)")
@@ -89,7 +95,7 @@ def readiness(paths: Paths, of_files: Callable[[], Facts | None]) -> Readiness:
     if facts is None:
         return Readiness(["nothing is declared on this host (run natlb.netfilter.deploy)"], [])
     settings = {name: sysctl.get_unobserved(name) for name in facts.settings}
-    return judged(facts, missing(facts), settings, answers)
+    return judged(facts, missing(facts), settings, answers, left.read(paths))
 
 
 def kept(paths: Paths) -> Facts | None:

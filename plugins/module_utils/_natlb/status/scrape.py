@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import proc, revision, sysctl
+from ..host import left, proc, revision, sysctl
 from ..host.store import Paths
 from ..model import tracking
 from ..plan import forwarding, last_run, overlay, reading, totals, unchanged
@@ -84,6 +84,7 @@ def scrape(
         apply_succeeded=last and last.succeeded,
         agent=agent,
         now=time.time(),
+        left=left.read(paths) is not None,
     )
     balanced = metrics.Balanced(request.config, laid.overrides, laid.findings, laid.multiples, sums, active, checks)
     return metrics.text(host, balanced, idle)
