@@ -316,22 +316,49 @@ def test_what_was_found_ends_with_the_checks(balancer: Balancer, confirmed: bool
     assert set(balancer.tally(count=8)) == set(serving)
 
 
-@pytest.mark.engines("nftables", "iptables-nft")
-def test_the_agent_leaves_a_change_of_another_version_alone(balancer: Balancer) -> None:
-    """It cannot read all of its declaration, and would take away what it cannot read."""
+@pytest.mark.engines("nftables", "iptables-legacy")
+def test_a_change_of_another_version_follows_by_its_own_program(balancer: Balancer) -> None:
+    """The agent cannot read all of its declaration, and would take away what it cannot read."""
     web = service(health=FAST)
     with agent_running(balancer, web) as here:
         pend(balancer, web, OTHER, program=program.later)
-        said = "natlb: a change by another version of natlb waits for its confirmation\n"
-        assert balancer.natlb("drain", "web2") == (1, "", said)
-        assert not (balancer.etc / "overrides.json").exists()
         (path,) = balancer.etc.parent.glob("run/rollback.*/staged.json")
         path.write_text(path.read_text().replace(r"\"redispatch\"", r"\"of_the_future\": 1, \"redispatch\""))
+        here.wait_for("a change by another version of natlb waits, and its program makes the rules follow")
         with crashed(balancer, "web2"):
-            here.wait_for("a change by another version of natlb waits for its confirmation; trying again")
-            assert set(balancer.tally(count=8)) >= set(WITHOUT)
-            assert balancer.natlb("apply") == (1, "", said)
-            assert set(balancer.tally(count=8)) >= set(WITHOUT)
-            go_back(balancer)
             here.wait_for("web2 of web is down")
             assert balancer.tally(count=6) == WITHOUT
+            here.stop(signal.SIGKILL)
+            here.start()
+            here.wait_for("its program makes the rules follow", 2)
+            (former,) = balancer.tally(ELSEWHERE, 2)
+            assert balancer.natlb("drain", former, "--service", "other")[0] == 0, "the command leaves it to that one"
+            assert former not in balancer.tally(ELSEWHERE, 2)
+            if balancer.nftables:
+                balancer.host.run("nft", "flush", "ruleset")
+                balancer.host.call(program.until, balancer._root, ["ready"], 0)
+                assert balancer.tally(count=6) == WITHOUT
+            go_back(balancer)
+            here.wait_for("of them with health checks\n", 2)
+            assert balancer.tally(count=6) == WITHOUT
+        here.wait_for("web2 of web is up", 2)
+        assert balancer.tally(count=8) == ALL
+        assert not [line for line in here.said() if "trying again" in line]
+
+
+@pytest.mark.engines("nftables")
+def test_a_program_of_another_version_that_fails_is_told_of_once(balancer: Balancer) -> None:
+    """And whoever asks for the state is told as well."""
+    web = service(health=FAST)
+    with agent_running(balancer, web) as here:
+        pend(balancer, web, OTHER, program=program.broken)
+        here.wait_for("it is broken; trying again")
+        with crashed(balancer, "web2"):
+            balancer.host.call(program.broken_again, balancer._root, 3)
+            # One that is busy says nothing.
+            while not any("cannot make the rules follow" in item for item in balancer.info()["warnings"]):
+                assert waiting(balancer)
+            go_back(balancer)
+            here.wait_for("web2 of web is down")
+        assert len([line for line in here.said() if "trying again" in line]) == 1
+        assert "cannot make" not in " ".join(balancer.info()["warnings"])

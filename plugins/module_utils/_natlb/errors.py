@@ -56,3 +56,11 @@ class MinActiveError(HostError):
 
 class BusyError(HostError):
     """Another change is under way, or waits for its confirmation."""
+
+
+class OtherVersionError(BusyError):
+    """That is a change by another version of natlb. `program` is the text of the program that it brings."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__("a change by another version of natlb waits for its confirmation")
+        self.program = program

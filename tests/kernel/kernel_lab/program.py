@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 from _natlb.cli import single_file
 
@@ -117,5 +118,23 @@ def imported(root: str, words: list[str]) -> set[str]:
 
 
 def later() -> str:
-    """The program of another version."""
-    return f"{single_file.text()}# It is another one.\n"
+    """The program of another version, which knows one key more of a service."""
+    sources, name = single_file._sources(), "_natlb.model.services"
+    source = sources[name][1].replace('"redispatch"', '"of_the_future", "redispatch"', 1)
+    with mock.patch.object(single_file, "_sources", return_value={**sources, name: (False, source)}):
+        return single_file.text()
+
+
+def broken() -> str:
+    """The program of another version, which counts how often it is run."""
+    return "import sys\nopen(sys.argv[-2] + '/broken', 'a').write('.')\nsys.exit('it is broken')\n"
+
+
+def broken_again(root: str, times: int, within_s: float = 30.0) -> None:
+    """Until it was run so often more."""
+    path, give_up = Path(root, "broken"), time.monotonic() + within_s
+    most = path.stat().st_size + times
+    while path.stat().st_size < most:
+        if time.monotonic() > give_up:
+            raise TimeoutError(path.read_text())
+        time.sleep(0.05)

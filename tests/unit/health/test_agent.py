@@ -61,6 +61,7 @@ class Busy(Running):
     """Rules that others change meanwhile: some readings fail, and some leave the FORWARD chain closed."""
 
     request = None
+    is_left_to_another = False
 
     def __init__(self, failures: int = 0, is_closed: bool = False, is_current: bool = True) -> None:
         super().__init__(is_current)

@@ -37,7 +37,8 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         yield None
 
     monkeypatch.setattr(rollback, "lock_with_none_overdue", lock)
-    monkeypatch.setattr(found, "_follow", lambda names, _directory: found.done.append(("follow", set(names))))
+    monkeypatch.setattr(found, "is_current", lambda: True)
+    monkeypatch.setattr(found, "_followed", lambda names: found.done.append(("follow", set(names))) is None)
     return found
 
 

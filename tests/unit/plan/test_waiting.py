@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from _natlb.errors import HostError
-from _natlb.host import boot_set, staging, store
+from _natlb.errors import OtherVersionError
+from _natlb.host import store
 from _natlb.host.staging import Staging
-from _natlb.plan import rollback, running, waiting
+from _natlb.plan import rollback, waiting
 from _natlb.plan.unit_files import PROGRAM
 
 OLD, NEW = "# the old one: 0123\n", "# the new one: 4567\n"
@@ -33,20 +33,17 @@ OLD, NEW = "# the old one: 0123\n", "# the new one: 4567\n"
 def test_who_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, brings: str | None, refused: bool
 ) -> None:
-    paths, directory = store.Paths(tmp_path / "etc", tmp_path / "run"), tmp_path / "change"
-    directory.mkdir()
-    with staging.prepared(paths, Staging({PROGRAM: (OLD, 0o700)}, before=boot_set.links(paths.etc))) as put_in_place:
-        put_in_place()
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    directory = paths.run / rollback.DIRECTORY.format(token="1")
+    store.make_directory(directory)
+    (directory / "pending").write_text("1e12")
     rollback.restage(directory, Staging(None if brings is None else {PROGRAM: (brings, 0o700)}))
     loader = SimpleNamespace() if own is None else SimpleNamespace(digest=own)
     monkeypatch.setattr(waiting, "__loader__", loader)
-    followed = []
-
-    def carried_out(_request: object) -> None:
-        followed.append(True)
-        raise InterruptedError
-
-    monkeypatch.setattr(waiting.apply, "carry_out_live", carried_out)
-    with pytest.raises(HostError if refused else InterruptedError):
-        running.carry_out(paths, None, directory)
-    assert bool(followed) != refused
+    if refused:
+        with pytest.raises(OtherVersionError) as caught, waiting.lock(paths):
+            pass
+        assert caught.value.program == brings
+    else:
+        with waiting.lock(paths) as found:
+            assert found == directory

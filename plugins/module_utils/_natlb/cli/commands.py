@@ -33,6 +33,12 @@ EXIT_CODES = {
 }
 
 
+#: Commands that read or change what is declared.
+OF_THE_DECLARATION = frozenset(
+    ("status", "checks", "watch", "drain", "disable", "weight", "restore", "trace", "metrics", "apply")
+)
+
+
 class Argument(NamedTuple):
     """`name` is `--option`, or the name of a positional argument. `kind` reads a value; an option without is a switch.
 

@@ -22,6 +22,7 @@ from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbErr
 from ..host import agent_socket, commits, left, store
 from ..host.store import Paths
 from ..model.entities import State
+from ..status import readiness
 from ..trace.question import Question
 from . import arguments, commands, quick
 
@@ -36,7 +37,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Carry out a command line, and return the exit code."""
     parsed = arguments.parser().parse_args(words)
     try:
-        status = RUNS[parsed.command](parsed, quick.paths(parsed.root))
+        where = quick.paths(parsed.root)
+        if parsed.command in commands.OF_THE_DECLARATION and readiness.is_pending(where):
+            _leave_to_another(where, sys.argv[1:] if words is None else words)
+        status = RUNS[parsed.command](parsed, where)
         sys.stdout.flush()
         return status or commands.DONE
     except NatlbError as error:
@@ -48,6 +52,21 @@ def main(words: Sequence[str] | None = None) -> int:
         # Whoever reads has had enough. Python would complain once more as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return commands.DONE
+
+
+def _leave_to_another(paths: Paths, words: Sequence[str]) -> None:
+    """Where a change of another version waits, have its program carry out the command line: it knows what is declared.
+    Returns where there is none."""
+    from ..plan import rollback, waiting  # noqa: PLC0415
+
+    directory = rollback.waiting(paths)
+    program = None if directory is None else waiting.other_program(directory)
+    if program is not None:
+        file = os.memfd_create("natlb", 0)
+        with open(file, "w", encoding="utf-8", closefd=False) as written:
+            written.write(program)
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-I", f"/proc/self/fd/{file}", *words])
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
@@ -274,7 +293,7 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
         desk = Inquiries(
             path,
             selector,
-            {CHECKS: checks, VITALS: vitals, TROUBLES: lambda: publisher.troubles},
+            {CHECKS: checks, VITALS: vitals, TROUBLES: lambda: [*agent.troubles, *publisher.troubles]},
             {READY: serving.OfRunning(running).facts},
         )
 

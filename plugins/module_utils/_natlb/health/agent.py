@@ -44,6 +44,8 @@ LOOK_S = 1.0
 QUIET_S = 0.02
 #: After an error, and after the first one of several: others may have changed rules in the same moment.
 RETRY_S, FIRST_RETRY_S = 2.0, 0.05
+#: How long an error that stays is not said again.
+REPEAT_S = 60.0
 #: After so many readings of the host that leave the FORWARD chain of others closed, it is for good.
 CLOSED_TIMES = 5
 
@@ -120,6 +122,8 @@ class Agent:
         self._status = ""
         self._calm = Calm()
         self._retry_s = FIRST_RETRY_S
+        #: What the last attempt failed with, and when it is said again.
+        self._trouble, self._complain_at = "", 0.0
         #: Whether somebody has changed rules, and it is still to be looked what that does to ours.
         self._looks_for_harm = False
         #: Whether the FORWARD chain of others stays closed to our connections, whatever is done.
@@ -163,13 +167,26 @@ class Agent:
             self._level(now)
             if not self._found and self._restore_at is None:
                 self._retry_s = FIRST_RETRY_S
+                self._trouble = ""
         except NatlbError as error:
-            self._say(f"{error}; trying again", service_manager.WARNING)
+            self._complain(str(error), now)
             self._restore_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_S)
         if self._publisher is not None:
             self._publisher.advance(now)
         self._reap()
+
+    def _complain(self, trouble: str, now: float) -> None:
+        """Say what keeps the rules from being made. What goes on is not said at each attempt."""
+        if trouble != self._trouble or now >= self._complain_at:
+            self._say(f"{trouble}; trying again", service_manager.WARNING)
+            self._complain_at = now + REPEAT_S
+        self._trouble = trouble
+
+    @property
+    def troubles(self) -> list[str]:
+        """What keeps the rules from following, for whoever asks for the state of the host."""
+        return [f"the agent cannot make the rules follow: {self._trouble}"] if self._trouble else []
 
     def _level(self, now: float) -> None:
         """Have new connections dealt so that active ones are level."""
@@ -260,6 +277,8 @@ class Agent:
             self._publisher.set_up(request.metrics, now)
         count = len(self._running.config.services)
         status = f"{count} services, {len(checked)} of them with health checks"
+        if self._running.is_left_to_another:
+            status += "; a change by another version of natlb waits, and its program makes the rules follow"
         if status != self._status:
             self._status = status
             self._say(status)

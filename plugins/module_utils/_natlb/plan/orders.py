@@ -186,7 +186,7 @@ def give(
     `permit` raises where the change must not be. It is asked with the lock held: of two orders at a time, the second
     meets what the first has left. While a change waits for its confirmation, it is said of the former declaration too.
     """
-    with rollback.lock_with_none_overdue(paths) as directory:
+    with waiting.lock(paths) as directory:
         change = look(paths, backend, service, order, variant)
         permit(change)
         if change.is_none:

@@ -11,13 +11,12 @@ be called some time after changes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import HostError, NatlbError
+from ..errors import HostError, NatlbError, OtherVersionError
 from ..firewalls.forward import Opening
 from ..host import date, processes, revision, scratch, store
 from ..host.processes import Command
@@ -35,6 +34,7 @@ from . import apply, health_history, overlay, rollback, taken, unchanged, waitin
 from . import request as requests
 from .apply import Plan
 from .backend_connections import BackendConnections, end_untranslated
+from .kept_request import KeptRequest
 from .known_services import KnownServices, Step
 from .outcome import Outcome
 from .overlay import Overlay
@@ -49,7 +49,7 @@ def restore(paths: Paths, variant: str | None = None) -> Outcome:
 
     While a change waits for its confirmation, that is the change: see `waiting`.
     """
-    with rollback.lock_with_none_overdue(paths) as directory:
+    with waiting.lock(paths) as directory:
         return carry_out(paths, variant, directory)[1]
 
 
@@ -87,7 +87,7 @@ class Running:
         self.version = 0
         #: Whether rules were loaded of which no run has heard how the kernel lists them.
         self._untold = False
-        self._request = _Kept(paths)
+        self._request = KeptRequest(paths)
         #: The files of what operators have said. An order may change no rule, as one for a dead backend.
         self._said: list[object] = []
         #: Where the change waits whose declaration this is; None where it is the kept one.
@@ -128,18 +128,14 @@ class Running:
             return self._listed == self._plan.engine.listed()
         return self._revision is not None and self._revision == revision.current()
 
-    def _leave_alone(self, directory: Path | None) -> None:
-        """Raise `HostError` where a change waits that brings another program: this one may read its declaration
-        otherwise, or not at all, and would take its rules away. To be called with the lock held."""
-        if directory is not None and waiting.brings_a_program(self._paths, directory):
-            raise HostError(waiting.OF_ANOTHER_VERSION)
-
     @uncollected()
     def restore(self) -> Outcome:
         """See `restore`; what is live is known afterwards."""
-        with rollback.lock_with_none_overdue(self._paths) as directory:
-            self._leave_alone(directory)
-            return self._restore(directory)
+        try:
+            with waiting.lock(self._paths) as directory:
+                return self._restore(directory)
+        except OtherVersionError as waits:
+            return self._leave_to(waits)
 
     def _restore(self, directory: Path | None) -> Outcome:
         """The same. To be called with the lock held."""
@@ -147,16 +143,8 @@ class Running:
         self._revision = self._listed = None
         gone = self._put_back()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
-        self._request.read()
-        self._said = self._overrides()
-        self._waiting = directory
-        self._plan = plan
-        self.version += 1
-        self._findings = dict(plan.laid.findings)
-        self._multiples = plan.laid.multiples
+        self._know(plan, directory)
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
-        self._declared = {service.name: service for service in plan.request.config.services}
-        self._connections = BackendConnections(plan.request.config.services)
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
         self._known.prepare()
         if plan.engine.is_numbered:
@@ -168,6 +156,35 @@ class Running:
         elif outcome.transaction != "none":
             end_untranslated(plan.laid.config)
         return outcome
+
+    def _know(self, plan: Plan, directory: Path | None) -> None:
+        """Take note of what is declared, and found."""
+        self._request.read()
+        self._said = self._overrides()
+        self._waiting = directory
+        self._plan = plan
+        self.version += 1
+        self._findings = dict(plan.laid.findings)
+        self._multiples = plan.laid.multiples
+        self._declared = {service.name: service for service in plan.request.config.services}
+        self._connections = BackendConnections(plan.request.config.services)
+
+    def _leave_to(self, waits: OtherVersionError) -> Outcome:
+        """Let the program that a change which waits brings make its rules follow. The backends of the former
+        declaration are checked meanwhile: this program may not be able to read the other one. Raises `HostError`."""
+        plan = self._plan or apply.make_plan(requests.restored(replace(self._paths, system=None), self._variant)[0])
+        findings = self._findings or plan.laid.findings
+        waiting.let_follow(self._paths, self._variant, waits.program)
+        self._know(plan, rollback.waiting(self._paths))
+        self._findings, self._known, self._openings = dict(findings), None, []
+        numbered = plan.engine.is_numbered
+        self._revision, self._listed = (revision.current(), None) if numbered else (None, plan.engine.listed())
+        return Outcome(False, "", plan.engine.name, "none", len(plan.request.config.services), {}, [])
+
+    @property
+    def is_left_to_another(self) -> bool:
+        """Whether the rules are those of another version, whose change waits."""
+        return self._waiting is not None and self._known is None
 
     def _learn(self) -> None:
         """Keep how the kernel lists what was loaded here, where it cannot be asked beforehand, as in the sandbox of the
@@ -191,7 +208,7 @@ class Running:
 
     def is_newly_closed(self) -> bool:
         """Whether somebody has closed the way of our connections, which the next `restore` is to open."""
-        return self._plan is not None and self._plan.path.is_newly_closed()
+        return self._plan is not None and self._known is not None and self._plan.path.is_newly_closed()
 
     def _put_back(self) -> bool:
         if self._plan is None or self._known is None or not self._is_declared():
@@ -226,12 +243,8 @@ class Running:
         self._findings = self._remembering({**former, **findings}, {place.service for place in changed})
         self.version += 1
         try:
-            # Written down with the lock held: whoever looks at the host must not take it for a rule that is missing.
-            with rollback.lock_with_none_overdue(self._paths) as directory:
-                self._leave_alone(directory)
-                text = local_state.dump_findings(self._findings, overlay.identity())
-                store.write_text(self._paths.run / store.HEALTH, text)
-                outcome = self._follow({place.service for place in changed}, directory)
+            text = local_state.dump_findings(self._findings, overlay.identity())
+            outcome = self._follow({place.service for place in changed}, self._paths.run / store.HEALTH, text)
         except NatlbError:
             # All of it is still to be done, by the next attempt.
             self._findings = former
@@ -281,6 +294,8 @@ class Running:
 
     def to_level(self) -> Sequence[Service]:
         """The services of `least_connections`, with the backends that serve now."""
+        if self.is_left_to_another:
+            return ()
         return self._effective(s for s in self.config.services if s.method == "least_connections").services
 
     def active_of(self, services: Iterable[Service]) -> Iterable[tuple[Place, bytes]]:
@@ -296,20 +311,25 @@ class Running:
         former = self._multiples
         self._multiples = of_known({**former, **multiples}, self.config.services)
         try:
-            with rollback.lock_with_none_overdue(self._paths) as directory:
-                self._leave_alone(directory)
-                text = local_state.dump_multiples(self._multiples, overlay.identity())
-                store.write_text(self._paths.run / store.MULTIPLES, text)
-                return self._follow(changed, directory)
+            text = local_state.dump_multiples(self._multiples, overlay.identity())
+            return self._follow(changed, self._paths.run / store.MULTIPLES, text)
         except NatlbError:
             self._multiples = former
             raise
 
-    def _follow(self, concerned: Iterable[str | None], directory: Path | None) -> Outcome | None:
-        """Let the rules of these services follow, by themselves where they can. To be called with the lock held."""
-        done = self.is_current() and self._followed(name for name in concerned if name)
-        # A change that waits has more to follow than the rules.
-        return self._restore(directory) if directory is not None or not done else None
+    def _follow(self, concerned: Iterable[str | None], path: Path, text: str) -> Outcome | None:
+        """Write this down, and let the rules of these services follow, by themselves where they can. Both with the lock
+        held: whoever looks at the host must not take it for a rule that is missing."""
+        try:
+            with waiting.lock(self._paths) as directory:
+                store.write_text(path, text)
+                done = self.is_current() and self._followed(name for name in concerned if name)
+                # A change that waits has more to follow than the rules.
+                return self._restore(directory) if directory is not None or not done else None
+        except OtherVersionError as waits:
+            with store.lock(self._paths):
+                store.write_text(path, text)
+            return self._leave_to(waits)
 
     def _end_connections(self, places: Iterable[Place]) -> None:
         """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;
@@ -364,34 +384,3 @@ class Running:
     def _effective(self, declared: Iterable[Service]) -> Config:
         overrides = self._plan.laid.overrides if self._plan else {}
         return effective(replace(self.config, services=tuple(declared)), overrides, self._findings)
-
-
-class _Kept:
-    """The request that a run has kept on the host: whether it is another one by now."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
-        self._stamp: tuple[int, int, int] | None = None
-        self._digest = b""
-
-    def read(self) -> None:
-        self._stamp, self._digest = self._look()
-
-    def is_same(self) -> bool:
-        """A file that was written anew may say the same."""
-        if self._stamp is not None and self._status() == self._stamp:
-            return True
-        stamp, digest = self._look()
-        if digest != self._digest:
-            return False
-        self._stamp = stamp
-        return True
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, bytes]:
-        stamp, path = self._status(), store.state_path(self._paths)
-        text = store.read_text(path) if path else None
-        return stamp, hashlib.blake2b((text or "").encode()).digest()
-
-    def _status(self) -> tuple[int, int, int] | None:
-        path = store.state_path(self._paths)
-        return store.stamp(path) if path is not None else None

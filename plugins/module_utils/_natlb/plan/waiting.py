@@ -10,12 +10,14 @@ former rules, which a reboot would load.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import HostError
-from ..host import boot_set, staging, store
+from ..errors import OtherVersionError
+from ..host import boot_set, processes, staging, store
 from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.staging import Entry, Staging
@@ -31,8 +33,6 @@ from .unit_files import PROGRAM, UPLINKS_SCRIPT
 
 #: Files of a set that boots which depend on nothing that is said or found of backends.
 OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
-
-OF_ANOTHER_VERSION = "a change by another version of natlb waits for its confirmation"
 
 
 def live(paths: Paths) -> Paths:
@@ -53,20 +53,30 @@ def view(paths: Paths, directory: Path) -> Paths:
     return replace(paths, staged=texts)
 
 
-def brings_a_program(paths: Paths, directory: Path) -> bool:
-    """Whether the change that waits in `directory` comes with another program than the one that is kept."""
-    kept = store.read_content(paths.etc / boot_set.CURRENT / PROGRAM)
-    new = (rollback.staged(directory).files or {}).get(PROGRAM)
-    return kept is not None and new is not None and new != kept
-
-
-def replaces_this_program(paths: Paths, directory: Path) -> bool:
-    """Whether that is in the place of the program that runs now (`cli/single_file.py`). It may read the declaration
-    that waits otherwise, or not at all, and would take its rules away. The one that waits, and modules of a run, may
-    follow."""
+def other_program(directory: Path) -> str | None:
+    """The text of the program that a change which waits there brings, where that is another than the one that runs now
+    (`cli/single_file.py`). Modules of a run are none: they may follow."""
     own = getattr(globals().get("__loader__"), "digest", None)
-    kept = store.read_text(paths.etc / boot_set.CURRENT / PROGRAM) if own else None
-    return kept is not None and str(own) in kept and brings_a_program(paths, directory)
+    brought = (rollback.staged(directory).files or {}).get(PROGRAM) if own else None
+    return brought[0] if brought is not None and str(own) not in brought[0] else None
+
+
+@contextlib.contextmanager
+def lock(paths: Paths) -> Iterator[Path | None]:
+    """The lock, and the folder of the change that waits. Raises `OtherVersionError` where that brings another program:
+    this one may read its declaration otherwise, or not at all, and would take its rules away."""
+    with rollback.lock_with_none_overdue(paths) as directory:
+        program = None if directory is None else other_program(directory)
+        if program is not None:
+            raise OtherVersionError(program)
+        yield directory
+
+
+def let_follow(paths: Paths, variant: str | None, program: str) -> None:
+    """Have the program of a change that waits make the host follow. It takes the lock itself. Raises `HostError`."""
+    where = [] if paths.etc == store.DEFAULT_PATHS.etc else ["--root", str(paths.etc.parent)]
+    which = ["--variant", variant] if variant else []
+    processes.run([sys.executable, "-I", "-OO", "-", *which, *where, "apply"], program)
 
 
 def say(directory: Path, path: Path, text: str | None) -> None:
@@ -80,11 +90,8 @@ def say(directory: Path, path: Path, text: str | None) -> None:
 def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Outcome, Revision | None]:
     """Let the change that waits in `directory` follow overrides and health. To be called with the lock held.
 
-    The kernel comes first. Returns the revision that it is left with, where that is certain. Raises `HostError`, also
-    where this program is one that the change replaces.
+    The kernel comes first. Returns the revision that it is left with, where that is certain. Raises `HostError`.
     """
-    if replaces_this_program(paths, directory):
-        raise HostError(OF_ANOTHER_VERSION)
     request, _warnings = requests.restored(replace(view(paths, directory), system=None), variant)
     plan, outcome, revision = apply.carry_out_live(request)
     former = _former(paths, variant)
