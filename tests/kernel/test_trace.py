@@ -279,6 +279,47 @@ def test_an_interface_that_is_not_there(balancer: Balancer) -> None:
     assert "front" in step["remedy"].partition(": ")[2].split(", "), step
 
 
+def test_a_backend_that_is_a_service_of_this_host(balancer: Balancer) -> None:
+    """What is translated is not translated once more, so nothing is there unless a program listens."""
+    inner = f"{VIP}:81"
+    apply(
+        balancer,
+        [
+            service(backends=[{"name": "inner", "address": VIP, "port": 81}]),
+            service("inner", listen=inner, backends=webs(*NAMES, port=80)),
+        ],
+    )
+    assert balancer.tally(inner, count=4) == dict.fromkeys(NAMES, 1)
+    fails(balancer)
+    assert "no program of this host listens at 192.0.2.10:81" in stopped_at(balancer)["said"]
+    balancer.host.call(server.start, "here", [81])
+    try:
+        assert balancer.tally(count=2) == {"here": 2}
+        assert traced(balancer)[0] == REACHABLE
+    finally:
+        balancer.host.call(server.crash)
+
+
+@pytest.mark.engines("nftables", "iptables-legacy")
+def test_a_client_with_an_address_of_the_loopback_interface(balancer: Balancer) -> None:
+    apply(balancer, [service()])
+    balancer.host.ip("link set lo up")
+
+    def answers(source: str) -> set[str]:
+        found = balancer.host.call(traffic.ask, WEB_SERVICE, 4, sources=[source] * 4, timeout_s=0.5)
+        return {item.name for item in found if item.name}
+
+    assert answers(BACK) == set(NAMES)
+    assert not answers("127.0.0.1")
+    step = stopped_at(balancer, "127.0.0.1")
+    assert "the kernel drops answers to 127.0.0.1" in step["said"]
+    assert BACK in step["remedy"]
+    assert traced(balancer, BACK)[0] == REACHABLE
+    balancer.host.sysctl({"ipv4/conf/back/route_localnet": 1})
+    assert answers("127.0.0.1") == set(NAMES)
+    assert traced(balancer, "127.0.0.1")[0] == REACHABLE
+
+
 def test_no_route_to_a_backend(balancer: Balancer) -> None:
     apply(balancer, [service(backends=[{"address": "10.9.9.9"}])])
     fails(balancer)

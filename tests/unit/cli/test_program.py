@@ -281,3 +281,12 @@ def test_an_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setitem(main.RUNS, "version", interrupted)
     assert main.main(["version"]) == commands.INTERRUPTED
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_trace_is_of_one_pair() -> None:
+    """The parser's own usage would offer several, which are refused."""
+    (found,) = (action for action in arguments.parser()._actions if isinstance(action.choices, dict))
+    usage = found.choices["trace"].format_usage()
+    assert " ".join(usage.split()) == (
+        "usage: natlb trace [-h] CLIENT TARGET [--interface NAME] [--no-contact] [--live] [--for SECONDS] [--json]"
+    )

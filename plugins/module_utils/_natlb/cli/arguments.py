@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_arguments(one, command)
+        if any(item.many for item in command.arguments):
+            # The parser's own usage would offer several.
+            one.usage = " ".join([one.prog, "[-h]", *(item.shown for item in command.arguments)])
     # For shells. Without help it is not in the list.
     subparsers.add_parser(COMPLETE).add_argument("words", nargs=argparse.REMAINDER)
     return found

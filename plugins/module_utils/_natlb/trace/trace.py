@@ -164,15 +164,18 @@ class _Tracing:
         route = way.to_backend(question, backend.address, self._interface, service.mark_to(backend))
         yield from route.steps
         yield decision.seen_as(question, service, backend, route.source, self._is_hairpin(service, backend))
-        if not route.here:
-            yield from ownership.source(question, service, backend, route)
-        if self._interface and not route.here:
+        if route.here:
+            yield way.own(backend.address, port, question.protocol)
+            return
+        yield from ownership.source(question, service, backend, route)
+        yield from way.loopback(question, route)
+        if self._interface:
             yield from self._forwarded(backend, port, first, route)
             yield from way.mtu(self._interface, route)
             yield from way.back(question, backend.address, route, self._interface)
             if route.interface == self._interface:
                 yield from bridged.steps(question, backend.address, self._interface)
-        if self._ask and not route.here:
+        if self._ask:
             yield contact.asked(backend.address, port, question.protocol)
 
     def _is_hairpin(self, service: Service, backend: Backend) -> bool:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..host import iproute, links, proc, sysctl
+from ..host import iproute, links, proc, sockets, sysctl
 from ..model.marks import Mark
+from ..model.values import endpoint
 from ..warnings import reverse_path
 from .question import Question
 from .steps import Step
@@ -77,6 +79,29 @@ def to_backend(question: Question, backend: str, arrives: str, mark: Mark | None
     by += f", by its mark {mark}" if mark else ""
     said = f"{backend} is this host itself" if here else f"{backend} is behind {interface}{by}"
     return Way(interface, str(own.get("prefsrc", "")), here, [Step("route", "ok", said)])
+
+
+def own(address: str, port: int, protocol: str) -> Step:
+    """Whether a program of this host itself takes what comes to this address. Nothing else does: a connection is
+    translated once, so a service there is not asked."""
+    where = endpoint(address, port)
+    wild = "::" if ":" in address else "0.0.0.0"
+    at = [item for item in sockets.listeners(((port, port),)) if item.protocol == protocol and item.by == "a program"]
+    if any(item.address in (address, wild, "::") for item in at):
+        return Step("backend", "ok", f"a program of this host listens at {where}")
+    said = f"no program of this host listens at {where}, and a connection is translated once: no service is asked there"
+    return Step("backend", "stops", said, "name the hosts behind that service as backends, or start the program")
+
+
+def loopback(question: Question, way: Way) -> Iterator[Step]:
+    """A client whose address is of the loopback interface, and a backend elsewhere."""
+    if not ipaddress.ip_address(question.client).is_loopback:
+        return
+    if sysctl.get(f"net/ipv4/conf/{way.interface}/route_localnet") == "1" and question.family == "ip":
+        return
+    said = f"the kernel drops answers to {question.client} that come in by {way.interface}: it is a loopback address"
+    instead = f", such as {way.source}" if way.source else ""
+    yield Step("answer", "stops", said, f"connect from another address of this host{instead}")
 
 
 def _is_astray(source: str, interface: str, error: str) -> bool:
