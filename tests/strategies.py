@@ -73,7 +73,7 @@ def service(
         "backends": draw(_backends(families, limited)),
         "snat": draw(_snat(families)),
         "snat_by_client": draw(_by_client(families)),
-        "mark": draw(st.sampled_from(_MARKS if limited else ("",))),
+        "mark": draw(st.sampled_from(_MARKS)),
         "helper": draw(st.sampled_from(("", "ftp", "tftp", "sip") if limited else ("",))),
         "idle_timeout": draw(st.sampled_from((0, "90s", "5d") if limited else (0,))),
         "snat_ports": draw(st.sampled_from(("61000-64999", "61000", ""))),
@@ -184,7 +184,8 @@ def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:
             "weight": _weights,
             "state": st.sampled_from(("active", "active", "drained", "disabled")),
             "backup": st.booleans(),
-            **({"max_connections": _limits, "mark": st.sampled_from(_MARKS)} if limited else {}),
+            "mark": st.sampled_from(_MARKS),
+            **({"max_connections": _limits} if limited else {}),
         },
     )
 

@@ -110,7 +110,7 @@ options:
         description:
           - The mark of packets that go from clients to the backends, with its mask, such as V(0x10/0xff). A number
             alone is for all bits. Packets keep the bits that are not of the mask.
-          - For C(ip rule fwmark), shaping and filters of this host. Only with nftables.
+          - For C(ip rule fwmark), shaping and filters of this host.
         type: str
       idle_timeout:
         description:
@@ -390,7 +390,7 @@ options:
           mark:
             description:
               - The mark of packets to this backend, with its mask. It is set beside O(services[].mark), and counts
-                where both have the same bits. Only with nftables.
+                where both have the same bits.
             type: str
   egress:
     description:

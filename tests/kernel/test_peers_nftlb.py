@@ -32,19 +32,16 @@ MARKED = [
         '"mark": "0x1" of a farm',
         [farm(mark="0x1/0xff")],
         [served("VIP:80", web1=2, web2=2, seen=BACK, port=8080)],
-        nftables=True,
     ),
     Case(
         '"mark" of every backend, "mode": "dnat"',
         [farm(bck(1, mark="0x100/0xf00"), bck(2, mark="0x200/0xf00"), mark="0x1/0xff", snat="none")],
         [served("VIP:80", web1=2, web2=2, seen=CLIENT)],
-        nftables=True,
     ),
     Case(
         '"mark" of a backend, over UDP and IPv6',
         [farm({"address": "SIX1", "mark": "0x1"}, listen="[VIP6]:53", protocol="udp")],
         [served("[VIP6]:53", web1=2, protocol="udp", seen=BACK6)],
-        nftables=True,
     ),
 ]
 

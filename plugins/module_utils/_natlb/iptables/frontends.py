@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Callable, Literal, NamedTuple
 
-from ..model.entities import PROTOCOLS, Frontend
+from ..model.entities import PROTOCOLS, Frontend, Service
 from ..model.families import is_everything
 from ..model.left_to_the_host import NOT_IN_NETWORKS, NOT_WILD
-from ..model.ranges import Range
-from .dispatch import Tree
+from ..model.ranges import Range, number_range
+from .balanced import add_tree
+from .dispatch import Item, Tree, ports_text
 from .service import Tables
 
 #: In place of the addresses of a frontend on every local address.
 ANYWHERE: Range = (0, 0)
 
 
+#: Rules for the frontends of a service in one protocol, without what tells the frontend.
+Rules = Callable[[Service, Frontend], Sequence[str]]
 #: Whether frontends are on addresses, on every local one, or on networks.
 Place = Literal["address", "local", "network"]
 #: What tells their trees apart, in the order to enter them.
@@ -83,3 +86,40 @@ def entering(tables: Tables, table: str, tree: Tree, place: Place) -> list[str]:
     unicast = "! --dst-type BROADCAST " if tables.family == "ip" else ""
     passing = f"-m addrtype ! --src-type LOCAL {unicast}"
     return {"address": [""], "local": [here], "network": [passing, here]}[place]
+
+
+def add_dispatch(tables: Tables, table: str, services: Iterable[Service], rules: Rules) -> list[str]:
+    """Trees for each protocol, of addresses, of every local one, and of networks; returns the rules that enter them."""
+    found: dict[Group, list[Item]] = {}
+    for service in services:
+        for frontend in tables.frontends(service):
+            item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
+            found.setdefault(group_of(tables, frontend), []).append(item)
+    jumps = []
+    for group in in_order(found):
+        protocol = group.protocol
+        name = ("", f"d{group.suffix}", protocol)
+        tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
+        add_tree(tables, table, tree, sorted(found[group], key=_item_order), above=2)
+        jumps += [f"-p {protocol} {met}-j {tree.root}" for met in entering(tables, table, tree, group.place)]
+    return jumps
+
+
+def _addresses(frontend: Frontend) -> Range:
+    return number_range(frontend.address) if frontend.address else ANYWHERE
+
+
+def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
+    return item.addresses, item.ports, item.rules
+
+
+def to_frontend(frontend: Frontend, action: str) -> str:
+    """A rule for new connections to a frontend."""
+    ports = ports_text((frontend.low, frontend.high))
+    parts = [
+        destination(frontend),
+        f"-i {frontend.interface}" if frontend.interface else "",
+        f"-p {frontend.protocol} -m {frontend.protocol} --dport {ports}",
+        action,
+    ]
+    return " ".join(part for part in parts if part)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend, Service
-from ..model.mark_keys import marked
 from ..model.outbound import mark_value
 from ..model.overlaps import overlaps
 from ..model.precedence import rank
@@ -41,17 +40,6 @@ def marks(config: Config, tables: Tables) -> dict[Frontend, str]:
         )
     values = {name: mark_value(config.mark_mask, first + index) for index, name in enumerate(interfaces)}
     return {frontend: f"{values[frontend.interface or '']:#x}/{config.mark_mask:#x}" for frontend in found}
-
-
-def check_marks(services: Sequence[Service]) -> None:
-    """Raise `ConfigError` where packets of these services, which are all that there are, are to get marks."""
-    for path, _mark in marked(dict(enumerate(services))):
-        raise ConfigError(
-            path,
-            "the iptables engine cannot do it: between the choice of a backend and that of a route it has the table "
-            "nat alone, which only the first packet of a connection passes",
-            "use engine: nftables",
-        )
 
 
 def _ambiguous(services: Sequence[Service], tables: Tables) -> set[Frontend]:

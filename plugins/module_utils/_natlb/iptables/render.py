@@ -9,8 +9,8 @@
     filter  INPUT, FORWARD, OUTPUT → NATLB.refuse → tree of what the nat table let pass without an answer; before it,
                                                     trees of backends and frontends, for packets that belong to no
                                                     connection, and of frontends, for refusals that are held back
-    mangle  PREROUTING  → NATLB.mark   → the uplink that a connection came by, and the connection's uplink back onto
-                                         each of its packets
+    mangle  PREROUTING  → NATLB.mark   → marks of services; the uplink that a connection came by, and the connection's
+                                         uplink back onto each of its packets
             OUTPUT      → NATLB.answers → the same for the host's own
 
 The nat table can neither reject nor drop. So a connection that is not to be served leaves it untranslated, by ACCEPT,
@@ -20,11 +20,11 @@ and the filter table refuses what is still addressed to a frontend then.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
-from ..model.ranges import ALL_PORTS, Range, cidr, number_range
+from ..model.ranges import ALL_PORTS, cidr, number_range
 from ..model.redispatch import spared
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides, taking_over
@@ -33,12 +33,13 @@ from ..model.unclaimed import Unclaimed
 from ..ruleset.sections import Ruleset
 from . import transit
 from .balanced import add_tree
-from .dispatch import Item, Tree, chain_name, ports_text
+from .dispatch import Item, Tree, chain_name
 from .egress import add_egress, add_uplinks
-from .frontends import ANYWHERE, Group, destination, entering, group_of, in_order
+from .frontends import add_dispatch, to_frontend
 from .invalid import add_invalid
-from .marks import check_marks, marks
+from .marks import marks
 from .origin import add_trees, merged
+from .packet_marks import add_marks
 from .redispatch import add_redispatch
 from .service import Tables, check_limits, check_objects, service_target
 from .source_nat import snat_action
@@ -47,17 +48,12 @@ from .takeover import add_ways_back
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 
 
-#: Rules for the frontends of a service in one protocol, without what tells the frontend.
-_Rules = Callable[[Service, Frontend], Sequence[str]]
-
-
 def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
 
     Raises `ConfigError` for what iptables cannot do.
     """
     check_limits(config.services)
-    check_marks(config.services)
     check_objects(config.services)
     return _render(config, around, Sharing.of(config))
 
@@ -86,6 +82,7 @@ def _render(config: Config, around: Surroundings, sharing: Sharing) -> Ruleset:
         _add_refusals(tables, services, around.unclaimed.get(family), sharing.spared)
         if family in around.closed and family in config.families():
             transit.enter_chains(tables, config, around.closed[family])
+        add_marks(tables, config, marked)
         add_uplinks(tables, config)
         _add_snat(tables, services, around.connected, marked)
         add_ways_back(tables, services)
@@ -114,12 +111,12 @@ class SomeServices(NamedTuple):
 
 def _add_dnat(tables: Tables, services: Sequence[Service], marked: Mapping[Frontend, str]) -> None:
     def rules(service: Service, frontend: Frontend) -> Sequence[str]:
-        jump = _to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")
-        mark = [_to_frontend(frontend, f"-j MARK --set-xmark {marked[frontend]}")] if frontend in marked else []
+        jump = to_frontend(frontend, f"-j {targets[(service.name, frontend.protocol)]}")
+        mark = [to_frontend(frontend, f"-j MARK --set-xmark {marked[frontend]}")] if frontend in marked else []
         return [*mark, jump]
 
     targets = {(s.name, protocol): service_target(tables, s, protocol) for s in services for protocol in s.protocols}
-    jumps = _add_trees(tables, "nat", services, rules)
+    jumps = add_dispatch(tables, "nat", services, rules)
     if jumps:
         tables.enter("nat", "PREROUTING", "pre", jumps)
         # A packet of the host's own has no interface that it came in by, so `-i` never matches there.
@@ -133,7 +130,7 @@ def _add_refusals(
     an address that no host has; packets of backends and clients that belong to no connection; and refusals that are
     held back."""
     refusing = [service for service in services if refuses(service, tables.family)]
-    refusals = _add_trees(tables, "filter", refusing, _refusal)
+    refusals = add_dispatch(tables, "filter", refusing, _refusal)
     loops = _add_loops(tables, unclaimed) if unclaimed else []
     resets, unreachable = add_redispatch(tables, services, spared)
     rules = [*unreachable, *add_invalid(tables, services)]
@@ -173,20 +170,9 @@ def _refusal(service: Service, frontend: Frontend) -> Sequence[str]:
     denies = service.admission(frontend.family) is not None
     does = (service.when_denied if denies else "reject") if service.serving(frontend.family) else service.when_empty
     if does == "drop":
-        return [_to_frontend(frontend, "-j DROP")]
+        return [to_frontend(frontend, "-j DROP")]
     answer = "tcp-reset" if frontend.protocol == "tcp" else _UNREACHABLE[frontend.family]
-    return [_to_frontend(frontend, f"-j REJECT --reject-with {answer}")]
-
-
-def _to_frontend(frontend: Frontend, action: str) -> str:
-    ports = ports_text((frontend.low, frontend.high))
-    parts = [
-        destination(frontend),
-        f"-i {frontend.interface}" if frontend.interface else "",
-        f"-p {frontend.protocol} -m {frontend.protocol} --dport {ports}",
-        action,
-    ]
-    return " ".join(part for part in parts if part)
+    return [to_frontend(frontend, f"-j REJECT --reject-with {answer}")]
 
 
 def _add_snat(
@@ -200,28 +186,3 @@ def _add_snat(
     if roots:
         jumps = [f"-p {protocol} -m conntrack --ctstate DNAT -j {root}" for protocol, root in roots]
         tables.enter("nat", "POSTROUTING", "post", jumps)
-
-
-def _add_trees(tables: Tables, table: str, services: Sequence[Service], rules: _Rules) -> list[str]:
-    """Trees for each protocol, of addresses, of every local one, and of networks; returns the rules that enter them."""
-    found: dict[Group, list[Item]] = {}
-    for service in services:
-        for frontend in tables.frontends(service):
-            item = Item((frontend.low, frontend.high), _addresses(frontend), tuple(rules(service, frontend)))
-            found.setdefault(group_of(tables, frontend), []).append(item)
-    jumps = []
-    for group in in_order(found):
-        protocol = group.protocol
-        name = ("", f"d{group.suffix}", protocol)
-        tree = Tree(name, tables.bits, f"-p {protocol} -m {protocol} --dport {{}}".format, "-d {}".format)
-        add_tree(tables, table, tree, sorted(found[group], key=_item_order), above=2)
-        jumps += [f"-p {protocol} {met}-j {tree.root}" for met in entering(tables, table, tree, group.place)]
-    return jumps
-
-
-def _addresses(frontend: Frontend) -> Range:
-    return number_range(frontend.address) if frontend.address else ANYWHERE
-
-
-def _item_order(item: Item) -> tuple[Range, Range, tuple[str, ...]]:
-    return item.addresses, item.ports, item.rules

@@ -5,7 +5,7 @@
 
     NATLB.web.guard            sources, limits, log: once per service, so limits count all of its protocols together
     NATLB.web.tcp              the guard, affinity, then the method; sub-chains where a list would be long
-    NATLB.web.tcp.ADDRESS:PORT a backend, where affinity has to note its client
+    NATLB.web.tcp.ADDRESS:PORT a backend, where affinity has to note its client, or packets to it have a mark
 
 The guard is a separate chain, so that a drain does not change it, nor the counts of its limits.
 """
@@ -156,14 +156,18 @@ def destination(service: Service, backend: Backend) -> str:
 
 
 def _backend_target(tables: Tables, service: Service, protocol: str, backend: Backend) -> Target:
-    """A translation to the backend; with affinity, a jump to a chain that notes the client first."""
+    """A translation to the backend; with affinity or a mark, a jump to a chain that notes the client first, and marks
+    the packet. Later packets of a connection are marked elsewhere (`packet_marks.py`)."""
     # A port can be translated only where the rule itself names the protocol.
     dnat = Target(f"-p {protocol}", f"-j DNAT --to-destination {destination(service, backend)}")
-    if not service.affinity_s:
+    mark = service.mark_to(backend)
+    if not service.affinity_s and mark is None:
         return dnat
     name = chain_name(service.name, protocol, backend.key.replace(" ", "/"))
-    noted = f"-m recent --set --name {affinity_list(service, backend)} --mask {_client_mask(tables, service)} --rsource"
-    tables.chains["nat", name] = [dnat.when(noted)]
+    known = f"--name {affinity_list(service, backend)} --mask {_client_mask(tables, service)} --rsource"
+    noted = f"-m recent --set {known}" if service.affinity_s else ""
+    marks = [f"-j MARK --set-xmark {mark}"] if mark else []
+    tables.chains["nat", name] = [*marks, dnat.when(noted)]
     return Target("", f"-j {name}")
 
 

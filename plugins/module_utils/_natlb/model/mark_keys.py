@@ -28,6 +28,13 @@ def read_mark(value: Any, path: str) -> Mark:
         found = Mark(int(number, 0), int(mask, 0) if slash else ALL)
     except (AttributeError, TypeError, ValueError):
         raise ConfigError(path, f"{values.shown(value)} is not a mark", _REMEDY) from None
+    if found == (0, 0):
+        raise ConfigError(
+            path, f"{values.shown(value)} sets no bits", "leave it out, or name the bits: 0x0/0xff clears eight"
+        )
+    if not slash and not found.value:
+        problem = f"{values.shown(value)} would clear all 32 bits, also those of others"
+        raise ConfigError(path, problem, "leave it out for no mark, or name the bits: 0x0/0xff clears eight")
     if not 0 < found.mask <= ALL or found.value < 0:
         raise ConfigError(path, f"{values.shown(value)} is not a mark of 32 bits", _REMEDY)
     if found.value & ~found.mask:
