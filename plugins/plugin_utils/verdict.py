@@ -399,5 +399,5 @@ def _hints(service: Item) -> str:
     if service.get("interface"):
         reasons.append(f"the service takes only what comes in by {service['interface']}")
     if service.get("restricted"):
-        reasons.append("allow_from has to include the host that opens the connections")
+        reasons.append("allow_from and deny_from have to let the host in that opens the connections")
     return f" ({'; '.join(reasons)})"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from _natlb.host import store
+from _natlb.host import service_manager, store
 from kernel_lab import program
 from kernel_lab.balancer import Balancer, service
 from kernel_lab.topology import VIP, WEB
@@ -34,7 +34,7 @@ FLUSH = {
 }
 READY = (0, "ready\n", "")
 GONE = "natlb: not ready: the rules for IPv4 are gone (natlb apply puts them back)\n"
-SILENT = "natlb: not ready: the agent does not answer (`systemctl status natlb-agent` says how it is)\n"
+SILENT = f"natlb: not ready: the agent does not answer ({service_manager.says_how()})\n"
 
 
 def names(declared: dict[str, Any]) -> list[str]:

@@ -250,7 +250,7 @@ def test_nothing_comes_here_at_all() -> None:
     assert problems[1].startswith(
         "web: none of 10 connections to 192.0.2.10:80 came here (the address has to lead here"
     )
-    assert "allow_from has to include the host that opens the connections" in problems[1]
+    assert "allow_from and deny_from have to let the host in that opens the connections" in problems[1]
 
 
 def test_what_cannot_be_probed_hides_nothing_else() -> None:

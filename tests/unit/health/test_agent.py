@@ -22,7 +22,7 @@ import pytest
 from _natlb.errors import HostError
 from _natlb.health.agent import CLOSED_TIMES, FIRST_RETRY_S, Agent
 from _natlb.health.inquiries import Followed, Inquiries
-from _natlb.host import unix_socket
+from _natlb.host import service_manager, unix_socket
 from _natlb.host.agent_socket import CHECKS, asked
 from _natlb.model.entities import EMPTY
 from _natlb.plan.outcome import Outcome
@@ -278,3 +278,15 @@ def test_what_takes_memory_is_loaded_where_it_is_needed_only() -> None:
     core = Path(__file__).parents[3] / "plugins" / "module_utils"
     done = subprocess.run([sys.executable, "-c", script], cwd=core, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("booted", [True, False])
+def test_a_silent_agent_is_looked_at_where_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, booted: bool
+) -> None:
+    """Nobody types systemctl on a host without systemd."""
+    monkeypatch.setattr(service_manager, "_BOOTED", str(tmp_path if booted else tmp_path / "none"))
+    with pytest.raises(HostError) as caught:
+        asked(tmp_path / "agent.sock", CHECKS)
+    assert ("systemctl" in str(caught.value)) == booted
+    assert ("supervisor" in str(caught.value)) != booted

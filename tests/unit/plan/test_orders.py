@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _natlb.errors import ConfigError
+from _natlb.errors import ConfigError, UnknownBackendError
 from _natlb.model.effective import Override
 from _natlb.model.entities import State
-from _natlb.plan.orders import combined, words
+from _natlb.model.services import parse_config
+from _natlb.plan.orders import combined, targets, words
 
 DRAIN, DRAIN_X = {"state": "drained"}, {"state": "drained", "reason": "x"}
 DISABLE_Y, WEIGHT_X = {"state": "disabled", "reason": "y"}, {"weight": 3, "reason": "x"}
@@ -99,3 +100,25 @@ def test_of_the_oldest_reasons_the_effect_stays() -> None:
 
 def test_eight_reasons_are_kept_apart() -> None:
     assert words(said_for(*"abcdefgh", *"hgfedcba")) == "drained (a; b; c; d; e; f; g; h)"
+
+
+@pytest.mark.parametrize(
+    ("listen", "backend", "typed", "found"),
+    [
+        ("192.0.2.10:80", {"address": "10.0.0.3", "name": "web1", "port": 8080}, "web1", True),
+        ("192.0.2.10:80", {"address": "10.0.0.3", "port": 8080}, "10.0.0.3:8080", True),
+        ("192.0.2.10:80", {"address": "10.0.0.3", "port": 8080}, "10.0.0.3:80", False),
+        # One without a port has that of the service, and more than one port is more than what is typed.
+        ("192.0.2.10:53", {"address": "10.0.0.3"}, "10.0.0.3:53", True),
+        ("[2001:db8::10]:53", {"address": "2001:db8::3"}, "[2001:db8::3]:53", True),
+        ("192.0.2.10:8000-8001", {"address": "10.0.0.3"}, "10.0.0.3:8000", False),
+        (["192.0.2.10:53", "192.0.2.10:54"], {"address": "10.0.0.3"}, "10.0.0.3:53", False),
+    ],
+)
+def test_who_is_meant(listen: Any, backend: dict[str, Any], typed: str, found: bool) -> None:
+    config = parse_config([{"name": "web", "listen": listen, "backends": [backend]}])
+    if found:
+        assert [target.backend.address for target in targets(config, typed)] == [backend["address"]]
+    else:
+        with pytest.raises(UnknownBackendError):
+            targets(config, typed)

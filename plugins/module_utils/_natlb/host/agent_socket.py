@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError
-from . import unix_socket
+from . import service_manager, unix_socket
 
 CHECKS, VITALS, TROUBLES, READY, FOLLOW = "checks", "vitals", "troubles", "ready", "follow"
 #: How long a question and its answer may take.
@@ -38,4 +38,4 @@ def silent(path: Path, error: Exception) -> HostError:
         why = f"{path}: no answer within {TIMEOUT_S:g} s"
     else:
         why = f"{path}: {getattr(error, 'strerror', None) or error}"
-    return HostError(f"the agent does not answer: {why} (`systemctl status natlb-agent` says how it is)")
+    return HostError(f"the agent does not answer: {why} ({service_manager.says_how()})")

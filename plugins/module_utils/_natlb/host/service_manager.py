@@ -16,6 +16,18 @@ _JOURNAL = "/run/systemd/journal/socket"
 #: syslog(3). What is said with DEBUG is for who follows the agent, and not for the journal.
 WARNING, NOTICE, INFO, DEBUG = 4, 5, 6, 7
 
+#: There where systemd runs (sd_booted(3)).
+_BOOTED = "/run/systemd/system"
+
+
+def says_how() -> str:
+    """Where to look for what ails the agent."""
+    if os.path.isdir(_BOOTED):
+        return "`systemctl status natlb-agent` says how it is"
+    return (
+        "its supervisor has to run `python3 -I -OO /etc/natlb/current/natlb agent`, and has what it says"
+    )
+
 
 def notify(**values: str) -> None:
     """Send `READY="1"`, `STATUS="…"` and the like. Nothing happens where nobody listens."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import HostError
-from ..host import agent_socket, boot_set, staging, store, unix_socket
+from ..host import agent_socket, boot_set, service_manager, staging, store, unix_socket
 from ..host.observation import observed
 from ..host.staging import Entry
 from ..host.store import AGENT_SOCKET, Content
@@ -133,7 +133,7 @@ def troubles(request: Request) -> list[str]:
     there = answers(request)
     if there is False:
         without = "nobody checks backends, and nobody restores rules"
-        return [f"the agent does not answer: {without} (`systemctl status natlb-agent` says how it is)"]
+        return [f"the agent does not answer: {without} ({service_manager.says_how()})"]
     found: list[str] = []
     if there:
         # One that is busy, or of an earlier version, says nothing.

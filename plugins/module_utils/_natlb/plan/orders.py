@@ -63,7 +63,7 @@ def targets(config: Config, backend: str, service: str | None = None) -> list[Ta
     Raises `UnknownBackendError` where there is none.
     """
     services = named(config, service)
-    found = [Target(item, one) for item in services for one in item.backends if backend in _names(one)]
+    found = [Target(item, one) for item in services for one in item.backends if backend in _names(item, one)]
     if not found:
         where = f"service {service}" if service else "every service"
         known = _listed(one.name for item in services for one in item.backends)
@@ -71,9 +71,12 @@ def targets(config: Config, backend: str, service: str | None = None) -> list[Ta
     return found
 
 
-def _names(backend: Backend) -> set[str]:
-    address = f"[{backend.address}]" if backend.family == "ip6" else backend.address
-    return {backend.name, backend.address, *([f"{address}:{backend.port}"] if backend.port else [])}
+def _names(service: Service, backend: Backend) -> set[str]:
+    """A port may be named where it is all of the backend: one without a port of its own has those of the service."""
+    ports = {backend.ports_at(listen.low, listen.high) for listen in service.listens}
+    low, high = next(iter(ports))
+    is_one = len(ports) == 1 and low == high
+    return {backend.name, backend.address, *([values.endpoint(backend.address, low)] if is_one else [])}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from ..errors import HostError
-from ..host import agent_socket, left, nf_tables, store, sysctl
+from ..host import agent_socket, left, nf_tables, service_manager, store, sysctl
 from ..host.store import Paths
 
 #: The agent answers within milliseconds, but for the moments in which it reads the host as a whole.
@@ -72,7 +72,7 @@ def judged(
         if settings.get(name) != value
     ]
     if facts.agent and not answers:
-        reasons.append("the agent does not answer (`systemctl status natlb-agent` says how it is)")
+        reasons.append(f"the agent does not answer ({service_manager.says_how()})")
     told = ", ".join(facts.unserved[:_MOST])
     told += f" and {len(facts.unserved) - _MOST} more" if len(facts.unserved) > _MOST else ""
     if facts.services and facts.idle == facts.services:
