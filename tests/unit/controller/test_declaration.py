@@ -169,7 +169,7 @@ def test_monitoring_needs_a_folder() -> None:
     [
         ("state", "presnt", "natlb_state: 'presnt' is not a choice here (choose one of present, absent)"),
         ("engine", "ipfw", "natlb_engine: 'ipfw' is not a choice here (choose one of auto, nftables, iptables)"),
-        ("conntrack", {"maxx": 1}, "natlb_conntrack.maxx: no such key (known keys: max, buckets, timeouts)"),
+        ("conntrack", {"maxx": 1}, "natlb_conntrack.maxx: no such key (did you mean max?)"),
         (
             "conntrack",
             [],

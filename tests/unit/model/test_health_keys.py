@@ -12,6 +12,7 @@ import pytest
 from _natlb.errors import ConfigErrors
 from _natlb.model.entities import Config, dump
 from _natlb.model.health import HEALTH_KEYS, Health, dump_health, health_check, payload
+from _natlb.model.reading import meant
 from _natlb.model.services import parse_config
 from _natlb.plan.request import declared
 
@@ -126,3 +127,28 @@ def test_a_status_is_written_as_it_was_typed() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("ping", b"ping"), ("hex:00FF", b"\0\xff"), ("é", b"\xc3\xa9")])
 def test_payloads(text: str, expected: bytes) -> None:
     assert payload(text) == expected
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "tpc"}, {"type": ["tcp"]}, {"type": "tcp"}])
+def test_all_that_is_wrong_is_told_at_once_whatever_the_type(kind: dict[str, Any]) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        health_check({**kind, "interval": [1], "fall": "x", "prot": 3}, "health")
+    found = {error.path for error in caught.value.errors}
+    assert found == {
+        "health.interval",
+        "health.fall",
+        "health.prot",
+        *([] if kind == {"type": "tcp"} else ["health.type"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("alow_from", "did you mean allow_from?"),
+        ("Listen", "did you mean listen?"),
+        ("zzz", "known keys: allow_from, "),
+    ],
+)
+def test_a_mistyped_key_is_answered_with_the_nearest(key: str, said: str) -> None:
+    assert meant(key, ("allow_from", "listen")).startswith(said)

@@ -30,6 +30,7 @@ def backends(*items: Any) -> list[tuple[str, int | None, int, str]]:
     ("method", "words"),
     [
         ("round_robin", ["rr", "wrr", "roundrobin", "static-rr", "round-robin", "RR"]),
+        ("random", ["random(1)"]),
         ("least_connections", ["lc", "wlc", "leastconn", "least_conn", "Least-Connections"]),
         ("source_hash", ["sh", "mh", "source", "source-hash"]),
         ("flow_hash", ["flow-hash"]),
@@ -62,6 +63,7 @@ def test_the_protocol_of_egress() -> None:
         ("hash", "write source_hash (the client's address) or flow_hash"),
         ("maglev", "write source_hash or flow_hash"),
         ("random_two", "write least_connections"),
+        ("random(2)", "write least_connections"),
         ("sed", "the nearest is least_connections"),
         ("lblc", "the nearest is destination_hash"),
         ("first", "backup: true"),

@@ -24,9 +24,7 @@ def says_how() -> str:
     """Where to look for what ails the agent."""
     if os.path.isdir(_BOOTED):
         return "`systemctl status natlb-agent` says how it is"
-    return (
-        "its supervisor has to run `python3 -I -OO /etc/natlb/current/natlb agent`, and has what it says"
-    )
+    return "its supervisor has to run `python3 -I -OO /etc/natlb/current/natlb agent`, and has what it says"
 
 
 def notify(**values: str) -> None:

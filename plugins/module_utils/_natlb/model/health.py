@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ConfigErrors
 from . import values
 from .reading import Reading
 
@@ -94,22 +94,18 @@ def health_check(value: Any, path: str) -> Health | None:
     """Read the `health` of a service; None is no check."""
     if value == "none":
         return None
-    kinds = tuple(HEALTH_KEYS)
     reading = Reading()
-    if not isinstance(value, Mapping) or value.get("type") not in kinds:
-        given = reading.mapping(value, path, KEYS, ("type",))
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    given = reading.mapping(value, path, KEYS, ("type",))
+    found = _read_keys(given, path, reading)
+    if not isinstance(kind, str) or kind not in HEALTH_KEYS:
         if "type" in given:
-            reading.read(values.choice, given["type"], f"{path}.type", kinds, otherwise="none")
-        reading.done()
-    kind = value["type"]
-    given = reading.mapping(value, path, ("type", *_COMMON, *HEALTH_KEYS[kind]))
-    found = {}
-    for key, item in given.items():
-        if key in _KEYS:
-            field, function, limits = _KEYS[key]
-            # The default of a field of a dataclass is an attribute of the class.
-            otherwise = getattr(Health, field)
-            found[field] = reading.read(function, item, f"{path}.{key}", *limits, otherwise=otherwise)
+            reading.read(values.choice, kind, f"{path}.type", tuple(HEALTH_KEYS), otherwise="none")
+        raise ConfigErrors(reading.errors)
+    for key in given:
+        having = [each for each, keys in HEALTH_KEYS.items() if key in keys]
+        if having and kind not in having:
+            reading.add(f"{path}.{key}", f"is no key of type {kind}", f"it is one of {', '.join(having)}")
     for key, remedy in _REQUIRED.get(kind, {}).items():
         if key not in value:
             reading.add(f"{path}.{key}", "is missing", remedy)
@@ -119,6 +115,18 @@ def health_check(value: Any, path: str) -> Health | None:
     _check(health, path, reading)
     reading.done()
     return None if kind == "none" else health
+
+
+def _read_keys(given: Mapping[str, Any], path: str, reading: Reading) -> dict[str, Any]:
+    """The fields of `Health` of these keys, whatever its type."""
+    found = {}
+    for key, item in given.items():
+        if key in _KEYS:
+            field, function, limits = _KEYS[key]
+            # The default of a field of a dataclass is an attribute of the class.
+            otherwise = getattr(Health, field)
+            found[field] = reading.read(function, item, f"{path}.{key}", *limits, otherwise=otherwise)
+    return found
 
 
 def _check(health: Health, path: str, reading: Reading) -> None:

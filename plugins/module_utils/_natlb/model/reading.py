@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
@@ -65,10 +66,16 @@ class Reading:
         for key in value:
             if key not in known:
                 at = f"{path}.{values.shown(key).strip(chr(39))}"
-                self.add(at, "no such key", f"known keys: {', '.join(known)}")
+                self.add(at, "no such key", meant(str(key), known))
             elif value[key] is None:
                 self.add(f"{path}.{key}", NO_VALUE, _REQUIRED if key in required else _EMPTY_REMEDY)
         for key in required:
             if key not in value:
                 self.add(f"{path}.{key}", "is missing", _REQUIRED)
         return {key: item for key, item in value.items() if item is not None}
+
+
+def meant(key: str, known: Sequence[str]) -> str:
+    """What to say of a key that is none: the one that is meant, or else all."""
+    near = difflib.get_close_matches(key.strip().lower().replace("-", "_"), known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -8,6 +8,7 @@ Sources: the manuals of ipvsadm(8), of HAProxy (`balance`, `set server … state
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,6 +50,8 @@ _OTHER_METHODS = {
     "ovf": _SPARE,
     "priority": _SPARE,
 }
+#: Of HAProxy: the better of so many that are drawn by chance.
+_DRAWS = re.compile(r"random ?\( ?(\d+) ?\)")
 _STATES = {
     "ready": "active",
     "enabled": "active",
@@ -62,6 +65,9 @@ _STATES = {
 def method(value: Any, path: str) -> Method:
     """A method of balancing. Raises `ConfigError`."""
     word = _plain(value)
+    draws = _DRAWS.fullmatch(word)
+    if draws:
+        word = "random" if draws[1] == "1" else "random_two"
     if word in _OTHER_METHODS:
         raise ConfigError(path, f"{values.shown(value)} is no method here", _OTHER_METHODS[word])
     return values.choice(_METHODS.get(word, word or value), path, METHODS)
