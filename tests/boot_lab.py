@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from _natlb.errors import HostError
 from _natlb.firewalls.forward import ForwardPath
-from _natlb.host import boot_set, journal, processes, staging, store, units
+from _natlb.host import boot_set, cleanup, journal, processes, staging, store, units
 from _natlb.host.staging import Staging
 from _natlb.model.services import parse_config
 from _natlb.plan import boot
@@ -109,7 +109,7 @@ class Host:
         staging.remove_unfinished(self.paths)
         part, staged = self.plan(name, **options)
         self.put(staged)
-        store.remove_if_unused(self.paths)
+        cleanup.remove_if_unused(self.paths)
         return part.differs
 
     def boots(self) -> dict[str, str]:

@@ -313,7 +313,10 @@ def leave_alone(before: str, **arguments: Any) -> None:
     """A change, a removal and a new beginning, of which others do not notice anything."""
     assert module(services=CHANGED, **arguments)["changed"]
     assert theirs() == before
+    # What is compiled is kept for the next run, as long as there is something declared.
+    assert shell("stat --format=%a:%U /run/natlb /run/natlb/code").split() == ["700:root", "600:root"]
     module(state="absent", services=[])
+    assert shell("ls -d /run/natlb /etc/natlb 2>/dev/null || true") == ""
     assert theirs() == before
     assert "natlb" not in shell("nft list tables; iptables-save; ip6tables-save").lower()
     module(**arguments)

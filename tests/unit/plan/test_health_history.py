@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from _natlb.errors import HostError
-from _natlb.host import store
+from _natlb.host import cleanup, store
 from _natlb.host.store import Paths
 from _natlb.model import history
 from _natlb.model.effective import Finding, Place
@@ -66,7 +66,7 @@ def test_after_a_line_that_was_cut_the_next_one_counts(paths: Paths) -> None:
 def test_it_goes_with_the_last_service(paths: Paths) -> None:
     health_history.note(paths, {WEB: DOWN})
     health_history.keep(paths)
-    store.remove_if_unused(paths)
+    cleanup.remove_if_unused(paths)
     assert not paths.run.exists()
     assert not paths.etc.exists()
 

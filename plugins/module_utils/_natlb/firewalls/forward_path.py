@@ -12,11 +12,11 @@ others (nft(8), "verdict statements").
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..host.addresses import number
 from ..host.routes import Network
 from ..model.entities import Config, Frontend
 from ..model.families import family_of, is_everything
@@ -125,12 +125,16 @@ def _answer(packet: Packet) -> Packet:
 
 def _way(routes: Routes, address: str) -> set[str]:
     """The interface of the most specific route to an address or network; empty where there is none."""
-    wanted = ipaddress.ip_network(address)
+    first, _slash, length = address.partition("/")
+    version, wanted = number(first)
+    bits = 128 if version == 6 else 32
     best: tuple[int, str] | None = None
     for network, interface in routes:
-        within = wanted.network_address in network and wanted.prefixlen >= network.prefixlen
-        if within and (best is None or network.prefixlen > best[0]):
-            best = (network.prefixlen, interface)
+        if network.version == version and network.prefixlen <= int(length or bits):
+            rest = bits - network.prefixlen
+            within = wanted >> rest == int(network.network_address) >> rest
+            if within and (best is None or network.prefixlen > best[0]):
+                best = (network.prefixlen, interface)
     return {best[1]} if best and best[1] else set()
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BusyError, HostError
-from . import unix_socket
 from .observation import observed
 
 STATE = "state.json"
@@ -300,48 +299,6 @@ def remove_directory(path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
             raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
-
-
-def remove_if_unused(paths: Paths) -> None:
-    """Leave nothing behind where nothing is declared any more. To be called with the lock held; it goes as well.
-
-    Who waits for it holds an unlinked file then, and begins again.
-    """
-    if (paths.etc / STATE).exists() or (paths.run / STATE).exists():
-        return
-    records = (
-        NORMAL,
-        DECLARED,
-        SEEN,
-        BEFORE,
-        HEALTH,
-        HEALTH + DAMAGED_SUFFIX,
-        HISTORY,
-        MULTIPLES,
-        TOTALS,
-        TAKEN,
-        LAST_RUN,
-        READINESS,
-        UNDONE,
-        CONFIRMED,
-        RELOAD,
-    )
-    for name in (*records, "lock"):
-        remove(paths.run / name)
-    # An agent without systemd outlives this, and the next run is to find it. It removes its socket as it ends.
-    if not unix_socket.is_served(paths.run / AGENT_SOCKET):
-        remove(paths.run / AGENT_SOCKET)
-    for name in (HISTORY, LEFT):
-        remove(paths.etc / name)
-    remove_directory(paths.etc)
-    remove_directory(paths.run)
-
-
-def remove_lock_alone(paths: Paths) -> None:
-    """The same behind a look, which leaves alone what is no trace of its own. To be called with the lock held."""
-    if state_path(paths) is None and {*os.listdir(paths.run)} <= {"lock", AGENT_SOCKET}:
-        remove(paths.run / "lock")
-        remove_directory(paths.run)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import CommandsError, HostError
 from ..firewalls import forward
-from ..host import links, nf_tables, observation, proc, processes, revision, staging, store, sysctl
+from ..host import cleanup, links, nf_tables, observation, proc, processes, revision, staging, store, sysctl
 from ..host.nf_tables import BaseChain
 from ..host.observation import Watch, digest
 from ..host.revision import Revision
@@ -197,7 +197,7 @@ def _tidied(plan: Plan, waits: bool) -> list[str]:
         if not waits:
             agent_files.remove_left_metrics(plan.records[0].request, plan.request)
             store.remove(plan.request.paths.run / store.CONFIRMED)
-            store.remove_if_unused(plan.request.paths)
+            cleanup.remove_if_unused(plan.request.paths)
     except HostError as error:
         return [f"the change is made, but {error}"]
     return []

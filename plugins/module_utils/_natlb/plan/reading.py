@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BusyError, HostError
-from ..host import store
+from ..host import cleanup, store
 from ..host.boot_set import CURRENT
 from ..host.store import Paths
 from . import agent_files, apply, waiting
@@ -60,7 +60,7 @@ def read(paths: Paths, variant: str | None, pending: bool) -> Reading:
             return found
         found = _read(paths, variant, pending)
         # All may have been taken away meanwhile, and the lock is not to be what is left.
-        store.remove_lock_alone(paths)
+        cleanup.remove_lock_alone(paths)
     return found
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import HostError
-from ..host import processes, staging, store
+from ..host import cleanup, processes, staging, store
 from ..host.processes import Command
 from ..host.staging import Staging
 from ..host.store import Paths
@@ -203,7 +203,7 @@ def confirm(paths: Paths, token: str) -> None:
             raise
         store.write_text(paths.run / store.CONFIRMED, token)
         disarm(paths)
-        store.remove_if_unused(paths)
+        cleanup.remove_if_unused(paths)
 
 
 def undo(paths: Paths, token: str) -> None:
