@@ -35,6 +35,7 @@ class Engine:
 
     def __init__(self, name: str, rules: str) -> None:
         self.name, self._rules = name, rules
+        self.loads_modules = name == "iptables"
 
     def boot(self, _rendered: Any, directory: str) -> tuple[dict[str, str], list[str]]:
         name = {"nftables": "ruleset.nft", "iptables": "ruleset.iptables"}[self.name]

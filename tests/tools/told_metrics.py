@@ -14,6 +14,7 @@ if str(CORE) not in sys.path:
 
 from _natlb.model.effective import Finding, Place  # noqa: E402
 from _natlb.model.services import parse_config  # noqa: E402
+from _natlb.model.slots import dealt_slots  # noqa: E402
 from _natlb.status import metrics  # noqa: E402
 
 
@@ -28,7 +29,7 @@ def series() -> list[dict[str, str]]:
     tracked = dict.fromkeys(("count", "max", "drop", "early_drop", "insert_failed"), 5)
     host = metrics.Host("abc", "nftables", False, True, 7, tracked, 1.0, 0.2, False, metrics.Vitals(1.0, 3.0, 5), 2.0)
     checks = [{"check": "tcp 10.0.0.3:80", "last": {"result": "down", "took_s": 0.002}}]
-    text = metrics.text(host, metrics.Balanced(config, {}, down, {}, {}, {}, checks))
+    text = metrics.text(host, metrics.Balanced(config, {}, down, {}, {}, {}, checks, dealt_slots))
     return [told(line) for line in text.splitlines() if not line.startswith("#")]
 
 

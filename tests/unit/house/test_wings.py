@@ -92,6 +92,22 @@ def test_programs_are_run_where_their_output_is_noted() -> None:
     assert {name for name in found if name.startswith("host/")}
 
 
+def test_nobody_asks_which_engine_it_is() -> None:
+    """What differs between engines is a word of their protocol (`model/engine.py`). Only whoever chooses one for this
+    host compares names, of what was asked for."""
+    may = ("nftables/", "iptables/", "plan/engines.py", "plan/expected.py")
+    found = []
+    for path in sorted(CORE.rglob("*.py")):
+        name = str(path.relative_to(CORE))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and not name.startswith(may):
+                words = {item.value for item in ast.walk(node) if isinstance(item, ast.Constant)}
+                found += [f"{name}:{node.lineno}"] * bool(words & _ENGINES)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                found += [f"{name}:{node.lineno}"] * ("Engine" in ast.unparse(node.args[1]))
+    assert found == []
+
+
 def test_the_reader_of_imports_sees_them() -> None:
     from_below = {"errors", "host"}
     rooms = list(wings.imports(CORE / "plan" / "apply.py"))

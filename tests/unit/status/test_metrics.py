@@ -16,6 +16,7 @@ from _natlb.model.effective import Finding, Override, Place
 from _natlb.model.entities import EMPTY, Config
 from _natlb.model.metrics import Metrics, dump_metrics, parse_metrics
 from _natlb.model.services import parse_config
+from _natlb.model.slots import dealt_slots
 from _natlb.status import metrics
 from _natlb.status.metrics import Balanced, Host, Vitals
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,7 +37,7 @@ def config(**keys: Any) -> Config:
 def balanced(**keys: Any) -> Balanced:
     check = {"check": "tcp 10.0.0.3:8080", "last": {"result": "up", "took_s": 0.002}}
     never = {"check": "tcp 10.0.0.4:8080", "last": {"result": None, "took_s": None}}
-    found = Balanced(config(), {}, {}, {}, {WEB1: 10}, {WEB1: 3}, [check, never])
+    found = Balanced(config(), {}, {}, {}, {WEB1: 10}, {WEB1: 3}, [check, never], dealt_slots)
     return found._replace(**keys)
 
 
@@ -115,7 +116,7 @@ def test_what_is_idle_can_be_left_out() -> None:
 
 def test_what_is_not_known_is_not_told() -> None:
     unknown = HOST._replace(drift=None, applied_at=None, apply_took_s=None, apply_succeeded=None, generation=None)
-    text = metrics.text(unknown, Balanced(EMPTY, {}, {}, {}, {}, {}, []))
+    text = metrics.text(unknown, Balanced(EMPTY, {}, {}, {}, {}, {}, [], dealt_slots))
     for word in ("natlb_drift", "last_apply", "generation", "backend"):
         assert word not in text
     assert of(text, "natlb_services") == [0]

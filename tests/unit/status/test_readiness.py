@@ -129,7 +129,7 @@ def test_which_services_cannot_serve(
     unserved: list[str],
 ) -> None:
     request = Request(parse_config(services, []), "auto", None, True, True, paths=None)  # type: ignore[arg-type]
-    engine: Any = SimpleNamespace(name="nftables", is_numbered=True)
+    engine: Any = SimpleNamespace(shares_tables=False, is_numbered=True)
     laid: Findings = {Place(*place, None): item for place, item in findings.items()}
     said = {Place(*place, None): item for place, item in overrides.items()}
     declared = Declared(request)
@@ -145,7 +145,7 @@ def test_only_what_forwards_has_to_be_set() -> None:
     """Not what an interface listens to, which may be gone for good."""
     config = parse_config([service("web", 1, A, SIX)], [])
     request = Request(config, "auto", None, True, True, paths=None, before=Before(("eth7",)))  # type: ignore[arg-type]
-    found = Declared(request).facts(SimpleNamespace(name="nftables", is_numbered=True), {}, {})  # type: ignore[arg-type]
+    found = Declared(request).facts(SimpleNamespace(shares_tables=False, is_numbered=True), {}, {})  # type: ignore[arg-type]
     assert found.settings == {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 
 

@@ -116,8 +116,8 @@ def _of_iptables(engine: Engine, variant: str | None, family: str, builtin: tupl
     stop = ""
     first = "no"
     if table == "nat":
-        # The nftables engine's chains come before these.
-        if engine.name != "iptables":
+        # An engine with tables of its own has chains that come before these.
+        if not engine.shares_tables:
             return
         first = "maybe"
         if engine.title == program.title:

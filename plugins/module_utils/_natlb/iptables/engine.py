@@ -25,7 +25,7 @@ from .dispatch import PREFIX
 from .packet_hash import hashed_slot
 from .program import Iptables, legacy_tables
 from .render import Sharing, SomeServices
-from .service import hashed_slots
+from .service import dealt, hashed_slots
 
 _OVERTAKEN = ("# stands behind rules that let connections pass",)
 
@@ -35,6 +35,8 @@ class IptablesEngine:
 
     name = "iptables"
     nat_priorities: ClassVar[Mapping[str, int]] = {"prerouting": -100, "postrouting": 100}
+    #: `iptables-legacy` asks by a socket option that is not there without its module.
+    shares_tables = loads_modules = True
 
     def __init__(self, variant: str | None, program: Iptables | None = None) -> None:
         self.program = program or Iptables(variant)
@@ -55,6 +57,9 @@ class IptablesEngine:
 
     def identity(self) -> str:
         return self.program.identity()
+
+    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+        return dealt(service, family)
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         return render.render(config, around)

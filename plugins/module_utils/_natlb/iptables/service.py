@@ -12,13 +12,14 @@ The guard is a separate chain, so that a drain does not change it, nor the count
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from ..errors import ConfigError
 from ..model.admission import Admission
 from ..model.entities import Backend, Frontend, Service
 from ..model.hash_keys import BITS, mask
-from ..model.slots import dealt_weights, slots
+from ..model.slots import HASHES, dealt_slots, dealt_weights, slots
 from ..model.territory import APART, Territory
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
@@ -180,6 +181,17 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
     if service.takes_turns:
         return by_turn(name, [targets[backend] for backend in slots(service, family)])
     return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
+
+
+def dealt(service: Service, family: str) -> dict[str, int]:
+    """How new connections are shared out, see `Engine.dealt`."""
+    if service.method in HASHES:
+        return Counter(backend.key for backend in hashed_slots(service, family))
+    if service.takes_turns:
+        return dealt_slots(service, family)
+    # It draws by weight and has no slots, so weights that would need too many of them are fine here.
+    serving = service.serving(family)
+    return dict(zip([backend.key for backend in serving], dealt_weights(serving)))
 
 
 def hashed_slots(service: Service, family: str) -> list[Backend]:

@@ -45,6 +45,19 @@ class Engine(Loader, Protocol):
     def nat_priorities(self) -> Mapping[str, int]:
         """The priority of its chains of nat, by hook."""
 
+    @property
+    def shares_tables(self) -> bool:
+        """Whether its rules are in tables that others use as well. What their rules do to it, and where its own stand
+        among them, is then known once they are listed."""
+
+    @property
+    def loads_modules(self) -> bool:
+        """Whether its program may have to load modules of the kernel by itself, as at boot."""
+
+    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+        """How new connections are shared out in one family: a number for each backend by its key, in relation to each
+        other. A backend that gets none may be left out."""
+
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         """The rules for a configuration."""
 

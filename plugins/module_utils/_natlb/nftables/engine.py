@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..errors import HostError
 from ..host import nf_tables, processes, revision
@@ -19,6 +19,7 @@ from ..model.entities import Backend, Config, Service
 from ..model.families import FAMILIES
 from ..model.hash_keys import Opening
 from ..model.helpers import module
+from ..model.slots import dealt_slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
@@ -43,12 +44,16 @@ class NftablesEngine:
     name = title = "nftables"
     nat_priorities = NAT
     is_numbered = True
+    shares_tables = loads_modules = False
 
     def __init__(self, nft: Nft | None = None) -> None:
         self.nft = nft or Nft()
 
     def identity(self) -> str:
         return self.nft.identity()
+
+    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+        return dealt_slots(service, family)
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
         return render.render(config, around)

@@ -170,7 +170,7 @@ def wanted(
         files[SYSCTL] = (unit_files.sysctl_text(settings), 0o600)
     elif SYSCTL in live.files:
         files[SYSCTL] = live.files[SYSCTL]
-    loads_modules = request.firewall == "accept" or engine.name == "iptables"
+    loads_modules = request.firewall == "accept" or engine.loads_modules
     etc = request.paths.etc
     has = (UPLINKS_SCRIPT in files, agent_files.unit(request, files))
     found = unit_files.units(etc, *has, loads_modules) if live.systemd else []

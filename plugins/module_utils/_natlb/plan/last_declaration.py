@@ -128,7 +128,7 @@ def keep_forms(paths: Paths, known: KnownForms, normals: Iterable[NormalForm]) -
 
 def live(engine: Engine, paths: Paths, known: KnownForms) -> Ruleset:
     """The live rules: what the last run loaded, where nobody has committed any since; else as they are listed."""
-    if engine.name == "nftables" and unchanged.holds(paths):
+    if not engine.shares_tables and unchanged.holds(paths):
         observation.note_generation()
         found = normal_form.known_rules(engine, known.forms)
         if found is not None:

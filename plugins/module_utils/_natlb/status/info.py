@@ -6,23 +6,21 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Callable
 
 from ..errors import HostError
 from ..host import flows as tracked
 from ..host import left, nf_tables, proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
-from ..iptables.service import hashed_slots
 from ..model import clients, history, snat_ports, tracking
 from ..model.effective import Count, EffectiveBackend, Place, effective_backends, quorums
 from ..model.entities import PROTOCOLS, Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
-from ..model.slots import HASHES, dealt_slots, dealt_weights
 from ..model.takeover import Obstacle, obstacles
 from ..plan import agent_files, forwarding, health_history, orders, reading
 from ..plan.apply import Plan
@@ -144,7 +142,7 @@ def _service(
 ) -> dict[str, Any]:
     standing = effective_backends(service, plan.laid.overrides, plan.laid.findings)
     effective = replace(service, backends=tuple(item.effective for item in standing))
-    shares = expected_shares(levelled_service(effective, plan.laid.multiples), plan.engine.name)
+    shares = expected_shares(levelled_service(effective, plan.laid.multiples), plan.engine.dealt)
     return {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
@@ -219,18 +217,11 @@ def _history(service: Service, item: EffectiveBackend, kept: History) -> list[di
     ]
 
 
-def expected_shares(service: Service, engine: str) -> dict[str, float]:
-    """Share of a family's new connections by backend key, as the engine deals them out."""
+def expected_shares(service: Service, deal: Callable[[Service, str], Mapping[str, int]]) -> dict[str, float]:
+    """Share of a family's new connections by backend key, as an engine deals them out (`Engine.dealt`)."""
     shares = {backend.key: 0.0 for backend in service.backends}
     for family in service.families():
-        serving = service.serving(family)
-        if service.method == "random" and engine == "iptables":
-            # It draws by weight and has no slots, so weights that would need too many of them are fine here.
-            dealt = dict(zip([backend.key for backend in serving], dealt_weights(serving)))
-        elif service.method in HASHES and engine == "iptables":
-            dealt = Counter(backend.key for backend in hashed_slots(service, family))
-        else:
-            dealt = dealt_slots(service, family)
+        dealt = deal(service, family)
         for key, count in dealt.items():
             shares[key] = round(count / sum(dealt.values()), 4)
     return shares

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends, quorums
 from ..model.entities import Backend, Config, Service
@@ -56,6 +56,8 @@ class Balanced(NamedTuple):
     active: Mapping[Key, int]
     #: As `health/overview.py` gives them.
     checks: Sequence[Mapping[str, Any]]
+    #: See `Engine.dealt`.
+    dealt: Callable[[Service, str], Mapping[str, int]]
 
 
 def text(host: Host, balanced: Balanced, idle: bool = True) -> str:
@@ -64,7 +66,7 @@ def text(host: Host, balanced: Balanced, idle: bool = True) -> str:
     _host(found, host)
     _tracking(found, host.tracking)
     _services(found, balanced)
-    _backends(found, host.engine, balanced, idle)
+    _backends(found, balanced, idle)
     _checks(found, balanced.checks)
     return found.text()
 
@@ -146,7 +148,7 @@ class _Backend(NamedTuple):
         return f'{self.own[:-1]},{name}="{escaped(value)}"}}'
 
 
-def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) -> None:
+def _backends(found: Exposition, balanced: Balanced, idle: bool) -> None:
     serving: list[tuple[str, Value]] = []
     below: list[tuple[str, Value]] = []
     backends: list[_Backend] = []
@@ -157,7 +159,7 @@ def _backends(found: Exposition, engine: str, balanced: Balanced, idle: bool) ->
             for family in service.families()
         ]
         below += _below(service, standing, balanced.findings)
-        shares = expected_shares(effective, engine)
+        shares = expected_shares(effective, balanced.dealt)
         # What all backends of a service have in common is written once: with ten thousand services that is felt.
         of = labels({"service": service.name})[:-1]
         for item in standing:

@@ -126,6 +126,13 @@ def is_pending(paths: Paths) -> bool:
     return any(paths.run.glob("rollback.*/pending"))
 
 
+def holder(shares_tables: bool, is_numbered: bool) -> str:
+    """What holds the rules of an engine of which this is so, see `Engine`."""
+    if not shares_tables:
+        return "nftables"
+    return "iptables-nft" if is_numbered else "iptables-legacy"
+
+
 def missing(facts: Facts) -> list[str]:
     """The families of which the kernel has no way into rules of ours, told without listing them."""
     return [family for family in facts.families if not any(map(_WAYS[facts.held_by], _CHAINS, [family] * 2))]

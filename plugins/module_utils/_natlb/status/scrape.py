@@ -86,7 +86,8 @@ def scrape(
         now=time.time(),
         left=left.read(paths) is not None,
     )
-    balanced = metrics.Balanced(request.config, laid.overrides, laid.findings, laid.multiples, sums, active, checks)
+    standing = laid.overrides, laid.findings, laid.multiples
+    balanced = metrics.Balanced(request.config, *standing, sums, active, checks, meter.engine.dealt)
     return metrics.text(host, balanced, idle)
 
 

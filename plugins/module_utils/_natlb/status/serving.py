@@ -59,9 +59,8 @@ class Declared:
             for name, families in lacking.items()
             if families
         ]
-        variant = "nft" if engine.is_numbered else "legacy"
         return Facts(
-            held_by=engine.name if engine.name == "nftables" else f"{engine.name}-{variant}",
+            held_by=readiness.holder(engine.shares_tables, engine.is_numbered),
             families=list(config.families()),
             settings=forwarding.switches(config) if self.request.forwarding else {},
             agent=agent_files.runs(self.request) and self.request.persist,
