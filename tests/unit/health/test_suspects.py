@@ -50,15 +50,15 @@ def test_a_connection_is_overdue_in_its_second_look_and_speaks_once() -> None:
     table = Table()
     suspects = table.suspects()
     table.waiting = {(WEB, b"1"), (DNS, b"2")}
-    assert suspects.look(0.0) == set()
+    assert suspects.scan(0.0) == set()
     assert suspects.due == AGAIN_S
     table.waiting = {(WEB, b"1"), (DNS, b"3")}
-    assert suspects.look(0.2) == {WEB}
-    assert suspects.look(0.4) == {DNS}
-    assert suspects.look(0.6) == set(), "one-way datagrams would have a check every time"
+    assert suspects.scan(0.2) == {WEB}
+    assert suspects.scan(0.4) == {DNS}
+    assert suspects.scan(0.6) == set(), "one-way datagrams would have a check every time"
     table.waiting |= {(WEB, b"4")}
-    assert suspects.look(0.8) == set()
-    assert suspects.look(1.0) == {WEB}
+    assert suspects.scan(0.8) == set()
+    assert suspects.scan(1.0) == {WEB}
 
 
 @pytest.mark.parametrize(("cost_s", "pause_s"), [(0.001, EVERY_S), (0.01, 0.5), (0.1, 5.0)])
@@ -66,14 +66,14 @@ def test_looks_take_two_percent_of_the_time(cost_s: float, pause_s: float) -> No
     """Also where some connection is unanswered at any time, as on a balancer with a lot to do."""
     table = Table(cost_s)
     suspects = table.suspects()
-    suspects.look(0.0)
+    suspects.scan(0.0)
     assert suspects.due == pytest.approx(pause_s)
     now, number = suspects.due, 0
     table.spent_s, end = 0.0, now + 200 * pause_s
     while now < end:
         number += 1
         table.waiting = {(WEB, b"%d" % number)}
-        assert suspects.look(now) == set()
+        assert suspects.scan(now) == set()
         now = suspects.due
     assert table.spent_s <= (2 * 200 + BURST) * cost_s, "a second look for each, at the most"
 
@@ -84,13 +84,13 @@ def test_a_host_that_forwards_nothing_is_looked_at_less_often() -> None:
     suspects = table.suspects()
     now = 0.0
     while now < 100:
-        suspects.look(now)
+        suspects.scan(now)
         now = suspects.due
     assert table.spent_s <= 0.01 * (100 / IDLE_S + 2)
     table.forwarded, table.waiting = 8, {(WEB, b"1")}
-    assert suspects.look(now) == set()
+    assert suspects.scan(now) == set()
     assert suspects.due == now + AGAIN_S
-    assert suspects.look(suspects.due) == {WEB}, "a client that waits sends nothing meanwhile"
+    assert suspects.scan(suspects.due) == {WEB}, "a client that waits sends nothing meanwhile"
 
 
 def test_whether_anybody_was_answered_meanwhile() -> None:
@@ -118,7 +118,7 @@ class Fake:
     def start(self) -> None:
         self.started = True
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Nothing."""
 
     def late(self, within_s: float) -> None:

@@ -41,5 +41,5 @@ def test_what_comes_and_goes_is_told_once_a_minute() -> None:
 def test_what_is_made_no_more_is_forgotten() -> None:
     found = Unasked()
     found.note("a", "10.0.0.3:80", NO_PROGRAM)
-    found.forget("a")
+    found.discard("a")
     assert found.told(1.0) == ""

@@ -11,7 +11,7 @@ import pytest
 from _natlb.model import local_state
 from _natlb.model.effective import Place
 from _natlb.model.entities import Config
-from _natlb.model.least_connections import LEAST, MOST, levelled, multiples, of_known, settled
+from _natlb.model.least_connections import LEAST, MOST, levelled, multiples, of_known, with_hysteresis
 from _natlb.model.services import parse_config
 from _natlb.model.slots import dealt_slots
 from hypothesis import given
@@ -65,10 +65,10 @@ def test_levels(active: list[int], weights: list[int], arrivals: float, expected
 
 
 def test_small_differences_leave_the_slots_alone() -> None:
-    assert settled([1.0, 1.0], [1.1, 0.9]) == [1.0, 1.0]
-    assert settled([1.5, 0.5], [1.42, 0.58]) == [1.5, 0.5]
-    assert settled([1.5, 0.5], [1.3, 0.7]) == [1.3, 0.7]
-    assert settled([1.2, 0.8], [1.02, 0.98]) == [1.0, 1.0], "whole turns, as soon as they do"
+    assert with_hysteresis([1.0, 1.0], [1.1, 0.9]) == [1.0, 1.0]
+    assert with_hysteresis([1.5, 0.5], [1.42, 0.58]) == [1.5, 0.5]
+    assert with_hysteresis([1.5, 0.5], [1.3, 0.7]) == [1.3, 0.7]
+    assert with_hysteresis([1.2, 0.8], [1.02, 0.98]) == [1.0, 1.0], "whole turns, as soon as they do"
 
 
 def test_slots_are_dealt_by_multiples() -> None:

@@ -158,7 +158,7 @@ class Watch:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read what there is, and tell what is new of it."""
         self._meet_agent()
         before = self._view
@@ -251,7 +251,7 @@ def watch(parsed: argparse.Namespace, paths: Paths) -> int:
         while True:
             began, spent = time.monotonic(), spent_s()
             try:
-                found.look()
+                found.poll()
             except HostError as error:
                 output.tell(News("error", f"{error}; trying again"))
             left = None if left is None else left - 1

@@ -75,7 +75,7 @@ class Opening:
         self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
         return forward_rules.split(found)[1]
 
-    def look(self, family: str) -> str:
+    def read_filter(self, family: str) -> str:
         """What the kernel holds of a family's table filter now; `live` is what of it is of this way."""
         text = self.program.save(family, table="filter")
         self.live.update(self.parse(family, text))
@@ -136,7 +136,7 @@ class Opening:
         now = Opening(self.program.variant)
         families = [family for family in self._families() if not self.is_legacy or "filter" in legacy_tables(family)]
         for family in families:
-            chains = parse_save(family, now.look(family), "")
+            chains = parse_save(family, now.read_filter(family), "")
             if chains is not None:
                 now.rendered.update({key: section for key, section in self.rendered.items() if key.family == family})
                 _mark_misplaced(now.live, chains, tried)
@@ -196,7 +196,7 @@ class ForwardPath:
         opened = {key.family for opening in self.openings if not opening.is_legacy for key in opening.rendered}
         for family in {packet.family for packet in self.tried()} - opened:
             there = nf_tables.rules(family, "filter", "FORWARD") is not None
-            chains = parse_save(family, now.look(family), "") if there else None
+            chains = parse_save(family, now.read_filter(family), "") if there else None
             if chains is not None and (chains.policy != "accept" or may_deny(chains, self.tried())):
                 return True
         return False
@@ -273,7 +273,7 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
 
     A chain that already has an opening of ours counts as one of iptables: the opening stays, and can be removed.
     """
-    text = opening.look(family)
+    text = opening.read_filter(family)
     chains = parse_save(family, text, "")
     ours = any(key.family == family for key in opening.live)
     if chains is None or (family in strange and not ours and not opening.is_legacy):

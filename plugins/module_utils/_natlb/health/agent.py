@@ -204,7 +204,7 @@ class Agent:
         if now < self._suspects.due or self._checker.next_due() is None:
             return
         try:
-            for suspect in self._suspects.look(now):
+            for suspect in self._suspects.scan(now):
                 watch = partial(self._suspects.answered_from_now_on, suspect)
                 is_needed = self._running.is_needed(suspect.address)
                 self._checker.check_now(suspect.address, suspect.port, watch, is_needed)
@@ -342,7 +342,7 @@ class Agent:
         if not self._looks_for_harm or not self._looks.take(now):
             return
         self._looks_for_harm = False
-        if self._running.put_back():
+        if self._running.reload_missing():
             self._tell_back("at once")
         if self._restore_at is not None and not self._stays_closed and self._running.is_newly_closed():
             self._restore_at = min(self._restore_at, now + QUIET_S)

@@ -44,7 +44,7 @@ class Attempt(Protocol):
     def start(self) -> None:
         """Begin; `done` is called once, at the latest by `late`, and maybe already here."""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """See whether it has ended."""
 
     def late(self, within_s: float) -> None:
@@ -88,7 +88,7 @@ class SocketAttempt:
         else:
             self._fail(OSError(status, os.strerror(status)))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Nothing: the selector tells of everything."""
 
     @property

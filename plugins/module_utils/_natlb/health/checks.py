@@ -121,7 +121,7 @@ class Checker:
         for question in [question for question in self._checks if question not in wanted]:
             check = self._checks.pop(question)
             self._ramps.pop(check, None)
-            self.unasked.forget(check)
+            self.unasked.discard(check)
             check.due = float("inf")
             if check.attempt is not None:
                 check.attempt.close()
@@ -241,12 +241,12 @@ class Checker:
             if check.attempt is None:
                 self._start(check, now)
             elif check.deadline > now:
-                check.attempt.look()
+                check.attempt.poll()
                 self._push_attempt(check, now)
             elif now > check.deadline + STALLED_S and not check.graced:
                 check.graced = True
                 self._push(check, now + GRACE_S)
-                check.attempt.look()
+                check.attempt.poll()
             else:
                 check.attempt.late(check.deadline - check.started)
         for check in [check for check, due in self._ramps.items() if due <= now]:

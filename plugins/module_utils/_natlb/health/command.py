@@ -48,9 +48,9 @@ class Command:
         if child.watch is None:
             self.look_s = _LOOK_S
         else:
-            self._selector.register(child.watch, READ, lambda _mask: self.look())
+            self._selector.register(child.watch, READ, lambda _mask: self.poll())
 
-    def look(self) -> None:
+    def poll(self) -> None:
         child = self._child
         if child is None or not child.exited():
             return

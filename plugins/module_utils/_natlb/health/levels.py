@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 
 from ..model.effective import Place
 from ..model.entities import Backend, Service
-from ..model.least_connections import multiples, place_of, settled
+from ..model.least_connections import multiples, place_of, with_hysteresis
 from .forked import forked
 
 #: How often it is looked, and the part of a processor that looks may take where there are many connections.
@@ -30,7 +30,7 @@ _CHUNK = 1 << 18
 Read = Callable[[Iterable[Service]], Iterable[tuple[Place, bytes]]]
 
 
-class Look(NamedTuple):
+class Sample(NamedTuple):
     """The active connections of each backend: a number for each, by which it is known again."""
 
     at: float
@@ -44,7 +44,7 @@ class Levels:
         self._selector, self._read = selector, read
         self.due = float("inf")
         self._services: Sequence[Service] = ()
-        self._before: Look | None = None
+        self._before: Sample | None = None
         self._dealt: dict[Place, float] = {}
         self._child: _Child | None = None
         self._found: dict[Place, float] | None = None
@@ -79,13 +79,13 @@ class Levels:
         active: dict[Place, set[int]] = {place: set() for place in places}
         for at in range(0, len(numbers), 2):
             active[places[numbers[at]]].add(numbers[at + 1])
-        look = Look(began, active)
+        sample = Sample(began, active)
         if self._before is not None:
-            self._found = self._levelled(self._before, look)
+            self._found = self._levelled(self._before, sample)
             self._dealt.update(self._found)
-        self._before = look
+        self._before = sample
 
-    def _levelled(self, before: Look, now: Look) -> dict[Place, float]:
+    def _levelled(self, before: Sample, now: Sample) -> dict[Place, float]:
         found: dict[Place, float] = {}
         ahead = AHEAD * max(EVERY_S, self.due - now.at) / (now.at - before.at)
         for service in self._services:
@@ -95,7 +95,7 @@ class Levels:
         return found
 
     def _of(
-        self, service: Service, backends: Sequence[Backend], before: Look, now: Look, ahead: float
+        self, service: Service, backends: Sequence[Backend], before: Sample, now: Sample, ahead: float
     ) -> dict[Place, float]:
         places = [place_of(service, backend) for backend in backends]
         lasting = [len(now.active[place] & before.active.get(place, set())) for place in places]
@@ -108,7 +108,7 @@ class Levels:
         weights = [backend.weight * backend.share for backend in backends]
         # Where hardly any come, the next few go where the fewest are.
         dealt = multiples(active, weights, max(arrived * ahead, len(places)))
-        return dict(zip(places, settled([self._dealt.get(place, 1.0) for place in places], dealt)))
+        return dict(zip(places, with_hysteresis([self._dealt.get(place, 1.0) for place in places], dealt)))
 
 
 class _Child:

@@ -69,7 +69,7 @@ class Suspects:
         self._idle_until = 0.0
         self.due = 0.0
 
-    def look(self, now: float) -> set[Suspect]:
+    def scan(self, now: float) -> set[Suspect]:
         """Those that are overdue. Raises `HostError`."""
         traffic = self._forwarded()
         if traffic == self._traffic and not self._before and now < self._idle_until:

@@ -24,13 +24,13 @@ class Unasked:
     def note(self, check: Hashable, target: str, outcome: Outcome) -> None:
         """What a check found."""
         if outcome.state != "unasked":
-            self.forget(check)
+            self.discard(check)
             return
         reason = f"{target} cannot be checked: {outcome.reason}"
         self._is_new |= self._reasons.get(check) != reason
         self._reasons[check] = reason
 
-    def forget(self, check: Hashable) -> None:
+    def discard(self, check: Hashable) -> None:
         """It is made no more."""
         self._reasons.pop(check, None)
 

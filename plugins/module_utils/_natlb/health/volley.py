@@ -42,10 +42,10 @@ class Volley:
             if attempt in self._under_way:
                 attempt.start()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """See whether one has ended."""
         for attempt in self._all():
-            attempt.look()
+            attempt.poll()
 
     def late(self, within_s: float) -> None:
         """None was in time."""

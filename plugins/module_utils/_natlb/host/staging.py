@@ -186,7 +186,7 @@ class _Change:
                 store.remove(self._paths.run / store.RELOAD)
             units.start(staging.orders)
         except BaseException:
-            self._put_back()
+            self._undo_all()
             raise
         # As `systemctl disable` does, where nothing else is in it.
         entries = staging.after.items()
@@ -216,7 +216,7 @@ class _Change:
         self._kept.append(name)
         return name
 
-    def _put_back(self) -> None:
+    def _undo_all(self) -> None:
         for step in reversed(self._undo):
             with contextlib.suppress(HostError, OSError):
                 step()

@@ -56,7 +56,7 @@ def multiples(active: Sequence[float], weights: Sequence[float], arrivals: float
     return given(high)
 
 
-def settled(before: Sequence[float], now: Sequence[float]) -> list[float]:
+def with_hysteresis(before: Sequence[float], now: Sequence[float]) -> list[float]:
     """The multiples to deal, in steps of a slot. Small differences are no reason to deal anew, and around their fair
     shares backends simply take turns."""
     ones = [1.0] * len(now)

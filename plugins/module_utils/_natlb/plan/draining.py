@@ -78,7 +78,7 @@ def backend(
             must_leave(change.request, going, min_active)
 
     try:
-        change = orders.look(paths, backend, service, order, variant)
+        change = orders.preview(paths, backend, service, order, variant)
     except UnknownBackendError as error:
         if allow_missing:
             return {**_told(None), "missing": str(error)}

@@ -22,7 +22,7 @@ NAMES = {"ip": "net/ipv4/ip_forward", "ip6": "net/ipv6/conf/all/forwarding"}
 
 
 #: Gives a kernel setting by its name; None where there is none.
-Look = Callable[[str], "str | None"]
+Reader = Callable[[str], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Before:
 
 
 def read_before(
-    kept: Before, families: Collection[str], routes: Routes, get: Look, bridges: Callable[[], Iterable[str]]
+    kept: Before, families: Collection[str], routes: Routes, get: Reader, bridges: Callable[[], Iterable[str]]
 ) -> Before:
     """What this host was before these families were forwarded, as far as it must go on. See `_listening`."""
     closed = {family: item for family, item in kept.closed.items() if family in families}
@@ -52,7 +52,7 @@ def read_before(
     return Before(_listening(kept, routes, get) if "ip6" in families else (), closed)
 
 
-def _observe(family: str, get: Look, bridges: Iterable[str]) -> Closed:
+def _observe(family: str, get: Reader, bridges: Iterable[str]) -> Closed:
     """The interfaces that there are now."""
     version = "ipv6" if family == "ip6" else "ipv4"
     names = links.names()
@@ -82,7 +82,7 @@ def released(kept: Before, families: Collection[str]) -> tuple[dict[str, str], l
     return settings, warnings
 
 
-def _listening(kept: Before, routes: Routes, get: Look) -> tuple[str, ...]:
+def _listening(kept: Before, routes: Routes, get: Reader) -> tuple[str, ...]:
     """The interfaces that must go on listening to router advertisements.
 
     A router believes no other router's advertisements (RFC 4861, section 6.2.8), so in the moment in which IPv6

@@ -20,19 +20,19 @@ class KeptRequest:
         self._digest = b""
 
     def read(self) -> None:
-        self._stamp, self._digest = self._look()
+        self._stamp, self._digest = self._read()
 
     def is_same(self) -> bool:
         """A file that was written anew may say the same."""
         if self._stamp is not None and self._status() == self._stamp:
             return True
-        stamp, digest = self._look()
+        stamp, digest = self._read()
         if digest != self._digest:
             return False
         self._stamp = stamp
         return True
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, bytes]:
+    def _read(self) -> tuple[tuple[int, int, int] | None, bytes]:
         stamp, path = self._status(), store.state_path(self._paths)
         text = store.read_text(path) if path else None
         return stamp, hashlib.blake2b((text or "").encode()).digest()

@@ -171,7 +171,7 @@ class Change(NamedTuple):
         )
 
 
-def look(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Change:
+def preview(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Change:
     """What the order would change. Raises `HostError` where there is no such backend."""
     return _change(requests.restored(waiting.live(paths), variant)[0], backend, service, order)
 
@@ -190,7 +190,7 @@ def give(
     meets what the first has left. While a change waits for its confirmation, it is said of the former declaration too.
     """
     with waiting.lock(paths) as directory:
-        change = look(paths, backend, service, order, variant)
+        change = preview(paths, backend, service, order, variant)
         permit(change)
         if change.is_none:
             return change, running.carry_out(paths, variant, directory)[1]

@@ -141,7 +141,7 @@ class Running:
         """The same. To be called with the lock held."""
         self._learn()
         self._revision = self._listed = None
-        gone = self._put_back()
+        gone = self._reload_missing()
         plan, outcome, left = carry_out(self._paths, self._variant, directory)
         self._know(plan, directory)
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
@@ -200,17 +200,17 @@ class Running:
             kept = store.read_cache(self._paths.run / store.NORMAL)
             store.write_text(self._paths.run / store.NORMAL, json.dumps({**kept, engine.title: normal}))
 
-    def put_back(self) -> bool:
+    def reload_missing(self) -> bool:
         """Put back at once what somebody has taken away, as far as that can be told without reading the host, which
         takes longer: `restore` is to follow. Returns whether there was anything. Raises `HostError`."""
         with store.lock(self._paths):
-            return self._put_back()
+            return self._reload_missing()
 
     def is_newly_closed(self) -> bool:
         """Whether somebody has closed the way of our connections, which the next `restore` is to open."""
         return self._plan is not None and self._known is not None and self._plan.path.is_newly_closed()
 
-    def _put_back(self) -> bool:
+    def _reload_missing(self) -> bool:
         if self._plan is None or self._known is None or not self._is_declared():
             return False
         engine = self._plan.engine

@@ -36,7 +36,7 @@ _BY = {
 }
 
 
-def found(
+def addressed(
     question: Question, frontends: Frontends, services: Sequence[Service], arrives: str
 ) -> tuple[Service | None, Step]:
     """The service whose frontend this is."""

@@ -77,7 +77,7 @@ def follow(question: Question, seconds: float) -> Iterator[str | Outcome]:
             for met in _heard(monitor, _LOOK_S):
                 last = met
                 yield str(met)
-            told, outcome = watched.look(time.monotonic())
+            told, outcome = watched.poll(time.monotonic())
             yield from told
         # The monitor tells of packets a little later than they come.
         while heard := list(_heard(monitor, _QUIET_S)):
@@ -96,7 +96,7 @@ class _Watched:
         #: Those without an answer, and since when.
         self.began: dict[bytes, float] = {}
 
-    def look(self, now: float) -> tuple[list[str], Outcome | None]:
+    def poll(self, now: float) -> tuple[list[str], Outcome | None]:
         told: list[str] = []
         for item in _connections(self._question):
             if item.original in self._known:

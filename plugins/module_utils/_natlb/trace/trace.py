@@ -79,7 +79,7 @@ class _Tracing:
         first = self._first()
         if not trace.take(list(self._before(first))):
             return trace
-        service, step = decision.found(question, self._frontends, self._config.services, self._interface)
+        service, step = decision.addressed(question, self._frontends, self._config.services, self._interface)
         if not trace.take([step]) or service is None:
             return trace
         if not trace.take([*ownership.target(question, self._interface)]):
