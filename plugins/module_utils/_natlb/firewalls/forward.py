@@ -24,6 +24,7 @@ from ..host.routes import Routes
 from ..iptables import foreign_jumps, forward_rules, restore
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
+from ..model.choices import Firewall
 from ..model.entities import Config
 from ..model.families import FAMILIES, family_of
 from ..nftables.program import Nft
@@ -34,8 +35,6 @@ from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .walk import Chains, Packet
 
-#: What `firewall` may be: only say what stands in the way, or make a way through as well.
-CHOICES = ("warn", "accept")
 _MISPLACED = "# stands behind a rule that may deny its connections"
 _MARKS = (("DOCKER-USER", "Docker"), ("ufw-before-forward", "ufw"), ("FWD_public", "firewalld"))
 
@@ -172,7 +171,7 @@ FILES = tuple(f"forward.{name}{tail}" for name in ("iptables", "ip6tables") for 
 class ForwardPath:
     """The state of the forward path: openings that exist or should exist, and warnings."""
 
-    firewall: str
+    firewall: Firewall
     openings: list[Opening] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     #: The packets of our connections.
@@ -206,10 +205,10 @@ class ForwardPath:
         return [place for opening in self.openings for place in opening.precedes()]
 
 
-def read(config: Config, firewall: str, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
+def read(config: Config, firewall: Firewall, routes: Routes, chains_of_nft: Sequence[BaseChain]) -> ForwardPath:
     """Read the forward path, and find out what a run has to do there. Changes nothing.
 
-    `firewall` is one of `CHOICES`; `chains_of_nft` are all base chains.
+    `chains_of_nft` are all base chains.
     """
     tried = cache(partial(packets, config, routes.ways))
     path = ForwardPath(firewall, tried=tried)

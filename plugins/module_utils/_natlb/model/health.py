@@ -9,17 +9,22 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Literal, NamedTuple
 
 from ..errors import ConfigError, ConfigErrors
 from . import values
 from .reading import Reading
 
+CheckType = Literal["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
+HttpMethod = Literal["GET", "HEAD", "OPTIONS"]
+#: What becomes of connections that are established to a backend that is down.
+OnDown = Literal["keep", "reset"]
+
 _TARGET = ("port", "address")
 _SOCKET = (*_TARGET, "source")
 _HTTP = (*_SOCKET, "path", "host", "method", "status", "body")
 #: The keys of each type of check.
-HEALTH_KEYS: dict[str, tuple[str, ...]] = {
+HEALTH_KEYS: dict[CheckType, tuple[str, ...]] = {
     "none": (),
     "tcp": _SOCKET,
     "http": _HTTP,
@@ -40,8 +45,8 @@ _REQUIRED = {
     "udp": {"send": "name what to send, such as ping or hex:00ff"},
     "dns": {"query": "name what to ask for, such as www.example.com"},
 }
-HTTP_METHODS = ("GET", "HEAD", "OPTIONS")
-ON_DOWN = ("keep", "reset")
+HTTP_METHODS: tuple[HttpMethod, ...] = ("GET", "HEAD", "OPTIONS")
+ON_DOWN: tuple[OnDown, ...] = ("keep", "reset")
 
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
@@ -58,7 +63,7 @@ class Health:
     `port` and `address` are None where they are the backend's. `status` holds ranges, both ends included.
     """
 
-    type: str
+    type: CheckType
     port: int | None = None
     address: str | None = None
     #: Where checks come from, for the backends of its family.
@@ -75,11 +80,10 @@ class Health:
     slow_start_s: float = 0.0
     #: Whether the backends of a family go on serving where the checks of all of them fail at once.
     fail_open: bool = False
-    #: What becomes of connections that are established to a backend that is down.
-    on_down: str = "keep"
+    on_down: OnDown = "keep"
     path: str = "/"
     host: str | None = None
-    method: str = "GET"
+    method: HttpMethod = "GET"
     status: tuple[tuple[int, int], ...] = ((200, 200),)
     body: str | None = None
     verify: bool = False

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: What a run may do with them.
-CHOICES = ("drop", "accept")
 #: A host may route multicast without forwarding unicast.
 MULTICAST = {"ip": "224.0.0.0/4", "ip6": "ff00::/8"}
 

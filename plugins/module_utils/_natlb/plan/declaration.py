@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import ConfigError, ConfigErrors
+from ..model import choices
 from ..model import values as parse
 from ..model.entities import EMPTY, Config
 from ..model.metrics import parse_metrics
@@ -16,11 +17,11 @@ from ..model.services import parse_config
 from ..model.tracking import parse_tracking
 from . import rollback
 
-CHOICES = {
-    "engine": ("auto", "nftables", "iptables"),
-    "firewall": ("warn", "accept"),
-    "transit": ("drop", "accept"),
-    "state": ("present", "absent"),
+CHOICES: Mapping[str, Sequence[str]] = {
+    "engine": choices.ENGINES,
+    "firewall": choices.FIREWALL,
+    "transit": choices.TRANSIT,
+    "state": choices.STATES,
 }
 FLAGS = ("forwarding", "agent", "persist", "allow_management_port")
 #: Options of the module `balancer`.
@@ -42,7 +43,7 @@ def check(values: Mapping[str, Any]) -> Config:
         (rollback_seconds, (values.get("rollback_after", 0),)),
     ]
     readers += [
-        (parse.choice, (values[option], option, choices)) for option, choices in CHOICES.items() if option in values
+        (parse.choice, (values[option], option, offered)) for option, offered in CHOICES.items() if option in values
     ]
     readers += [(parse.boolean, (values[option], option)) for option in FLAGS if option in values]
     for read, arguments in readers:

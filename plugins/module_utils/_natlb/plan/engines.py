@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..errors import HostError
 from ..host import nf_tables, processes
 from ..iptables import program
 from ..iptables.engine import IptablesEngine
+from ..model.choices import RequestedEngine
 from ..model.engine import Engine
 from ..model.families import FAMILIES
 from ..nftables import text
@@ -16,10 +19,10 @@ from ..nftables.engine import NftablesEngine, nft_problem
 from ..ruleset.sections import Ruleset
 
 #: What each engine cannot do without.
-PROGRAMS = {"nftables": "nft", "iptables": "iptables"}
+PROGRAMS: dict[RequestedEngine, str] = {"nftables": "nft", "iptables": "iptables"}
 
 
-def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
     """The engine for this host, and warnings about what else lives on it.
 
     `auto` takes nftables where nft and the kernel can do it, unless rules live in iptables-legacy: two NAT engines in
@@ -46,15 +49,15 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
     return IptablesEngine(_variant(variant, legacy)), warnings
 
 
-def choose_to_read(held_by: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose_to_read(held_by: RequestedEngine | Literal[""], variant: str | None = None) -> tuple[Engine, list[str]]:
     """The engine that holds the rules, for who only looks at them. Raises `HostError` where its program is gone."""
-    program = PROGRAMS.get(held_by)
+    program = PROGRAMS.get(held_by) if held_by else None
     if program and processes.find(program) is None:
         raise HostError(
             f"{program} is no longer installed, so the rules of {held_by} cannot be read "
             f"(install the package {held_by}, or run natlb.netfilter.deploy, which installs it)"
         )
-    return choose(held_by, variant)
+    return choose(held_by or "auto", variant)
 
 
 def _variant(wanted: str | None, legacy: bool) -> str | None:

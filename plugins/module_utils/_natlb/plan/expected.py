@@ -13,6 +13,7 @@ from __future__ import annotations
 from ..host import processes
 from ..iptables.engine import IptablesEngine
 from ..iptables.program import Iptables, legacy_has_rules
+from ..model.choices import RequestedEngine
 from ..model.clients import KnownClients
 from ..model.engine import Engine
 from ..model.entities import Config
@@ -73,7 +74,7 @@ class ExpectedIptables(_Unasked, IptablesEngine):
         super().__init__(_VARIANT, _Iptables())
 
 
-def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
     """As `engines.choose` would on this host once it has the programs of the engine that is asked for."""
     if requested == "iptables":
         if processes.find("iptables-restore") is None:
@@ -83,7 +84,7 @@ def choose(requested: str, variant: str | None = None) -> tuple[Engine, list[str
     return engines.choose(requested, variant)
 
 
-def choose_to_remove(requested: str, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose_to_remove(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
     """As `engines.choose`, for a host on which nothing is to stay.
 
     Programs that are not there any more, or not the ones that are asked for, are no reason to leave the rest."""

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import ConfigError, ConfigErrors, HostError
-from ..firewalls import forward
 from ..host import proc
 from ..host.store import Paths
-from ..model import transit, values
+from ..model import choices, values
 from ..model.entities import EMPTY
 from ..model.metrics import Metrics, parse_metrics
 from ..model.services import parse_config
@@ -70,7 +69,7 @@ class Options:
         program: Callable[[], str] | None,
         last: LastDeclaration | None,
     ) -> Request:
-        present = self.state == "present"
+        present = values.choice(self.state, "state", choices.STATES) == "present"
         if self.services is None and not self.egress and present:
             remedy = "write services: [] or state: absent to remove every service"
             raise ConfigError("services", "is missing", remedy)
@@ -82,14 +81,14 @@ class Options:
             guard.check(config, guard.endpoints(proc.parent_environments()))
         request = Request(
             config=config,
-            engine=self.engine,
+            engine=values.choice(self.engine, "engine", choices.ENGINES),
             variant=variant,
             forwarding=self.forwarding,
             persist=self.persist,
             paths=paths,
             rollback_after_s=rollback_after_s,
-            firewall=values.choice(self.firewall, "firewall", forward.CHOICES),
-            transit=values.choice(self.transit, "transit", transit.CHOICES),
+            firewall=values.choice(self.firewall, "firewall", choices.FIREWALL),
+            transit=values.choice(self.transit, "transit", choices.TRANSIT),
             tracking=parse_tracking(self.conntrack) if present else Tracking(),
             agent=self.agent and present,
             metrics=parse_metrics(self.metrics, config) if present else Metrics(),

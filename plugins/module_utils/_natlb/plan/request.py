@@ -10,14 +10,15 @@ as not given: a run must always be able to rewrite the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar
 
 from ..errors import NatlbError
 from ..host import store
 from ..host.store import Paths
+from ..model.choices import ENGINES, FIREWALL, TRANSIT, Firewall, RequestedEngine, Transit
 from ..model.entities import EMPTY, Config, dump
 from ..model.metrics import Metrics, dump_metrics, parse_metrics
 from ..model.services import parse_config
@@ -26,6 +27,8 @@ from .forwarding import Before, dump_before, parse_before
 
 if TYPE_CHECKING:
     from .last_declaration import LastDeclaration
+
+_Choice = TypeVar("_Choice", bound=str)
 
 #: Of the file. It grows where a later reader would understand the same words differently, not with each new field.
 FORMAT = 3
@@ -51,21 +54,19 @@ class Request:
     """
 
     config: Config
-    engine: str
+    engine: RequestedEngine
     variant: str | None
     forwarding: bool
     persist: bool
     paths: Paths
     rollback_after_s: int = 0
     tracking: Tracking = field(default_factory=Tracking)
-    #: One of `forward.CHOICES`.
-    firewall: str = "warn"
+    firewall: Firewall = "warn"
     #: The engine that holds the rules, where they are only looked at: `auto` might take another one by now.
-    held_by: str = ""
+    held_by: RequestedEngine | Literal[""] = ""
     #: Whether programs that are missing will have been installed by the time of the run that is planned.
     expected: bool = False
-    #: One of `model.closed.CHOICES`.
-    transit: str = "drop"
+    transit: Transit = "drop"
     #: Whether the agent is to run also where no service asks for checks.
     agent: bool = False
     #: How the agent publishes metrics.
@@ -123,16 +124,16 @@ def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[st
         lost = True
     request = Request(
         config=config,
-        engine=_one_of(state.get("requested_engine"), ("nftables", "iptables"), "auto"),
+        engine=_one_of(state.get("requested_engine"), ENGINES, "auto"),
         variant=variant,
         forwarding=state.get("forwarding") is not False,
         agent=state.get("agent") is True,
         metrics=published,
         persist=kept == paths.etc / store.STATE,
         paths=paths,
-        firewall=_one_of(_renamed(state, "firewall"), ("warn", "accept"), "warn"),
-        transit=_one_of(_renamed(state, "transit"), ("drop", "accept"), "drop"),
-        held_by=_one_of(state.get("engine"), ("nftables", "iptables"), "auto"),
+        firewall=_one_of(_renamed(state, "firewall"), FIREWALL, "warn"),
+        transit=_one_of(_renamed(state, "transit"), TRANSIT, "drop"),
+        held_by=_one_of(state.get("engine"), ENGINES, "auto"),
         tracking=tracking,
     )
     counts = [len(config.services), len(config.egress)]
@@ -220,5 +221,5 @@ def _count(value: Any) -> int:
     return len(value) if isinstance(value, list) else -1
 
 
-def _one_of(value: Any, choices: tuple[str, ...], otherwise: str) -> str:
-    return value if isinstance(value, str) and value in choices else otherwise
+def _one_of(value: Any, choices: Sequence[_Choice], otherwise: _Choice) -> _Choice:
+    return next((each for each in choices if each == value), otherwise)
