@@ -13,6 +13,8 @@ others stay. Its forwarding is off until somebody turns it on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from . import server, traffic
 from .host import Host, wait_until_running
 
@@ -97,12 +99,21 @@ class Lab:
         self._build_balancer()
 
     def _wire(self, host: Host, link: str, bridge: str, link_address: str) -> None:
-        self._wires += 1
-        port = f"port{self._wires}"
-        if host is self.balancer:
-            self._ports.append(port)
-        host.ip(f"link add {link} address {link_address} type veth peer name {port} netns {self.switch.pid}")
-        self.switch.ip(f"link set {port} master {bridge} up")
+        self._wire_all(host, [(link, bridge, link_address)])
+
+    def _wire_all(self, host: Host, links: Sequence[tuple[str, str, str]]) -> None:
+        """Links of a host, each by its name, its bridge and its link-layer address. Starts a program for all of them
+        on each side: a balancer is made for each test."""
+        made, plugged = [], []
+        for link, bridge, link_address in links:
+            self._wires += 1
+            port = f"port{self._wires}"
+            if host is self.balancer:
+                self._ports.append(port)
+            made.append(f"link add {link} address {link_address} type veth peer name {port} netns {self.switch.pid}")
+            plugged.append(f"link set {port} master {bridge} up")
+        host.ip("\n".join(made))
+        self.switch.ip("\n".join(plugged))
 
     def _build_client(self) -> None:
         self._wire(self.client, "front", "front", "02:00:00:00:00:64")
@@ -138,8 +149,7 @@ class Lab:
     def _build_balancer(self) -> None:
         host = self.balancer
         host.sysctl({**QUIET, **_STRICT, **dict.fromkeys(_FORWARDING, 0)})
-        self._wire(host, "front", "front", MAC["front"])
-        self._wire(host, "back", "back", MAC["back"])
+        self._wire_all(host, [(link, link, MAC[link]) for link in ("front", "back")])
         host.ip(
             f"address add {FRONT}/24 dev front\naddress add {FRONT6}/64 dev front nodad\nlink set front up\n"
             f"address add {BACK}/24 dev back\naddress add {BACK6}/64 dev back nodad\nlink set back up\n"
