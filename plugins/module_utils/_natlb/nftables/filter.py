@@ -24,7 +24,7 @@ from ..model.entities import Frontend, Service, protocol_number
 from ..model.families import ports_text
 from ..model.unclaimed import Unclaimed
 from .redispatch import add_redispatch
-from .table import Table, frontend_key, frontend_lookups, frontend_map
+from .table import Table, frontend_key, frontend_lookups, map_of
 from .takeover import hold_back
 from .text import Lines
 
@@ -69,20 +69,16 @@ def _invalid(table: Table, services: Sequence[Service]) -> Lines:
         for name in ("backends", "backends_range")
         if ("set", name) in table.declarations
     ]
+    # A rule of a filter cannot look a frontend up in a map of the dispatch.
     for frontend in (item for service in services for item in table.frontends(service)):
         declaration, key = frontend_key(frontend, table.address)
-        table.put("set", _frontend_set(frontend_map(frontend)), declaration, key)
+        table.put("set", map_of(frontend).named("frontend"), declaration, key)
     rules += [
-        f"{match}{key} @{_frontend_set(name)} drop"
-        for name, match, key in frontend_lookups(table)
-        if ("set", _frontend_set(name)) in table.declarations
+        f"{match}{key} @{each.named('frontend')} drop"
+        for each, match, key in frontend_lookups(table)
+        if ("set", each.named("frontend")) in table.declarations
     ]
     return [f"ct state invalid goto {table.chain('invalid', [_ANSWER, *rules])}"] if rules else []
-
-
-def _frontend_set(lookup: str) -> str:
-    """The set of the frontends that a map of the dispatch has; a rule of a filter cannot look one up there."""
-    return lookup.replace("service", "frontend") if lookup.startswith("service") else f"frontend_{lookup}"
 
 
 def _loops(table: Table, unclaimed: Unclaimed) -> Lines:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ..model.entities import Backend, Frontend, protocol_number
 from ..model.families import ports_text
 from ..model.ranges import Range, apart
-from .table import Table, frontend_map, in_order
+from .table import FrontendMap, Table, in_order, map_of
 from .text import Lines
 
 _ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
@@ -23,17 +23,9 @@ _ORIGINAL = "ct original {family} daddr . meta l4proto . ct original proto-dst"
 #: to an address of a network: there the backend tells as well.
 _BEHIND = "meta l4proto . ct original proto-dst . {family} daddr . {protocol} dport"
 #: What is looked up in the map of each kind of frontend.
-_KEYS = {
-    "service": _ORIGINAL,
-    "service_range": _ORIGINAL,
-    "service_interface": f"meta iifname . {_ORIGINAL}",
-    "service_interface_range": f"meta iifname . {_ORIGINAL}",
-    "node": _BEHIND,
-    "node_interface": f"meta iifname . {_BEHIND}",
-    "network_interface": "meta iifname . ct original {family} daddr . ct original proto-dst . "
-    "{family} daddr . {protocol} dport",
-    "network": "ct original {family} daddr . " + _BEHIND,
-}
+_KEYS = {"service": _ORIGINAL, "node": _BEHIND, "network": "ct original {family} daddr . " + _BEHIND}
+#: nft knows keys of five parts at most (TYPE_BITS in its include/datatype.h), so here each protocol has a map.
+_NETWORK_OF_INTERFACE = "ct original {family} daddr . ct original proto-dst . {family} daddr . {protocol} dport"
 
 
 def add_frontend(table: Table, kind: str, frontend: Frontend, backends: Sequence[Backend], verdict: str) -> None:
@@ -44,14 +36,13 @@ def add_frontend(table: Table, kind: str, frontend: Frontend, backends: Sequence
         kinds, key = [table.address, *kinds], [frontend.address, *key]
     if frontend.interface is not None:
         kinds, key = ["ifname", *kinds], [f'"{frontend.interface}"', *key]
-    name = frontend_map(frontend)
-    if frontend.address is not None and not frontend.is_network:
-        declaration = [f"type {' . '.join(kinds)} : verdict", *(["flags interval"] if name.endswith("_range") else [])]
-        table.put("map", name.replace("service", kind), declaration, " . ".join(key), verdict)
+    each = map_of(frontend)
+    name = each.named(kind)
+    if each.kind == "service":
+        declaration = [f"type {' . '.join(kinds)} : verdict", *["flags interval"] * each.spans]
+        table.put("map", name, declaration, " . ".join(key), verdict)
         return
-    name = _map(kind, name)
-    if frontend.is_network and frontend.interface is not None:
-        # nft knows keys of five parts at most (TYPE_BITS in its include/datatype.h), so each protocol has a map.
+    if _has_a_map_each(each):
         name, kinds, key = f"{name}_{frontend.protocol}", _without_protocol(kinds), _without_protocol(key)
     declaration = [f"type {' . '.join([*kinds, table.address, 'inet_service'])} : verdict", "flags interval"]
     behind: dict[str, list[Range]] = {}
@@ -71,13 +62,19 @@ def _without_protocol(parts: Sequence[str]) -> list[str]:
 def look_ups(table: Table, kind: str, protocols: Sequence[str]) -> Lines:
     """The rules that look a connection up in the maps of this kind."""
     return [
-        f"meta l4proto {protocol} {_KEYS[each].format(family=table.family, protocol=protocol)} vmap @{name}"
-        for each in in_order(table, _KEYS)
+        f"meta l4proto {protocol} {_key(each).format(family=table.family, protocol=protocol)} vmap @{name}"
+        for each in in_order(table)
         for protocol in protocols
-        for name in (_map(kind, each), f"{_map(kind, each)}_{protocol}")
+        for name in [f"{each.named(kind)}_{protocol}" if _has_a_map_each(each) else each.named(kind)]
         if ("map", name) in table.declarations
     ]
 
 
-def _map(kind: str, frontends: str) -> str:
-    return frontends.replace("service", kind) if frontends.startswith("service") else f"{kind}_{frontends}"
+def _key(each: FrontendMap) -> str:
+    key = _NETWORK_OF_INTERFACE if _has_a_map_each(each) else _KEYS[each.kind]
+    return f"meta iifname . {key}" if each.interface else key
+
+
+def _has_a_map_each(each: FrontendMap) -> bool:
+    """Whether each protocol has a map of its own."""
+    return each.kind == "network" and each.interface

@@ -383,7 +383,7 @@ def _add_base_chains(table: Table, ways_back: Lines, egress: EgressRules) -> Non
 def _dispatch(table: Table, interfaces: bool) -> Lines:
     """Look-ups of the frontends; a packet that the host itself sends has no interface that it came in by."""
     return [
-        f"{match}{key} vmap @{name}"
-        for name, match, key in frontend_lookups(table, sent_here=not interfaces)
-        if ("map", name) in table.declarations and (interfaces or "interface" not in name)
+        f"{match}{key} vmap @{each.name}"
+        for each, match, key in frontend_lookups(table, sent_here=not interfaces)
+        if ("map", each.name) in table.declarations and (interfaces or not each.interface)
     ]

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from ..errors import ConfigError
 from ..model.entities import Frontend, Service, protocol_number
@@ -89,12 +90,51 @@ class Table:
         return found
 
 
+class FrontendMap(NamedTuple):
+    """Which frontends a map or set holds: those of an address (`service`), of `*` (`node`) or of a network, with or
+    without an interface. Of an address, those with several ports have maps of their own."""
+
+    kind: Literal["service", "node", "network"]
+    interface: bool = False
+    spans: bool = False
+
+    @property
+    def name(self) -> str:
+        """That of the map of the dispatch."""
+        return "_".join([self.kind, *["interface"] * self.interface, *["range"] * self.spans])
+
+    def named(self, purpose: str) -> str:
+        """That of a map or set of the same frontends for another purpose."""
+        other = [] if self.kind == "service" else [self.kind]
+        return "_".join([purpose, *other, *["interface"] * self.interface, *["range"] * self.spans])
+
+
+#: All of them, with the one first that most packets are found in.
+FRONTEND_MAPS = (
+    FrontendMap("service"),
+    FrontendMap("service", spans=True),
+    FrontendMap("service", interface=True),
+    FrontendMap("service", interface=True, spans=True),
+    FrontendMap("node"),
+    FrontendMap("node", interface=True),
+    FrontendMap("network", interface=True),
+    FrontendMap("network"),
+)
+
+
+def map_of(frontend: Frontend) -> FrontendMap:
+    """The one that holds a frontend."""
+    has_interface = frontend.interface is not None
+    if frontend.address is None:
+        return FrontendMap("node", has_interface)
+    if frontend.is_network:
+        return FrontendMap("network", has_interface)
+    return FrontendMap("service", has_interface, frontend.spans)
+
+
 def frontend_map(frontend: Frontend) -> str:
     """The map in which the dispatch finds a frontend."""
-    name = "node" if frontend.address is None else "network" if frontend.is_network else "service"
-    if frontend.interface is not None:
-        name += "_interface"
-    return f"{name}_range" if name.startswith("service") and frontend.spans else name
+    return map_of(frontend).name
 
 
 def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
@@ -112,8 +152,8 @@ def frontend_key(frontend: Frontend, address: str) -> tuple[list[str], str]:
     return [f"type {' . '.join(kinds)}", *interval], " . ".join(key)
 
 
-def frontend_lookups(table: Table, sent_here: bool = False) -> list[tuple[str, str, str]]:
-    """How a packet is looked up in each map of `frontend_map`: the map, what is matched first, and the key.
+def frontend_lookups(table: Table, sent_here: bool = False) -> list[tuple[FrontendMap, str, str]]:
+    """How a packet is looked up in each map: the map, what is matched first, and the key.
 
     Of what is `sent_here`, by this host itself, networks have only what is for itself: its own connections to others
     are no clients'.
@@ -124,26 +164,21 @@ def frontend_lookups(table: Table, sent_here: bool = False) -> list[tuple[str, s
     # To a directed broadcast everybody's answer would be translated back.
     unicast = "fib daddr type local" if sent_here else "fib daddr type != broadcast" if family == "ip" else ""
     net = " ".join([*filter(None, [unicast]), *(f"{daddr} != {net}" for net in NOT_IN_NETWORKS[family]), ""])
-    keys = {
-        "service": ("", f"{daddr} . {port}"),
-        "service_range": ("", f"{daddr} . {port}"),
-        "service_interface": ("", f"meta iifname . {daddr} . {port}"),
-        "service_interface_range": ("", f"meta iifname . {daddr} . {port}"),
-        "node": (local, port),
-        "node_interface": (local, f"meta iifname . {port}"),
-        "network_interface": (net, f"meta iifname . {daddr} . {port}"),
-        "network": (net, f"{daddr} . {port}"),
-    }
-    return [(name, *keys[name]) for name in in_order(table, keys)]
+    keys = {"service": ("", f"{daddr} . {port}"), "node": (local, port), "network": (net, f"{daddr} . {port}")}
+
+    def looked_up(each: FrontendMap) -> tuple[FrontendMap, str, str]:
+        match, key = keys[each.kind]
+        return each, match, f"meta iifname . {key}" if each.interface else key
+
+    return list(map(looked_up, in_order(table)))
 
 
-def in_order(table: Table, names: Iterable[str]) -> list[str]:
-    """Names of maps of frontends in the order to look into them, so that the most specific one is met first. They are
-    given in the usual one, with the map that most packets are found in first; `*`, and then networks, are last in both.
-    """
-    found = list(names)
+def in_order(table: Table) -> list[FrontendMap]:
+    """The maps of frontends in the order to look into them, so that the most specific one is met first. `*`, and then
+    networks, are last in any case."""
+    found = list(FRONTEND_MAPS)
     if table.territory.prefers(table.family):
-        found.sort(key=lambda name: ("network" in name, "node" in name, "interface" not in name))
+        found.sort(key=lambda each: (each.kind == "network", each.kind == "node", not each.interface))
     return found
 
 
