@@ -22,7 +22,7 @@ if str(TESTS) not in sys.path:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Thousands of tests, each of many objects that stay: looking through them for garbage, again and again, would be
-    half of the time of finding them, and some of the time of running them."""
+    half of the time of finding them."""
     gc.disable()
     try:
         return (yield)
