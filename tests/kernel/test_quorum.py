@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from _natlb.cli import single_file
 from _natlb.errors import MinActiveError
 from _natlb.host import nf_tables
-from kernel_lab import agent
+from kernel_lab import agent, program
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import VIP, VIP6, WEB6
 from test_agent import FAST, crashed, running
@@ -192,6 +193,21 @@ def test_a_drain_counts_and_is_refused_where_it_would_take_the_service_below(bal
     assert seen(balancer) == {"web1", "web2", "web3"}
     assert not (balancer.etc.parent / "run" / "health.json").exists()
     assert not balancer.apply([declared], program=single_file.text).changed
+
+
+@pytest.mark.engines("nftables")
+def test_an_agent_tells_of_a_drain_that_takes_it_below(balancer: Balancer) -> None:
+    """And whoever watches for programs learns which service it is."""
+    with running(balancer, quorate()) as here:
+        balancer.host.call(program.begin, balancer._root, None, ["watch", "--json"], None)
+        balancer.host.call(program.wait_for, balancer._root, '"start"')
+        for name in ("web1", "web2"):
+            assert balancer.natlb("drain", name, "--min-active", "0")[0] == 0
+        here.wait_for(f"{BELOW}: 1 of 3 backends healthy, back at 3")
+        said = balancer.host.call(program.wait_for, balancer._root, BELOW)
+        (found,) = [item for item in map(json.loads, said.splitlines()) if BELOW in item["message"]]
+        assert (found["event"], found["service"]) == ("health", "web")
+        balancer.host.call(program.end, balancer._root, signal.SIGINT)
 
 
 def test_each_family_counts_by_itself(balancer: Balancer) -> None:

@@ -94,6 +94,7 @@ def test_declarations() -> None:
             "health",
             {"service": "web1", "backend": "b1", "state": "down"},
         ),
+        ({"message": "rules is below min_healthy: 1", "NATLB_SERVICE": "rules"}, "health", {"service": "rules"}),
         ({"message": "nft (process 7) has changed rules"}, "rules", {}),
         ({"message": "1 services, 1 of them with health checks"}, "agent", {}),
         ({}, "agent", {}),

@@ -24,7 +24,9 @@ from _natlb.health.agent import CLOSED_TIMES, FIRST_RETRY_S, Agent
 from _natlb.health.inquiries import Followed, Inquiries
 from _natlb.host import service_manager, unix_socket
 from _natlb.host.agent_socket import CHECKS, asked
+from _natlb.model.effective import Finding, Place
 from _natlb.model.entities import EMPTY
+from _natlb.model.services import parse_config
 from _natlb.plan.outcome import Outcome
 
 
@@ -86,6 +88,31 @@ def agent_of(running: Any) -> Agent:
         set_checks=lambda *_unused: None,
     )
     return Agent(running, checker, selectors.DefaultSelector(), None, lambda *_unused, **_more: None)
+
+
+def test_a_quorum_that_an_order_breaks_is_told_before_the_next_reading() -> None:
+    """Where readings are rare, and though it is whole again by the next one."""
+    said: list[str] = []
+    running: Any = Busy(is_current=False)
+    running.config = parse_config(
+        [
+            {
+                "name": "web",
+                "listen": "192.0.2.10:80",
+                "min_healthy": 1,
+                "health": {"type": "tcp"},
+                "backends": ["10.0.0.3"],
+            }
+        ]
+    )
+    agent = agent_of(running)
+    agent._say = lambda message, *_unused, **_more: said.append(message)
+    agent._restore_at, agent._calm.until = None, float("inf")
+    for below in ({Place("web", "0.0.0.0", None): Finding("down", "", "0 of 1")}, {}):
+        running.kept_below = lambda found=below: found
+        agent._look_at = 0.0
+        agent._act(1.0)
+    assert said == ["web is below min_healthy: 0 of 1", "web has enough healthy backends again"]
 
 
 def test_after_an_error_it_tries_again_at_once_and_then_more_rarely() -> None:

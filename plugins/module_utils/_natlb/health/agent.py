@@ -23,7 +23,7 @@ from ..host.commits import Commits
 from ..model import history
 from ..model.effective import Finding, Findings, Place
 from ..model.entities import Service
-from ..model.quorum_memory import crossed
+from ..model.quorum_memory import crossed, is_whole
 from ..plan.running import Running
 from .forked import forked
 from .levels import Levels
@@ -122,6 +122,8 @@ class Agent:
         self._status = ""
         self._calm = Calm()
         self._retry_s = FIRST_RETRY_S
+        #: The services below their quorums that were told of.
+        self._below: Findings = {}
         #: What the last attempt failed with, and when it is said again.
         self._trouble, self._complain_at = "", 0.0
         #: Whether somebody has changed rules, and it is still to be looked what that does to ours.
@@ -214,9 +216,7 @@ class Agent:
 
     def _act(self, now: float) -> None:
         if now >= self._look_at:
-            self._look_at = now + LOOK_S
-            if not self._running.is_current() and self._restore_at is None:
-                self._restore_at = max(now, self._calm.until)
+            self._look(now)
         due = self._restore_at is not None and now >= self._restore_at
         if due:
             self._restore(now)
@@ -237,17 +237,26 @@ class Agent:
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
             self._untold.clear()
-            self._tell_crossed(before)
+            self._tell_crossed(self._running.findings)
             # What boots was written as well where the whole host was read, and otherwise is in a while.
             self._remember(changes, lasting=outcome is not None)
         if self._settle_at is not None and now >= self._settle_at and self._child is None:
             self._settle_at = None
             self._child = forked(self._settle)
 
+    def _look(self, now: float) -> None:
+        """See whether rules and declaration are those that are known here."""
+        self._look_at = now + LOOK_S
+        if self._running.is_current():
+            return
+        # Where readings are rare, the next one may be some way off.
+        self._tell_crossed(self._running.kept_below())
+        if self._restore_at is None:
+            self._restore_at = max(now, self._calm.until)
+
     def _restore(self, now: float) -> None:
         """Read the host and make it right."""
         self._restore_at = None
-        before = self._running.findings
         outcome = self._running.restore()
         self._calm.read(time.monotonic(), time.monotonic() - now, outcome.changed)
         # What somebody has closed while the host was read is not what the reading has left closed; what so many
@@ -265,7 +274,7 @@ class Agent:
             # Damaged files of overrides or health, and overrides that have ended.
             self._say(problem, service_manager.WARNING)
         self._follow_declaration(now)
-        self._tell_crossed(before)
+        self._tell_crossed(self._running.findings)
 
     def _follow_declaration(self, now: float) -> None:
         """Check what is declared now."""
@@ -305,9 +314,10 @@ class Agent:
         self.restored += 1
         self._say(f"somebody has changed rules of natlb; they are back ({how})", service_manager.NOTICE)
 
-    def _tell_crossed(self, before: Findings) -> None:
-        """Say which services have fallen below their quorum since then, and which are above it again."""
-        for news in crossed(before, self._running.findings, self._running.config.services):
+    def _tell_crossed(self, found: Findings) -> None:
+        """Say which services have fallen below their quorum since the last time, and which are above it again."""
+        before, self._below = self._below, {place: item for place, item in found.items() if is_whole(place)}
+        for news in crossed(before, self._below, self._running.config.services):
             priority = service_manager.WARNING if news.is_below else service_manager.NOTICE
             self._say(news.words, priority, NATLB_SERVICE=news.service)
 

@@ -27,7 +27,7 @@ from ..model.effective import Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
 from ..model.families import family_of
 from ..model.least_connections import Multiples, levelled, of_known
-from ..model.quorum_memory import remembering
+from ..model.quorum_memory import is_whole, remembering
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
 from . import apply, health_history, overlay, rollback, taken, unchanged, waiting
@@ -256,6 +256,14 @@ class Running:
         """The findings, and whether these services are below their quorums with them."""
         services = (self._declared[name] for name in names if name in self._declared)
         return remembering(services, self._plan.laid.overrides if self._plan else {}, findings, date.utc())
+
+    def kept_below(self) -> Findings:
+        """Which services are below their quorums, as it is written down: an order of an operator may have found out."""
+        if not any(service.quorum for service in self.config.services):
+            return {}
+        text = store.cached_text(self._paths.run / store.HEALTH)
+        found = local_state.parse_findings(text, overlay.identity()).entries
+        return {place: item for place, item in found.items() if is_whole(place)}
 
     def remember(self, changes: Findings) -> None:
         """Add changes of health to what is kept of them. Raises `HostError`."""

@@ -80,11 +80,11 @@ def of_declarations(before: Config, after: Config) -> Iterator[News]:
 
 def of_agent(event: Mapping[str, Any]) -> News:
     """What the agent tells: of a backend, of rules, or of itself."""
-    message, state = str(event.get("message", "")), event.get("NATLB_STATE")
-    if state is None:
+    message, service = str(event.get("message", "")), event.get("NATLB_SERVICE")
+    if service is None:
         return News("rules" if "rules" in message else "agent", message)
-    fields = {"service": event.get("NATLB_SERVICE"), "backend": event.get("NATLB_BACKEND"), "state": state}
-    return News("health", message, fields)
+    fields = {"service": service, "backend": event.get("NATLB_BACKEND"), "state": event.get("NATLB_STATE")}
+    return News("health", message, {key: value for key, value in fields.items() if value is not None})
 
 
 def _name(place: Place, names: Names) -> str:
