@@ -9,9 +9,11 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +21,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from _natlb.errors import HostError
+from _natlb.errors import BusyError, HostError
 from _natlb.health.agent import CLOSED_TIMES, FIRST_RETRY_S, Agent
 from _natlb.health.inquiries import Followed, Inquiries
-from _natlb.host import service_manager, unix_socket
+from _natlb.health.pace import SETTLE_S, UNSETTLED_S, Settling
+from _natlb.host import service_manager, store, unix_socket
 from _natlb.host.agent_socket import CHECKS, asked
 from _natlb.model.effective import Finding, Place
 from _natlb.model.entities import EMPTY
@@ -317,3 +320,29 @@ def test_a_silent_agent_is_looked_at_where_it_is_kept(
         asked(tmp_path / "agent.sock", CHECKS)
     assert ("systemctl" in str(caught.value)) == booted
     assert ("supervisor" in str(caught.value)) != booted
+
+
+def test_a_backend_that_flaps_puts_off_what_boots_only_so_long() -> None:
+    settling, now = Settling(), 100.0
+    while settling.at is None or settling.at > now:
+        settling.changed(now)
+        now += SETTLE_S / 2
+    assert now == pytest.approx(100.0 + UNSETTLED_S, abs=SETTLE_S)
+    settling.done()
+    settling.changed(now)
+    assert settling.at == now + SETTLE_S
+
+
+def test_one_that_is_to_end_waits_for_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that restarts it holds the lock, and waits for its end."""
+    monkeypatch.setattr(store, "_ending", threading.Event())
+    paths = store.Paths(tmp_path, tmp_path)
+    agent = agent_of(Busy())
+    former = signal.signal(signal.SIGALRM, lambda *_unused: agent.stop())
+    try:
+        with store.lock(paths):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(BusyError, match="this process is to end"), store.lock(paths):
+                pass
+    finally:
+        signal.signal(signal.SIGALRM, former)

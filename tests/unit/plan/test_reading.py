@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from _natlb.host import store
 from _natlb.host.store import Paths
 from _natlb.plan import reading
+from _natlb.ruleset.sections import Key
 
 
 @pytest.fixture
@@ -69,3 +71,21 @@ def test_it_answers_where_there_can_be_no_lock(paths: Paths) -> None:
     paths.run.write_text("in its place")
     (remark,) = look(paths)
     assert remark.startswith(f"{paths.run}: cannot be made: ")
+
+
+@pytest.mark.parametrize(("age_s", "excused"), [(1, True), (reading.FOLLOWS_WITHIN_S + 5, False), (None, False)])
+def test_what_boots_lags_behind_health_for_so_long_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float | None, excused: bool
+) -> None:
+    """An agent that cannot write it, as on a full disk, must not be excused for ever."""
+    paths = Paths(tmp_path / "etc", tmp_path / "run")
+    if age_s is not None:
+        store.write_text(paths.run / store.HEALTH, "{}")
+        then = time.time() - age_s
+        os.utime(paths.run / store.HEALTH, (then, then))
+    monkeypatch.setattr(reading.agent_files, "answers", lambda _request: True)
+    key = Key("", "", "file", str(paths.etc / "current" / store.EFFECTIVE))
+    records = [SimpleNamespace(effective=each) for each in ("before", "after")]
+    files = SimpleNamespace(live={key: "before"}, wanted={}, differs=True)
+    plan: Any = SimpleNamespace(parts=[files], files=files, records=records, request=SimpleNamespace(paths=paths))
+    assert reading.Reading(plan, False, []).drift != excused

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Callable, Protocol
 
 from ..errors import HostError, NatlbError
-from ..host import service_manager
+from ..host import service_manager, store
 from ..host.commits import Commits
 from ..model import history
 from ..model.effective import Finding, Findings, Place
@@ -27,7 +27,7 @@ from ..model.quorum_memory import crossed, is_whole
 from ..plan.running import Running
 from .forked import forked
 from .levels import Levels
-from .pace import Calm, Pace
+from .pace import Calm, Pace, Settling
 from .publisher import Publisher
 from .suspects import Suspects
 from .unasked import Unasked
@@ -36,8 +36,6 @@ from .unasked import Unasked
 BURST, RATE = 20, 4.0
 #: The same of looks for what somebody has taken away.
 LOOKS, LOOKS_RATE = 50, 5.0
-#: How long after the last change what boots follows.
-SETTLE_S = 2.0
 #: How often the kept request is looked at, and rules where the kernel does not tell of commits.
 LOOK_S = 1.0
 #: How long commits of others are let come in before the rules are looked at: a reload of a firewall makes several.
@@ -116,7 +114,7 @@ class Agent:
         self.restored = 0
         #: When something is to be done next; None where it need not.
         self._restore_at: float | None = 0.0
-        self._settle_at: float | None = None
+        self._settling = Settling()
         self._look_at = 0.0
         self._began = False
         self._status = ""
@@ -140,7 +138,9 @@ class Agent:
             selector.register(commits, selectors.EVENT_READ, self._read_commits)
 
     def stop(self) -> None:
+        """A signal handler calls this, maybe while the lock is waited for: a run that restarts the agent holds it."""
         self._stopped = True
+        store.end_waiting()
 
     def run(self) -> None:
         # Whoever starts it may hold the lock that the first reading needs, and waits for this.
@@ -171,7 +171,8 @@ class Agent:
                 self._retry_s = FIRST_RETRY_S
                 self._trouble = ""
         except NatlbError as error:
-            self._complain(str(error), now)
+            if not self._stopped:
+                self._complain(str(error), now)
             self._restore_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_S)
         if self._publisher is not None:
@@ -233,15 +234,18 @@ class Agent:
                 self._follow_declaration(now)
                 if outcome.transaction == "replace":
                     self._tell_back(outcome.transaction)
-            self._settle_at = now + SETTLE_S if outcome is None else None
+            if outcome is None:
+                self._settling.changed(now)
+            else:
+                self._settling.done()
             for line, fields in self._untold:
                 self._say(line, service_manager.NOTICE, **fields)
             self._untold.clear()
             self._tell_crossed(self._running.findings)
             # What boots was written as well where the whole host was read, and otherwise is in a while.
             self._remember(changes, lasting=outcome is not None)
-        if self._settle_at is not None and now >= self._settle_at and self._child is None:
-            self._settle_at = None
+        if self._settling.at is not None and now >= self._settling.at and self._child is None:
+            self._settling.done()
             self._child = forked(self._settle)
 
     def _look(self, now: float) -> None:
@@ -378,8 +382,8 @@ class Agent:
             due.append(now + self._pace.wait_s(now))
         if self._restore_at is not None:
             due.append(self._restore_at)
-        if self._settle_at is not None or self._child is not None:
-            due.append(max(now + 0.1, self._settle_at or 0.0))
+        if self._settling.at is not None or self._child is not None:
+            due.append(max(now + 0.1, self._settling.at or 0.0))
         check = self._checker.next_due()
         if check is not None:
             due += [check, self._suspects.due]

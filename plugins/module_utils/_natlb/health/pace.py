@@ -7,6 +7,10 @@ from __future__ import annotations
 
 #: The part of the time that readings may take; the longest pause between them, in seconds.
 BUSY, LONGEST_S = 0.2, 10.0
+#: How long after the last change what boots follows.
+SETTLE_S = 2.0
+#: And after the first one at the latest, while changes go on.
+UNSETTLED_S = 30.0
 
 
 class Calm:
@@ -21,6 +25,25 @@ class Calm:
         """A reading has ended."""
         self._in_vain = 0 if was_wrong else self._in_vain + 1
         self.until = now + min(LONGEST_S, took_s / BUSY * 2.0 ** min(self._in_vain, 20))
+
+
+class Settling:
+    """When what boots is to follow health: once that was quiet for a while. A backend that flaps puts it off only so
+    long."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        self._since: float | None = None
+
+    def changed(self, now: float) -> None:
+        """Health has changed, and what boots does not know of it."""
+        if self._since is None:
+            self._since = now
+        self.at = min(now + SETTLE_S, self._since + UNSETTLED_S)
+
+    def done(self) -> None:
+        """What boots follows, or soon will."""
+        self.at = self._since = None
 
 
 class Pace:

@@ -17,6 +17,7 @@ import json
 import os
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -301,6 +302,14 @@ def remove_directory(path: Path) -> None:
             raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
 
 
+_ending = threading.Event()
+
+
+def end_waiting() -> None:
+    """Let this process wait for the lock no longer, as it is to end: who holds the lock may wait for that."""
+    _ending.set()
+
+
 @contextlib.contextmanager
 def lock(paths: Paths) -> Iterator[None]:
     """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
@@ -315,6 +324,8 @@ def lock(paths: Paths) -> Iterator[None]:
         make_directory(paths.run)
         descriptor = _try_lock(path)
         if descriptor < 0:
+            if _ending.is_set():
+                raise BusyError(f"{path}: another run holds it, and this process is to end; nothing was changed")
             if time.monotonic() > give_up:
                 holder = (read_text(path) or "").strip() or "unknown"
                 raise BusyError(

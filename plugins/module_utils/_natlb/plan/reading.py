@@ -11,6 +11,7 @@ differs, the host is read once more with the lock held, under which all of them 
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from . import agent_files, apply, waiting
 from . import request as requests
 from .apply import Plan
 from .parts import Part
+
+#: So long after the last change of health what boots may lag behind it.
+FOLLOWS_WITHIN_S = 60.0
 
 
 class Reading(NamedTuple):
@@ -74,6 +78,10 @@ def _will_follow(plan: Plan) -> bool:
     """Whether nothing differs but what the agent leaves for the next boot a while after each change of health."""
     before, after = plan.records
     if before.effective == after.effective or not agent_files.answers(plan.request):
+        return False
+    found = store.stamp(plan.request.paths.run / store.HEALTH)
+    # One whose files cannot be written would be excused for ever.
+    if found is None or abs(time.time() - found[2] / 1e9) > FOLLOWS_WITHIN_S:
         return False
     return all(_follows(plan.request.paths, Path(name)) for name in _differing(plan.files))
 
