@@ -338,7 +338,9 @@ def test_an_agent_that_outlives_a_removal_answers_after_the_next_deployment(bala
         outcome = balancer.apply([web], program=single_file.text)
         assert not [item for item in outcome.warnings if "agent" in item]
         assert balancer.natlb("ready") == (0, "ready\n", "")
+        here.wait_for("1 services", 2)
         balancer.remove()
         here.wait_for("0 services", 2)
         here.stop()
-        assert not run.exists(), "nothing is left behind"
+        left = os.listdir(run) if run.exists() else []
+        assert not run.exists(), left

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
-from ..host import agent_socket, commits, left, store
+from ..host import agent_socket, cleanup, commits, left, store
 from ..host.store import Paths
 from ..model.entities import State
 from ..status import readiness
@@ -310,6 +310,14 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
             agent = Agent(running, checker, selector, news, say, publisher)
             with _ended_by_signals(selector, agent.stop):
                 agent.run()
+    _leave_nothing(paths)
+
+
+def _leave_nothing(paths: Paths) -> None:
+    """Where nothing is declared any more, the socket of the agent and the lock may be all that is left."""
+    if store.state_path(paths) is None:
+        with contextlib.suppress(HostError), store.lock(paths):
+            cleanup.remove_if_unused(paths)
 
 
 @contextlib.contextmanager

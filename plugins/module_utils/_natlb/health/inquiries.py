@@ -67,9 +67,6 @@ class Inquiries:
         if not unix_socket.is_served(self._path):
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            # Where nothing is declared any more, it was the last thing there.
-            with contextlib.suppress(OSError):
-                self._path.parent.rmdir()
 
     def _accept(self, _mask: int) -> None:
         try:
