@@ -129,9 +129,9 @@ def test_a_part_that_is_not_meant(site: Site, variables: dict[str, Any], complai
 
 
 def test_what_only_the_host_can_tell_names_the_variable_too(site: Site) -> None:
-    """The module was given one list, and the engine is chosen there."""
-    limited = {**DB, "backends": [{"address": "10.77.1.4", "max_connections": 5}]}
+    """The module was given one list, and rules are rendered there."""
+    limited = {**DB, "listen": [DB["listen"], "*:5433"], "mark": "0x3f000000"}
     site.variables.update(natlb_services_a=[SSH], natlb_services_b=[limited], natlb_engine="iptables")
     status, printed = site.playbook("deploy", "--limit", "lb1")
     assert status == 2
-    assert "natlb_services_b[0].backends[0].max_connections: the iptables engine cannot do it" in printed, printed
+    assert "natlb_services_b[0].mark: 0x3f000000/0xffffffff has bits of mark_mask" in printed, printed

@@ -205,6 +205,23 @@ def test_errors_name_the_variables() -> None:
     assert told == ["natlb_services[0].backends[0].port: 99999 is not a port (1-65535)"]
 
 
+def test_all_that_the_engine_cannot_do_is_told_at_once() -> None:
+    """Where it is chosen here: `auto` is for the host to tell."""
+    limited = {"address": "10.0.0.4", "max_connections": 5}
+    services = [
+        {**WEB, "backends": ["10.0.0.3", limited], "idle_timeout": "10m"},
+        {**WEB, "name": "ftp", "listen": "192.0.2.10:21", "helper": "ftp", "mark": "0x10/0xff"},
+    ]
+    given = {"natlb_services": services, "natlb_engine": "iptables"}
+    told = problems(given)
+    assert [message.partition(": the iptables engine cannot do it: ")[0] for message in told] == [
+        "natlb_services[0].backends[1].max_connections",
+        "natlb_services[0].idle_timeout",
+        "natlb_services[1].helper",
+    ]
+    assert problems({**given, "natlb_engine": "nftables"}) == problems({"natlb_services": services}) == []
+
+
 @pytest.mark.parametrize("egress", [None, []])
 def test_a_module_that_is_asked_for_nothing_refuses(egress: Any) -> None:
     with pytest.raises(ConfigError, match=r"^services: is missing \(write services: \[\] or state: absent"):

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..errors import ConfigErrors
 from ..model.entities import Config, Frontend, Service
 from ..model.families import FAMILIES
 from ..model.ranges import ALL_PORTS, cidr, number_range
@@ -41,9 +42,10 @@ from .marks import marks
 from .origin import add_trees, merged
 from .packet_marks import add_marks
 from .redispatch import add_redispatch
-from .service import Tables, check_limits, check_objects, service_target
+from .service import Tables, service_target
 from .source_nat import snat_action
 from .takeover import add_ways_back
+from .unable import unable
 
 _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 
@@ -51,10 +53,11 @@ _UNREACHABLE = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 def render(config: Config, around: Surroundings = NOWHERE) -> Ruleset:
     """The chains of a configuration, and the jumps that lead into them.
 
-    Raises `ConfigError` for what iptables cannot do.
+    Raises `ConfigErrors` for what iptables cannot do, and `ConfigError` where marks would need the same bits.
     """
-    check_limits(config.services)
-    check_objects(config.services)
+    errors = list(unable(config.services))
+    if errors:
+        raise ConfigErrors(errors)
     return _render(config, around, Sharing.of(config))
 
 

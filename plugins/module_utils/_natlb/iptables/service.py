@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from ..errors import ConfigError
 from ..model.admission import Admission
 from ..model.entities import Backend, Frontend, Service
 from ..model.hash_keys import BITS, mask
@@ -74,39 +73,6 @@ class Tables:
         for (table, builtin), jump in self.jumps.items():
             found[Key(self.family, table, "jump", builtin)] = Section((), (jump,))
         return found
-
-
-def check_limits(services: Sequence[Service]) -> None:
-    """Raise `ConfigError` where a backend of these services, which are all that there are, has a limit."""
-    for index, service in enumerate(services):
-        if service.limits_backends:
-            (limited, *_others) = (number for number, item in enumerate(service.backends) if item.max_connections)
-            raise ConfigError(
-                f"services[{index}].backends[{limited}].max_connections",
-                "the iptables engine cannot do it: its match connlimit goes on to count a connection that a full "
-                "backend has left to another one, so that backend would stay full of them",
-                "use engine: nftables, or max_connections_per_client",
-            )
-
-
-def check_objects(services: Sequence[Service]) -> None:
-    """Raise `ConfigError` where one of these services, which are all that there are, has a time-out of its own, or a
-    helper."""
-    for index, service in enumerate(services):
-        if service.helper:
-            raise ConfigError(
-                f"services[{index}].helper",
-                "the iptables engine cannot do it: its target CT stands in the table raw alone, which every packet of "
-                "this host passes",
-                "use engine: nftables",
-            )
-        if service.idle_timeout_s:
-            raise ConfigError(
-                f"services[{index}].idle_timeout",
-                "the iptables engine cannot do it: its target CT takes time-outs that the program nfct has made, and "
-                "only in the table raw, which every packet passes",
-                "use engine: nftables, or natlb_conntrack, which is for the whole host",
-            )
 
 
 def service_target(tables: Tables, service: Service, protocol: str) -> str:

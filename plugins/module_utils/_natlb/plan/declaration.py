@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import ConfigError, ConfigErrors
+from ..iptables.unable import unable
 from ..model import choices
 from ..model import values as parse
 from ..model.entities import EMPTY, Config
@@ -53,6 +54,9 @@ def check(values: Mapping[str, Any]) -> Config:
             errors.extend(found.errors)
         except ConfigError as error:
             errors.append(error)
+    if values.get("engine") == "iptables":
+        # Of `auto` only the host can tell.
+        errors += unable(config.services)
     if errors:
         raise ConfigErrors(errors)
     return config
