@@ -100,6 +100,12 @@ def service(
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
+    priorities = draw(st.integers(0, 3))
+    if priorities and declared["backups"] != "together" and "backups" in kept:
+        declared["backends"] = [
+            {**item, "priority": 1 + number % priorities} if isinstance(item, dict) and item.get("backup") else item
+            for number, item in enumerate(declared["backends"])
+        ]
     if declared["snat"] == "none" or not declared["snat_ports"]:
         kept.discard("snat_ports")
     if not declared["mark"]:

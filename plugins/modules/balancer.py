@@ -392,6 +392,11 @@ options:
               - The mark of packets to this backend, with its mask. It is set beside O(services[].mark), and counts
                 where both have the same bits.
             type: str
+          priority:
+            description:
+              - From 1 to 255, for backups, where O(services[].backups) is V(one_for_one) or V(first).
+              - Those of one priority join together, the lowest number first. By default each joins by itself.
+            type: int
   egress:
     description:
       - Source NAT for the networks behind this host.
@@ -680,6 +685,7 @@ BACKEND = {
     "max_connections": {"type": "int", "default": 0},
     "snat": {"type": "str"},
     "mark": {"type": "str"},
+    "priority": {"type": "int"},
 }
 HEALTH_TYPES = ["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
 HEALTH = {

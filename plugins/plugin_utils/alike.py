@@ -20,7 +20,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.slots
 
 #: Of a service and of its backends: what its slots, and the way in which one is picked, are made from.
 _OF_SERVICE = ("method", "client_prefix", "pins", "name", "backups", "min_healthy", "min_healthy_again")
-_OF_BACKEND = ("address", "port", "weight", "state", "backup")
+_OF_BACKEND = ("address", "port", "weight", "state", "backup", "priority")
 #: So many hexadecimal digits tell services apart.
 _DIGITS = 16
 

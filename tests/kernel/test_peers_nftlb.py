@@ -230,6 +230,32 @@ STATES = [
         [served("VIP:80", web2=2, web4=2)],
     ),
     Case(
+        'both with "priority": "2" join for one that is "down"',
+        [
+            farm(
+                bck(1, state="down"),
+                bck(2),
+                bck(3, backup=True, priority=2),
+                bck(4, backup=True, priority=2),
+                backups="one_for_one",
+            )
+        ],
+        [served("VIP:80", web2=2, web3=2, web4=2)],
+    ),
+    Case(
+        'one of both with "priority": "2" is "down" as well, and that with "3" joins',
+        [
+            farm(
+                bck(1, state="down"),
+                bck(2, backup=True, priority=2, state="down"),
+                bck(3, backup=True, priority=2),
+                bck(4, backup=True, priority=3),
+                backups="one_for_one",
+            )
+        ],
+        [served("VIP:80", web3=2, web4=2)],
+    ),
+    Case(
         '"priority": "2" and itself "down"',
         [farm(bck(1, state="down"), bck(2, backup=True, state="down"), bck(3, backup=True))],
         [served("VIP:80", web3=3)],

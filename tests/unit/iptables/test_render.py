@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from _natlb.errors import ConfigError
+from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.iptables import render as iptables
 from _natlb.iptables.dispatch import MAX_NAME
 from _natlb.iptables.restore import full
@@ -417,9 +417,9 @@ def test_frontends_side_by_side_share_a_rule_for_what_is_invalid() -> None:
 def test_a_limit_of_a_backend_is_refused() -> None:
     for state in ("active", "disabled"):
         limited = {**WEB, "backends": [BACKENDS[1], {**BACKENDS[0], "max_connections": 5, "state": state}]}
-        with pytest.raises(ConfigError, match=r"the iptables engine cannot do.*engine: nftables") as caught:
+        with pytest.raises(ConfigErrors, match=r"the iptables engine cannot do.*engine: nftables") as caught:
             render({**WEB, "name": "first", "listen": "192.0.2.99:80"}, limited)
-        assert caught.value.path == "services[1].backends[1].max_connections"
+        assert [error.path for error in caught.value.errors] == ["services[1].backends[1].max_connections"]
 
 
 def test_names_fit_the_kernel() -> None:

@@ -470,6 +470,26 @@ SERVICES = [
     ),
     (backend(weight=0), "services[0].backends", "every weight is 0"),
     (backend(state="off"), "services[0].backends[0].state", "not a choice"),
+    (
+        service(backups="first", backends=[{**BACKEND, "priority": 2}]),
+        "services[0].backends[0].priority",
+        "10.0.0.3 is no backup",
+    ),
+    (
+        service(backends=[{**BACKEND, "backup": True, "priority": 2}]),
+        "services[0].backends[0].priority",
+        "all backups serve together",
+    ),
+    (
+        service(
+            backups="first",
+            backends=[{**BACKEND, "backup": True, "priority": 2}, {"address": "10.0.0.4", "backup": True}],
+        ),
+        "services[0].backends[1].priority",
+        "is missing, and other backups have one",
+    ),
+    (service(backends=[{**BACKEND, "priority": 0}]), "services[0].backends[0].priority", "0 is not"),
+    (service(backends=[{**BACKEND, "priority": 256}]), "services[0].backends[0].priority", "256 is not"),
     (service(backups="all"), "services[0].backups", "'all' is not a choice here"),
     (backend(backup="maybe"), "services[0].backends[0].backup", "neither true nor false"),
     (backend(max_connections=-1), "services[0].backends[0].max_connections", "-1 is not a whole number"),
@@ -748,10 +768,11 @@ FULL_BACKEND = {
     "name": "web1",
     "weight": 1,
     "state": "active",
-    "backup": False,
+    "backup": True,
     "max_connections": 9,
     "snat": "none",
     "mark": "0x20/0xf0",
+    "priority": 2,
 }
 FULL = {
     "services": [
@@ -785,7 +806,7 @@ FULL = {
             "takeover": False,
             "min_healthy": 1,
             "min_healthy_again": "100%",
-            "backends": [{**FULL_BACKEND}],
+            "backends": [{**FULL_BACKEND}, {"address": "10.0.0.4"}],
         }
         for number, health in enumerate(FULL_HEALTH, 1)
     ],

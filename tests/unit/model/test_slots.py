@@ -159,6 +159,33 @@ def test_backups_alone(how: str, serving: str) -> None:
     assert "".join(sorted(address[-1] for address in addresses(alone))) == serving
 
 
+@pytest.mark.parametrize(
+    ("how", "out", "serving"),
+    [
+        ("one_for_one", (), "12"),
+        ("one_for_one", (1,), "245"),
+        ("one_for_one", (1, 2), "3456"),
+        # Of a spare that joins there is one less, so the next one joins as well.
+        ("one_for_one", (1, 4), "2356"),
+        ("one_for_one", (1, 4, 5), "236"),
+        ("one_for_one", (1, 2, 4, 5), "36"),
+        ("first", (1,), "2"),
+        ("first", (1, 2), "45"),
+        ("first", (1, 2, 4), "5"),
+        ("first", (1, 2, 4, 5), "36"),
+    ],
+)
+@pytest.mark.parametrize("method", ["round_robin", "source_hash"])
+def test_backups_of_one_priority_are_one_spare(how: str, method: str, out: tuple[int, ...], serving: str) -> None:
+    """Of six, the last four: two of priority 1 and two of priority 2."""
+    changes: dict[str, dict[str, Any]] = {
+        f"b{number}": {"backup": True, "priority": priority} for number, priority in ((3, 2), (4, 1), (5, 1), (6, 2))
+    }
+    for number in out:
+        changes[f"b{number}"] = {**changes.get(f"b{number}", {}), "state": "disabled"}
+    assert "".join(sorted({item[-1] for item in addresses(service(6, method, how, **changes))})) == serving
+
+
 @pytest.mark.parametrize("method", ["source_hash", "flow_hash"])
 def test_a_backup_that_joins_gets_the_clients_of_the_one_that_left_and_no_others(method: str) -> None:
     changes = {"b3": {"backup": True}, "b4": {"backup": True}}

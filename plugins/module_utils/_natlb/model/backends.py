@@ -13,7 +13,7 @@ from typing import Any, Callable, TypeVar
 from ..errors import ConfigError, ConfigErrors
 from . import values as parse
 from . import words
-from .entities import MAX_BACKENDS, MAX_CONNECTIONS, MAX_WEIGHT, Backend, Listen
+from .entities import MAX_BACKENDS, MAX_CONNECTIONS, MAX_PRIORITY, MAX_WEIGHT, Backend, Listen
 from .mark_keys import read_mark
 from .reading import Reading
 from .shifted_ports import NO_PORT, PortAsGiven, read_port, resolved
@@ -67,7 +67,7 @@ def read_backends(value: Any, path: str, listens: Sequence[Listen]) -> tuple[Bac
     return tuple(backends)
 
 
-BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup", "max_connections", "snat", "mark")
+BACKEND_KEYS = ("address", "port", "name", "weight", "state", "backup", "max_connections", "snat", "mark", "priority")
 
 
 def _backend(value: Any, path: str) -> _Read:
@@ -107,6 +107,7 @@ def _read_backend(value: Any, path: str) -> _Read:
         max_connections=read("max_connections", 0, parse.integer, 0, MAX_CONNECTIONS),
         snat=read("snat", None, of_backend, address),
         mark=read("mark", None, read_mark),
+        priority=read("priority", 0, parse.integer, 1, MAX_PRIORITY),
     )
     reading.done()
     return backend, port if port.port is None else NO_PORT

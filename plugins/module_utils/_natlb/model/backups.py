@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Callable, Literal, TypeVar
 
 Backups = Literal["together", "one_for_one", "first"]
 #: All of them once nobody else serves; one for each other backend that does not; the first of them once nobody does.
@@ -15,11 +15,38 @@ BACKUPS: tuple[Backups, ...] = ("together", "one_for_one", "first")
 T = TypeVar("T")
 
 
-def joining(how: Backups, able: Sequence[T], serving: int, out: int) -> Sequence[T]:
-    """Those of the backups that can serve which do, in the order of the declaration. Of the others `serving` serve, and
-    `out` do not."""
+def joining(
+    how: Backups,
+    backups: Sequence[T],
+    serving: int,
+    out: int,
+    is_able: Callable[[T], bool],
+    priority: Callable[[T], int],
+) -> list[T]:
+    """Which of the backups, in the order of the declaration, serve now. Of the others `serving` serve, and `out` do
+    not.
+
+    Backups of one priority are one spare, the one with the lowest number first; one whose priority is 0 is a spare by
+    itself. One spare joins for each backend that does not serve, be it of those that have joined.
+    """
+    spares = _spares(backups, priority)
     if how == "one_for_one" and serving + out:
-        return able[:out]
+        found: list[T] = []
+        for number, spare in enumerate(spares):
+            if number >= out:
+                break
+            able = [backup for backup in spare if is_able(backup)]
+            found += able
+            out += len(spare) - len(able)
+        return found
     if serving:
-        return ()
-    return able[:1] if how == "first" else able
+        return []
+    able_ones = [able for able in ([b for b in spare if is_able(b)] for spare in spares) if able]
+    return [backup for able in (able_ones[:1] if how == "first" else able_ones) for backup in able]
+
+
+def _spares(backups: Sequence[T], priority: Callable[[T], int]) -> list[list[T]]:
+    found: dict[tuple[int, int], list[T]] = {}
+    for number, backup in enumerate(backups):
+        found.setdefault((priority(backup), 0 if priority(backup) else number), []).append(backup)
+    return [found[place] for place in sorted(found)]

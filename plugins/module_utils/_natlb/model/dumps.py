@@ -58,6 +58,7 @@ def dump_service(service: Service) -> dict[str, Any]:
                 "max_connections": backend.max_connections,
                 "snat": None if backend.snat is None else backend.snat.text(),
                 "mark": backend.mark and str(backend.mark),
+                "priority": backend.priority or None,
             }
             for backend in service.backends
         ],

@@ -49,6 +49,7 @@ REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
 MAX_SERVICES = 65536
 MAX_BACKENDS = 4096
 MAX_WEIGHT = 256
+MAX_PRIORITY = 255
 #: What a limit of connections may be, of a client or of a backend.
 MAX_CONNECTIONS = 1000000
 #: For the connections of a backend to end.
@@ -126,6 +127,8 @@ class Backend:
     snat: SourceNat | None = None
     #: Of packets to it, beside that of the service; see `marks.py`.
     mark: Mark | None = None
+    #: Of a backup: those of one priority join together; 0 is none, see `backups.py`.
+    priority: int = 0
 
     @cached_property
     def family(self) -> str:
@@ -263,8 +266,9 @@ class Service:
         mine = [b for b in able if not b.backup]
         if len(mine) == len(able):
             return able
-        out = sum(b.family == family and not b.backup for b in self.backends) - len(mine)
-        return [*mine, *joining(self.backups, [b for b in able if b.backup], len(mine), out)]
+        backups = [b for b in self.backends if b.family == family and b.backup]
+        out = sum(b.family == family for b in self.backends) - len(backups) - len(mine)
+        return [*mine, *joining(self.backups, backups, len(mine), out, able.__contains__, lambda b: b.priority)]
 
     def pinned(self, family: str) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""

@@ -174,6 +174,21 @@ def _check_quorum(service: Service, path: str, reading: Reading) -> None:
             reading.add(f"{path}.min_healthy_again", problem, f"at least {least}, or leave it out")
 
 
+def _check_priorities(service: Service, path: str, reading: Reading) -> None:
+    for index, backend in enumerate(service.backends):
+        at = f"{path}.backends[{index}].priority"
+        if backend.priority and not backend.backup:
+            reading.add(at, f"{backend.name} is no backup", "add backup: true, or leave it out")
+        elif backend.priority and service.backups == "together":
+            reading.add(at, "all backups serve together", "add backups: one_for_one or first to the service")
+    backups = [(index, backend) for index, backend in enumerate(service.backends) if backend.backup]
+    without = [f"{path}.backends[{index}].priority" for index, backend in backups if not backend.priority]
+    if 0 < len(without) < len(backups):
+        reading.add(
+            without[0], "is missing, and other backups have one", "give all backups of the service one, or none"
+        )
+
+
 def _check_pins(service: Service, path: str, reading: Reading) -> None:
     named = {backend.name: backend for backend in service.backends}
     for index, pin in enumerate(service.pins):
@@ -202,6 +217,7 @@ _CHECKS: tuple[tuple[Callable[[Service, str, Reading], None], tuple[str, ...]], 
     (_check_health, ("listen", "health", "backends")),
     (_check_quorum, ("listen", "health", "min_healthy", "min_healthy_again", "backends")),
     (_check_pins, ("pins", "backends")),
+    (_check_priorities, ("backups", "backends")),
     (_check_families, ("listen", "backends")),
     (_check_snat, ("listen", "snat")),
     (_check_prefix, ("client_prefix", "affinity", "method")),

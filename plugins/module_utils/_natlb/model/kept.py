@@ -92,13 +92,14 @@ def _backend(
     most: int,
     seen: str | None,
     marked: str | None,
+    priority: int | None,
 ) -> Backend:
     """Services share their backends."""
     snat = None if seen is None else _snat(seen if seen in ("masquerade", "none") else [seen])
     mark = mark_of(marked) if marked else None
-    if isinstance(port, str):
-        return Backend(address, None, name, weight, state, backup, most, shift=int(port), snat=snat, mark=mark)
-    return Backend(address, port, name, weight, state, backup, most, snat=snat, mark=mark)
+    at, shift = (None, int(port)) if isinstance(port, str) else (port, 0)
+    rank = priority or 0
+    return Backend(address, at, name, weight, state, backup, most, shift=shift, snat=snat, mark=mark, priority=rank)
 
 
 @lru_cache(maxsize=1024)

@@ -261,10 +261,15 @@ def _shares(backends: Sequence[Item], backups: Backups) -> dict[tuple[Any, ...],
         able = [b for b in listed if _weight(b)]
         mine = [b for b in able if not b.get("backup")]
         out = sum(not b.get("backup") for b in listed) - len(mine)
-        serving = [*mine, *joining(backups, [b for b in able if b.get("backup")], len(mine), out)]
+        spares = [b for b in listed if b.get("backup")]
+        serving = [*mine, *joining(backups, spares, len(mine), out, lambda b: _weight(b) > 0, _priority)]
         whole = sum(map(_weight, serving))
         shares.update({_key(backend): _weight(backend) / whole for backend in serving})
     return shares
+
+
+def _priority(backend: Item) -> int:
+    return int(backend.get("priority") or 0)
 
 
 def _weight(backend: Item) -> int:
