@@ -100,12 +100,9 @@ def service(
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
-    priorities = draw(st.integers(0, 3))
-    if priorities and declared["backups"] != "together" and "backups" in kept:
-        declared["backends"] = [
-            {**item, "priority": 1 + number % priorities} if isinstance(item, dict) and item.get("backup") else item
-            for number, item in enumerate(declared["backends"])
-        ]
+    declared["backends"] = draw(
+        _with_priorities(declared["backends"], declared["backups"] if "backups" in kept else "")
+    )
     if declared["snat"] == "none" or not declared["snat_ports"]:
         kept.discard("snat_ports")
     if not declared["mark"]:
@@ -180,6 +177,16 @@ def _backends(draw: st.DrawFn, families: tuple[str, ...], limited: bool) -> list
     if not any(backend.get("weight", 1) for backend in found):
         found[0]["weight"] = 1
     return found
+
+
+@st.composite
+def _with_priorities(draw: st.DrawFn, backends: list[Declared], backups: str) -> list[Declared]:
+    """All backups have one, or none."""
+    count = draw(st.integers(0, 3)) if backups in ("one_for_one", "first") else 0
+    return [
+        {**item, "priority": 1 + number % count} if count and item.get("backup") else item
+        for number, item in enumerate(backends)
+    ]
 
 
 def _backend_keys(limited: bool) -> st.SearchStrategy[Declared]:

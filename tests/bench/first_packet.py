@@ -140,7 +140,7 @@ def wanted(sizes: Sequence[int]) -> list[tuple[Layout, int, Sequence[str]]]:
     once = [(layout, most, ("middle",)) for layout in [layouts.RANDOM, *layouts.OURS6]]
     # With 1,000 services there are 250 tables, so many that they are made of rows of two.
     once += [(layouts.SOURCE_HASH, count, ("middle",)) for count in sorted({min(most, 100), min(most, 1000)})]
-    return [*by_size, *once, *((layout, 1, ("first",)) for layout in SINGLE)]
+    return [*by_size, *once, *((layout, 1, ("first",)) for layout in [*SINGLE, *layouts.WITH_KEYS])]
 
 
 # -- the report ------------------------------------------------------------------------------------------------------
@@ -173,6 +173,9 @@ def page(found: Results, sizes: Sequence[int], rounds: int, packets: int) -> Ite
         if point.balancer.layout in others
     ]
     yield from report.table(["other methods, and IPv6 (beside its own static rule)", "services", "ratio: µs"], rows)
+    yield ""
+    keys = [[p.balancer.layout.name, r.cell()] for p, r in found.items() if p.balancer.layout in layouts.WITH_KEYS]
+    yield from report.table(["one service with a key (iptables is that of nft)", "ratio: µs"], keys)
 
 
 def _services(count: int) -> str:

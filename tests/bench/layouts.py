@@ -12,8 +12,9 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import report
@@ -75,10 +76,11 @@ def natlb(
     method: str = "round_robin",
     redispatch: bool = False,
     limits: Sequence[int] = (0,) * BACKENDS,
+    of_backends: Mapping[str, Any] = MappingProxyType({}),
     **keys: Any,
 ) -> Load:
-    """Loads through the core, as the module does. `limits` are the most connections of each backend, `keys` more keys
-    of each service."""
+    """Loads through the core, as the module does. `limits` are the most connections of each backend, `of_backends` more
+    keys of each, and `keys` of each service."""
 
     def load(namespace: Namespace, declared: Sequence[Service]) -> None:
         request: dict[str, Any] = {
@@ -92,7 +94,7 @@ def natlb(
                     "redispatch": redispatch,
                     **keys,
                     "backends": [
-                        {"address": backend, "port": BACKEND_PORT, "max_connections": most}
+                        {"address": backend, "port": BACKEND_PORT, "max_connections": most, **of_backends}
                         for backend, most in zip(service.backends, limits, strict=True)
                     ],
                 }
@@ -220,6 +222,43 @@ OURS6 = [
 ]
 RANDOM = Layout("natlb, nftables, `random`", natlb("nftables", method="random"))
 SOURCE_HASH = Layout("natlb, nftables, `source_hash`", natlb("nftables", method="source_hash"))
+_FOREIGN = [f"203.{number >> 8}.{number & 255}.0/25" for number in range(1000)]
+#: What a key of a service costs: by its name, and whether iptables has it.
+KEYS: dict[str, tuple[dict[str, Any], bool]] = {
+    "`mark`": ({"mark": "0x10/0xff"}, True),
+    "`mark` of each backend": ({"of_backends": {"mark": "0x10/0xff"}}, True),
+    "`snat_by_client` of 1,000 networks": ({"snat_by_client": [{"networks": _FOREIGN, "snat": "none"}]}, True),
+    "`snat` of each backend": ({"of_backends": {"snat": "masquerade"}, "snat": "none"}, True),
+    "`snat_ports`": ({"snat_ports": "1024-65535"}, True),
+    "`deny_from` of 1,000 networks": ({"deny_from": _FOREIGN}, True),
+    "`pins` of 1,000 networks": ({"pins": _FOREIGN}, True),
+    "`affinity`": ({"affinity": 60}, True),
+    "`max_connections_per_client`": ({"max_connections_per_client": 1000000}, True),
+    "`idle_timeout`": ({"idle_timeout": "1h"}, False),
+    "`helper`": ({"helper": "ftp"}, False),
+}
+
+
+def _with_key(engine: str, key: str) -> Layout:
+    keys = dict(KEYS[key][0])
+    if "pins" in keys:
+        pinned = keys.pop("pins")
+
+        def load(namespace: Namespace, declared: Sequence[Service]) -> None:
+            pins = [{"client": network, "backend": declared[0].backends[0]} for network in pinned]
+            natlb(engine, "nft", pins=pins)(namespace, declared)
+
+        return Layout(f"natlb, {engine}, {key}", load, even=True)
+    # All packets are of one client.
+    return Layout(f"natlb, {engine}, {key}", natlb(engine, "nft", **keys), even="affinity" not in keys)
+
+
+WITH_KEYS = [
+    _with_key(engine, key)
+    for key, (_keys, of_iptables) in KEYS.items()
+    for engine in ("nftables", "iptables")
+    if of_iptables or engine == "nftables"
+]
 OTHERS = [
     Layout("a chain and a map per service, nft", chain_per_service, even=True),
     Layout("a rule per service, iptables (nft)", flat_iptables("nft")),

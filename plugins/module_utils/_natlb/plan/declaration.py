@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import ConfigError, ConfigErrors
-from ..iptables.unable import unable
 from ..model import choices
 from ..model import values as parse
 from ..model.entities import EMPTY, Config
 from ..model.metrics import parse_metrics
 from ..model.services import parse_config
 from ..model.tracking import parse_tracking
-from . import rollback
+from . import engines, rollback
 
 CHOICES: Mapping[str, Sequence[str]] = {
     "engine": choices.ENGINES,
@@ -54,9 +53,7 @@ def check(values: Mapping[str, Any]) -> Config:
             errors.extend(found.errors)
         except ConfigError as error:
             errors.append(error)
-    if values.get("engine") == "iptables":
-        # Of `auto` only the host can tell.
-        errors += unable(config.services)
+    errors += engines.unable(values.get("engine"), config)
     if errors:
         raise ConfigErrors(errors)
     return config

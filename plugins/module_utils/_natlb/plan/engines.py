@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import HostError
+from ..errors import ConfigError, HostError
 from ..host import nf_tables, processes
 from ..iptables import program
 from ..iptables.engine import IptablesEngine
+from ..iptables.unable import unable as iptables_unable
 from ..model.choices import RequestedEngine
 from ..model.engine import Engine
+from ..model.entities import Config
 from ..model.families import FAMILIES
 from ..nftables import text
 from ..nftables.engine import NftablesEngine, nft_problem
@@ -47,6 +49,11 @@ def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engi
     elif requested == "auto":
         warnings.append("the iptables engine is used, since the rules of this host are in iptables-legacy")
     return IptablesEngine(_variant(variant, legacy)), warnings
+
+
+def unable(requested: object, config: Config) -> list[ConfigError]:
+    """What the engine that is asked for cannot do, whatever the host is; of `auto` only the host can tell."""
+    return list(iptables_unable(config.services)) if requested == "iptables" else []
 
 
 def choose_to_read(held_by: RequestedEngine | Literal[""], variant: str | None = None) -> tuple[Engine, list[str]]:
