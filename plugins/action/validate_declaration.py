@@ -19,6 +19,7 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.readi
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import declaration
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import (
     alike,
+    anycast,
     composition,
     failover,
     playbook_settings,
@@ -53,6 +54,8 @@ class ActionModule(ActionBase):
             problems += self._return_path(given)
         elif role == "failover":
             problems += self._failover(given)
+        elif role == "anycast":
+            problems += self._anycast(given)
         else:
             problems += self._monitoring(given)
         result["changed"] = False
@@ -95,6 +98,13 @@ class ActionModule(ActionBase):
             if folder and not str(folder).startswith("/")
         ]
         return problems + _nulls(values)
+
+    def _anycast(self, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the variables of the role `anycast`."""
+        values, unread = self._templated(given, sorted(variables.OF_ANYCAST))
+        if unread or values.get(f"{variables.ANYCAST}state") == "absent":
+            return unread
+        return _nulls(values) + anycast.problems(values)
 
     def _failover(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `failover`, also beside those of other hosts."""

@@ -21,7 +21,7 @@ options:
   role:
     description: The role whose variables are checked. By default only names of variables and settings of playbooks are.
     type: str
-    choices: [balancer, return_path, monitoring, failover]
+    choices: [balancer, return_path, monitoring, failover, anycast]
 attributes:
   action:
     description: An action plug-in does all of the work on the controller.
@@ -64,7 +64,9 @@ from ansible.module_utils.basic import AnsibleModule
 def main() -> None:
     """What runs is the action plugin of the same name; this is here for what is documented."""
     module = AnsibleModule(
-        argument_spec={"role": {"type": "str", "choices": ["balancer", "return_path", "monitoring", "failover"]}},
+        argument_spec={
+            "role": {"type": "str", "choices": ["balancer", "return_path", "monitoring", "failover", "anycast"]}
+        },
         supports_check_mode=True,
     )
     module.fail_json(msg="this runs on the controller only, by its action plugin")

@@ -32,6 +32,16 @@ ROLES = frozenset(
         "natlb_return_ports",
         "natlb_return_state",
         "natlb_return_table",
+        "natlb_anycast_addresses",
+        "natlb_anycast_as",
+        "natlb_anycast_bfd",
+        "natlb_anycast_check_interval",
+        "natlb_anycast_hold_time",
+        "natlb_anycast_manage_packages",
+        "natlb_anycast_neighbors",
+        "natlb_anycast_package",
+        "natlb_anycast_router_id",
+        "natlb_anycast_state",
         "natlb_conntrack",
         "natlb_egress",
         "natlb_engine",
@@ -78,7 +88,10 @@ FOLDERS = (f"{MONITORING}rules_directory", f"{MONITORING}dashboards_directory")
 #: What the role `failover` reads.
 FAILOVER = f"{PREFIX}failover_"
 OF_FAILOVER = frozenset(name for name in ROLES if name.startswith(FAILOVER))
-OF_BALANCER = ROLES - OF_RETURN_PATH - OF_MONITORING - OF_FAILOVER
+#: What the role `anycast` reads.
+ANYCAST = f"{PREFIX}anycast_"
+OF_ANYCAST = frozenset(name for name in ROLES if name.startswith(ANYCAST))
+OF_BALANCER = ROLES - OF_RETURN_PATH - OF_MONITORING - OF_FAILOVER - OF_ANYCAST
 #: What playbooks take beside these.
 PLAYBOOKS = frozenset(
     {
@@ -146,6 +159,24 @@ INTERNAL = frozenset(
         "natlb_return_wanted",
         "natlb_return_ways",
         "natlb_return_written",
+        "natlb_anycast_answer",
+        "natlb_anycast_bird",
+        "natlb_anycast_file",
+        "natlb_anycast_files",
+        "natlb_anycast_host",
+        "natlb_anycast_install",
+        "natlb_anycast_left",
+        "natlb_anycast_list",
+        "natlb_anycast_mark",
+        "natlb_anycast_obstacles",
+        "natlb_anycast_program",
+        "natlb_anycast_question",
+        "natlb_anycast_script",
+        "natlb_anycast_sorted",
+        "natlb_anycast_started",
+        "natlb_anycast_testable",
+        "natlb_anycast_unit_file",
+        "natlb_anycast_written",
         "natlb_failover_answer",
         "natlb_failover_file",
         "natlb_failover_files",

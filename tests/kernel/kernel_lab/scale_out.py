@@ -93,6 +93,9 @@ class ScaleOut:
     def close(self) -> None:
         for member in self.members:
             member.host.close()
+        # Backends stay, and would send to whoever has had a gateway last.
+        for backend in self.lab.backends.values():
+            backend.run("sh", "-c", "ip -4 neigh flush dev back; ip -6 neigh flush dev back")
 
     def share(self, *numbers: int) -> None:
         """These balancers have the addresses from now on; the router replaces its group at once."""

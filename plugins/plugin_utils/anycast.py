@@ -1,0 +1,98 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Addresses that balancers announce by BGP: what the role `anycast` declares, checked. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, NatlbError
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import Reading
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.services import parse_config
+
+PREFIX = "natlb_anycast_"
+AS, NEIGHBORS = f"{PREFIX}as", f"{PREFIX}neighbors"
+_KEYS, _REQUIRED = ("address", "as", "password", "multihop", "source"), ("address", "as")
+#: RFC 6793. 0 is for nobody (RFC 7607).
+_MOST_AS = 2**32 - 1
+
+
+def addresses(value: Any) -> list[str]:
+    """The addresses that services listen on, in order; items that are no services are addresses themselves.
+
+    Raises `ConfigErrors`.
+    """
+    items = value if isinstance(value, list) else [value]
+    services = [item for item in items if isinstance(item, Mapping)]
+    found = {values.host_address(item, f"{PREFIX}addresses") for item in items if not isinstance(item, Mapping)}
+    for service in parse_config(services).services:
+        for frontend in service.frontends():
+            if frontend.address is not None and not frontend.is_network:
+                found.add(ipaddress.ip_address(frontend.address))
+    return [str(address) for address in sorted(found, key=lambda address: (address.version, int(address)))]
+
+
+def problems(given: Mapping[str, Any]) -> list[str]:
+    """One line for each thing that is wrong with the variables of the role; those that are not set are left out."""
+    missing = [name for name in (AS, NEIGHBORS) if given.get(name) is None]
+    found = [f"{name}: is not set for this host (docs/topologies.md has an example)" for name in missing]
+    reading = Reading()
+    if AS not in missing:
+        reading.read(values.integer, given[AS], AS, 1, _MOST_AS, "a number", otherwise=0)
+    for name, low, high in ((f"{PREFIX}hold_time", 3, 65535), (f"{PREFIX}check_interval", 1, 60)):
+        if given.get(name) is not None:
+            reading.read(values.integer, given[name], name, low, high, "a number of seconds", otherwise=0)
+    if given.get(f"{PREFIX}router_id"):
+        _router_id(given[f"{PREFIX}router_id"], reading)
+    if NEIGHBORS not in missing:
+        _neighbors(given[NEIGHBORS], boolean(given.get(f"{PREFIX}bfd", False), strict=False), reading)
+    name = f"{PREFIX}addresses"
+    if given.get(name) is not None:
+        try:
+            if not addresses(given[name]):
+                reading.add(
+                    name, "is empty: no service listens on an address", f"name one, or set {PREFIX}state: absent"
+                )
+        except NatlbError as error:
+            found.append(str(error))
+    return found + list(map(str, reading.errors))
+
+
+def _router_id(value: Any, reading: Reading) -> None:
+    try:
+        ipaddress.IPv4Address(str(value))
+    except ValueError:
+        reading.add(
+            f"{PREFIX}router_id", f"{values.shown(value)} is not written as an IPv4 address", "such as 192.0.2.2"
+        )
+
+
+def _neighbors(value: Any, bfd: bool, reading: Reading) -> None:
+    items = reading.read(values.sequence, value, NEIGHBORS, otherwise=[])
+    if not items and not reading.errors:
+        reading.add(NEIGHBORS, "is empty", f"name a router, or set {PREFIX}state: absent to withdraw all")
+    for number, item in enumerate(items):
+        reading.read(_neighbor, item, f"{NEIGHBORS}[{number}]", bfd, otherwise=None)
+
+
+def _neighbor(value: Any, path: str, bfd: bool) -> None:
+    reading = Reading()
+    given = reading.mapping(value, path, _KEYS, _REQUIRED)
+    for key in ("address", "source"):
+        if key in given:
+            reading.read(values.host_address, given[key], f"{path}.{key}", otherwise=None)
+    if bfd and "multihop" in given and "source" not in given:
+        reading.add(f"{path}.source", "is missing", "BFD over several hops has to know the address of this host")
+    if "as" in given:
+        reading.read(values.integer, given["as"], f"{path}.as", 1, _MOST_AS, "a number", otherwise=0)
+    if "multihop" in given:
+        reading.read(values.integer, given["multihop"], f"{path}.multihop", 1, 255, "a number of hops", otherwise=0)
+    # BIRD has strings in quotes and knows no way to quote a quote.
+    if any(sign in str(given.get("password", "")) for sign in '"\n'):
+        raise ConfigError(f"{path}.password", "has a quotation mark or a line break", "choose one without")
+    reading.done()
