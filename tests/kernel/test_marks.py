@@ -108,6 +108,20 @@ def test_all_packets_take_the_way_of_the_mark(two_ways: Balancer, family: str, p
     assert [item.name for item in two_ways.host.call(traffic.ask, other, 2, protocol=protocol)] == ["isp1"] * 2
 
 
+@pytest.mark.engines("nftables", "iptables-nft")
+def test_a_strict_reverse_path_filter_gives_a_warning(two_ways: Balancer) -> None:
+    """The way that it looks for is that of a packet without a mark."""
+    declared = [service(backends=far(), mark=MARK)]
+    assert not [text for text in two_ways.apply(declared).warnings if "rp_filter" in text]
+    two_ways.host.sysctl({"ipv4/conf/up2.100/rp_filter": 1})
+    (warning,) = [text for text in two_ways.apply(declared).warnings if "rp_filter" in text]
+    assert warning.startswith(f"service web: packets to {INTERNET} leave by up2.100 because of their mark {MARK}, and ")
+    assert two_ways.ask(TARGET, timeout_s=0.5)[0].error
+    two_ways.host.sysctl({"ipv4/conf/up2.100/rp_filter": 2})
+    assert not [text for text in two_ways.apply(declared).warnings if "rp_filter" in text]
+    assert two_ways.ask(TARGET)[0].name == "isp2"
+
+
 SHAPES: dict[str, Mapping] = {
     "range": {"listen": f"{VIP}:80-90", "backends": far(port=80)},
     "range of ports that stay": {"listen": f"{VIP}:80-90"},

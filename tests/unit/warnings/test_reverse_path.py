@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _natlb.model.services import parse_config
-from _natlb.warnings.reverse_path import without_return_route
+from _natlb.warnings.reverse_path import marked, without_return_route
 
 WAYS = [
     (ipaddress.ip_network(network), interface)
@@ -48,3 +48,20 @@ def test_clients_without_a_way_back(keys: dict[str, Any], lost: bool) -> None:
 def test_ipv6_has_no_such_filter() -> None:
     web = {"name": "web", "listen": "[2001:db8:9::1]:80", "interface": "eth0", "backends": [{"address": "2001:db8::3"}]}
     assert without_return_route(parse_config([web]), WAYS, {"eth0"}) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "strict", "told"),
+    [
+        ({"mark": "0x10/0xff"}, "eth3", True),
+        ({"backends": [{"address": "10.0.0.3", "mark": "0x10/0xff"}]}, "eth3", True),
+        ({"mark": "0x10/0xff"}, "eth1", False),
+        ({"mark": "0x20/0xff"}, "eth3", False),
+        ({"mark": "0x0/0xff"}, "eth3", False),
+        ({}, "eth3", False),
+    ],
+)
+def test_answers_that_come_in_where_a_mark_has_led_their_packets(keys: dict[str, Any], strict: str, told: bool) -> None:
+    web = {"name": "web", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"], **keys}
+    found = list(marked(parse_config([web]), lambda _to, mark: "eth3" if mark == 0x10 else "eth1", strict.__eq__))
+    assert [one.partition(" because")[0] for one in found] == ["service web: packets to 10.0.0.3 leave by eth3"] * told

@@ -52,6 +52,7 @@ def collect(
         *_links(config, table),
         *_addresses(config, engine, table),
         *_astray(config, table),
+        *_marked(config),
         *_obstacles(config, engine, table, chains),
         *(
             listeners.warnings(config, sockets.listeners(listeners.ports(config)), proc.local_addresses())
@@ -125,6 +126,15 @@ def _astray(config: Config, table: Routes) -> list[str]:
     strict = {name for name in bound.intersection(links.names() if bound else ()) if reverse_path.strict(name)}
     services = reverse_path.without_return_route(config, table.ways, strict) if strict else []
     return [reverse_path.warning(service) for service in services] if services and reverse_path.by_main_table() else []
+
+
+def _marked(config: Config) -> Iterator[str]:
+    if any(service.is_marked for service in config.services) and not reverse_path.by_main_table():
+        yield from reverse_path.marked(config, _way, reverse_path.strict)
+
+
+def _way(address: str, mark: int) -> str:
+    return str(iproute.route(address, "", "", mark)[0].get("dev", ""))
 
 
 def _networks(config: Config, table: Routes) -> Iterator[str]:

@@ -1,7 +1,7 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clients whose packets a strict reverse path filter drops before any rule sees them.
+"""Clients, and backends, whose packets a strict reverse path filter drops before any rule sees them.
 
 It drops packets that come in by another interface than the reply would take (rp_filter=1, RFC 3704). This is known for
 a service that is bound to an interface by which no route leads to any of its clients.
@@ -10,13 +10,17 @@ a service that is bound to an interface by which no route leads to any of its cl
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Callable
 
 from ..host import iproute, sysctl
 from ..host.routes import Network
 from ..model.entities import Config, Service
+from ..model.marks import Mark
 
 _STRICT = 1
+#: Backends of a service whose ways are looked up.
+_ASKED = 16
 #: Preferences of the rules that every host has (ip-rule(8)).
 _USUAL = {0, 32766, 32767}
 
@@ -61,3 +65,23 @@ def warning(service: Service) -> str:
         f"(net.ipv4.conf.{name}.rp_filter, or that of all, is 1) and no route by {name} leads back to its clients; add "
         f"that route, or set both to 2 or 0"
     )
+
+
+def marked(config: Config, way: Callable[[str, int], str], is_strict: Callable[[str], bool]) -> Iterator[str]:
+    """Warnings of backends whose packets leave by another interface, by their mark, than those without one: their
+    answers have none. `way` is the interface of an address and a mark."""
+    for service in config.services:
+        found: dict[str, tuple[str, Mark]] = {}
+        for backend in service.backends[:_ASKED] if service.is_marked else ():
+            mark = service.mark_to(backend)
+            if mark is None or backend.family != "ip" or not mark.value:
+                continue
+            name = way(backend.address, mark.value)
+            if name and name not in found and name != way(backend.address, 0) and is_strict(name):
+                found[name] = backend.address, mark
+        for name, (address, mark) in found.items():
+            yield (
+                f"service {service.name}: packets to {address} leave by {name} because of their mark {mark}, and its "
+                f"answers are dropped there: they have no mark, and rp_filter is strict "
+                f"(net.ipv4.conf.{name}.rp_filter, or that of all, is 1); set net.ipv4.conf.{name}.rp_filter to 2"
+            )
