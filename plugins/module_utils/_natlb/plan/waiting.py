@@ -65,7 +65,8 @@ def other_program(directory: Path) -> str | None:
 def lock(paths: Paths) -> Iterator[Path | None]:
     """The lock, and the folder of the change that waits. Raises `OtherVersionError` where that brings another program:
     this one may read its declaration otherwise, or not at all, and would take its rules away."""
-    with rollback.lock_with_none_overdue(paths) as directory:
+    with contextlib.ExitStack() as held:
+        directory = held.enter_context(rollback.lock_with_none_overdue(paths))
         program = None if directory is None else other_program(directory)
         if program is not None:
             raise OtherVersionError(program)
