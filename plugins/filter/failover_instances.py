@@ -10,7 +10,7 @@ name: failover_instances
 short_description: Make the instances of VRRP that keepalived runs on one host
 version_added: 0.1.0
 description:
-  - Makes one instance for each address family of each item of C(natlb_failover_addresses).
+  - Makes one instance for each item of C(natlb_failover_addresses), whatever families its addresses are of.
   - The role P(natlb.netfilter.failover#role) uses it. A play has no need to.
 author:
   - natlb contributors (@natlb)
@@ -54,11 +54,13 @@ _value:
   elements: dict
   sample:
     - name: natlb_51_eth0_ipv4
-      group: natlb_51_eth0
       interface: eth0
       router_id: 51
       priority: 250
       addresses: [192.0.2.10/24]
+      along:
+        - address: 2001:db8:1::10/64
+          interface: eth0
       track_interfaces: []
       source: 192.0.2.2
       peers: [192.0.2.3]

@@ -55,6 +55,11 @@ class Shared(NamedTuple):
         return sorted({address.version for address in self.addresses})
 
     @property
+    def spoken(self) -> int:
+        """The family by which hosts speak with each other about all of it."""
+        return self.versions[0]
+
+    @property
     def meant(self) -> tuple[Any, ...]:
         """What all hosts have to agree upon."""
         return sorted(map(str, self.addresses)), sorted(map(str, self.gateways)), self.router_id, self.primary
@@ -247,12 +252,11 @@ def _listed(item: Shared) -> str:
 def _unreachable(item: Shared, fleet: Fleet) -> Iterator[str]:
     """Hosts of the group without an address for the others to send to."""
     for host in fleet.hosts:
-        for version in item.versions:
-            if peer_address(item, version, fleet.hostvars.get(host) or {}) is None:
-                yield (
-                    f"{PEER_ADDRESS}: {host} has no known IPv{version} address in the network of {_listed(item)} (set "
-                    f"it for {host}, gather its facts, or set natlb_failover_unicast: false)"
-                )
+        if peer_address(item, item.spoken, fleet.hostvars.get(host) or {}) is None:
+            yield (
+                f"{PEER_ADDRESS}: {host} has no known IPv{item.spoken} address in the network of {_listed(item)} (set "
+                f"it for {host}, gather its facts, or set natlb_failover_unicast: false)"
+            )
 
 
 def peer_address(item: Shared, version: int, variables: Mapping[str, Any]) -> Address | None:
@@ -287,26 +291,38 @@ def _addresses(found: Sequence[Any]) -> Iterator[Address]:
 
 
 def instances(value: Any, name: str, fleet: Fleet) -> list[dict[str, Any]]:
-    """What keepalived is to run on the host `name`: one instance for each family of each set of addresses.
+    """What keepalived is to run on the host `name`: one instance for each set of addresses.
 
-    Each has `name`, `group` (those of one group move together), `interface`, `router_id`, `priority`, `addresses`,
-    `track_interfaces`, with gateways `gateways` and `gateway_interface`, and with unicast `source` and `peers`. Raises
-    `ConfigErrors`.
+    Each has `name`, `interface`, `router_id`, `priority`, `addresses`, `along`, `track_interfaces`, and with unicast
+    `source` and `peers`. It speaks for the family of `addresses`; in `along` are the other addresses that move, each
+    with its interface. Raises `ConfigErrors`.
+
+    It is one for both families, and not one for each in a group of keepalived's: in a group, one of two hosts that both
+    had the addresses gives up those of the other family in silence, and the host that keeps them does not make them
+    known again.
     """
     return [
         {
-            "name": f"natlb_{item.router_id}_{item.interface}_ipv{version}",
-            "group": f"natlb_{item.router_id}_{item.interface}",
+            "name": f"natlb_{item.router_id}_{item.interface}_ipv{item.spoken}",
             "interface": item.interface,
             "router_id": item.router_id,
             "priority": _HIGHEST - _STEP * order(item, fleet.hosts).index(name),
-            "addresses": [str(address) for address in item.addresses if address.version == version],
+            "addresses": [str(address) for address in item.addresses if address.version == item.spoken],
+            "along": _along(item),
             "track_interfaces": _tracked(item),
-            **_gateways(item, version),
-            **(_peers(item, version, name, fleet) if fleet.unicast else {}),
+            **(_peers(item, item.spoken, name, fleet) if fleet.unicast else {}),
         }
         for item in declared(value)
-        for version in item.versions
+    ]
+
+
+def _along(item: Shared) -> list[dict[str, str]]:
+    """Addresses that advertisements do not name, with their interfaces."""
+    others = [address for address in item.addresses if address.version != item.spoken]
+    return [
+        {"address": str(address), "interface": interface}
+        for interface, addresses in ((item.interface, others), (item.gateway_interface, item.gateways))
+        for address in addresses
     ]
 
 
@@ -314,11 +330,6 @@ def _tracked(item: Shared) -> list[str]:
     """Without the link to the backends, whoever has the gateways could serve nobody."""
     further = [item.gateway_interface] if item.gateways else []
     return [*item.track_interfaces, *(name for name in further if name not in item.track_interfaces)]
-
-
-def _gateways(item: Shared, version: int) -> dict[str, Any]:
-    found = [str(address) for address in item.gateways if address.version == version]
-    return {"gateways": found, "gateway_interface": item.gateway_interface} if found else {}
 
 
 def order(item: Shared, hosts: Sequence[str]) -> list[str]:

@@ -79,19 +79,23 @@ def test_keepalived_takes_it(addresses: list[Any], settings: dict[str, Any], tmp
         assert (done.returncode, done.stdout) == (0, ""), file.read_text()
 
 
-def test_gateways_are_with_the_instance_of_their_family(tmp_path: Path) -> None:
+#: So the kernel takes it as the source of a connection only where there is no other.
+NOT_PREFERRED = ["preferred_lft", "0"]
+
+
+def test_one_instance_moves_all_addresses(tmp_path: Path) -> None:
     file = written([{**BOTH, **BEHIND}], tmp_path).read_text()
-    four, six = file.split("vrrp_instance ")[1:]
-    for text, address, gateway in (
-        (four, "192.0.2.10/24", "10.0.0.1/24"),
-        (six, "2001:db8:1::10/64", "2001:db8:2::1/64"),
-    ):
-        excluded = re.search(r"virtual_ipaddress_excluded \{([^}]*)\}", text)
-        assert excluded
-        assert excluded[1].split() == [gateway, "dev", "eth1"]
-        (named,) = re.findall(r"virtual_ipaddress \{([^}]*)\}", text)
-        assert named.split() == [address, "dev", "eth0"]
-    assert "virtual_ipaddress_excluded" not in written([BOTH], tmp_path).read_text()
+    assert file.count("vrrp_instance ") == 1
+    assert "vrrp_sync_group" not in file
+    (named,) = re.findall(r"virtual_ipaddress \{([^}]*)\}", file)
+    assert named.split() == ["192.0.2.10/24", "dev", "eth0"]
+    (along,) = re.findall(r"virtual_ipaddress_excluded \{([^}]*)\}", file)
+    assert [line.split() for line in along.strip().splitlines()] == [
+        ["2001:db8:1::10/64", "dev", "eth0", *NOT_PREFERRED],
+        ["10.0.0.1/24", "dev", "eth1"],
+        ["2001:db8:2::1/64", "dev", "eth1", *NOT_PREFERRED],
+    ]
+    assert "virtual_ipaddress_excluded" not in written([ONE], tmp_path).read_text()
 
 
 @pytest.mark.parametrize(

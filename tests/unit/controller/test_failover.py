@@ -179,13 +179,16 @@ def test_where_others_find_a_host(variables: dict[str, Any], address: str | None
 
 
 def test_a_host_that_others_cannot_find() -> None:
-    nowhere = fleet([BOTH])
-    found = told([BOTH], nowhere)
+    """They speak by one family, also about addresses of the other one."""
+    six = {**BOTH, "addresses": ["2001:db8:1::10/64"]}
+    nowhere = fleet([six])
+    found = told([six], nowhere)
     assert [line.split()[1] for line in found] == ["lb1", "lb2", "lb3"]
-    assert found[0].startswith(f"{PEER_ADDRESS}: lb1 has no known IPv6 address in the network of 192.0.2.10/24, ")
-    assert told([BOTH], nowhere._replace(unicast=False)) == []
+    assert found[0].startswith(f"{PEER_ADDRESS}: lb1 has no known IPv6 address in the network of 2001:db8:1::10/64 (")
+    assert told([six], nowhere._replace(unicast=False)) == []
     facts = {"ansible_facts": {"eth0": {"ipv6": [{"address": "fe80::1"}, {"address": "2001:db8:1::7"}]}}}
-    assert told([BOTH], fleet([BOTH], lb1=facts, lb2=facts, lb3=facts)) == []
+    assert told([six], fleet([six], lb1=facts, lb2=facts, lb3=facts)) == []
+    assert told([BOTH], fleet([BOTH])) == []
 
 
 def test_what_each_host_runs() -> None:
@@ -198,32 +201,35 @@ def test_what_each_host_runs() -> None:
     }
     assert runs["lb2"][0] == {
         "name": "natlb_51_eth0_ipv4",
-        "group": "natlb_51_eth0",
         "interface": "eth0",
         "router_id": 51,
         "priority": 240,
         "addresses": ["192.0.2.10/24"],
+        "along": [],
         "track_interfaces": [],
         "source": "192.0.2.2",
         "peers": ["192.0.2.1", "192.0.2.3"],
     }
 
 
-def test_families_are_instances_that_move_together() -> None:
-    found = failover.instances([BOTH], "lb1", fleet([BOTH], unicast=False))
-    assert [(item["name"], item["group"], item["addresses"]) for item in found] == [
-        ("natlb_51_eth0_ipv4", "natlb_51_eth0", ["192.0.2.10/24"]),
-        ("natlb_51_eth0_ipv6", "natlb_51_eth0", ["2001:db8:1::10/64"]),
-    ]
-    assert "peers" not in found[0]
+def test_families_are_one_instance_that_speaks_for_both() -> None:
+    (found,) = failover.instances([BOTH], "lb1", fleet([BOTH], unicast=False))
+    assert (found["name"], found["addresses"]) == ("natlb_51_eth0_ipv4", ["192.0.2.10/24"])
+    assert found["along"] == [{"address": "2001:db8:1::10/64", "interface": "eth0"}]
+    assert "peers" not in found
+    six = {**BOTH, "addresses": ["2001:db8:1::10/64"]}
+    (found,) = failover.instances([six], "lb1", fleet([six], unicast=False))
+    assert (found["name"], found["addresses"], found["along"]) == ("natlb_51_eth0_ipv6", ["2001:db8:1::10/64"], [])
 
 
 def test_gateways_move_along_on_their_interface() -> None:
     behind = {**BOTH, "gateways": ["2001:db8:2::1/64"], "gateway_interface": "eth1", "track_interfaces": ["eth2"]}
-    four, six = failover.instances([behind], "lb1", fleet([behind], unicast=False))
-    assert "gateways" not in four
-    assert (six["gateways"], six["gateway_interface"]) == (["2001:db8:2::1/64"], "eth1")
-    assert four["track_interfaces"] == six["track_interfaces"] == ["eth2", "eth1"]
+    (found,) = failover.instances([behind], "lb1", fleet([behind], unicast=False))
+    assert found["along"] == [
+        {"address": "2001:db8:1::10/64", "interface": "eth0"},
+        {"address": "2001:db8:2::1/64", "interface": "eth1"},
+    ]
+    assert found["track_interfaces"] == ["eth2", "eth1"]
     named = {**behind, "track_interfaces": ["eth1", "eth2"]}
     assert failover.instances([named], "lb1", fleet([named], unicast=False))[0]["track_interfaces"] == ["eth1", "eth2"]
 
