@@ -16,6 +16,7 @@ from pair_clients import (
     BUSY,
     FIRST,
     HALF,
+    KILLED_S,
     SECOND,
     Established,
     all_are_kept,
@@ -57,8 +58,8 @@ def test_one_after_the_other_is_killed() -> None:
     assert set(held.answered) == {"web1", "web2"}
     count = 2 * held.opened + 2 * BUSY
     wait_for_copies(SECOND, count)
-    kill(FIRST, SECOND)
-    all_are_kept(held, "client", "busy", "backend")
+    outage_s = kill(FIRST, SECOND)
+    all_are_kept(held, "client", "busy", "backend", outage_s=outage_s)
     # Whoever comes back knows nothing, and is told of connections that the other one has not begun either.
     come_back(FIRST)
     wait_for_copies(FIRST, count)
@@ -84,7 +85,7 @@ def test_a_move_on_purpose_and_back() -> None:
     wait_for_copies(FIRST, count)
     on(SECOND, "systemctl", "stop", "keepalived")
     wait_for_holder(FIRST)
-    all_are_kept(held, "client", "busy", "backend")
+    all_are_kept(held, "client", "busy", "backend", outage_s=KILLED_S[1])
     held.stop()
     on(SECOND, "systemctl", "start", "keepalived")
 

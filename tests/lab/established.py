@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-OPEN_S, ANSWER_S, BETWEEN_S = 5.0, 10.0, 0.05
+OPEN_S, ANSWER_S, BETWEEN_S = 5.0, 30.0, 0.05
 QUESTION = b"?\n"
 
 
