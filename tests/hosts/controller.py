@@ -50,7 +50,7 @@ class Controller:
 
     def declare(self, **variables: Any) -> None:
         """What group_vars/balancers.yml says from now on."""
-        # Emulated as it is, a hundred connections of its own to each service take it too long.
+        # A change that is verified waits longer for whoever does not confirm it, and some tests wait for its end.
         given = {"verify_each": False, **variables}
         text = json.dumps({f"natlb_{key}": value for key, value in given.items()})
         (self.inventory / "group_vars" / "balancers.yml").write_text(text)

@@ -53,9 +53,11 @@ systemctl list-unit-files 'natlb*' --no-legend || true; systemctl list-units 'na
 def first(request: pytest.FixtureRequest, machine: Machine, controller: Controller) -> Run:
     """The first run on a host that nobody has touched; the host as it was behind it is saved."""
     machine.load("installed")
-    controller.declare(engine=request.param, rollback_after=ROLLBACK_AFTER_S, **DECLARED)
+    declared = {"engine": request.param, "rollback_after": ROLLBACK_AFTER_S, **DECLARED}
+    controller.declare(verify_each=True, **declared)
     run = controller.run("deploy", "--diff")
     machine.save("deployed")
+    controller.declare(**declared)
     return run
 
 
@@ -93,8 +95,10 @@ def test_a_stock_host(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("deployed")
 def test_the_first_run(first: Run, lab: Lab) -> None:
+    """It is verified by connections of its own."""
     assert first.changes
     assert "[WARNING]" not in first.said
+    assert "(item=web at " in first.said
     serves(lab)
 
 
