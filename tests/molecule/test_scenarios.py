@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests" / "lab"))
 from reservation import reserved  # noqa: E402
 
 #: These take minutes, and `make fleet` runs them.
-FLEET = {"pair_sync"} if os.environ.get("NATLB_FLEET") != "full" else set()
+FLEET = {"active_active", "pair_faults", "pair_sync"} if os.environ.get("NATLB_FLEET") != "full" else set()
 SCENARIOS = sorted({path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")} - FLEET)
 LONGEST_S = 600
 

@@ -1,0 +1,86 @@
+"""What can go wrong with one of two balancers, short of its end: links, the way between the two, disks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import lab
+from pair_clients import on
+
+#: Of all of VRRP, a host hears nothing. The rules are in a table of their own.
+DEAF = "table inet deaf { chain input { type filter hook input priority -300; meta l4proto vrrp drop; }; }"
+#: What is left of a file system when a test begins, and then filled.
+SLACK_KB = 512
+
+
+@contextlib.contextmanager
+def without_vrrp(*hosts: str) -> Iterator[None]:
+    """These hosts hear no advertisements, and all else goes on."""
+    for host in hosts:
+        assert on(host, "sh", "-c", f"nft '{DEAF}' && echo done") == "done\n"
+    try:
+        yield
+    finally:
+        for host in hosts:
+            on(host, "nft", "delete", "table", "inet", "deaf")
+
+
+def port(host: str, interface: str) -> str:
+    """The port of the lab's switch in which an interface of a host is."""
+    index = int(on(host, "cat", f"/sys/class/net/{interface}/iflink"))
+    listed = lab.run("nsenter", f"--net={lab.NAMESPACE_PATH}", "ip", "-oneline", "link").stdout.splitlines()
+    (name,) = [line.split()[1].partition("@")[0] for line in listed if line.startswith(f"{index}: ")]
+    return name
+
+
+def _switch(*command: str) -> None:
+    lab.run("nsenter", f"--net={lab.NAMESPACE_PATH}", *command)
+
+
+@contextlib.contextmanager
+def unplugged(host: str, interface: str) -> Iterator[None]:
+    """The interface has no link."""
+    name = port(host, interface)
+    _switch("ip", "link", "set", "dev", name, "down")
+    try:
+        yield
+    finally:
+        _switch("ip", "link", "set", "dev", name, "up")
+
+
+@contextlib.contextmanager
+def cut(host: str, interface: str) -> Iterator[None]:
+    """The interface has a link, and nothing passes: it is cut behind the next switch. 0 and 3 are states of a port of a
+    bridge, disabled and forwarding (linux/if_bridge.h)."""
+    name = port(host, interface)
+    _switch("bridge", "link", "set", "dev", name, "state", "0")
+    try:
+        yield
+    finally:
+        _switch("bridge", "link", "set", "dev", name, "state", "3")
+
+
+@contextlib.contextmanager
+def full(host: str, folder: str) -> Iterator[None]:
+    """Nothing more can be written to the file system of this folder. /run is one of its own already; the others are put
+    on one, with all that they hold, and back again."""
+    own = folder == "/run"
+    used = int(on(host, "du", "-skx", folder).split()[0])
+    size = f"size={used + SLACK_KB}k"
+    if own:
+        lines = f"mount -o remount,{size} {folder}"
+    else:
+        lines = f"cp -ax {folder} /srv/kept && mount -t tmpfs -o {size},mode=755 full {folder}"
+        lines += f" && cp -ax /srv/kept/. {folder} && rm -r /srv/kept"
+    fill = f"cat /dev/zero > {folder}/ballast 2> /dev/null"
+    assert on(host, "sh", "-c", f"{lines}; {fill}; df --output=avail {folder}").split() == ["Avail", "0"], lines
+    try:
+        yield
+    finally:
+        on(host, "rm", f"{folder}/ballast")
+        if own:
+            on(host, "mount", "-o", "remount,size=50%", folder)
+        else:
+            on(host, "sh", "-c", f"cp -ax {folder} /srv/kept && umount --lazy {folder} && cp -ax /srv/kept/. {folder}")
+            on(host, "rm", "-r", "/srv/kept")
