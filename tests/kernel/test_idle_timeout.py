@@ -72,6 +72,23 @@ def test_connections_have_the_time_of_their_service(balancer: Balancer, protocol
     assert len(held_here) == 1
 
 
+@nftables
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_the_time_of_a_service_wins_over_that_of_the_host(balancer: Balancer, protocol: str) -> None:
+    """Whichever is longer. What has none has the time of the host."""
+    declared = [
+        service("longer", protocol=protocol, idle_timeout="6d"),
+        service("shorter", listen=f"{VIP}:8080", protocol=protocol, idle_timeout="2d"),
+        service("other", listen=f"{OTHER_VIP}:80", protocol=protocol),
+    ]
+    of_host = {"tcp_established": 4 * DAY_S, "udp": 4 * DAY_S, "udp_stream": 4 * DAY_S}
+    balancer.apply(declared, conntrack={"timeouts": of_host})
+    expected = {TARGET: 6, f"{VIP}:8080": 2, f"{OTHER_VIP}:80": 4}
+    for target in expected:
+        balancer.hold(target, protocol=protocol)
+    assert {target: days(left(balancer, target, protocol)) for target in expected} == expected
+
+
 SHAPES: dict[str, Mapping] = {
     f"{VIP}:81": {"method": "random"},
     f"{VIP}:82": {"method": "source_hash"},
