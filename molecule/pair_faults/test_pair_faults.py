@@ -132,6 +132,7 @@ def test_a_link_is_cut_behind_a_switch(held: Established, interface: str) -> Non
             stack.close()
             wait_for(lambda: len(holders(ADDRESSES[0])) == 1 and holders(ADDRESSES[0]) == holders(ADDRESSES[1]), "two")
             time.sleep(2 * SOON_S)
+        assert max(one.lost for one in seen.values()) < SOON_S / attempts.EVERY_S, seen
 
 
 def connects(port: int) -> bool:
