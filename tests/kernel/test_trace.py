@@ -212,7 +212,6 @@ def test_an_obstacle(balancer: Balancer, case: str) -> None:
                 host.call(server.start, name, PORTS)
 
 
-@pytest.mark.engines("nftables")
 def test_a_full_table_of_connections(balancer: Balancer) -> None:
     apply(balancer, [service()])
     assert balancer.tally(count=4) == dict.fromkeys(NAMES, 1)
