@@ -200,6 +200,20 @@ def test_foreign_bits_stay(balancer: Balancer) -> None:
     assert counted(balancer) == [True, False]
 
 
+def test_foreign_bits_of_connections_of_others_stay(balancer: Balancer) -> None:
+    """They may be those by which iptables tells services apart."""
+    bits, theirs = 0x15000000, f"ct original ip daddr {OTHER_VIP} ct direction original"
+    counting(balancer, f"{bits:#x} {theirs}", f"!= {bits:#x} {theirs}", foreign=bits)
+    pre = f"type nat hook prerouting priority -110; ip daddr {OTHER_VIP} dnat to {WEB['web1']}"
+    balancer.host.run("nft", "-f", "-", stdin=f"table ip theirs {{\nchain pre {{\n{pre}\n}}\n}}\n")
+    backends = [{"address": WEB["web1"]}]
+    balancer.apply([service(backends=backends, mark=MARK), service("any", listen="*:81", backends=backends)])
+    ((handle, _answer),) = balancer.hold(f"{OTHER_VIP}:80")
+    for _message in range(3):
+        balancer.talk(handle)
+    assert counted(balancer) == [True, False]
+
+
 def test_the_most_specific_service_decides(two_ways: Balancer) -> None:
     """Its packets have its mark or none, though another one has the same backend."""
     two_ways.host.ip(f"address add {VIP}/32 dev front")

@@ -163,6 +163,14 @@ def test_checks_begin_together_and_no_later() -> None:
     assert all(1.95 <= after - before <= 2.002 for before, after in zip(first, following, strict=True))
 
 
+def test_a_check_that_begins_early_keeps_its_place() -> None:
+    """One does where another one is due within 10 ms: it is not to come ever more often."""
+    moment = 100.0
+    for number in range(50):
+        moment = state.next_due("", Health("tcp"), False, moment - 0.008, number)
+    assert moment == pytest.approx(200)
+
+
 @pytest.mark.parametrize("interval_s", [0.1, 0.37, 1, 2, 7.3, 3600])
 def test_the_grid_is_fine_beside_the_interval(interval_s: float) -> None:
     health = Health("tcp", interval_s=interval_s)

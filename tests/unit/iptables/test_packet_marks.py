@@ -106,7 +106,7 @@ def test_of_several_trees_the_first_one_that_has_a_packet_decides() -> None:
     found = mangle(service(), service("network", listen="192.0.2.0/24:80", mark="0x10/0xff"))
     assert found["NATLB..marks"][0] == "-p tcp -j NATLB..d.tcp"
     assert all(rule.endswith(f"-m mark ! --mark {bits} -j NATLB..dn.tcp") for rule in found["NATLB..marks"][1:-1])
-    assert found["NATLB..marks"][-1] == "-j MARK --set-xmark 0x0/0x3f000000"
+    assert found["NATLB..marks"][-1] == "-m mark --mark 0x3f000000/0x3f000000 -j MARK --set-xmark 0x0/0x3f000000"
     assert found["NATLB..d.tcp"] == [f"-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark {bits}"]
 
 

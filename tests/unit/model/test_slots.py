@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from _natlb.errors import ConfigError
 from _natlb.model import slots
-from _natlb.model.entities import Service
+from _natlb.model.entities import Backend, Service
 from _natlb.model.services import parse_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +149,19 @@ def test_which_backups_serve(how: str, method: str, out: tuple[int, ...], servin
     found = shares(how, method, *out)
     assert "".join(sorted(found)) == serving
     assert len(set(found.values())) <= 1
+
+
+def test_backends_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two thousand that would take seconds, each time that one of them goes down."""
+    states = {f"b{number}": {"state": "drained"} for number in range(1, 31)}
+    backups = {f"b{number}": {"backup": True} for number in range(31, 61)}
+    web = service(60, backups="one_for_one", **states, **backups)
+
+    def never(one: object, other: object) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(Backend, "__eq__", never)
+    assert len(web.serving("ip")) == 30
 
 
 @pytest.mark.parametrize(("how", "serving"), [("together", "34"), ("one_for_one", "34"), ("first", "3")])

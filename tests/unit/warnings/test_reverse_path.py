@@ -65,3 +65,26 @@ def test_answers_that_come_in_where_a_mark_has_led_their_packets(keys: dict[str,
     web = {"name": "web", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"], **keys}
     found = list(marked(parse_config([web]), lambda _to, mark: "eth3" if mark == 0x10 else "eth1", strict.__eq__))
     assert [one.partition(" because")[0] for one in found] == ["service web: packets to 10.0.0.3 leave by eth3"] * told
+
+
+def test_few_questions_are_asked_about_many_marks() -> None:
+    """Each is a program that runs while others wait for the lock."""
+    asked: list[tuple[str, int]] = []
+    services = [
+        {
+            "name": f"s{number}",
+            "listen": f"192.0.2.10:{1000 + number}",
+            "mark": 1 + number % 40,
+            "backends": [f"10.0.{number}.{host}" for host in range(1, 5)],
+        }
+        for number in range(100)
+    ]
+
+    def way(address: str, mark: int) -> str:
+        asked.append((address, mark))
+        return "eth3" if mark else "eth1"
+
+    found = list(marked(parse_config(services), way, "eth3".__eq__))
+    assert len(asked) == 32
+    assert len({mark for _address, mark in asked}) == 17
+    assert len(found) == 16

@@ -32,8 +32,6 @@ from .stream import Connection, Conversation
 from .unasked import Unasked
 from .volley import Volley
 
-#: Checks that are due within so long begin together: waking up costs more than a check.
-TOGETHER_S = 0.01
 #: Who comes this late was busy elsewhere, and may have left an answer unread: it gets one more look before it is late.
 STALLED_S, GRACE_S = 0.02, 0.01
 #: How often programs that were killed are looked after.
@@ -230,7 +228,7 @@ class Checker:
     def advance(self, now: float) -> None:
         """Begin what is due, and end what is late."""
         heap = self._heap
-        while heap and heap[0][0] <= now + TOGETHER_S:
+        while heap and heap[0][0] <= now + state.EARLY_S:
             due, _number, check = heap[0]
             # Nothing is late a little early.
             if due == check.due and due > now and check.attempt is not None:

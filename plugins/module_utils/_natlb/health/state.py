@@ -24,6 +24,8 @@ LONGEST_SPREAD_S = 10.0
 #: Checks begin at multiples of this, or of that part of their interval where it is less: those that fall together share
 #: one wake of the agent, which costs more than a check.
 GRID_S, GRID_PART = 0.05, 1 / 40
+#: Checks that are due within so long begin together with one that is.
+EARLY_S = 0.01
 #: What sums of times are wrong by at most.
 _HAIR_S = 1e-6
 
@@ -150,8 +152,8 @@ def next_due(identity: str, health: Health, changing: bool, started: float, numb
 def _on_grid(moment: float, interval_s: float) -> float:
     """The last moment until then at which checks with this interval begin."""
     grid_s = min(GRID_S, interval_s * GRID_PART)
-    # A moment on the grid by a hair is on it: it was added up from others.
-    return (moment + _HAIR_S) // grid_s * grid_s
+    # One that began a little early, together with others, stays at its place: this is not to add up.
+    return (moment + min(EARLY_S, grid_s / 2)) // grid_s * grid_s
 
 
 def ramp(elapsed_s: float, slow_start_s: float) -> tuple[float | None, float | None]:

@@ -50,7 +50,8 @@ def add_marks(tables: Tables, config: Config, by_interface: Collection[Frontend]
     if several:
         taken = f"{config.mark_mask:#x}/{config.mark_mask:#x}"
         jumps[1:] = [jump.replace(" -j ", f" -m mark ! --mark {taken} -j ") for jump in jumps[1:]]
-        jumps.append(f"-j MARK --set-xmark 0x0/{config.mark_mask:#x}")
+        # None but ours are taken off: there are packets whose addresses others have changed.
+        jumps.append(f"-m mark --mark {taken} -j MARK --set-xmark 0x0/{config.mark_mask:#x}")
     name = chain_name("", "marks")
     tables.chains["mangle", name] = jumps
     enter = [f"-m conntrack --ctstate DNAT --ctdir ORIGINAL -j {name}"]

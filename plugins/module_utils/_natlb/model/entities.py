@@ -268,7 +268,9 @@ class Service:
             return able
         backups = [b for b in self.backends if b.family == family and b.backup]
         out = sum(b.family == family for b in self.backends) - len(backups) - len(mine)
-        return [*mine, *joining(self.backups, backups, len(mine), out, able.__contains__, lambda b: b.priority)]
+        # By what it is, not by what it is like: that would compare each with all.
+        ids = set(map(id, able))
+        return [*mine, *joining(self.backups, backups, len(mine), out, lambda b: id(b) in ids, lambda b: b.priority)]
 
     def pinned(self, family: str) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""

@@ -165,7 +165,9 @@ class _Tracing:
         yield from route.steps
         yield decision.seen_as(question, service, backend, route.source, self._is_hairpin(service, backend))
         if route.here:
-            yield way.own(backend.address, port, question.protocol)
+            # /proc has no list of listeners of SCTP.
+            if question.protocol != "sctp":
+                yield way.own(backend.address, port, question.protocol)
             return
         yield from ownership.source(question, service, backend, route)
         yield from way.loopback(question, route)

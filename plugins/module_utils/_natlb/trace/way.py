@@ -87,7 +87,8 @@ def own(address: str, port: int, protocol: str) -> Step:
     where = endpoint(address, port)
     wild = "::" if ":" in address else "0.0.0.0"
     at = [item for item in sockets.listeners(((port, port),)) if item.protocol == protocol and item.by == "a program"]
-    if any(item.address in (address, wild, "::") for item in at):
+    # One of IPv6 may take what comes over IPv4, by that name.
+    if any(item.address.removeprefix("::ffff:") in (address, wild, "::") for item in at):
         return Step("backend", "ok", f"a program of this host listens at {where}")
     said = f"no program of this host listens at {where}, and a connection is translated once: no service is asked there"
     return Step("backend", "stops", said, "name the hosts behind that service as backends, or start the program")
@@ -97,7 +98,9 @@ def loopback(question: Question, way: Way) -> Iterator[Step]:
     """A client whose address is of the loopback interface, and a backend elsewhere."""
     if not ipaddress.ip_address(question.client).is_loopback:
         return
-    if sysctl.get(f"net/ipv4/conf/{way.interface}/route_localnet") == "1" and question.family == "ip":
+    # It is on where it is on for all interfaces, or for this one (IN_DEV_ORCONF of the kernel).
+    names = [f"net/ipv4/conf/{where}/route_localnet" for where in ("all", way.interface)]
+    if question.family == "ip" and any(map(sysctl.number, names)):
         return
     said = f"the kernel drops answers to {question.client} that come in by {way.interface}: it is a loopback address"
     instead = f", such as {way.source}" if way.source else ""

@@ -10,16 +10,17 @@ a service that is bound to an interface by which no route leads to any of its cl
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Callable
 
 from ..host import iproute, sysctl
 from ..host.routes import Network
-from ..model.entities import Config, Service
+from ..model.entities import Backend, Config, Service
 from ..model.marks import Mark
 
 _STRICT = 1
-#: Backends of a service whose ways are looked up.
+#: Marks whose ways are looked up.
 _ASKED = 16
 #: Preferences of the rules that every host has (ip-rule(8)).
 _USUAL = {0, 32766, 32767}
@@ -68,20 +69,27 @@ def warning(service: Service) -> str:
 
 
 def marked(config: Config, way: Callable[[str, int], str], is_strict: Callable[[str], bool]) -> Iterator[str]:
-    """Warnings of backends whose packets leave by another interface, by their mark, than those without one: their
-    answers have none. `way` is the interface of an address and a mark."""
-    for service in config.services:
-        found: dict[str, tuple[str, Mark]] = {}
-        for backend in service.backends[:_ASKED] if service.is_marked else ():
-            mark = service.mark_to(backend)
-            if mark is None or backend.family != "ip" or not mark.value:
-                continue
-            name = way(backend.address, mark.value)
-            if name and name not in found and name != way(backend.address, 0) and is_strict(name):
-                found[name] = backend.address, mark
-        for name, (address, mark) in found.items():
+    """Warnings of marks by which packets leave by another interface than those without one: their answers have none.
+    `way` is the interface of an address and a mark.
+
+    One backend of each mark is asked for, since each question is a program that runs while the lock is held.
+    """
+    for mark, (service, backend) in itertools.islice(_first_of_each(config), _ASKED):
+        name = way(backend.address, mark.value)
+        if name and name != way(backend.address, 0) and is_strict(name):
             yield (
-                f"service {service.name}: packets to {address} leave by {name} because of their mark {mark}, and its "
-                f"answers are dropped there: they have no mark, and rp_filter is strict "
+                f"service {service.name}: packets to {backend.address} leave by {name} because of their mark {mark}, "
+                f"and its answers are dropped there: they have no mark, and rp_filter is strict "
                 f"(net.ipv4.conf.{name}.rp_filter, or that of all, is 1); set net.ipv4.conf.{name}.rp_filter to 2"
             )
+
+
+def _first_of_each(config: Config) -> Iterator[tuple[Mark, tuple[Service, Backend]]]:
+    """The marks of packets to backends of IPv4, each with the first one that has it."""
+    seen: set[Mark] = set()
+    for service in config.services:
+        for backend in service.backends if service.is_marked else ():
+            mark = service.mark_to(backend)
+            if mark is not None and mark.value and backend.family == "ip" and mark not in seen:
+                seen.add(mark)
+                yield mark, (service, backend)
