@@ -335,9 +335,13 @@ def test_a_change_of_another_version_follows_by_its_own_program(balancer: Balanc
             assert balancer.natlb("drain", former, "--service", "other")[0] == 0, "the command leaves it to that one"
             assert former not in balancer.tally(ELSEWHERE, 2)
             if balancer.nftables:
+                flushed = balancer.etc.parent / "flush"
+                flushed.touch()
                 balancer.host.run("nft", "flush", "ruleset")
+                while flushed.exists():
+                    assert waiting(balancer)
                 balancer.host.call(program.until, balancer._root, ["ready"], 0)
-                assert balancer.tally(count=6) == WITHOUT
+                assert balancer.tally(count=6) == WITHOUT, "and what somebody takes away behind its back comes back"
             go_back(balancer)
             here.wait_for("of them with health checks\n", 2)
             assert balancer.tally(count=6) == WITHOUT

@@ -254,13 +254,13 @@ def _outcome(parsed: argparse.Namespace, told: Mapping[str, Any]) -> Iterator[st
 
 
 def _apply(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..plan import running  # noqa: PLC0415
+    from ..plan import running, waiting  # noqa: PLC0415
 
     outcome = running.restore(paths, parsed.variant)
     sys.stdout.write(outcome.diff)
     for warning in outcome.warnings:
         _say(f"natlb: {warning}", sys.stderr)
-    _say("changed" if outcome.changed else "nothing to change")
+    _say("changed" if outcome.changed else waiting.NOTHING_TO_CHANGE)
 
 
 def _agent(parsed: argparse.Namespace, paths: Paths) -> None:

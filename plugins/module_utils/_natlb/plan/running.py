@@ -174,12 +174,12 @@ class Running:
         declaration are checked meanwhile: this program may not be able to read the other one. Raises `HostError`."""
         plan = self._plan or apply.make_plan(requests.restored(replace(self._paths, system=None), self._variant)[0])
         findings = self._findings or plan.laid.findings
-        waiting.let_follow(self._paths, self._variant, waits.program)
-        self._know(plan, rollback.waiting(self._paths))
+        directory, self._revision, self._listed, changed = waiting.let_follow(
+            self._paths, self._variant, waits.program, plan.engine
+        )
+        self._know(plan, directory)
         self._findings, self._known, self._openings = dict(findings), None, []
-        numbered = plan.engine.is_numbered
-        self._revision, self._listed = (revision.current(), None) if numbered else (None, plan.engine.listed())
-        return Outcome(False, "", plan.engine.name, "none", len(plan.request.config.services), {}, [])
+        return Outcome(changed, "", plan.engine.name, "none", len(plan.request.config.services), {}, [])
 
     @property
     def is_left_to_another(self) -> bool:

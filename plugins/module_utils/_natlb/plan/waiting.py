@@ -15,9 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import OtherVersionError
-from ..host import boot_set, processes, staging, store
+from ..host import boot_set, processes, revision, staging, store
 from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.staging import Entry, Staging
@@ -33,6 +34,10 @@ from .unit_files import PROGRAM, UPLINKS_SCRIPT
 
 #: Files of a set that boots which depend on nothing that is said or found of backends.
 OF_THE_RUN = (store.STATE, SYSCTL, PROGRAM, UPLINKS_SCRIPT)
+#: How often in a row the program of a change is asked to follow, while others change rules.
+FOLLOWED_TIMES = 3
+#: What `natlb apply` says then, in all versions.
+NOTHING_TO_CHANGE = "nothing to change"
 
 
 def live(paths: Paths) -> Paths:
@@ -73,11 +78,40 @@ def lock(paths: Paths) -> Iterator[Path | None]:
         yield directory
 
 
-def let_follow(paths: Paths, variant: str | None, program: str) -> None:
-    """Have the program of a change that waits make the host follow. It takes the lock itself. Raises `HostError`."""
+class Followed(NamedTuple):
+    """`directory` is where the change waits. `revision` and `listed` are those of rules that its program has found to
+    be as they should, None where that is not certain or no such thing is known. `changed`: it did not at once."""
+
+    directory: Path | None
+    revision: Revision | None
+    listed: Ruleset | None
+    changed: bool
+
+
+def let_follow(paths: Paths, variant: str | None, program: str, engine: Engine) -> Followed:
+    """Have the program of a change that waits make the host follow. It takes the lock itself. Raises `HostError`.
+
+    Others may change rules between its last look and its end, so it is asked until it changes nothing.
+    """
     where = [] if paths.etc == store.DEFAULT_PATHS.etc else ["--root", str(paths.etc.parent)]
     which = ["--variant", variant] if variant else []
-    processes.run([sys.executable, "-I", "-OO", "-", *which, *where, "apply"], program)
+    argv = [sys.executable, "-I", "-OO", "-", *which, *where, "apply"]
+
+    def live() -> tuple[Path | None, Revision | None, Ruleset | None]:
+        numbered = engine.is_numbered
+        return rollback.waiting(paths), revision.current() if numbered else None, None if numbered else engine.listed()
+
+    now = live()
+    for count in range(FOLLOWED_TIMES):
+        if now[0] is None:
+            # It waits no more, and what is kept is for this program.
+            break
+        before, said = now, processes.run(argv, program)
+        now = live()
+        # Without numbers, rules that were taken away twice look as if nobody had touched them.
+        if now == before and (engine.is_numbered or NOTHING_TO_CHANGE in said):
+            return Followed(*now, count > 0)
+    return Followed(now[0], None, None, True)
 
 
 def say(directory: Path, path: Path, text: str | None) -> None:
@@ -94,11 +128,11 @@ def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Ou
     The kernel comes first. Returns the revision that it is left with, where that is certain. Raises `HostError`.
     """
     request, _warnings = requests.restored(replace(view(paths, directory), system=None), variant)
-    plan, outcome, revision = apply.carry_out_live(request)
+    plan, outcome, left = apply.carry_out_live(request)
     former = _former(paths, variant)
     staged = _restaged(paths, rollback.staged(directory), plan.staged)
     rollback.renew(directory, _rules_back(former, plan.engine), staged)
-    return plan, outcome, revision
+    return plan, outcome, left
 
 
 def _former(paths: Paths, variant: str | None) -> tuple[Engine, Ruleset] | None:
