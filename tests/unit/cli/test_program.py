@@ -22,6 +22,7 @@ from _natlb.health.question import questions
 from _natlb.host import store
 from _natlb.model.effective import Finding, Findings
 from _natlb.model.services import parse_config
+from _natlb.plan import rollback, waiting
 from _natlb.status import checks_table
 from _natlb.status.columns import aligned, duration, listed, telling
 
@@ -272,6 +273,55 @@ def test_another_change_is_under_way(
     with store.lock(store.Paths(tmp_path / "etc", tmp_path / "run")):
         assert main.main(["--root", str(tmp_path), "apply"]) == commands.BUSY
     assert "another run (process" in capsys.readouterr().err
+
+
+def test_another_version_understands_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its change waits, and its program has options that this one does not know."""
+    pending = tmp_path / "run" / rollback.DIRECTORY.format(token="1") / "pending"
+    store.write_text(pending, "1e12")
+    monkeypatch.setattr(waiting, "other_program", lambda _directory: "the other one")
+
+    def replaced(_path: str, argv: list[str]) -> None:
+        raise InterruptedError(*argv[3:])
+
+    monkeypatch.setattr(main.os, "execv", replaced)
+    words = ["--variant", "nft", f"--root={tmp_path}", "drain", "web1", "--of-the-future", "1"]
+    with pytest.raises(InterruptedError) as caught:
+        main.main(words)
+    assert [*caught.value.args] == words
+    pending.unlink()
+    with pytest.raises(SystemExit) as ended:
+        main.main(words)
+    assert ended.value.code == commands.USAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "root", "command"),
+    [
+        ([], None, ""),
+        (["ready"], None, "ready"),
+        (["--root", "/x", "drain", "--root"], "/x", "drain"),
+        (["--root=/x", "--variant", "nft", "status"], "/x", "status"),
+        (["--root"], "", ""),
+        (["--help", "drain"], None, "drain"),
+        (["-h"], None, "-h"),
+    ],
+)
+def test_how_a_command_line_begins(words: list[str], root: str | None, command: str) -> None:
+    assert arguments.beginning(words) == (root, command)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_an_agent_that_ends_leaves_what_a_first_change_needs(tmp_path: Path, waits: bool) -> None:
+    """Nothing is declared before that is confirmed, as on a host that it has outlived a removal on."""
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    kept = [paths.run / name for name in (store.NORMAL, store.BEFORE, store.HEALTH, store.TOTALS)]
+    for path in kept:
+        store.write_text(path, "{}")
+    if waits:
+        store.write_text(paths.run / rollback.DIRECTORY.format(token="1") / "pending", "1e12")
+    main._leave_nothing(paths)
+    assert [path.exists() for path in (*kept, paths.run / "lock")] == [waits] * 5
 
 
 def test_an_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

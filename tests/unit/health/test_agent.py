@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from _natlb.errors import BusyError, HostError
 from _natlb.health.agent import CLOSED_TIMES, FIRST_RETRY_S, Agent
+from _natlb.health.forked import forked
 from _natlb.health.inquiries import Followed, Inquiries
 from _natlb.health.pace import SETTLE_S, UNSETTLED_S, Settling
 from _natlb.host import service_manager, store, unix_socket
@@ -111,11 +112,26 @@ def test_a_quorum_that_an_order_breaks_is_told_before_the_next_reading() -> None
     agent = agent_of(running)
     agent._say = lambda message, *_unused, **_more: said.append(message)
     agent._restore_at, agent._calm.until = None, float("inf")
-    for below in ({Place("web", "0.0.0.0", None): Finding("down", "", "0 of 1")}, {}):
+    # None: another declaration is live by now, which may have no such service.
+    for below in ({Place("web", "0.0.0.0", None): Finding("down", "", "0 of 1")}, None, {}):
         running.kept_below = lambda found=below: found
         agent._look_at = 0.0
         agent._act(1.0)
+        assert len(said) == (2 if below == {} else 1)
     assert said == ["web is below min_healthy: 0 of 1", "web has enough healthy backends again"]
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_what_a_former_plan_has_told_is_not_told_again(is_left: bool) -> None:
+    """While a change of another version waits, no plan of this one is made."""
+    said: list[str] = []
+    running: Any = Busy()
+    running.plan = SimpleNamespace(laid=SimpleNamespace(passing=["the override of web1 has ended"]))
+    running.is_left_to_another = is_left
+    agent = agent_of(running)
+    agent._say = lambda message, *_unused, **_more: said.append(message)
+    agent._restore(1.0)
+    assert ("the override of web1 has ended" in said) != is_left
 
 
 def test_after_an_error_it_tries_again_at_once_and_then_more_rarely() -> None:
@@ -186,7 +202,10 @@ def test_systemd_hears_three_times_in_the_time_of_its_watchdog_that_it_is_alive(
     assert agent._next(1061.0) <= 1080.0, "it wakes for that"
 
 
-def test_systemd_hears_when_it_begins_how_it_is_and_when_it_ends(supervisor: socket.socket) -> None:
+def test_systemd_hears_when_it_begins_how_it_is_and_when_it_ends(
+    supervisor: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_ending", threading.Event())
     agent = agent_of(Busy())
     agent._checker.advance = lambda _now: agent.stop()  # type: ignore[method-assign]
     agent.run()
@@ -299,6 +318,28 @@ def test_an_agent_that_ends_is_noticed(tmp_path: Path) -> None:
             asked(path, CHECKS)
         with pytest.raises(HostError, match="nobody listens"):
             Followed(path)
+
+
+@pytest.mark.parametrize("kind", ["work", "answer"])
+def test_a_child_does_not_listen(tmp_path: Path, kind: str) -> None:
+    """It may outlive the agent, which would take it for another one, and leave its socket behind."""
+    desk = Desk(tmp_path)
+    desk.answer = ["x" * 10_000_000]
+    begun, ends, child = os.pipe(), os.pipe(), 0
+    with contextlib.closing(unix_socket.connected(desk.path, 5)) as client:
+        if kind == "work":
+            child = forked(lambda: (os.write(begun[1], b"."), os.close(ends[1]), os.read(ends[0], 1)))
+            os.read(begun[0], 1)
+        else:
+            client.sendall(b"checks\n")
+            desk.turn(2)
+            client.recv(1)
+        desk.inquiries.close()
+        assert not desk.path.exists()
+    for end in (*begun, *ends):
+        os.close(end)
+    if child:
+        os.waitpid(child, 0)
 
 
 def test_what_takes_memory_is_loaded_where_it_is_needed_only() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _natlb.health.forked import forked
 from _natlb.health.publisher import RETRY_S, Publisher
 from _natlb.model.metrics import Metrics
 
@@ -72,3 +74,18 @@ def test_a_file_is_not_left_behind(publisher: Publisher, tmp_path: Path, other: 
         directory.mkdir()
     publisher.set_up(Metrics(directory=str(directory) if directory else None), 101.0)
     until(publisher, lambda: not file.exists(), 101.0)
+
+
+def test_a_child_does_not_keep_others_from_listening(publisher: Publisher) -> None:
+    """Such as the agent that comes next, where one is restarted meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = other.getsockname()
+    publisher.set_up(Metrics(listen=place), 100.0)
+    begun, ends = os.pipe(), os.pipe()
+    child = forked(lambda: (os.write(begun[1], b"."), os.close(ends[1]), os.read(ends[0], 1)))
+    os.read(begun[0], 1)
+    publisher.close()
+    socket.create_server(place).close()
+    for end in (*begun, *ends):
+        os.close(end)
+    os.waitpid(child, 0)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from _natlb.errors import HostError
-from _natlb.host import proc, tracked
+from _natlb.host import proc, store, tracked
 from _natlb.host.store import Paths
 from _natlb.host.tracked import Tracked
-from _natlb.model.effective import Finding, Place
+from _natlb.model import local_state
+from _natlb.model.effective import Finding, Findings, Place
 from _natlb.model.services import parse_config
-from _natlb.plan import rollback
+from _natlb.plan import overlay, rollback
 from _natlb.plan.backend_connections import BackendConnections
 from _natlb.plan.running import Running
 
@@ -75,3 +77,29 @@ def test_connections_end_of_backends_that_are_dead_alone(running: Any, monkeypat
         running._end_connections(Place("web", "10.0.0.3", port) for port in ports)
         assert sorted(ended) == [*ports]
         ended.clear()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_another_declaration_leaves_is_not_judged_by_the_known_one(tmp_path: Path, waits: bool) -> None:
+    """A run that takes a service away below its quorum ends what was found of it: it is not above it again."""
+    paths = Paths(etc=tmp_path / "etc", run=tmp_path / "run")
+    here: Any = Running(paths)
+    declared = {"name": "web", "listen": "192.0.2.10:80", "min_healthy": 1, "health": {"type": "tcp"}}
+    here._plan = SimpleNamespace(request=SimpleNamespace(config=parse_config([{**declared, "backends": ["10.0.0.3"]}])))
+
+    def keep(state: str, found: Findings) -> None:
+        store.write_text(paths.etc / store.STATE, state)
+        store.write_text(paths.run / store.HEALTH, local_state.dump_findings(found, overlay.identity()))
+
+    below = {Place("web", "0.0.0.0", None): Finding("down", "", "0 of 1")}
+    keep("{}", below)
+    here._request.read()
+    assert here.kept_below() == below
+    keep("{}", {})
+    assert here.kept_below() == {}
+    if waits:
+        directory = paths.run / rollback.DIRECTORY.format(token="1")
+        store.write_text(directory / "pending", "1e12")
+    else:
+        keep('{"services": []}', {})
+    assert here.kept_below() is None

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from _natlb.host import store
+from _natlb.host import left, store
 from _natlb.host.store import Paths
 from _natlb.model.effective import Finding, Findings, Override, Place
 from _natlb.model.services import parse_config
@@ -186,3 +186,20 @@ def test_it_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=core, capture_output=True, text=True, check=True)
     wings = {name.split(".")[1] for name in done.stdout.split()}
     assert wings == {"errors", "host", "status"}
+
+
+def test_a_host_has_left_where_nobody_can_read_why(tmp_path: Path) -> None:
+    """Only a file that is not there says that it is here."""
+    paths = Paths(tmp_path / "etc", tmp_path / "run")
+    path = paths.etc / store.LEFT
+    assert left.read(paths) is None
+    path.mkdir(parents=True)
+    assert left.read(paths) == ("", "")
+    path.rmdir()
+    path.symlink_to(path)
+    assert left.read(paths) == ("", "")
+    assert left.join(paths)
+    assert left.read(paths) is None
+    paths.etc.rmdir()
+    paths.etc.touch()
+    assert left.read(paths) is None

@@ -17,6 +17,16 @@ _WIDTH = 100
 COMPLETE = "complete"
 
 
+def beginning(words: Sequence[str]) -> tuple[str | None, str]:
+    """The value of `--root`, and the command, of a command line whose rest may be for another version."""
+    root, rest = None, list(words)
+    while rest and rest[0].startswith("--"):
+        name, equals, value = rest.pop(0).partition("=")
+        value = value if equals else rest.pop(0) if rest and name in ("--root", "--variant") else ""
+        root = value if name == "--root" else root
+    return root, rest[0] if rest else ""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser. What it makes has the name of the command as `command`."""
     found = argparse.ArgumentParser(

@@ -35,11 +35,14 @@ _STATES: dict[str, State] = {"drain": "drained", "disable": "disabled", "restore
 
 def main(words: Sequence[str] | None = None) -> int:
     """Carry out a command line, and return the exit code."""
-    parsed = arguments.parser().parse_args(words)
+    words = sys.argv[1:] if words is None else words
     try:
+        # Another program may know arguments that this one does not.
+        root, command = arguments.beginning(words)
+        if command in commands.OF_THE_DECLARATION and readiness.is_pending(quick.paths(root)):
+            _leave_to_another(quick.paths(root), words)
+        parsed = arguments.parser().parse_args(words)
         where = quick.paths(parsed.root)
-        if parsed.command in commands.OF_THE_DECLARATION and readiness.is_pending(where):
-            _leave_to_another(where, sys.argv[1:] if words is None else words)
         status = RUNS[parsed.command](parsed, where)
         sys.stdout.flush()
         return status or commands.DONE
@@ -314,10 +317,14 @@ def _agent(parsed: argparse.Namespace, paths: Paths) -> None:
 
 
 def _leave_nothing(paths: Paths) -> None:
-    """Where nothing is declared any more, the socket of the agent and the lock may be all that is left."""
+    """Where nothing is declared any more, the socket of the agent and the lock may be all that is left. Of a first
+    change that waits for its confirmation nothing is declared yet."""
+    from ..plan import rollback  # noqa: PLC0415
+
     if store.state_path(paths) is None:
         with contextlib.suppress(HostError), store.lock(paths):
-            cleanup.remove_if_unused(paths)
+            if rollback.waiting(paths) is None:
+                cleanup.remove_if_unused(paths)
 
 
 @contextlib.contextmanager

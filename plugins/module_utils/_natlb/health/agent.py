@@ -254,7 +254,9 @@ class Agent:
         if self._running.is_current():
             return
         # Where readings are rare, the next one may be some way off.
-        self._tell_crossed(self._running.kept_below())
+        below = self._running.kept_below()
+        if below is not None:
+            self._tell_crossed(below)
         if self._restore_at is None:
             self._restore_at = max(now, self._calm.until)
 
@@ -274,7 +276,8 @@ class Agent:
             self._tell_back(outcome.transaction)
         self._began = True
         plan = self._running.plan
-        for problem in plan.laid.passing if plan else ():
+        # While another program makes the rules follow, the plan is one of before, and has nothing new to tell.
+        for problem in plan.laid.passing if plan and not self._running.is_left_to_another else ():
             # Damaged files of overrides or health, and overrides that have ended.
             self._say(problem, service_manager.WARNING)
         self._follow_declaration(now)

@@ -6,11 +6,28 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
+import weakref
 from typing import Callable
 
 from ..errors import NatlbError
 from ..host import service_manager
+
+_parents_own: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def keep_from_children(peer: socket.socket) -> socket.socket:
+    """Have children close this socket. As long as one of them has it, somebody listens there, for all that others can
+    tell, and nobody else can."""
+    _parents_own.add(peer)
+    return peer
+
+
+def close_what_is_the_parents() -> None:
+    """To be called by a child, as it begins."""
+    for peer in list(_parents_own):
+        peer.close()
 
 
 def forked(work: Callable[[], object], what: str = "") -> int:
@@ -19,6 +36,7 @@ def forked(work: Callable[[], object], what: str = "") -> int:
     if child == 0:
         status = 1
         try:
+            close_what_is_the_parents()
             work()
             status = 0
         except NatlbError as error:

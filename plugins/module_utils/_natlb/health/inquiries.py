@@ -22,6 +22,7 @@ from typing import Any, Callable
 from ..host import unix_socket
 from ..host.agent_socket import FOLLOW, TIMEOUT_S, silent
 from ..host.date import utc
+from .forked import close_what_is_the_parents, keep_from_children
 
 _LONGEST_QUESTION, _CHUNK = 64, 1 << 16
 #: Clients at a time.
@@ -41,7 +42,7 @@ class Inquiries:
         self._selector, self._answers, self._short = selector, answers, short or {}
         self._clients: set[socket.socket] = set()
         self._followers: set[socket.socket] = set()
-        self._path, self._peer = path, unix_socket.listening(path)
+        self._path, self._peer = path, keep_from_children(unix_socket.listening(path))
         selector.register(self._peer, selectors.EVENT_READ, self._accept)
 
     def tell(self, message: str, **fields: str) -> None:
@@ -103,6 +104,7 @@ class Inquiries:
         child = os.fork()
         if child == 0:
             try:
+                close_what_is_the_parents()
                 if os.fork() == 0:
                     client.settimeout(TIMEOUT_S)
                     client.sendall(json.dumps(answer()).encode())

@@ -19,7 +19,7 @@ from ..errors import HostError
 from ..host import service_manager, store
 from ..model.metrics import Metrics
 from ..model.values import endpoint
-from .forked import forked
+from .forked import forked, keep_from_children
 
 #: How often the file is written, and after an error.
 EVERY_S, RETRY_S = 15.0, 60.0
@@ -98,7 +98,7 @@ class Publisher:
         self._answer = answer
         family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         try:
-            self._peer = socket.create_server(where, family=family, backlog=16)
+            self._peer = keep_from_children(socket.create_server(where, family=family, backlog=16))
         except OSError as error:
             trouble = f"metrics.listen: nobody can be served at {endpoint(*where)}: {os.strerror(error.errno or 0)}"
             self._trouble["listen"], self._listen_at = trouble, now + RETRY_S

@@ -29,10 +29,13 @@ class Left(NamedTuple):
 
 
 def read(paths: Paths) -> Left | None:
-    """None where the host has not left. One whose file cannot be understood has."""
-    text = store.cached_text(paths.etc / store.LEFT)
-    if text is None:
+    """None where the host has not left. One whose file cannot be read or understood has."""
+    try:
+        text = (paths.etc / store.LEFT).read_text("utf-8", "backslashreplace")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:
+        text = None
     found = store.mapping(text)
     return Left(str(found.get("since") or ""), str(found.get("reason") or ""))
 

@@ -112,8 +112,10 @@ class Running:
 
     def _is_declared(self) -> bool:
         """Whether the declaration that is live is the one known here. One that was not confirmed is not any more."""
-        same = self._request.is_same() and self._said == self._overrides()
-        return rollback.waiting(self._paths) == self._waiting and same
+        return self._is_same_change() and self._said == self._overrides()
+
+    def _is_same_change(self) -> bool:
+        return rollback.waiting(self._paths) == self._waiting and self._request.is_same()
 
     def _overrides(self) -> list[object]:
         return [store.stamp(folder / store.OVERRIDES) for folder in (self._paths.etc, self._paths.run)]
@@ -257,11 +259,15 @@ class Running:
         services = (self._declared[name] for name in names if name in self._declared)
         return remembering(services, self._plan.laid.overrides if self._plan else {}, findings, date.utc())
 
-    def kept_below(self) -> Findings:
-        """Which services are below their quorums, as it is written down: an order of an operator may have found out."""
+    def kept_below(self) -> Findings | None:
+        """Which services are below their quorums, as it is written down: an order of an operator may have found out.
+        None where another declaration is live by now, which is not to be judged by this one."""
         if not any(service.quorum for service in self.config.services):
             return {}
+        # A run writes what it declares first, so this is read first.
         text = store.cached_text(self._paths.run / store.HEALTH)
+        if not self._is_same_change():
+            return None
         found = local_state.parse_findings(text, overlay.identity()).entries
         return {place: item for place, item in found.items() if is_whole(place)}
 
