@@ -1,0 +1,203 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program of the role `anycast` that puts addresses on `lo`, in a network namespace with a `natlb` that says what a
+test wants."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+ROLE = Path(__file__).parents[2] / "roles" / "anycast"
+FOUR, SIX, MORE = "203.0.113.10/32", "2001:db8:113::10/128", "203.0.113.11/32"
+
+
+def rendered(template: str, **settings: Any) -> str:
+    """What the role makes of one of its templates."""
+    given = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string((ROLE / "templates" / template).read_text()).render({**given, **settings})
+
+
+def wait_for(is_so: Callable[[], bool], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.02)
+
+
+class Host:
+    """A namespace with the program in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes = folder / "run"
+        self.notes.mkdir()
+        (folder / "natlb").write_text(f"#!/bin/sh\necho asked >>{folder}/asked\ntest -e {folder}/ready\n")
+        (folder / "natlb").chmod(0o755)
+        self.declare(FOUR, SIX)
+        self._script = folder / "natlb-anycast"
+        settings = {
+            "natlb_anycast_check_interval": 0.05,
+            "natlb_anycast_list": folder / "addresses",
+            "natlb_anycast_folder": self.notes,
+            "natlb_anycast_program": folder / "natlb",
+            "natlb_anycast_left": folder / "left",
+        }
+        self._script.write_text(rendered("natlb-anycast.sh.j2", **settings))
+        self._namespace = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        wait_for(lambda: self._entered("readlink", "/proc/self/ns/net") != self._own(), lambda: "no namespace")
+        self._watch: subprocess.Popen[bytes] | None = None
+
+    def _own(self) -> str:
+        return subprocess.run(["readlink", "/proc/self/ns/net"], capture_output=True, text=True, check=True).stdout
+
+    def _enter(self, *argv: str) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self._namespace.pid}/ns/net", *argv]
+
+    def _entered(self, *argv: str) -> str:
+        return subprocess.run(self._enter(*argv), capture_output=True, text=True, check=False).stdout
+
+    def run(self, *argv: str) -> None:
+        subprocess.run(self._enter(*argv), check=True, capture_output=True)
+
+    def declare(self, *addresses: str) -> None:
+        (self.folder / "addresses").write_text("".join(f"{address}\n" for address in addresses))
+
+    def be(self, ready: bool) -> None:
+        (self.folder / "ready").touch() if ready else (self.folder / "ready").unlink()
+
+    def watch(self) -> None:
+        with (self.folder / "said").open("ab") as said:
+            self._watch = subprocess.Popen(self._enter("sh", str(self._script), "watch"), stdout=said, stderr=said)
+
+    def end(self, kill: bool = False) -> None:
+        if self._watch:
+            self._watch.kill() if kill else self._watch.terminate()
+            self._watch.wait()
+        self._watch = None
+
+    def close(self) -> None:
+        self.end()
+        self._namespace.kill()
+        self._namespace.wait()
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
+
+    def there(self) -> set[str]:
+        return {
+            line.split()[3] for line in self._entered("ip", "-oneline", "address", "show", "dev", "lo").splitlines()
+        }
+
+    def noted(self) -> set[str]:
+        file = self.notes / "added"
+        return set(file.read_text().split()) if file.exists() else set()
+
+    def wait_for(self, *addresses: str) -> None:
+        wait_for(lambda: self.there() == {*addresses}, lambda: f"{self.there()}\n{self.said()}")
+
+    def wait_for_words(self, words: str) -> None:
+        wait_for(lambda: words in self.said(), self.said)
+
+    def wait_for_questions(self, count: int) -> None:
+        asked = self.folder / "asked"
+
+        def number() -> int:
+            return len(asked.read_text().splitlines()) if asked.exists() else 0
+
+        before = number()
+        wait_for(lambda: number() >= before + count, self.said)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    found = Host(tmp_path)
+    yield found
+    found.close()
+
+
+def test_addresses_come_and_go(host: Host) -> None:
+    host.watch()
+    host.wait_for_questions(4)
+    assert host.there() == set()
+    host.be(ready=True)
+    host.wait_for(FOUR, SIX)
+    host.declare(MORE, SIX)
+    host.wait_for(MORE, SIX)
+    wait_for(lambda: host.noted() == {MORE, SIX}, host.said)
+    # Killed and started anew, it goes on with what is there.
+    host.end(kill=True)
+    assert host.there() == {MORE, SIX}
+    host.be(ready=False)
+    host.watch()
+    host.wait_for()
+    host.be(ready=True)
+    host.wait_for(MORE, SIX)
+    host.end()
+    assert host.there() == host.noted() == set()
+
+
+def test_one_that_leaves_does_not_wait(host: Host) -> None:
+    host.be(ready=True)
+    host.watch()
+    host.wait_for(FOUR, SIX)
+    (host.folder / "left").touch()
+    host.be(ready=False)
+    host.wait_for()
+    host.wait_for_questions(2)
+    assert host.said().count("withdrawn") == 2
+
+
+def test_an_address_that_cannot_be_added_keeps_no_other_one(host: Host) -> None:
+    """All IPv6 addresses of a host without IPv6. The others come, and go again."""
+    host.run("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
+    host.declare(SIX, FOUR)
+    host.be(ready=True)
+    host.watch()
+    host.wait_for(FOUR)
+    host.wait_for_words(f"{SIX} could not be put on lo, and is not announced: ")
+    host.wait_for_questions(3)
+    assert host.said().count(f"{SIX} could not be put") == 1
+    wait_for(lambda: host.noted() == {FOUR}, host.said)
+    host.be(ready=False)
+    host.wait_for()
+    host.be(ready=True)
+    host.wait_for(FOUR)
+    # It comes once it can.
+    host.run("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=0")
+    wait_for(lambda: SIX in host.there(), host.said)
+    host.end()
+    assert host.there() & {FOUR, SIX} == set()
+
+
+def test_an_address_of_others_stays(host: Host) -> None:
+    host.run("ip", "address", "add", FOUR, "dev", "lo")
+    host.be(ready=True)
+    host.watch()
+    host.wait_for(FOUR, SIX)
+    host.wait_for_words(f"{FOUR} is on lo and was not put there by this program")
+    wait_for(lambda: host.noted() == {SIX}, host.said)
+    host.be(ready=False)
+    host.wait_for(FOUR)
+    host.end()
+    assert host.there() == {FOUR}
+
+
+def test_an_address_that_others_take_away_comes_back(host: Host) -> None:
+    host.be(ready=True)
+    host.watch()
+    host.wait_for(FOUR, SIX)
+    host.run("ip", "address", "delete", FOUR, "dev", "lo")
+    host.wait_for_questions(2)
+    host.wait_for(FOUR, SIX)
+    host.end()
+    assert host.there() == host.noted() == set()
