@@ -134,6 +134,21 @@ def test_what_a_former_plan_has_told_is_not_told_again(is_left: bool) -> None:
     assert ("the override of web1 has ended" in said) != is_left
 
 
+@pytest.mark.parametrize("was_read", [False, True])
+def test_no_trouble_is_told_once_the_whole_host_was_made_right(was_read: bool) -> None:
+    """By a change of health that comes before the next attempt."""
+    running: Any = Busy()
+    agent = agent_of(running)
+    running.find = lambda _found: Outcome(False, "", "nftables", "none", 1, {}, []) if was_read else None
+    running.remember = lambda *_unused: None
+    agent._complain("it is broken", 1.0)
+    agent._restore_at, agent._look_at = 100.0, 100.0
+    agent._found = {Place("web", "10.0.0.3", 80): Finding("down")}
+    agent._do(2.0)
+    assert agent._restore_at == 100.0
+    assert bool(agent.troubles) != was_read
+
+
 def test_after_an_error_it_tries_again_at_once_and_then_more_rarely() -> None:
     agent = agent_of(Busy(failures=8))
     pauses = []

@@ -78,9 +78,11 @@ def test_a_file_is_not_left_behind(publisher: Publisher, tmp_path: Path, other: 
 
 def test_a_child_does_not_keep_others_from_listening(publisher: Publisher) -> None:
     """Such as the agent that comes next, where one is restarted meanwhile."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    # Where nobody else asks for a port.
+    with socket.create_server(("127.0.77.1", 0)) as other:
         place = other.getsockname()
     publisher.set_up(Metrics(listen=place), 100.0)
+    assert publisher.troubles == []
     begun, ends = os.pipe(), os.pipe()
     child = forked(lambda: (os.write(begun[1], b"."), os.close(ends[1]), os.read(ends[0], 1)))
     os.read(begun[0], 1)

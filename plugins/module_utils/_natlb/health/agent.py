@@ -231,6 +231,8 @@ class Agent:
                 self._found = {**found, **self._found}
                 raise
             if outcome is not None:
+                # The whole host was made right, before the next attempt to do so was due.
+                self._trouble = ""
                 self._follow_declaration(now)
                 if outcome.transaction == "replace":
                     self._tell_back(outcome.transaction)
