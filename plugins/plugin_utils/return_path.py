@@ -58,7 +58,9 @@ def _of_macs(place: str, balancer: Mapping[str, Any]) -> Iterator[str]:
         yield f"{place}.mac: is missing (write the link-layer address that its packets come from)"
     for mac in macs:
         # The first bit that is sent says whether it is an address of many.
-        if not _MAC.fullmatch(mac) or int(mac[1], 16) % 2:
+        if mac.isdecimal():
+            yield f"{place}.mac: {mac} is a number to YAML (write the address in quotation marks)"
+        elif not _MAC.fullmatch(mac) or int(mac[1], 16) % 2:
             yield f"{place}.mac: {mac} is not the link-layer address of a host (write one such as 02:00:5e:00:53:01)"
 
 

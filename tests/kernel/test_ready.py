@@ -150,7 +150,8 @@ def test_an_operator_takes_the_host_out(balancer: Balancer) -> None:
         assert balancer.tally(count=8) == dict.fromkeys(names(declared), 2), "what arrives is balanced"
         # Runs do not change it, and what an operator says last is the reason.
         balancer.apply([declared], program=single_file.text)
-        assert balancer.natlb("leave", "--reason", "new disk") == (0, "had left already\n", "")
+        assert balancer.natlb("leave", "--reason", "new disk") == (0, "had left already: new kernel\n", "")
+        assert balancer.natlb("leave") == (0, "had left already: new disk\n", "")
         (left,) = (text for text in balancer.info()["warnings"] if "has left" in text)
         assert left == balancer.natlb("ready")[2].strip().replace("natlb: not ready: ", "")
         assert left.replace("new disk", "new kernel") == err.strip().replace("natlb: not ready: ", "")

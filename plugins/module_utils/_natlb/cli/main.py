@@ -109,7 +109,10 @@ def _leave(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..model import local_state  # noqa: PLC0415
 
     _root_alone()
-    _say("left" if left.leave(paths, utc(), local_state.line(parsed.reason)) else "had left already")
+    before, reason = left.read(paths), local_state.line(parsed.reason)
+    left.leave(paths, utc(), reason)
+    why = f": {before.reason}" if before and before.reason else ""
+    _say(f"had left already{why}" if before else "left")
 
 
 def _join(_parsed: argparse.Namespace, paths: Paths) -> int:

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 from ..errors import HostError
 from ..health.inquiries import Followed
-from ..host import commits, store
+from ..host import commits, left, store
+from ..host.left import Left
 from ..host.store import Paths
 from ..plan import agent_files, overlay, waiting
 from ..plan import request as requests
@@ -121,6 +122,7 @@ class Watch:
         self._stamp: Any = None
         self._overlay_stamp: Any = None
         self._began = False
+        self._left: Left | None = None
         self._read()
         if service is not None and not self._view.config.services:
             raise HostError(f"service {service}: not declared on this host (see natlb status)")
@@ -168,6 +170,7 @@ class Watch:
             self._tell([News("start", self._head())])
             self._tell(news.of_findings({}, bad, self._names, before.config.services))
             self._tell(news.of_overrides({}, before.overrides, self._names))
+        self._tell(self._leaving())
         if self._declared() != self._stamp:
             self._read()
             self._tell(news.of_declarations(before.config, self._view.config))
@@ -190,6 +193,12 @@ class Watch:
         down = sum(item.state == "down" for place, item in self._view.findings.items() if place in self._names)
         agent = "no agent" if self._agent is None else f"agent: {down} down" if down else "agent: all up"
         return f"{engine}, {agent}, {len(self._view.overrides)} overrides"
+
+    def _leaving(self) -> Iterator[News]:
+        """Whether an operator has taken the host out, or brought it back."""
+        before, self._left = self._left, left.read(self._paths)
+        if before != self._left:
+            yield News("host", str(self._left) if self._left else "this host is back (natlb join)")
 
     def _meet_agent(self) -> None:
         if self._agent is not None and not self._agent.ended:
@@ -247,15 +256,15 @@ def watch(parsed: argparse.Namespace, paths: Paths) -> int:
         found = stack.enter_context(contextlib.closing(Watch(paths, parsed.variant, parsed.service, output)))
         with contextlib.suppress(OSError):
             found.follow_commits(stack.enter_context(commits.followed()))
-        left = parsed.count
+        turns = parsed.count
         while True:
             began, spent = time.monotonic(), spent_s()
             try:
                 found.poll()
             except HostError as error:
                 output.tell(News("error", f"{error}; trying again"))
-            left = None if left is None else left - 1
+            turns = None if turns is None else turns - 1
             due = began + max(parsed.interval, (spent_s() - spent) / BUSY)
-            if left == 0 or (end is not None and time.monotonic() >= end):
+            if turns == 0 or (end is not None and time.monotonic() >= end):
                 return commands.DONE
             found.wait(due if end is None else min(due, end))

@@ -47,13 +47,13 @@ def told(paths: Paths) -> list[str]:
 
 
 def leave(paths: Paths, since: str, reason: str) -> bool:
-    """Keep it; returns whether the host was here. The time stays when it left, the reason is the last one.
+    """Keep it; returns whether the host was here. The time stays when it left, the reason is the last that was given.
 
     Raises `HostError` where nothing is declared: nobody would ask then."""
     if store.state_path(paths) is None:
         raise HostError("nothing is declared on this host (run natlb.netfilter.deploy)")
     before = read(paths)
-    left = Left(before.since if before and before.since else since, reason)
+    left = Left((before.since if before else "") or since, reason or (before.reason if before else ""))
     store.make_directory(paths.etc)
     store.write_text(paths.etc / store.LEFT, json.dumps(left._asdict()))
     return before is None

@@ -95,19 +95,31 @@ def _check_by_client(service: Service, path: str, reading: Reading) -> None:
 
 
 def _check_allow(service: Service, path: str, reading: Reading) -> None:
-    _check_strange(service.allow_from, service, f"{path}.allow_from", reading)
+    remedy = "nobody could connect; add networks of the service's family"
+    _check_of_no_use(service.allow_from, service, f"{path}.allow_from", remedy, reading)
 
 
 def _check_deny(service: Service, path: str, reading: Reading) -> None:
-    _check_strange(service.deny_from, service, f"{path}.deny_from", reading)
+    remedy = "nobody is denied by it; add networks of the service's family, or leave deny_from out"
+    _check_of_no_use(service.deny_from, service, f"{path}.deny_from", remedy, reading)
+
+
+def _check_of_no_use(networks: Sequence[str], service: Service, path: str, remedy: str, reading: Reading) -> None:
+    """Whether none of these networks is of a family of the service. A list that many services share may have more."""
+    families = service.families() if networks else ()
+    if networks and not any(family_of(network) in families for network in networks):
+        reading.add(path, f"{_shown(networks)} is of a family that the service does not listen in", remedy)
+
+
+def _shown(values: Sequence[str]) -> str:
+    return parse.shown(", ".join(values)).replace("'", "")
 
 
 def _check_strange(values: Sequence[str], service: Service, path: str, reading: Reading) -> None:
     families = service.families() if values else ()
     strange = [value for value in values if family_of(value) not in families]
     if strange:
-        problem = f"{parse.shown(', '.join(strange))} is of a family that the service does not listen in"
-        reading.add(path, problem.replace("'", ""), "drop it")
+        reading.add(path, f"{_shown(strange)} is of a family that the service does not listen in", "drop it")
 
 
 def _check_backends(service: Service, path: str, reading: Reading) -> None:
