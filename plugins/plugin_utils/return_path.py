@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-BALANCERS, BIT = "natlb_return_balancers", "natlb_return_mark_bit"
+BALANCERS, BIT, GATEWAY = "natlb_return_balancers", "natlb_return_mark_bit", "natlb_return_gateway"
 #: As many as eight bits can number; none of them is 0.
 MOST = 255
 #: The lowest of the eight bits may be this one at most: marks have 32.
@@ -39,7 +39,7 @@ def problems(values: Mapping[str, Any]) -> list[str]:
     found += [
         f"{BALANCERS}: {mac} is there {macs.count(mac)} times (each packet comes from one balancer)" for mac in twice
     ]
-    return found
+    return found or list(_of_families(values.get(GATEWAY), balancers))
 
 
 def _of_bit(bit: Any) -> Iterator[str]:
@@ -74,3 +74,23 @@ def _of_gateways(place: str, balancer: Mapping[str, Any]) -> Iterator[str]:
             yield f"{place}.gateway: {gateway} is not an address (write one such as 10.0.0.11)"
     if not gateways or len(set(families)) < len(families):
         yield f"{place}.gateway: {', '.join(gateways) or 'nothing'} is not one address (or one of each family)"
+
+
+def _of_families(default: Any, balancers: list[dict[str, Any]]) -> Iterator[str]:
+    """What is sent to those of one family only, for a connection of the other family, would go past them all. Each
+    family has rules if the default has it, which is the first balancer where there is none."""
+    places = {f"{BALANCERS}[{index}].gateway": balancer.get("gateway") for index, balancer in enumerate(balancers)}
+    if default and places:
+        places = {GATEWAY: default, **places}
+    families = {place: _families(gateway) for place, gateway in places.items()}
+    first = next(iter(families), "")
+    for place, found in families.items():
+        if found != families[first]:
+            yield (
+                f"{place}: {' and '.join(found)}, while {first} is {' and '.join(families[first])} (write addresses of"
+                " the same families for all)"
+            )
+
+
+def _families(gateway: Any) -> list[str]:
+    return sorted({"IPv6" if ":" in address else "IPv4" for address in _listed(gateway)})

@@ -111,7 +111,8 @@ def test_three_hundred_connections(lab: Lab, tmp_path: Path, way: str) -> None:
 def kept_by_a_host(host: Host) -> dict[str, str]:
     """What the script may change."""
     looks = {
-        "rules": "ip -4 rule; ip -6 rule",
+        "rules": "ip -4 rule",
+        "rules6": "ip -6 rule",
         "routes": "ip -4 route show table all; ip -6 route show table all",
         "nft": "nft list ruleset 2>/dev/null | grep -c natlb_return || true",
         "iptables": "iptables -t mangle -S; ip6tables -t mangle -S",
@@ -130,8 +131,9 @@ def test_a_backend_has_nothing_of_it_in_the_end(lab: Lab, tmp_path: Path, engine
     try:
         path.run("up")
         put_in_place = kept_by_a_host(backend)
-        assert all("fwmark 0x2000000/0xff000000" in put_in_place["rules"] for _family in "46")
-        assert put_in_place["rules"].count("fwmark 0x1000000/0xff000000") == 4
+        for number in (1, 2):
+            counts = [put_in_place[rules].count(f"fwmark 0x{number}000000/0xff000000") for rules in ("rules", "rules6")]
+            assert counts == [2, 2], number
         assert path.run("drift") == ""
         path.run("up")
         assert kept_by_a_host(backend) == put_in_place
@@ -144,14 +146,57 @@ def test_a_backend_has_nothing_of_it_in_the_end(lab: Lab, tmp_path: Path, engine
         alone.run("up")
         left = kept_by_a_host(backend)
         assert (left["nft"], left["iptables"]) == (before["nft"], before["iptables"])
-        assert "fwmark" not in left["rules"]
+        assert "fwmark" not in left["rules"] + left["rules6"]
         assert alone.run("drift") == ""
     finally:
         path.run("down")
     assert kept_by_a_host(backend) == before
 
 
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_marks_of_which_nothing_tells_are_removed(lab: Lab, tmp_path: Path, engine: str) -> None:
+    """Whoever saves the rules of the host has them back after a boot, when nothing else of the role is there."""
+    backend = lab.backends["web1"]
+    balancers = [{"mac": "02:00:5e:00:53:01", "gateway": [BACK, BACK6]}]
+    before = kept_by_a_host(backend)
+    path = ReturnPath(backend, tmp_path, natlb_return_balancers=balancers, natlb_return_engine=engine)
+    try:
+        path.run("up")
+        put_in_place = kept_by_a_host(backend)
+        path.forget()
+        if engine == "iptables":
+            backend.run("sh", "-c", TWICE)
+        path.run("up")
+        assert kept_by_a_host(backend) == put_in_place
+        path.forget()
+    finally:
+        path.run("down")
+    assert kept_by_a_host(backend) == before
+
+
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_a_start_that_fails_half_way_leaves_nothing(lab: Lab, tmp_path: Path, engine: str) -> None:
+    """Both families of nftables are one transaction. Of iptables, IPv4 is there when IPv6 fails."""
+    backend = lab.backends["web1"]
+    balancers = [{"mac": "02:00:5e:00:53:01", "gateway": [BACK, BACK6]}]
+    before = kept_by_a_host(backend)
+    path = ReturnPath(backend, tmp_path, natlb_return_balancers=balancers, natlb_return_engine=engine)
+    path.without({"nftables": "nft", "iptables": "ip6tables-restore"}[engine])
+    try:
+        with pytest.raises(RuntimeError):
+            path.run("up")
+        assert kept_by_a_host(backend) == before
+    finally:
+        path.run("down")
+
+
+TWICE = """
+for program in iptables ip6tables; do
+    $program -t mangle -A PREROUTING -j NATLB-ARRIVING
+    $program -t mangle -A OUTPUT -j NATLB-MARKED
+done
+"""
 HARM = {
-    "nftables": "nft flush chain inet natlb_return arriving",
+    "nftables": "nft flush chain ip6 natlb_return arriving",
     "iptables": "iptables -t mangle -D OUTPUT -j NATLB-MARKED",
 }

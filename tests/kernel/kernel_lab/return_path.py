@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,21 @@ class ReturnPath:
         answer = host.run("sh", "-c", templar.template(variables["natlb_return_question"]))
         templar.available_variables = {**variables, "natlb_return_host": {"stdout_lines": answer.splitlines()}}
         text = str(templar.template(variables["natlb_return_script_text"]))
-        self._file.write_text(text.replace(STATE, str(folder / f"{host.name}.state")))
+        self._state = folder / f"{host.name}.state"
+        self._file.write_text(text.replace(STATE, str(self._state)))
 
     def run(self, what: str) -> str:
         """`up`, `down` or `drift`, and what it printed."""
         return self._host.run("sh", str(self._file), what)
+
+    def forget(self) -> None:
+        """What it has noted is gone, as after a boot."""
+        shutil.rmtree(self._state)
+
+    def without(self, program: str) -> None:
+        """This program fails from now on."""
+        folder = self._file.parent / "failing"
+        folder.mkdir()
+        (folder / program).write_text("#!/bin/sh\nexit 1\n")
+        (folder / program).chmod(0o755)
+        self._file.write_text(self._file.read_text().replace(" PATH=", f" PATH={folder}:"))

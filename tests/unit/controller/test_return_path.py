@@ -11,11 +11,12 @@ import pytest
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import return_path
 
 LB1 = {"mac": "02:00:5e:00:53:01", "gateway": "10.0.0.11"}
-LB2 = {"mac": ["02:00:5e:00:53:02", "02:00:5E:00:53:A2"], "gateway": ["10.0.0.12", "2001:db8:2::12"]}
+LB2 = {"mac": ["02:00:5e:00:53:02", "02:00:5E:00:53:A2"], "gateway": "10.0.0.12"}
+BOTH = {"mac": "02:00:5e:00:53:03", "gateway": ["10.0.0.13", "2001:db8:2::13"]}
 EXAMPLE = "(write one such as 02:00:5e:00:53:01)"
 
 
-@pytest.mark.parametrize("balancers", [None, [], [LB1], [LB1, LB2]])
+@pytest.mark.parametrize("balancers", [None, [], [LB1], [LB1, LB2], [BOTH]])
 def test_what_is_right(balancers: Any) -> None:
     assert return_path.problems({"natlb_return_balancers": balancers, "natlb_return_mark_bit": "0"}) == []
 
@@ -70,3 +71,22 @@ def test_numbers_have_an_end() -> None:
     assert return_path.problems({"natlb_return_mark_bit": 25}) == [
         "natlb_return_mark_bit: 25 is not a number from 0 to 24"
     ]
+
+
+def test_all_have_the_same_families() -> None:
+    """What only one of them has would be left out without a word."""
+    both, one = "IPv4 and IPv6", "(write addresses of the same families for all)"
+    assert return_path.problems({"natlb_return_balancers": [LB1, BOTH, LB2]}) == [
+        f"natlb_return_balancers[1].gateway: {both}, while natlb_return_balancers[0].gateway is IPv4 {one}"
+    ]
+    assert return_path.problems({"natlb_return_balancers": [BOTH, LB1]}) == [
+        f"natlb_return_balancers[1].gateway: IPv4, while natlb_return_balancers[0].gateway is {both} {one}"
+    ]
+    given = {"natlb_return_balancers": [BOTH], "natlb_return_gateway": "10.0.0.1"}
+    assert return_path.problems(given) == [
+        f"natlb_return_balancers[0].gateway: {both}, while natlb_return_gateway is IPv4 {one}"
+    ]
+    given["natlb_return_gateway"] = ["10.0.0.1", "2001:db8:2::1"]
+    assert return_path.problems(given) == []
+    # Without balancers there is nothing to compare.
+    assert return_path.problems({"natlb_return_gateway": "10.0.0.1"}) == []

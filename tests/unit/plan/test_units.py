@@ -59,8 +59,25 @@ def test_units_execute_programs_of_the_system_only(name: str) -> None:
     executed(ALL[name].text)
 
 
-def test_the_unit_of_backends_executes_programs_of_the_system_only() -> None:
-    executed((CHECKOUT / "roles/return_path/templates/natlb-return-path.service.j2").read_text())
+def test_the_units_of_backends_execute_programs_of_the_system_only() -> None:
+    for name in ("natlb-return-path", "natlb-return-path-restore"):
+        executed((CHECKOUT / f"roles/return_path/templates/{name}.service.j2").read_text())
+
+
+def test_no_unit_of_backends_is_part_of_a_firewall() -> None:
+    """firewalld conflicts with the others: what is part of both would have to stop and to restart at once."""
+    kept, again = (
+        parsed((CHECKOUT / f"roles/return_path/templates/natlb-return-path{name}.service.j2").read_text())
+        for name in ("", "-restore")
+    )
+    firewalls = set(again["WantedBy"][0].split())
+    assert firewalls == {"nftables.service", "firewalld.service", "iptables.service", "ip6tables.service"}
+    assert not firewalls & set(" ".join(kept["PartOf"]).split())
+    assert "PartOf" not in again
+    assert "RemainAfterExit" not in again
+    assert firewalls == set(kept["ReloadPropagatedFrom"][0].split())
+    for unit in (kept, again):
+        assert firewalls <= set(" ".join(unit["After"]).split())
 
 
 def executed(text: str) -> None:
@@ -87,7 +104,7 @@ def test_units_may_do_what_they_need_and_no_more(name: str) -> None:
     writes = {unit_files.UPLINKS: [], unit_files.AGENT: ["/run", "/etc/natlb"]}
     assert directives.get("ReadWritePaths", []) == writes.get(unit.name, ["/run"])
     assert directives["SystemCallFilter"][:2] == ["@system-service", "~@privileged @resources"]
-    denied = parsed((CHECKOUT / "roles/return_path/templates/natlb-return-path.service.j2").read_text())
+    denied = parsed((CHECKOUT / "roles/return_path/templates/natlb-return-path.sandbox.j2").read_text())
     for strict in denied.keys() - {"CapabilityBoundingSet", "SystemCallFilter", "ReadWritePaths"}:
         if strict.startswith(("Protect", "Restrict", "Private", "NoNew", "Lock", "Memory", "IPAddress", "Keyring")):
             left_out = strict == "ProtectKernelModules" or (unit.name == unit_files.AGENT and strict in NOT_THE_AGENT)
