@@ -54,13 +54,22 @@ def problems(given: Mapping[str, Any]) -> list[str]:
     name = f"{PREFIX}addresses"
     if given.get(name) is not None:
         try:
-            if not addresses(given[name]):
-                reading.add(
-                    name, "is empty: no service listens on an address", f"name one, or set {PREFIX}state: absent"
-                )
+            _announced(addresses(given[name]), given.get(NEIGHBORS), name, reading)
         except NatlbError as error:
             found.append(str(error))
     return found + list(map(str, reading.errors))
+
+
+def _announced(found: list[str], neighbors: Any, name: str, reading: Reading) -> None:
+    if not found:
+        reading.add(name, "is empty: no service listens on an address", f"name one, or set {PREFIX}state: absent")
+    elif not reading.errors and neighbors is not None:
+        told = {ipaddress.ip_address(str(neighbor["address"])).version for neighbor in neighbors}
+        for address in found:
+            if (version := ipaddress.ip_address(address).version) not in told:
+                other = f"name a router that is reached by IPv{version}, or set {name} without this address"
+                reading.add(NEIGHBORS, f"no router is told of {address}, as none is reached by IPv{version}", other)
+                return
 
 
 def _router_id(value: Any, reading: Reading) -> None:
@@ -76,23 +85,44 @@ def _neighbors(value: Any, bfd: bool, reading: Reading) -> None:
     items = reading.read(values.sequence, value, NEIGHBORS, otherwise=[])
     if not items and not reading.errors:
         reading.add(NEIGHBORS, "is empty", f"name a router, or set {PREFIX}state: absent to withdraw all")
+    known: dict[Any, str] = {}
     for number, item in enumerate(items):
-        reading.read(_neighbor, item, f"{NEIGHBORS}[{number}]", bfd, otherwise=None)
+        path = f"{NEIGHBORS}[{number}]"
+        address = reading.read(_neighbor, item, path, bfd, otherwise=None)
+        if address is not None and known.setdefault(address, path) != path:
+            reading.add(f"{path}.address", f"{address} is that of {known[address]}, too", "name each router once")
 
 
-def _neighbor(value: Any, path: str, bfd: bool) -> None:
+def _neighbor(value: Any, path: str, bfd: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Its address."""
     reading = Reading()
     given = reading.mapping(value, path, _KEYS, _REQUIRED)
-    for key in ("address", "source"):
-        if key in given:
-            reading.read(values.host_address, given[key], f"{path}.{key}", otherwise=None)
+    ends = {
+        key: reading.read(values.host_address, given[key], f"{path}.{key}", otherwise=None)
+        for key in ("address", "source")
+        if key in given
+    }
+    versions = {end.version for end in ends.values() if end is not None}
+    if len(versions) > 1:
+        reading.add(f"{path}.source", "is of another family than the address", "write one of the same family")
     if bfd and "multihop" in given and "source" not in given:
         reading.add(f"{path}.source", "is missing", "BFD over several hops has to know the address of this host")
     if "as" in given:
         reading.read(values.integer, given["as"], f"{path}.as", 1, _MOST_AS, "a number", otherwise=0)
     if "multihop" in given:
         reading.read(values.integer, given["multihop"], f"{path}.multihop", 1, 255, "a number of hops", otherwise=0)
-    # BIRD has strings in quotes and knows no way to quote a quote.
-    if any(sign in str(given.get("password", "")) for sign in '"\n'):
-        raise ConfigError(f"{path}.password", "has a quotation mark or a line break", "choose one without")
+    if "password" in given:
+        reading.read(_password, str(given["password"]), f"{path}.password", otherwise=None)
     reading.done()
+    found = ends["address"]
+    assert found is not None
+    return found
+
+
+def _password(value: str, path: str) -> None:
+    """Its value is not shown."""
+    if not value:
+        raise ConfigError(path, "is empty", "leave the key out, or write one; a template may have come out empty")
+    # BIRD has strings in quotes and knows no way to quote a quote.
+    if any(sign in value for sign in '"\n'):
+        raise ConfigError(path, "has a quotation mark or a line break", "choose one without")

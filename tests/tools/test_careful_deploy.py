@@ -219,3 +219,22 @@ def test_a_standby_comes_first_and_what_is_declared_is_taken_away(site: Site) ->
     assert printed.count("Remove the configuration") == 1
     assert not site.lb1.waiting()
     assert "natlb" not in "".join(states(site)).lower()
+
+
+def test_what_is_announced_is_checked_first_and_follows_the_rules(site: Site) -> None:
+    """The role anycast says that the program is not there which it asks: nothing is kept on these hosts."""
+    fast = ("--limit=lb1,localhost", "-e", "natlb_verify_each=false")
+    site.variables["natlb_anycast_neighbors"] = [{"address": "192.0.2.1", "as": 64512}]
+    status, printed = site.playbook("deploy", *fast)
+    assert status == 2
+    assert "natlb_anycast_as: is not set for this host" in printed
+    assert "Deploy the balancers" not in printed
+    site.variables["natlb_anycast_as"] = 64513
+    status, printed = site.playbook("deploy", *fast)
+    assert status == 2
+    assert "/usr/local/sbin/natlb is missing, which tells whether this host is ready" in printed, printed
+    assert (
+        printed.index("Deploy the balancers")
+        < printed.index("natlb.netfilter.balancer : ")
+        < printed.index("natlb.netfilter.anycast : ")
+    )

@@ -80,6 +80,25 @@ def test_what_is_right(more: dict[str, Any]) -> None:
             },
             "natlb_anycast_neighbors[0].source: is missing",
         ),
+        (
+            {"natlb_anycast_neighbors": [{**RIGHT["natlb_anycast_neighbors"][0], "password": ""}]},
+            "natlb_anycast_neighbors[0].password: is empty",
+        ),
+        (
+            {"natlb_anycast_neighbors": [{**RIGHT["natlb_anycast_neighbors"][0], "source": "2001:db8:1::2"}]},
+            "natlb_anycast_neighbors[0].source: is of another family",
+        ),
+        (
+            {"natlb_anycast_neighbors": [*RIGHT["natlb_anycast_neighbors"], {"address": "2001:DB8:1:0::1", "as": 1}]},
+            "natlb_anycast_neighbors[2].address: 2001:db8:1::1 is that of natlb_anycast_neighbors[1], too",
+        ),
+        (
+            {
+                "natlb_anycast_neighbors": RIGHT["natlb_anycast_neighbors"][:1],
+                "natlb_anycast_addresses": ["203.0.113.10", "2001:db8:113::10", "2001:db8:113::11"],
+            },
+            "natlb_anycast_neighbors: no router is told of 2001:db8:113::10, as none is reached by IPv6",
+        ),
         ({"natlb_anycast_addresses": []}, "natlb_anycast_addresses: is empty"),
         ({"natlb_anycast_addresses": ["127.0.0.1"]}, "natlb_anycast_addresses: 127.0.0.1"),
         ({"natlb_anycast_router_id": "7"}, "natlb_anycast_router_id: '7'"),
