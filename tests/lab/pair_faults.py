@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import lab
-from pair_clients import on
+from pair_clients import on, wait_for
 
 #: Of all of VRRP, a host hears nothing. The rules are in a table of their own.
 DEAF = "table inet deaf { chain input { type filter hook input priority -300; meta l4proto vrrp drop; }; }"
@@ -73,14 +73,23 @@ def full(host: str, folder: str) -> Iterator[None]:
     else:
         lines = f"cp -ax {folder} /srv/kept && mount -t tmpfs -o {size},mode=755 full {folder}"
         lines += f" && cp -ax /srv/kept/. {folder} && rm -r /srv/kept"
-    fill = f"cat /dev/zero > {folder}/ballast 2> /dev/null"
-    assert on(host, "sh", "-c", f"{lines}; {fill}; df --output=avail {folder}").split() == ["Avail", "0"], lines
     try:
+        assert on(host, "sh", "-c", f"{lines} && echo done") == "done\n", lines
+        wait_for(lambda: _filled(host, folder), f"{folder} of {host} does not get full")
         yield
     finally:
-        on(host, "rm", f"{folder}/ballast")
+        on(host, "rm", "-f", f"{folder}/ballast")
         if own:
             on(host, "mount", "-o", "remount,size=50%", folder)
         else:
-            on(host, "sh", "-c", f"cp -ax {folder} /srv/kept && umount --lazy {folder} && cp -ax /srv/kept/. {folder}")
-            on(host, "rm", "-r", "/srv/kept")
+            on(host, "sh", "-c", f"if mountpoint -q {folder}; then {_back(folder)}; fi; rm -rf /srv/kept")
+
+
+def _filled(host: str, folder: str) -> bool:
+    """Whoever frees a block meanwhile leaves room, and so it is filled more than once."""
+    fill = f"cat /dev/zero >> {folder}/ballast 2> /dev/null; df --output=avail {folder}"
+    return on(host, "sh", "-c", fill).split() == ["Avail", "0"]
+
+
+def _back(folder: str) -> str:
+    return f"rm -rf /srv/kept; cp -ax {folder} /srv/kept && umount --lazy {folder} && cp -ax /srv/kept/. {folder}"
