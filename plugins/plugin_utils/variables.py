@@ -177,6 +177,7 @@ INTERNAL = frozenset(
         "natlb_anycast_obstacles",
         "natlb_anycast_program",
         "natlb_anycast_question",
+        "natlb_anycast_reloads",
         "natlb_anycast_replaced",
         "natlb_anycast_router",
         "natlb_anycast_script",

@@ -6,6 +6,7 @@ test wants."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,60 @@ def wait_for(is_so: Callable[[], bool], what: Callable[[], str]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, what()
         time.sleep(0.02)
+
+
+def asked(folder: Path, *neighbors: str, addresses: tuple[str, ...] = ()) -> set[str]:
+    """What a host with these addresses on `lo`, whose files are in this folder, answers the role."""
+    given = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    for name in ("file", "list", "script", "unit_file", "program", "folder"):
+        given[f"natlb_anycast_{name}"] = str(folder / name)
+    given["natlb_anycast_bird_file"] = str(folder / "bird.service.d" / "natlb.conf")
+    given["natlb_anycast_neighbors"] = [{"address": address} for address in neighbors]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters["dirname"] = os.path.dirname
+    question = "{{ natlb_anycast_question }}"
+    while "{{" in question:
+        question = environment.from_string(question).render(given)
+    lines = f'for address; do ip address add "$address" dev lo; done; ip link set lo up; {question}'
+    inside = ["unshare", "--net", "sh", "-c", lines, "sh", *addresses]
+    answer = subprocess.run(inside, text=True, stdout=subprocess.PIPE, check=True).stdout.split("\n")
+    return {line for line in answer if line and line not in ("bird", "answers")}
+
+
+LOOPBACK = {"lo 127.0.0.1/8", "lo ::1/128"}
+
+
+def test_whatever_is_left_is_ours(tmp_path: Path) -> None:
+    """A run or a removal that broke off has left only some of the files."""
+    assert asked(tmp_path) == LOOPBACK
+    for name, words in (("list", set()), ("script", set()), ("unit_file", {"unit"}), ("folder", set())):
+        (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).touch()
+        # Shells differ in whether a file is newer than one that is not there.
+        assert asked(tmp_path) - LOOPBACK - {"stale"} == {"ours", *words}
+        (tmp_path / name).rmdir() if name == "folder" else (tmp_path / name).unlink()
+    (tmp_path / "file").write_text("# of somebody else\n")
+    (tmp_path / "list").touch()
+    assert asked(tmp_path) - LOOPBACK == {"ours", "foreign"}
+    mark = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["natlb_anycast_mark"]
+    (tmp_path / "file").write_text(f"{mark}\n")
+    assert asked(tmp_path) - LOOPBACK == {"ours", "configured"}
+
+
+def test_a_program_that_runs_as_it_is_written_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name, seconds in (("script", 1), ("unit_file", 2), ("folder/started", 3)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert {"current", "stale"} & asked(tmp_path) == {"current"}
+    os.utime(tmp_path / "script", (4, 4))
+    assert {"current", "stale"} & asked(tmp_path) == {"current", "stale"}
+
+
+def test_addresses_of_others_and_the_way_to_a_router_are_known(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "added").write_text(f"{FOUR}\n")
+    found = asked(tmp_path, "203.0.113.11", "2001:db8::1", addresses=(FOUR, MORE))
+    assert found == {"ours", "lo 203.0.113.11/32", "towards 203.0.113.11", *LOOPBACK}
 
 
 class Host:
