@@ -135,7 +135,6 @@ SHAPES: dict[str, Mapping] = {
     "source_hash": {"method": "source_hash", "snat": "none"},
     "flow_hash": {"method": "flow_hash"},
     "affinity": {"affinity": 60},
-    "max_connections": {"backends": far(max_connections=9)},
     "lists": {"allow_from": "0.0.0.0/0", "log": True, "max_connections_per_client": 9},
     "source addresses": {"snat": "100.64.2.2", "snat_ports": "20000-29999"},
 }
@@ -145,11 +144,20 @@ SHAPES: dict[str, Mapping] = {
 @pytest.mark.parametrize("of", ["service", "backend"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_services_of_each_shape(two_ways: Balancer, shape: str, of: str) -> None:
-    if shape == "max_connections" and two_ways.variant:
-        pytest.skip("only nftables has max_connections")
     if "every" in shape:
         two_ways.host.ip(f"address add {VIP}/32 dev front")
-    declared = service(**{"backends": far(), **SHAPES[shape]})
+    marks_its_packets(two_ways, of, SHAPES[shape])
+
+
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize("of", ["service", "backend"])
+def test_backends_with_a_limit(two_ways: Balancer, of: str) -> None:
+    marks_its_packets(two_ways, of, {"backends": far(max_connections=9)})
+
+
+def marks_its_packets(two_ways: Balancer, of: str, keys: Mapping) -> None:
+    """A service with these keys; `of` says who has the mark."""
+    declared = service(**{"backends": far(), **keys})
     if of == "service":
         declared["mark"] = MARK
     else:
