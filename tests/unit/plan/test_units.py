@@ -503,6 +503,12 @@ def test_only_root_may_use_it(host: Host) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "natlb: only root may do this (sudo natlb)\n")
 
 
+def test_rules_come_back_however_often_firewalls_are_started(host: Host) -> None:
+    """systemd starts a unit five times in ten seconds, and then no more."""
+    host.run("web")
+    assert "\nStartLimitIntervalSec=0\n" in host.unit(unit_files.RESTORE).read_text().partition("[Service]")[0]
+
+
 def test_the_agent_takes_the_place_of_units_that_follow_firewalls(host: Host) -> None:
     """It comes: they go, in one plan. It goes: they are back."""
     followers = {unit_files.RESTORE, unit_files.FIREWALLD}

@@ -142,6 +142,8 @@ _RESTORE = """\
 Description=NAT load balancing rules once more, since a start of another firewall may have flushed them
 ConditionPathExists={etc}/boot
 After=nftables.service firewalld.service natlb.service
+# However often they are started: the last of these starts is the one that counts.
+StartLimitIntervalSec=0
 
 # No RemainAfterExit: it has to run at every start of these units, also while natlb.service counts as active.
 [Service]
