@@ -93,8 +93,8 @@ def _neighbors(value: Any, bfd: bool, reading: Reading) -> None:
             reading.add(f"{path}.address", f"{address} is that of {known[address]}, too", "name each router once")
 
 
-def _neighbor(value: Any, path: str, bfd: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Its address."""
+def _neighbor(value: Any, path: str, bfd: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Its address. Raises `ConfigErrors` where there is none."""
     reading = Reading()
     given = reading.mapping(value, path, _KEYS, _REQUIRED)
     ends = {
@@ -114,9 +114,7 @@ def _neighbor(value: Any, path: str, bfd: bool) -> ipaddress.IPv4Address | ipadd
     if "password" in given:
         reading.read(_password, str(given["password"]), f"{path}.password", otherwise=None)
     reading.done()
-    found = ends["address"]
-    assert found is not None
-    return found
+    return ends["address"]
 
 
 def _password(value: str, path: str) -> None:
