@@ -164,6 +164,7 @@ INTERNAL = frozenset(
         "natlb_return_written",
         "natlb_anycast_answer",
         "natlb_anycast_bird_file",
+        "natlb_anycast_bird_written",
         "natlb_anycast_configured",
         "natlb_anycast_file",
         "natlb_anycast_files",

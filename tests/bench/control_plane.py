@@ -104,6 +104,7 @@ class Namespace:
     OWN_FOLDERS = (
         "mount -t tmpfs natlb /run && mkdir /run/upper /run/work && "
         "mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work natlb /etc && "
+        "mount -t tmpfs natlb /usr/local/sbin && "
         "ip link add nic0 type veth peer name nic1 && echo ready && exec cat"
     )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -22,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-OPEN_S, ANSWER_S, BETWEEN_S = 5.0, 30.0, 0.05
+OPEN_S, ANSWER_S, BETWEEN_S, MOMENT_S = 5.0, 30.0, 0.05, 0.01
 QUESTION = b"?\n"
 
 
@@ -34,6 +35,12 @@ class Connection:
         self.longest_s = 0.0
         #: Whether a busy one is to go on.
         self.goes_on = True
+
+    async def forget(self) -> None:
+        """What a backend has said unasked is no answer."""
+        with contextlib.suppress(TimeoutError, OSError):
+            while await asyncio.wait_for(self._reader.readline(), MOMENT_S):
+                pass
 
     async def hear(self, speak: bool) -> str:
         """What comes of one more answer."""
@@ -94,6 +101,8 @@ async def main(targets: list[str], sources: list[str], count: int, busy: int) ->
     while name := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
         for one in groups["busy"] if name == "busy" else ():
             one.goes_on = False
+        if name == "client":
+            await asyncio.gather(*(one.forget() for one in groups[name]))
         waiting = at_work if name == "busy" else [one.hear(speak=name == "client") for one in groups[name]]
         print(told(groups[name], await asyncio.gather(*waiting)), flush=True)
 

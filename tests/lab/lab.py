@@ -83,6 +83,7 @@ class Host:
     units: str = ""
     sysctls: tuple[str, ...] = ()
     image: str = IMAGE
+    capabilities: tuple[str, ...] = ()
 
     @property
     def container(self) -> str:
@@ -92,6 +93,7 @@ class Host:
         """The options of `podman run` that make this container what it is."""
         options = [f"--name={self.container}", f"--hostname={self.name}", "--systemd=always"]
         options += ["--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN", "--security-opt=unmask=/proc/sys"]
+        options += [f"--cap-add={capability}" for capability in self.capabilities]
         options += [f"--network={interface.option()}" for interface in self.interfaces]
         options += [f"--sysctl={sysctl}" for sysctl in self.sysctls]
         options += [f"--tmpfs={mount}" for mount in NOTHING_EXECUTED]

@@ -16,9 +16,9 @@ sys.path.insert(0, str(ROOT / "tests" / "lab"))
 from reservation import reserved  # noqa: E402
 
 #: These take minutes, and `make fleet` runs them.
-FLEET = {"active_active", "pair_faults", "pair_sync"} if os.environ.get("NATLB_FLEET") != "full" else set()
+FLEET = {"active_active", "anycast", "pair_faults", "pair_sync"} if os.environ.get("NATLB_FLEET") != "full" else set()
 SCENARIOS = sorted({path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")} - FLEET)
-LONGEST_S = 600
+LONGEST_S = 600 if FLEET else 1800
 
 
 @pytest.fixture(scope="module", autouse=True)
