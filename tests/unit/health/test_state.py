@@ -128,7 +128,7 @@ def test_first_checks_are_spread_over_one_interval() -> None:
     due = sorted(state.first_due(f"tcp 10.0.{i // 250}.{i % 250}:80", health, 100.0) for i in range(1000))
     assert due[0] >= 100
     assert due[-1] <= 102
-    tenths = [sum(100 + n / 10 <= moment < 100 + (n + 1) / 10 for moment in due) for n in range(20)]
+    tenths = [sum(100 + n / 10 <= moment + 1e-6 < 100 + (n + 1) / 10 for moment in due) for n in range(20)]
     assert min(tenths) > 20
     assert max(tenths) < 100
     assert state.first_due("a", Health("tcp", interval_s=3600), 0.0) <= state.LONGEST_SPREAD_S
@@ -154,13 +154,13 @@ def test_intervals(health: Health, changing: bool, low: float, high: float) -> N
 
 
 def test_checks_begin_together_and_no_later() -> None:
-    """A wake of the agent costs more than a check: of 1,000 checks every 2 s there are 40 in 2 s."""
+    """A wake of the agent costs more than a check: of 1,000 checks every 2 s there are 20 in 2 s."""
     health = Health("tcp")
     first = [state.first_due(f"backend {number}", health, 100.0) for number in range(1000)]
     # Each begins a little late, as a process that waits does.
     following = [state.next_due("", health, False, moment + 0.001, 1) for moment in first]
-    assert len({round(moment, 6) for moment in following}) <= 41
-    assert all(1.95 <= after - before <= 2.002 for before, after in zip(first, following, strict=True))
+    assert len({round(moment, 6) for moment in following}) <= 21
+    assert all(1.9 <= after - before <= 2.002 for before, after in zip(first, following, strict=True))
 
 
 def test_a_check_that_begins_early_keeps_its_place() -> None:

@@ -23,7 +23,7 @@ FLAPPING_S, MOST_DOUBLINGS = 300.0, 3
 LONGEST_SPREAD_S = 10.0
 #: Checks begin at multiples of this, or of that part of their interval where it is less: those that fall together share
 #: one wake of the agent, which costs more than a check.
-GRID_S, GRID_PART = 0.05, 1 / 40
+GRID_S, GRID_PART = 0.1, 1 / 20
 #: Checks that are due within so long begin together with one that is.
 EARLY_S = 0.01
 #: What sums of times are wrong by at most.
