@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
-
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar
 
 from .host import Host
 
@@ -21,29 +20,39 @@ ROLE = Path(__file__).resolve().parents[3] / "roles" / "return_path"
 STATE = "/run/natlb-return-path"
 
 
+#: In a process of its own: Ansible takes over how its collections are imported, for all tests that follow.
+RENDER = """
+import json, sys
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+role, name, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+init_plugin_loader()
+loader = DataLoader()
+loader.set_basedir(role)
+variables = {}
+for part in ("defaults", "vars"):
+    variables |= loader.load_from_file(f"{role}/{part}/main.yml", cache="none")
+variables |= {"natlb_return_install": {}, "ansible_check_mode": False, "ansible_search_path": [role], **given}
+print(Templar(loader, variables).template(variables[name]), end="")
+"""
+
+
 @functools.cache
-def _load_plugins() -> None:
-    init_plugin_loader()
+def _rendered(name: str, given: str) -> str:
+    argv = [sys.executable, "-c", RENDER, str(ROLE), name, given]
+    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 class ReturnPath:
     """The role on one host of the lab."""
 
     def __init__(self, host: Host, folder: Path, **given: Any) -> None:
-        _load_plugins()
         self._host, self._file = host, folder / f"{host.name}.sh"
-        loader = DataLoader()
-        loader.set_basedir(str(ROLE))
-        variables: dict[str, Any] = {}
-        for part in ("defaults", "vars"):
-            variables |= loader.load_from_file(str(ROLE / part / "main.yml"), cache="none")
-        variables |= {"natlb_return_install": {}, "ansible_check_mode": False, "ansible_search_path": [str(ROLE)]}
-        variables |= given
         # The first line of the answer names the distribution, by the release of this machine.
-        templar = Templar(loader, variables)
-        answer = host.run("sh", "-c", templar.template(variables["natlb_return_question"]))
-        templar.available_variables = {**variables, "natlb_return_host": {"stdout_lines": answer.splitlines()}}
-        text = str(templar.template(variables["natlb_return_script_text"]))
+        answer = host.run("sh", "-c", _rendered("natlb_return_question", json.dumps(given)))
+        answered = {"natlb_return_host": {"stdout_lines": answer.splitlines()}}
+        text = _rendered("natlb_return_script_text", json.dumps({**given, **answered}))
         self._state = folder / f"{host.name}.state"
         self._file.write_text(text.replace(STATE, str(self._state)))
 

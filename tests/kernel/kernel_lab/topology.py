@@ -47,7 +47,10 @@ NAMED_PORTS = "10000-30999,40000-40999"
 #: The link-layer addresses of the balancer, whatever it is made of.
 MAC = {"front": "02:00:00:00:00:02", "back": "02:00:00:00:01:01"}
 
+_FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 QUIET = {
+    # A new namespace has the machine's setting, and what goes astray is to stay there.
+    **dict.fromkeys(_FORWARDING, 0),
     "ipv6/conf/default/accept_dad": 0,
     "ipv6/conf/all/accept_dad": 0,
     # A balancer without rules sends a client to an address on its own network directly. Believed once, that would hold
@@ -58,7 +61,6 @@ QUIET = {
 _STRICT = {"ipv4/conf/all/rp_filter": 1, "ipv4/conf/default/rp_filter": 1}
 #: What a router has to drop what its own networks leave over of larger ones; nothing is to be concluded from them.
 _REFUSED = "route add blackhole 10.0.0.0/8\nroute add unreachable 2001:db8::/32"
-_FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
 def _forget_connections(host: Host) -> None:
@@ -148,7 +150,7 @@ class Lab:
 
     def _build_balancer(self) -> None:
         host = self.balancer
-        host.sysctl({**QUIET, **_STRICT, **dict.fromkeys(_FORWARDING, 0)})
+        host.sysctl({**QUIET, **_STRICT})
         self._wire_all(host, [(link, link, MAC[link]) for link in ("front", "back")])
         host.ip(
             f"address add {FRONT}/24 dev front\naddress add {FRONT6}/64 dev front nodad\nlink set front up\n"
