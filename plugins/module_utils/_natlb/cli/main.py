@@ -109,8 +109,7 @@ def _leave(parsed: argparse.Namespace, paths: Paths) -> None:
     from ..model import local_state  # noqa: PLC0415
 
     _root_alone()
-    before, reason = left.read(paths), local_state.line(parsed.reason)
-    left.leave(paths, utc(), reason)
+    before = left.leave(paths, utc(), local_state.line(parsed.reason))
     why = f": {before.reason}" if before and before.reason else ""
     _say(f"had left already{why}" if before else "left")
 

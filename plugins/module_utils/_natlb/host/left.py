@@ -46,8 +46,9 @@ def told(paths: Paths) -> list[str]:
     return [str(found)] if found else []
 
 
-def leave(paths: Paths, since: str, reason: str) -> bool:
-    """Keep it; returns whether the host was here. The time stays when it left, the reason is the last that was given.
+def leave(paths: Paths, since: str, reason: str) -> Left | None:
+    """Keep it; returns what was kept before, None where the host was here. The time stays when it left, the reason is
+    the last that was given.
 
     Raises `HostError` where nothing is declared: nobody would ask then."""
     if store.state_path(paths) is None:
@@ -56,7 +57,7 @@ def leave(paths: Paths, since: str, reason: str) -> bool:
     left = Left((before.since if before else "") or since, reason or (before.reason if before else ""))
     store.make_directory(paths.etc)
     store.write_text(paths.etc / store.LEFT, json.dumps(left._asdict()))
-    return before is None
+    return before
 
 
 def join(paths: Paths) -> bool:
