@@ -252,7 +252,9 @@ def _egress(draw: st.DrawFn, uplinks: bool) -> Declared:
         declared["out_interface"] = draw(st.sampled_from(INTERFACES))
     elif way == "address":
         declared["snat"] = "2001:db8:1::2" if six else "192.0.2.2"
-    elif way == "uplinks" and uplinks and not six:
+    if draw(st.booleans()):
+        declared["snat_ports"] = draw(st.sampled_from(("61000-64999", "61000")))
+    if way == "uplinks" and uplinks and not six:
         chosen = draw(st.lists(st.sampled_from(range(len(UPLINKS))), unique=True, min_size=1))
         declared["uplinks"] = [{**UPLINKS[i], "weight": draw(st.integers(1, 5))} for i in chosen]
     return declared

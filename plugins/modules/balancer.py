@@ -430,6 +430,11 @@ options:
           - V(none) is an exception; what matches keeps its address, and the rules behind this one do not apply to it.
         type: str
         default: masquerade
+      snat_ports:
+        description:
+          - The source ports of what is translated, such as V(20000-29999). A port of the range is kept where it is free.
+          - No service may listen on one of them, if connections may be translated to its address.
+        type: str
       uplinks:
         description: The ways out among which each new connection is spread by weight.
         type: list
@@ -773,6 +778,7 @@ EGRESS = {
     "protocol": {"type": "str", "choices": PROTOCOLS},
     "destination_ports": {"type": "list", "elements": "str"},
     "snat": {"type": "str", "default": "masquerade"},
+    "snat_ports": {"type": "str"},
     "uplinks": {"type": "list", "elements": "dict", "options": UPLINK},
 }
 TIMEOUTS = ("tcp_established", "tcp_time_wait", "udp", "udp_stream", "sctp_established")

@@ -76,6 +76,7 @@ GUARDED: list[Mapping] = [
 ]
 EGRESS: list[Mapping] = [
     {"source": "10.0.0.0/24", "protocol": "tcp", "destination_ports": [25, "8000-8010"], "snat": "192.0.2.12"},
+    {"source": "10.2.0.0/24", "out_interface": "front", "snat": "192.0.2.12", "snat_ports": "20000-29999"},
     {"source": ["10.0.0.0/24", "10.1.0.0/16"], "out_interface": "front"},
     {"source": "2001:db8:2::/64"},
 ]

@@ -309,3 +309,80 @@ def test_other_source_ports_are_kept(balancer: Balancer) -> None:
         for port, kept in ((9000, False), (9036, False), (8999, True), (9037, True)):
             (answer,) = out(balancer, protocol=protocol, first_source_port=port)
             assert (answer.peer_port == port) == kept, (protocol, port, answer)
+
+
+PORTS = range(20000, 30000)
+
+
+@pytest.mark.parametrize("snat", ["masquerade", PUBLIC, "uplinks"])
+def test_source_ports_of_a_range(balancer: Balancer, snat: str) -> None:
+    rule: Mapping = {"source": INSIDE, "snat": snat, "snat_ports": "20000-29999"}
+    target, seen = f"{CLIENT}:80", {FRONT if snat == "masquerade" else snat}
+    if snat == "uplinks":
+        balancer.lab.uplinks()
+        rule = {**by_weight(1, 1), "snat_ports": "20000-29999"}
+        target, seen = f"{INTERNET}:80", set(SOURCES.values())
+    declared = [service(listen=f"{FRONT}:8500", protocol=["tcp", "udp"])]
+    balancer.apply(declared, [rule])
+    for protocol in ("tcp", "udp"):
+        # Of these, one is the port of a service.
+        answers = out(balancer, target, 40, protocol=protocol, first_source_port=8490)
+        assert {answer.peer for answer in answers} == seen
+        assert all(answer.peer_port in PORTS for answer in answers), [answer.peer_port for answer in answers]
+        (kept,) = out(balancer, target, protocol=protocol, first_source_port=25000)
+        assert kept.peer_port == 25000, "it is of the range, and free"
+    assert not balancer.apply(declared, [rule]).changed
+    assert not balancer.info()["drift"]
+    (egress,) = balancer.info()["egress"]
+    assert egress["snat_ports"] == "20000-29999"
+    balancer.apply(declared, [{key: value for key, value in rule.items() if key != "snat_ports"}])
+    assert all(out(balancer, target, 1, first_source_port=port)[0].peer_port == port for port in (8490, 8501))
+    balancer.remove()
+    assert not balancer.ours_left()
+
+
+def test_source_ports_of_a_range_over_ipv6(balancer: Balancer) -> None:
+    for number, snat in enumerate(("masquerade", FRONT6)):
+        balancer.apply([], [{"source": INSIDE6, "snat": snat, "snat_ports": "20000-29999"}])
+        for protocol in ("tcp", "udp"):
+            first = 8500 + 100 * number
+            answers = out(balancer, f"[{CLIENT6}]:80", 20, protocol=protocol, first_source_port=first)
+            assert {answer.peer for answer in answers} == {FRONT6}
+            assert all(answer.peer_port in PORTS for answer in answers), [answer.peer_port for answer in answers]
+
+
+def test_source_ports_of_what_a_rule_names(balancer: Balancer) -> None:
+    web = {"source": INSIDE, "protocol": "tcp", "destination_ports": [80, 9000], "snat": PUBLIC, "snat_ports": "20000"}
+    udp = {"source": INSIDE, "protocol": "udp", "snat_ports": "30000-30009"}
+    balancer.apply([], [web, udp, {"source": INSIDE}])
+
+    def seen(port: int, protocol: str) -> tuple[str, int]:
+        (answer,) = out(balancer, f"{CLIENT}:{port}", protocol=protocol, first_source_port=7777)
+        return answer.peer, answer.peer_port
+
+    assert seen(80, "tcp") == (PUBLIC, 20000)
+    assert seen(9000, "tcp") == (PUBLIC, 20000), "one port is enough for each destination"
+    assert seen(8080, "tcp") == (FRONT, 7777)
+    peer, port = seen(80, "udp")
+    assert (peer, port in range(30000, 30010)) == (FRONT, True)
+
+
+def test_as_many_connections_to_one_destination_as_ports(balancer: Balancer) -> None:
+    balancer.apply([], [{"source": INSIDE, "snat_ports": "20000-20003"}])
+    web1 = balancer.lab.backends["web1"]
+    held = web1.call(traffic.hold, f"{CLIENT}:80", 4)
+    assert {answer.peer_port for _handle, answer in held} == {20000, 20001, 20002, 20003}
+    (more,) = out(balancer, timeout_s=0.3)
+    assert more.error
+    assert out(balancer, f"{CLIENT}:8080")[0].peer_port in range(20000, 20004), "another destination"
+    assert [web1.call(traffic.talk, handle).peer for handle, _answer in held] == [FRONT] * 4
+
+
+def test_what_has_no_ports_is_translated_as_well(balancer: Balancer) -> None:
+    """An echo request (ICMP), which the client answers if it comes from an address that it knows."""
+    balancer.apply([], [{"source": INSIDE, "snat": PUBLIC, "snat_ports": "20000-29999"}])
+    balancer.client.ip(f"route add unreachable {INSIDE}")
+    try:
+        assert balancer.lab.backends["web1"].call(traffic.ping, CLIENT) == "answered"
+    finally:
+        balancer.client.ip(f"route delete unreachable {INSIDE}")

@@ -180,6 +180,20 @@ MASQUERADING = [
         ],
     ),
     Case(
+        "config nat: target 'SNAT', snat_ip, snat_port '20000-29999'",
+        [],
+        [served("198.18.9.9:9002", client=2, at="web1", seen=PUBLIC, seen_ports=range(20000, 30000))],
+        [
+            {
+                "source": LAN,
+                "protocol": "tcp",
+                "destination_ports": 9002,
+                "snat": PUBLIC,
+                "snat_ports": "20000-29999",
+            }
+        ],
+    ),
+    Case(
         "masq '1', masq6 '1'",
         [],
         [

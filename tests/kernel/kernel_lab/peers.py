@@ -53,6 +53,8 @@ class Flow:
     at: str = "client"
     #: The source address that all who answer have to see.
     seen: str = ""
+    #: The source ports that may be seen; by default any.
+    seen_ports: Sequence[int] = ()
     #: The port at which the connections have to arrive; by backend, where these differ.
     port: int | Mapping[str, int] = 0
     #: Whether they stay open until the end of the case.
@@ -73,7 +75,7 @@ class Case:
 
 def served(target: str, *, seen: str = "", port: int | Mapping[str, int] = 0, **names: Any) -> Flow:
     """These answer, each so often: `web1=2, web2=1`. Keys of `Flow` may stand among them."""
-    keys = {key: names.pop(key) for key in ("protocol", "sources", "at", "held") if key in names}
+    keys = {key: names.pop(key) for key in ("protocol", "sources", "at", "held", "seen_ports") if key in names}
     return Flow(target, sum(names.values()), names, seen=seen, port=port, **keys)
 
 
@@ -174,6 +176,9 @@ def _differences(flow: Flow, answers: Sequence[Answer]) -> list[str]:
     peers = {answer.peer for answer in answers if answer.name}
     if flow.seen and peers != {flow.seen}:
         found.append(f"seen as {peers}, and not as {flow.seen}")
+    strange = {answer.peer_port for answer in answers if answer.name and answer.peer_port not in flow.seen_ports}
+    if flow.seen_ports and strange:
+        found.append(f"seen from the ports {strange}")
     if flow.port:
         arrived = {(answer.name, answer.local_port) for answer in answers if answer.name}
         wrong = {(name, port) for name, port in arrived if port != _port(flow.port, name)}

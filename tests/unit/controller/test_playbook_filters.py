@@ -185,6 +185,10 @@ def test_what_a_table_cannot_hold_stands_below(hosts: dict[str, Any], lines: lis
             {"source": ["10.0.0.0/24"], "protocol": "tcp", "destination_ports": ["80", "443"], "snat": "192.0.2.10"},
             "source NAT for 10.0.0.0/24 to tcp 80, 443 (192.0.2.10)",
         ),
+        (
+            {**EGRESS, "snat": "192.0.2.10", "snat_ports": "20000-29999"},
+            "source NAT for 10.0.0.0/24 by eth0 (192.0.2.10 from ports 20000-29999)",
+        ),
     ],
 )
 def test_egress_is_told(rule: dict[str, Any], line: str) -> None:

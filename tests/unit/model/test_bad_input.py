@@ -550,6 +550,10 @@ EGRESSES = [
     ([{**EGRESS, "protocol": "tcp", "destination_ports": []}], "egress[0].destination_ports", "is empty"),
     ([{**EGRESS, "snat": None}], "egress[0].snat", "has no value"),
     ([{**EGRESS, "snat": []}], "egress[0].snat", "is empty"),
+    ([{**EGRESS, "snat_ports": None}], "egress[0].snat_ports", "has no value"),
+    ([{**EGRESS, "snat_ports": "29999-20000"}], "egress[0].snat_ports", "ends before it begins"),
+    ([{**EGRESS, "snat_ports": [20000]}], "egress[0].snat_ports", "not a range of ports"),
+    ([{**EGRESS, "snat_ports": "20000-29999", "snat": "none"}], "egress[0].snat_ports", "no source is translated"),
     ([{**EGRESS, "uplinks": None}], "egress[0].uplinks", "has no value"),
     ([{**EGRESS, "uplinks": []}], "egress[0].uplinks", "is empty"),
     ([{**EGRESS, "uplinks": [{**UPLINK, "weight": None}]}], "egress[0].uplinks[0].weight", "has no value"),
@@ -819,7 +823,7 @@ FULL = {
             "destination_ports": [80],
             "snat": "masquerade",
         },
-        {**EGRESS, "uplinks": [{**UPLINK, "weight": 1}]},
+        {**EGRESS, "snat_ports": "20000-29999", "uplinks": [{**UPLINK, "weight": 1}]},
     ],
 }
 

@@ -29,9 +29,9 @@ def config(**keys: Any) -> Config:
     return parse_config([service(**keys)])
 
 
-def errors(*services: dict[str, Any]) -> list[str]:
+def errors(*services: dict[str, Any], egress: Any = None) -> list[str]:
     try:
-        parse_config(list(services))
+        parse_config(list(services), egress)
     except ConfigErrors as error:
         return [str(one) for one in error.errors]
     return []
@@ -72,6 +72,26 @@ def test_ports_at_which_services_listen(listen: str, keys: dict[str, Any], colli
     found = errors(service(**{**keys, "snat_by_client": rules}), other(listen))
     assert [error.partition(": ")[0] for error in found] == ["services[0].snat_ports"] * collides, found
     assert all(f"of tcp {listen}, where service b listens" in error for error in found)
+
+
+@pytest.mark.parametrize(
+    ("keys", "collides"),
+    [
+        ({}, True),
+        ({"protocol": "tcp"}, True),
+        ({"protocol": "udp"}, False),
+        ({"snat_ports": "25001-29999"}, False),
+        ({"snat": "192.0.2.11"}, True),
+        ({"snat": "192.0.2.12"}, False),
+        ({"source": ["10.0.0.0/24", "2001:db8::/64"]}, True),
+        ({"source": "2001:db8::/64"}, False),
+    ],
+)
+def test_ports_of_egress_at_which_services_listen(keys: dict[str, Any], collides: bool) -> None:
+    rule = {"source": "10.0.0.0/24", "snat_ports": "20000-29999", **keys}
+    found = errors(other("192.0.2.11:25000"), egress=[{"source": "10.9.0.0/24"}, rule])
+    problem = "20000-29999 has a port of tcp 192.0.2.11:25000, where service b listens"
+    assert [error.partition(" (")[0] for error in found] == [f"egress[1].snat_ports: {problem}"] * collides
 
 
 def test_a_wide_range_is_found_behind_a_narrow_one() -> None:

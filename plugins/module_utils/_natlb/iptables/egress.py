@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from ..model.entities import Config
+from ..model.entities import PROTOCOLS, Config
 from ..model.families import is_everything
 from ..model.outbound import Egress, Uplink, mark_value
+from ..model.ranges import Range
 from ..model.shadowing import Shadowed, shadowed
 from ..model.slots import interleave
 from ..ruleset.names import digest
@@ -38,7 +39,10 @@ def add_egress(tables: Tables, config: Config) -> None:
             continue
         for found in shadowed(config.services, tables.family, item):
             rules += _for_item(tables, item, *_shadowed(found, item, outs))
-        rules += _for_item(tables, item, matches, snat_to(item.snat_address) if item.snat_address else MASQUERADE)
+        if item.snat_ports:
+            rules += _for_item(tables, item, _of_each_protocol(item, outs), _to_ports(item, item.snat_ports))
+        if not (item.snat_ports and item.protocol):
+            rules += _for_item(tables, item, matches, snat_to(item.snat_address) if item.snat_address else MASQUERADE)
     if rules:
         tables.enter("nat", "POSTROUTING", "post", rules)
 
@@ -47,10 +51,19 @@ def _shadowed(found: Shadowed, item: Egress, outs: Sequence[str]) -> tuple[list[
     """The matches for source ports of services, and what becomes of such connections."""
     sports = ",".join(map(ports_text, found.ports))
     ways = [f"{out} {to}" for out in outs for to in (port_matches(item) if item.ports else [f"-p {found.protocol}"])]
-    ports = "-".join(map(str, found.instead))
+    return [f"{way} -m multiport --sports {sports}" for way in ways], _to_ports(item, found.instead)
+
+
+def _of_each_protocol(item: Egress, outs: Sequence[str]) -> list[str]:
+    """The matches of an item for a target with ports, which has to know the protocol."""
+    protocols = port_matches(item) if item.protocol else [f"-p {protocol}" for protocol in PROTOCOLS]
+    return [f"{out} {protocol}" for out in outs for protocol in protocols]
+
+
+def _to_ports(item: Egress, ports: Range) -> str:
+    text = "-".join(map(str, ports))
     address = f"[{item.snat_address}]" if ":" in (item.snat_address or "") else item.snat_address
-    action = f"-j SNAT --to-source {address}:{ports}" if item.snat_address else f"-j MASQUERADE --to-ports {ports}"
-    return [f"{way} -m multiport --sports {sports}" for way in ways], action
+    return f"-j SNAT --to-source {address}:{text}" if item.snat_address else f"{MASQUERADE} --to-ports {text}"
 
 
 def _for_item(tables: Tables, item: Egress, matches: Sequence[str], action: str) -> list[str]:

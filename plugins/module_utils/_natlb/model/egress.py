@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError
-from . import values, words
+from . import snat_ports, values, words
 from .entities import MAX_WEIGHT, Config
 from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
@@ -19,7 +19,7 @@ from .reading import Reading
 
 T = TypeVar("T")
 
-KEYS = ("source", "destination", "out_interface", "protocol", "destination_ports", "snat", "uplinks")
+KEYS = ("source", "destination", "out_interface", "protocol", "destination_ports", "snat", "snat_ports", "uplinks")
 UPLINK_KEYS = ("interface", "gateway", "weight")
 
 
@@ -51,6 +51,7 @@ def egress_rule(value: Any, path: str) -> Egress:
         ports=ports,
         snat=snat,
         snat_address=address,
+        snat_ports=read("snat_ports", None, snat_ports.read_ports),
         uplinks=read("uplinks", no_uplinks, _uplinks, family_of(sources[0]) if sources else None),
     )
     reading.done()
@@ -128,6 +129,8 @@ def _check_egress(egress: Egress, path: str) -> None:
             "a fixed address does not fit every uplink" if egress.snat_address else "none does not go with uplinks"
         )
         reading.add(f"{path}.snat", problem, "use masquerade with uplinks")
+    if egress.snat_ports and egress.snat == "none":
+        reading.add(f"{path}.snat_ports", "no source is translated (snat: none)", "leave it out, or change snat")
     _check_destinations(egress, path, reading)
     for index, uplink in enumerate(egress.uplinks):
         if uplink.family not in families:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .families import FAMILIES, family_of, is_everything, ports_text
+from .ranges import Range
 
 #: How the source of what comes from networks behind the balancer is translated.
 EgressSnat = Literal["masquerade", "none", "address"]
@@ -42,7 +43,8 @@ class Uplink:
 class Egress:
     """Source NAT for networks behind the balancer. `snat` is `masquerade`, `address`, or `none` for an exception.
 
-    `destinations` are empty where it goes for every one.
+    `destinations` are empty where it goes for every one. `snat_ports` are the source ports to take where not any will
+    do.
     """
 
     sources: tuple[str, ...]
@@ -52,6 +54,7 @@ class Egress:
     ports: tuple[tuple[int, int], ...]
     snat: EgressSnat
     snat_address: str | None
+    snat_ports: Range | None
     uplinks: tuple[Uplink, ...]
 
     def families(self) -> tuple[str, ...]:
@@ -95,6 +98,7 @@ def dump_egress(egress: Egress) -> dict[str, Any]:
         "protocol": egress.protocol,
         "destination_ports": [ports_text(low, high) for low, high in egress.ports],
         "snat": egress.snat_address or egress.snat,
+        "snat_ports": None if egress.snat_ports is None else ports_text(*egress.snat_ports),
         "uplinks": [
             {"interface": uplink.interface, "gateway": uplink.gateway, "weight": uplink.weight}
             for uplink in egress.uplinks

@@ -86,7 +86,7 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known
     if known is None or not known.claims(whole):
         reading.errors.extend(between(claiming, whole))
     reading.errors.extend(takeover.errors(whole))
-    reading.errors.extend(snat_ports.collisions(whole))
+    reading.errors.extend(snat_ports.collisions(whole, others))
     if mask is not None and not egress_errors:
         reading.errors.extend(mark_keys.collisions(whole, others, mask))
         reading.errors.extend(uplink_count(list(others.values()), mask))

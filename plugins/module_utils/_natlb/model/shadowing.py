@@ -35,9 +35,10 @@ class Shadowed(NamedTuple):
 def shadowed(services: Sequence[Service], family: str, egress: Egress) -> Iterator[Shadowed]:
     """For each protocol of an egress rule in which a service may have the address that the rule translates to.
 
-    Where services have every port from 1024 on, there is none to take instead, and nothing to be done.
+    Where services have every port from 1024 on, there is none to take instead, and nothing to be done. A rule with
+    `snat_ports` keeps no other port anyway, and no service has one of those.
     """
-    for protocol in PROTOCOLS if egress.snat != "none" else ():
+    for protocol in PROTOCOLS if egress.snat != "none" and not egress.snat_ports else ():
         found = {
             (frontend.low, frontend.high)
             for service in (services if egress.protocol in (None, protocol) else ())

@@ -15,9 +15,10 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import values
-from .entities import Frontend, Service
+from .entities import PROTOCOLS, Frontend, Service
 from .families import FAMILIES, ports_text
 from .network_index import NetworkIndex
+from .outbound import Egress
 from .ranges import Range
 
 #: Family, protocol and address; with an empty address, all of them.
@@ -33,20 +34,20 @@ def read_ports(value: Any, path: str) -> Range:
     return values.port_range(text.strip(), path)
 
 
-def collisions(services: Mapping[int, Service]) -> Iterator[ConfigError]:
-    """An error for each service that would translate to a port at which a service listens."""
-    asking = {index: service for index, service in services.items() if service.snat_ports}
+def collisions(services: Mapping[int, Service], egress: Mapping[int, Egress]) -> Iterator[ConfigError]:
+    """An error for each service and egress rule that would translate to a port at which a service listens."""
+    asking = [(f"services[{at}]", item.snat_ports, _lanes(item)) for at, item in services.items() if item.snat_ports]
+    asking += [(f"egress[{at}]", item.snat_ports, _outward(item)) for at, item in egress.items() if item.snat_ports]
     if not asking:
         return
     listening = _Listening(services.values())
-    for index, service in asking.items():
-        low, high = service.snat_ports or (0, 0)
-        for lane in _lanes(service):
+    for path, (low, high), lanes in asking:
+        for lane in lanes:
             met = listening.meeting(lane, (low, high))
             if met is not None:
                 frontend, name = met
                 problem = f"{low}-{high} has a port of {frontend}, where service {name} listens"
-                yield ConfigError(f"services[{index}].snat_ports", problem, "take ports at which no service listens")
+                yield ConfigError(f"{path}.snat_ports", problem, "take ports at which no service listens")
                 break
 
 
@@ -60,6 +61,12 @@ def _lanes(service: Service) -> Iterator[_Lane]:
             yield from (
                 (family, protocol, address) for address in ([_ALL] if masquerades else dict.fromkeys(addresses))
             )
+
+
+def _outward(rule: Egress) -> Iterator[_Lane]:
+    for family in rule.families():
+        for protocol in [rule.protocol] if rule.protocol else PROTOCOLS:
+            yield family, protocol, rule.snat_address or _ALL
 
 
 class _Listening:

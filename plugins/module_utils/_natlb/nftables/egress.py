@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.entities import Config
+from ..model.entities import PROTOCOLS, Config
 from ..model.families import ports_text
 from ..model.outbound import Egress, mark_value
 from ..model.shadowing import shadowed
@@ -55,11 +55,16 @@ class EgressRules:
             self.source_nat.append(f"{match}return")
             return
         family = self._table.family
-        for protocol, ports, (low, high) in shadowed(self._config.services, family, item):
+        address = f"[{item.snat_address}]" if family == "ip6" else item.snat_address
+        to_ports = f"snat {family} to {address}" if item.snat_address else "masquerade to "
+        for protocol, ports, instead in shadowed(self._config.services, family, item):
             which = ", ".join(ports_text(*each) for each in ports)
-            address = f"[{item.snat_address}]" if family == "ip6" else item.snat_address
-            nat = f"snat {family} to {address}" if item.snat_address else "masquerade to "
-            self.source_nat.append(f"{match}{protocol} sport {{ {which} }} {nat}:{low}-{high}")
+            self.source_nat.append(f"{match}{protocol} sport {{ {which} }} {to_ports}:{ports_text(*instead)}")
+        if item.snat_ports:
+            which = [match] if item.protocol else [f"{match}meta l4proto {protocol} " for protocol in PROTOCOLS]
+            self.source_nat += [f"{each}{to_ports}:{ports_text(*item.snat_ports)}" for each in which]
+        if item.snat_ports and item.protocol:
+            return
         nat = f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"
         self.source_nat.append(f"{match}{nat}")
 

@@ -279,11 +279,16 @@ def _weight(backend: Item) -> int:
 
 
 def _egress(old: Sequence[Item], new: Sequence[Item]) -> Iterator[str]:
-    before, after = ({json.dumps(item, sort_keys=True): item for item in items} for items in (old, new))
+    before, after = ({_text(item): item for item in items} for items in (old, new))
     yield from (f"egress: {_way(item)} removed" for text, item in before.items() if text not in after)
     yield from (f"egress: {_way(item)} added" for text, item in after.items() if text not in before)
     if list(before) != list(after) and before.keys() == after.keys():
         yield "egress: rules in another order"
+
+
+def _text(item: Item) -> str:
+    """The same for two rules that say the same; one that an older version has kept lacks keys."""
+    return json.dumps({key: value for key, value in item.items() if value not in (None, [])}, sort_keys=True)
 
 
 def _way(item: Item) -> str:
@@ -300,6 +305,8 @@ def _way(item: Item) -> str:
         words.append("as it is")
     elif item.get("snat") not in (None, "masquerade"):
         words.append(f"as {item['snat']}")
+    if item.get("snat_ports"):
+        words.append(f"from ports {item['snat_ports']}")
     return " ".join(words)
 
 

@@ -297,7 +297,8 @@ def egress(rule: Mapping[str, Any]) -> str:
     source = ", ".join(map(str, rule.get("source") or []))
     if rule.get("snat") == "none":
         return f"no source NAT for {source}{to}{by}"
-    return f"source NAT for {source}{to}{by} ({rule.get('snat')})"
+    own = f" from ports {rule['snat_ports']}" if rule.get("snat_ports") else ""
+    return f"source NAT for {source}{to}{by} ({rule.get('snat')}{own})"
 
 
 def tracking(usage: Mapping[str, Any]) -> str:
