@@ -432,7 +432,7 @@ options:
         default: masquerade
       snat_ports:
         description:
-          - The source ports of what is translated, such as V(20000-29999). A port of the range is kept where it is free.
+          - The source ports of what is translated, such as V(20000-29999). One of them is kept where it is free.
           - No service may listen on one of them, if connections may be translated to its address.
         type: str
       uplinks:

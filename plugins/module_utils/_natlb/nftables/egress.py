@@ -61,8 +61,8 @@ class EgressRules:
             which = ", ".join(ports_text(*each) for each in ports)
             self.source_nat.append(f"{match}{protocol} sport {{ {which} }} {to_ports}:{ports_text(*instead)}")
         if item.snat_ports:
-            which = [match] if item.protocol else [f"{match}meta l4proto {protocol} " for protocol in PROTOCOLS]
-            self.source_nat += [f"{each}{to_ports}:{ports_text(*item.snat_ports)}" for each in which]
+            protocols = [""] if item.protocol else [f"meta l4proto {protocol} " for protocol in PROTOCOLS]
+            self.source_nat += [f"{match}{each}{to_ports}:{ports_text(*item.snat_ports)}" for each in protocols]
         if item.snat_ports and item.protocol:
             return
         nat = f"snat {family} to {item.snat_address}" if item.snat_address else "masquerade"
