@@ -100,13 +100,15 @@ def service(
     kept = {*draw(st.sets(st.sampled_from(sorted(declared)))), "name", "listen", "backends", "snat"}
     # Left out, these mean everybody and every interface; an empty value must not come to mean that, and is refused.
     kept -= {key for key in ("allow_from", "deny_from", "interface") if not declared[key]}
+    useful = {
+        "backups": any(item.get("backup") for item in declared["backends"]),
+        "snat_ports": declared["snat"] != "none" and declared["snat_ports"],
+        "mark": declared["mark"],
+    }
+    kept -= {key for key, is_useful in useful.items() if not is_useful}
     declared["backends"] = draw(
         _with_priorities(declared["backends"], declared["backups"] if "backups" in kept else "")
     )
-    if declared["snat"] == "none" or not declared["snat_ports"]:
-        kept.discard("snat_ports")
-    if not declared["mark"]:
-        kept.discard("mark")
     if "deny_from" in kept and _leaves_nobody(declared["allow_from"] if "allow_from" in kept else [], declared):
         kept.discard("deny_from")
     sticks = declared["affinity"] and "affinity" in kept

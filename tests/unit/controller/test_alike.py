@@ -45,7 +45,6 @@ SAME = service()
         (service(listen=["192.0.2.9:80", "192.0.2.10:80"], backends=[B]), True),
         (service(name="shop", backends=[A]), True),
         (service(interface="eth1", backends=[B]), False),
-        (service(backups="first"), True),
         (service(snat="none", max_connections_per_client=3), False),
     ],
 )
@@ -57,6 +56,13 @@ def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], dif
         begins = f"{other['name']}: lb2 would have other slots for tcp 192.0.2.10:80 than lb1{also}, so a client would"
         assert told[0].startswith(begins)
         assert len(told) == 1
+
+
+def test_backups_that_join_otherwise() -> None:
+    spares = [A, *({"address": f"10.0.0.{number}", "port": 80, "backup": True} for number in (8, 9))]
+    both, first = service(backends=spares), service(backends=spares, backups="first")
+    assert len(alike.differences({"lb1": tables(both), "lb2": tables(first)})) == 1
+    assert alike.differences({"lb1": tables(first), "lb2": tables(first)}) == []
 
 
 def test_one_address_by_interface_is_another_frontend() -> None:

@@ -159,3 +159,32 @@ def test_nothing_is_told_that_is_right_once_the_rest_is(services: list[dict[str,
     assert len(beside) < len(told(wrong)), "the wrong value itself is told"
     for value in good:
         assert beside <= told(value)
+
+
+TWO_FAMILIES = {
+    "listen": ["192.0.2.10:80", "[2001:db8::10]:80"],
+    "backends": ["10.0.0.3", "10.0.0.4", "2001:db8:2::3"],
+    "health": {"type": "tcp", "port": 80},
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"min_healthy": 5}, "min_healthy: 5 are more than the service has: 1 IPv6 backend, without"),
+        ({"min_healthy": 5, "min_healthy_again": 3}, "min_healthy: 5 are more than the service has: 1 IPv6 backend"),
+        ({"min_healthy": 5, "min_healthy_again": 7}, "min_healthy: 5 are more than the service has: 1 IPv6 backend"),
+        ({"min_healthy": 1, "min_healthy_again": 7}, "min_healthy_again: 7 are more than the service has: 1 IPv6"),
+        (
+            {"min_healthy": "100%", "min_healthy_again": 1},
+            "min_healthy_again: 1 are fewer than min_healthy, 2 of 2 IPv4",
+        ),
+        ({"min_healthy": None, "min_healthy_again": 1}, "min_healthy: has no value"),
+        ({"min_helthy": 1, "min_healthy_again": 1}, "min_helthy: no such key (did you mean min_healthy?)"),
+        ({"quorum": 1, "min_healthy_again": 1}, "quorum: no such key (write min_healthy: "),
+    ],
+)
+def test_one_wrong_number_is_told_once(keys: dict[str, Any], said: str) -> None:
+    """What follows from it may be right once it is."""
+    (error,) = errors([{"name": "web", **TWO_FAMILIES, **keys}])
+    assert error.startswith(f"services[0].{said}"), error

@@ -43,7 +43,8 @@ def test_methods(method: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize("written", ["one_for_one", "one-for-one", "One-For-One"])
 def test_backups(written: str) -> None:
-    assert read(backups=written).backups == "one_for_one"
+    spare = {"address": "10.0.0.4", "backup": True}
+    assert read(backups=written, backends=[*PLAIN["backends"], spare]).backups == "one_for_one"
 
 
 @pytest.mark.parametrize("written", ["tcp,udp", "TCP, UDP", ["UDP", "TCP"]], ids=str)

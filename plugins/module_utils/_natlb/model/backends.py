@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
+from . import keys_elsewhere, words
 from . import values as parse
-from . import words
 from .entities import MAX_BACKENDS, MAX_CONNECTIONS, MAX_PRIORITY, MAX_WEIGHT, Backend, Listen
 from .mark_keys import read_mark
 from .reading import Reading
@@ -87,7 +87,8 @@ def _read_before(items: tuple[tuple[str, type, Any], ...]) -> _Read:
 
 def _read_backend(value: Any, path: str) -> _Read:
     reading = Reading()
-    given = reading.mapping({"address": value} if isinstance(value, str) else value, path, BACKEND_KEYS, ("address",))
+    written = {"address": value} if isinstance(value, str) else value
+    given = reading.mapping(written, path, BACKEND_KEYS, ("address",), keys_elsewhere.SERVICES)
     given = reading.read(_with_port, given, f"{path}.address", otherwise=given)
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:

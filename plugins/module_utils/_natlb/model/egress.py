@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError
-from . import snat_ports, values, words
+from . import keys_elsewhere, snat_ports, values, words
 from .entities import MAX_WEIGHT, Config
 from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
@@ -25,7 +25,7 @@ UPLINK_KEYS = ("interface", "gateway", "weight")
 
 def egress_rule(value: Any, path: str) -> Egress:
     reading = Reading()
-    given = reading.mapping(value, path, KEYS, ("source",))
+    given = reading.mapping(value, path, KEYS, ("source",), keys_elsewhere.EGRESS)
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -93,7 +93,7 @@ def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
 
 def _uplink(value: Any, path: str, family: str) -> Uplink:
     reading = Reading()
-    given = reading.mapping(value, path, UPLINK_KEYS, ("interface",))
+    given = reading.mapping(value, path, UPLINK_KEYS, ("interface",), keys_elsewhere.EGRESS)
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:

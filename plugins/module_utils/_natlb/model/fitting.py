@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Callable
 
@@ -16,6 +16,7 @@ from .entities import Service
 from .families import family_name, family_of, is_everything
 from .hash_keys import WHOLE
 from .helpers import PROTOCOLS_OF
+from .quorum import Quorum
 from .reading import Reading
 
 #: Backends that an error names.
@@ -174,16 +175,28 @@ def _check_quorum(service: Service, path: str, reading: Reading) -> None:
     counts = {family_name(family): count for family, count in counted.items() if count}
     if not counts:
         reading.add(f"{path}.min_healthy", "the service has no backend that is no backup", "add some, or leave it out")
-    for title, count in counts.items():
-        of = f"{count} {title} backend{'' if count == 1 else 's'}, without backups and those of weight 0"
-        least, again = quorum.least.of(count), quorum.again.of(count)
-        for key, number in (("min_healthy", least), ("min_healthy_again", again)):
-            if number > count and (key == "min_healthy" or least <= count):
-                remedy = f"at most {count}; a percentage fits both families" if len(counts) > 1 else f"at most {count}"
-                reading.add(f"{path}.{key}", f"{number} are more than the service has: {of}", remedy)
-        if again < least:
-            problem = f"{again} are fewer than min_healthy, {least} of {of}"
-            reading.add(f"{path}.min_healthy_again", problem, f"at least {least}, or leave it out")
+    # One, since the others may be right once it is; and of the family that allows the least.
+    for key, problem, remedy in islice(_misfits_of_quorum(quorum, sorted(counts.items(), key=lambda item: item[1])), 1):
+        reading.add(f"{path}.{key}", problem, remedy)
+
+
+def _misfits_of_quorum(quorum: Quorum, counts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str, str]]:
+    """Key, problem and remedy of numbers that do not fit so many backends of each family."""
+    tail = "; a percentage fits both families" if len(counts) > 1 else ""
+    for key, least in (("min_healthy", quorum.least), ("min_healthy_again", quorum.again)):
+        for family, count in counts:
+            if least.of(count) > count:
+                problem = f"{least.of(count)} are more than the service has: {_counted(family, count)}"
+                yield key, problem, f"at most {count}{tail}"
+    for family, count in counts:
+        needed, again = quorum.least.of(count), quorum.again.of(count)
+        if again < needed:
+            problem = f"{again} are fewer than min_healthy, {needed} of {_counted(family, count)}"
+            yield "min_healthy_again", problem, f"at least {needed}, or leave it out"
+
+
+def _counted(family: str, count: int) -> str:
+    return f"{count} {family} backend{'' if count == 1 else 's'}, without backups and those of weight 0"
 
 
 def _check_priorities(service: Service, path: str, reading: Reading) -> None:
@@ -195,6 +208,9 @@ def _check_priorities(service: Service, path: str, reading: Reading) -> None:
             reading.add(at, "all backups serve together", "add backups: one_for_one or first to the service")
     backups = [(index, backend) for index, backend in enumerate(service.backends) if backend.backup]
     without = [f"{path}.backends[{index}].priority" for index, backend in backups if not backend.priority]
+    if service.backends and not backups and service.backups != "together":
+        remedy = "add backup: true to those that are to wait, or leave it out"
+        reading.add(f"{path}.backups", f"{service.backups}, but the service has no backup", remedy)
     if 0 < len(without) < len(backups):
         reading.add(
             without[0], "is missing, and other backups have one", "give all backups of the service one, or none"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Literal, NamedTuple
 
 from ..errors import ConfigError, ConfigErrors
-from . import values
+from . import keys_elsewhere, values
 from .reading import Reading
 
 CheckType = Literal["none", "tcp", "http", "https", "command", "agent", "udp", "dns"]
@@ -100,7 +100,7 @@ def health_check(value: Any, path: str) -> Health | None:
         return None
     reading = Reading()
     kind = value.get("type") if isinstance(value, Mapping) else None
-    given = reading.mapping(value, path, KEYS, ("type",))
+    given = reading.mapping(value, path, KEYS, ("type",), keys_elsewhere.SERVICES)
     found = _read_keys(given, path, reading)
     if not isinstance(kind, str) or kind not in HEALTH_KEYS:
         if "type" in given:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError, ConfigErrors
-from . import values
+from . import keys_elsewhere, values
+from .keys_elsewhere import Key
 
 T = TypeVar("T")
 
@@ -55,9 +56,17 @@ class Reading:
                 self.errors.extend(error.errors)
         return found
 
-    def mapping(self, value: Any, path: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
-        """The known keys that are given. A null is an error for each of them: for many keys, leaving them out allows
-        more than any value does, and a template that gives null must not have that effect."""
+    def mapping(
+        self,
+        value: Any,
+        path: str,
+        known: Sequence[str],
+        required: Sequence[str] = (),
+        elsewhere: Sequence[Key] = (),
+    ) -> dict[str, Any]:
+        """The known keys that are given; `elsewhere` is what others call such keys. A null is an error for each of
+        them: for many keys, leaving them out allows more than any value does, and a template that gives null must not
+        have that effect."""
         if not isinstance(value, Mapping):
             # A service has so many keys that nobody would read them all.
             keys = f"{', '.join(required)} and others" if required else ", ".join(known)
@@ -66,7 +75,7 @@ class Reading:
         for key in value:
             if key not in known:
                 at = f"{path}.{values.shown(key).strip(chr(39))}"
-                self.add(at, "no such key", meant(str(key), known))
+                self.add(at, "no such key", meant(str(key), known, elsewhere))
             elif value[key] is None:
                 self.add(f"{path}.{key}", NO_VALUE, _REQUIRED if key in required else _EMPTY_REMEDY)
         for key in required:
@@ -75,7 +84,10 @@ class Reading:
         return {key: item for key, item in value.items() if item is not None}
 
 
-def meant(key: str, known: Sequence[str]) -> str:
+def meant(key: str, known: Sequence[str], elsewhere: Sequence[Key] = ()) -> str:
     """What to say of a key that is none: the one that is meant, or else all."""
+    told = keys_elsewhere.answer(key, known, elsewhere)
+    if told is not None:
+        return told
     near = difflib.get_close_matches(key.strip().lower().replace("-", "_"), known, n=1, cutoff=0.7)
     return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

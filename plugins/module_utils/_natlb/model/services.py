@@ -14,7 +14,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from . import mark_keys, redispatch, snat_ports, takeover, words
+from . import keys_elsewhere, mark_keys, redispatch, snat_ports, takeover, words
 from . import values as parse
 from .backends import read_backends
 from .conflicts import between
@@ -185,7 +185,7 @@ _NOBODY = "leave it out to allow everybody, or name networks"
 def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
     """The service, with what is usual where a value is wrong; and what is wrong."""
     reading = Reading()
-    given = reading.mapping(value, path, SERVICE_KEYS, ("name", "listen", "backends"))
+    given = reading.mapping(value, path, SERVICE_KEYS, ("name", "listen", "backends"), keys_elsewhere.SERVICES)
 
     def read(key: str, otherwise: T, function: Callable[..., T], *more: Any) -> T:
         if key not in given:
@@ -235,7 +235,8 @@ def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
 
 
 def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:
-    if "min_healthy_again" in given and "min_healthy" not in given:
+    lacks = "min_healthy" not in given and "min_healthy" not in _unread(reading.errors, path)
+    if "min_healthy_again" in given and lacks:
         reading.add(f"{path}.min_healthy_again", "is of no use without min_healthy", _NO_LEAST)
 
 
