@@ -12,21 +12,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "
 
 import attempts
 import lab
-from pair_clients import (
+from fleet_clients import (
     BUSY,
-    FIRST,
     HALF,
-    LOST,
-    SECOND,
     Established,
     Seen,
     all_are_kept,
     clients,
-    come_back,
-    holders,
     notice_nothing,
     on,
     wait_for,
+)
+from pair_clients import (
+    FIRST,
+    LOST,
+    SECOND,
+    come_back,
+    holders,
 )
 
 TEN, ELEVEN = "192.0.2.10", "192.0.2.11"

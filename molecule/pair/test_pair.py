@@ -16,30 +16,34 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "
 
 import attempts
 import lab
-from pair_clients import (
-    ADDRESSES,
+from fleet_clients import (
     ALL,
     BUSY,
-    FIRST,
-    GATEWAYS,
     HALF,
-    KILLED_S,
-    SECOND,
     Established,
     Seen,
     all_are_kept,
     clients,
-    come_back,
     converge,
+    on,
+    run,
+    wait_for,
+)
+from pair_clients import (
+    ADDRESSES,
+    FIRST,
+    GATEWAYS,
+    KEPT,
+    KILLED_S,
+    SECOND,
+    TARGETS,
+    come_back,
     failover,
     holders,
     keepalived,
     kill,
-    on,
     reloads,
-    run,
     settle,
-    wait_for,
     wait_for_holder,
 )
 
@@ -56,7 +60,7 @@ def test_services_may_change_without_keepalived() -> None:
     before = {host: (keepalived(host), reloads(host)) for host in (FIRST, SECOND)}
     (web,) = yaml.safe_load((pathlib.Path(__file__).parent / "vars.yml").read_text())["natlb_services"]
     seen: dict[str, Seen] = {}
-    with clients("services are changed", seen):
+    with clients("services are changed", seen, TARGETS):
         out = converge(natlb_services=[{**web, "backends": web["backends"][::2]}])
     assert "changed=1 " in out
     assert {host: (keepalived(host), reloads(host)) for host in (FIRST, SECOND)} == before
@@ -67,12 +71,12 @@ def test_a_roll_out_begins_with_the_standby() -> None:
     """And what it cannot serve goes back there, before the balancer with the addresses is touched."""
     before = {host: (keepalived(host), reloads(host)) for host in (FIRST, SECOND)}
     seen: dict[str, Seen] = {}
-    with clients("a roll-out", seen):
+    with clients("a roll-out", seen, TARGETS):
         out = run("ansible-playbook", "natlb.netfilter.deploy")
     assert out.startswith("exit 0\n"), out
     assert f"\n0 of 2 balancers are done, next: {SECOND}\n" in out
     dead = {"name": "dead", "listen": "192.0.2.10:81", "backends": [{"address": "10.0.0.3", "port": 4}]}
-    with clients("one that goes back", seen):
+    with clients("one that goes back", seen, TARGETS):
         out = run("ansible-playbook", "natlb.netfilter.deploy", natlb_services_dead=[dead])
     assert out.startswith("exit 2\n"), out
     assert f"{SECOND}: went back to its former rules" in out
@@ -88,7 +92,7 @@ def test_the_first_one_is_killed() -> None:
     for web in ("web1", "web2"):
         for gateway in GATEWAYS:
             on(web, "ip", "route", "replace", "default", "via", gateway)
-    held = Established(HALF, BUSY)
+    held = Established(HALF, BUSY, KEPT)
     assert set(held.answered) == {"web1", "web2"}
     outage_s = kill(FIRST, SECOND)
     all_are_kept(held, "client", "busy", "backend", outage_s=outage_s)
@@ -98,7 +102,7 @@ def test_the_first_one_is_killed() -> None:
 @whole
 def test_it_comes_back_and_takes_nothing() -> None:
     seen: dict[str, Seen] = {}
-    with clients("it comes back", seen):
+    with clients("it comes back", seen, TARGETS):
         come_back(FIRST)
         # As long as another one would take to take over.
         time.sleep(KILLED_S[0] * 2)
@@ -110,7 +114,7 @@ def test_it_comes_back_and_takes_nothing() -> None:
 def test_it_takes_them_back_if_that_is_asked_for() -> None:
     before = keepalived(SECOND), reloads(SECOND)
     seen: dict[str, Seen] = {}
-    with clients("it takes them back", seen):
+    with clients("it takes them back", seen, TARGETS):
         converge(natlb_failover_preempt=True)
         wait_for_holder(FIRST)
     assert (keepalived(SECOND), reloads(SECOND)) == (before[0], before[1] + 1), "a reload, and no restart"
@@ -119,7 +123,7 @@ def test_it_takes_them_back_if_that_is_asked_for() -> None:
 @whole
 def test_established_connections_move_and_come_back() -> None:
     """The first one still has what it tracked, which is old by then."""
-    held = Established(HALF, BUSY)
+    held = Established(HALF, BUSY, KEPT)
     on(FIRST, "systemctl", "stop", "keepalived")
     wait_for_holder(SECOND)
     all_are_kept(held, "client", "backend")
@@ -132,7 +136,7 @@ def test_established_connections_move_and_come_back() -> None:
 @whole
 def test_an_agent_that_is_killed_comes_back_before_anything_moves() -> None:
     seen: dict[str, Seen] = {}
-    with clients("the agent is killed", seen):
+    with clients("the agent is killed", seen, TARGETS):
         on(FIRST, "systemctl", "kill", "--signal=KILL", "natlb-agent")
         wait_for(lambda: on(FIRST, "natlb", "ready") == "ready\n", "it is not ready")
     wait_for_holder(FIRST)
@@ -142,13 +146,13 @@ def test_an_agent_that_is_killed_comes_back_before_anything_moves() -> None:
 @whole
 def test_one_that_cannot_serve_gives_them_up() -> None:
     seen: dict[str, Seen] = {}
-    with clients("no agent, and the rules are flushed", seen):
+    with clients("no agent, and the rules are flushed", seen, TARGETS):
         on(FIRST, "sh", "-c", "systemctl stop natlb-agent; nft delete table ip natlb; nft delete table ip6 natlb")
         wait_for_holder(SECOND)
     for one in seen.values():
         assert one.lost < UNREADY_S / attempts.EVERY_S
     seen.clear()
-    with clients("it can serve again", seen):
+    with clients("it can serve again", seen, TARGETS):
         on(FIRST, "systemctl", "start", "natlb-agent")
         wait_for_holder(FIRST)
 

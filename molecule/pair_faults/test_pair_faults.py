@@ -18,29 +18,31 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "
 
 import attempts
 import lab
+from fleet_clients import (
+    BUSY,
+    HALF,
+    Established,
+    Seen,
+    all_are_kept,
+    clients,
+    notice_nothing,
+    on,
+    run,
+    wait_for,
+)
 from pair_clients import (
     ADDRESSES,
-    BUSY,
     FIRST,
     GATEWAYS,
-    HALF,
     KEPT,
     KILLED_S,
     LOST,
     SECOND,
     TARGETS,
-    Established,
-    Seen,
-    all_are_kept,
-    clients,
     come_back,
     holders,
     kill,
-    notice_nothing,
-    on,
-    run,
     settle,
-    wait_for,
     wait_for_holder,
 )
 from pair_faults import cut, full, unplugged, without_vrrp
@@ -72,7 +74,7 @@ def _way_back() -> None:
 @pytest.fixture
 def held() -> Iterator[Established]:
     settle()
-    made = Established(HALF, BUSY)
+    made = Established(HALF, BUSY, KEPT)
     yield made
     made.stop()
 
@@ -178,7 +180,7 @@ def test_disks_are_full(folder: str) -> None:
     with contextlib.ExitStack() as stack:
         for host in (FIRST, SECOND):
             stack.enter_context(full(host, folder))
-        with clients(f"{folder} is full on both, and a backend dies", seen):
+        with clients(f"{folder} is full on both, and a backend dies", seen, TARGETS):
             on("web1", "systemctl", "stop", "natlb-identity")
             try:
                 for host in (FIRST, SECOND):
@@ -188,7 +190,7 @@ def test_disks_are_full(folder: str) -> None:
             for host in (FIRST, SECOND):
                 wait_for(lambda host=host: "down" not in on(host, "natlb", "status"), "not seen")  # type: ignore[misc]
         assert [on(host, "natlb", "ready") for host in (FIRST, SECOND)] == ["ready\n"] * 2
-        held = Established(HALF, BUSY)
+        held = Established(HALF, BUSY, KEPT)
         with clients(f"{folder} is full on both, and the addresses move", seen, ALL_TARGETS):
             on(FIRST, "systemctl", "stop", "keepalived")
             wait_for_holder(SECOND)

@@ -12,20 +12,23 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "lab"))
 
 import lab
-from pair_clients import (
+from fleet_clients import (
     BUSY,
-    FIRST,
     HALF,
-    KILLED_S,
-    SECOND,
     Established,
     all_are_kept,
+    on,
+    wait_for,
+)
+from pair_clients import (
+    FIRST,
+    KEPT,
+    KILLED_S,
+    SECOND,
     come_back,
     failover,
     kill,
-    on,
     settle,
-    wait_for,
     wait_for_holder,
 )
 
@@ -54,7 +57,7 @@ def test_both_addresses_are_on_one() -> None:
 
 
 def test_one_after_the_other_is_killed() -> None:
-    held = Established(HALF, BUSY)
+    held = Established(HALF, BUSY, KEPT)
     assert set(held.answered) == {"web1", "web2"}
     count = 2 * held.opened + 2 * BUSY
     wait_for_copies(SECOND, count)
@@ -72,7 +75,7 @@ def test_one_after_the_other_is_killed() -> None:
 
 
 def test_a_move_on_purpose_and_back() -> None:
-    held = Established(HALF, BUSY)
+    held = Established(HALF, BUSY, KEPT)
     count = 2 * held.opened + 2 * BUSY
     wait_for_copies(SECOND, count)
     on(FIRST, "systemctl", "stop", "keepalived")
@@ -93,7 +96,7 @@ def test_a_move_on_purpose_and_back() -> None:
 def test_a_daemon_that_is_killed_comes_back() -> None:
     for host in (FIRST, SECOND):
         on(host, "systemctl", "kill", "--signal=KILL", "conntrackd")
-    held = Established(HALF, 0)
+    held = Established(HALF, 0, KEPT)
     wait_for_copies(SECOND, 2 * held.opened)
     held.stop()
 

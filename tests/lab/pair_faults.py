@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import lab
-from pair_clients import on, wait_for
+from fleet_clients import on, wait_for
 
 #: Of all of VRRP, a host hears nothing. The rules are in a table of their own.
 DEAF = "table inet deaf { chain input { type filter hook input priority -300; meta l4proto vrrp drop; }; }"
