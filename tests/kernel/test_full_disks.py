@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
-from kernel_lab import drive
-from kernel_lab.balancer import Balancer, service
+from kernel_lab import agent, drive
+from kernel_lab.balancer import Balancer, Mapping, service
 from kernel_lab.topology import NAMES, VIP
+from test_agent import FAST, crashed, running
 
 
 def installed(balancer: Balancer, rollback_after: int = 0, **keys: Any) -> Any:
@@ -39,11 +41,15 @@ def small(balancer: Balancer, name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def full(balancer: Balancer, folder: str) -> Iterator[None]:
-    """Nothing more can be written there meanwhile."""
-    balancer.host.run("sh", "-c", f"cat /dev/zero > {folder}/ballast; true", check=False)
+    """Nothing more can be written there meanwhile, whatever others remove."""
+    fill = f"cat /dev/zero 2>/dev/null >> {folder}/ballast"
+    balancer.host.run("sh", "-c", f"{fill}; true")
+    again = f"(while sleep 0.01; do {fill}; done) </dev/null >/dev/null 2>&1 & echo $!"
+    filler = balancer.host.run("sh", "-c", again).strip()
     try:
         yield
     finally:
+        balancer.host.run("sh", "-c", f"kill {filler}; while kill -0 {filler} 2>/dev/null; do sleep 0.01; done")
         balancer.host.run("rm", f"{folder}/ballast")
 
 
@@ -90,3 +96,33 @@ def test_while_a_change_waits_it_is_an_error_and_nothing_has_changed(
         assert not balancer.info()["drift"]
         assert balancer.natlb("drain", "web2")[:2] == (0, "web2 of web: changed, 0 connections left\n")
         assert balancer.tally(count=6) == WITHOUT
+
+
+def until_served(balancer: Balancer, by: Mapping) -> None:
+    """All connections are, by these alone."""
+    give_up = time.monotonic() + 30
+    while set(found := balancer.tally(count=8)) != set(by):
+        assert time.monotonic() < give_up, found
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("rollback_after", [0, 60], ids=["", "waits"])
+def test_the_agent_takes_dead_backends_out_with_a_full_run(balancer: Balancer, rollback_after: int) -> None:
+    """Whoever reads the host meanwhile does not bring them back, and what was found is kept once there is room."""
+    with small(balancer, "run") as folder, running(balancer, service(health=FAST)) as here:
+        if rollback_after:
+            installed(balancer, listen=[f"{VIP}:80", f"{VIP}:82"], health=FAST, rollback_after=rollback_after)
+        with crashed(balancer, "web2"):
+            with full(balancer, folder):
+                here.wait_for("cannot be written: No space left on device")
+                # It says at each attempt what keeps a change that waits from being kept, and so that nothing is told.
+                if not rollback_after:
+                    here.wait_for("web2 of web is down")
+                assert set(balancer.tally(count=6)) == set(WITHOUT)
+                # It reads that file, and the agent puts right what it has made of it.
+                assert balancer.natlb("apply")[0] == int(bool(rollback_after))
+                until_served(balancer, WITHOUT)
+            balancer.host.call(agent.wait_for_file, f"{folder}/health.json", '"down"')
+            here.wait_for("web2 of web is down")
+        here.wait_for("web2 of web is up", 2)
+        assert balancer.tally(count=8) == ALL

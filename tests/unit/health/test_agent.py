@@ -48,6 +48,9 @@ class Running:
     def keep_memories(self) -> None:
         """There are none."""
 
+    def unwritten(self) -> str:
+        return ""
+
     def active_of(self, _services: object) -> list[Any]:
         """Nobody asks."""
         return []
@@ -402,3 +405,16 @@ def test_one_that_is_to_end_waits_for_no_lock(tmp_path: Path, monkeypatch: pytes
                 pass
     finally:
         signal.signal(signal.SIGALRM, former)
+
+
+def test_what_is_in_no_file_is_told_once_and_as_long_as_it_is_so() -> None:
+    said: list[str] = []
+    running: Any = Busy()
+    agent = agent_of(running)
+    agent._say = lambda message, *_unused, **_more: said.append(message)
+    for trouble, count in (("", 0), ("health.json: full", 1), ("health.json: full", 1), ("", 1), ("full", 2)):
+        running.unwritten = lambda found=trouble: found
+        agent._look(1.0)
+        assert len(said) == count
+        assert agent.troubles == ([f"the agent cannot keep what it has found: {trouble}"] if trouble else [])
+    assert said == ["health.json: full; the rules follow nevertheless", "full; the rules follow nevertheless"]

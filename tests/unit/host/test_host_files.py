@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,19 @@ def test_a_second_run_waits_and_then_says_who_holds_the_lock(tmp_path: Path, mon
     release.set()
     holder.join(10)
     with store.lock(paths):
+        pass
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds it is told to others only where it can be written."""
+
+    def full(*_what: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.1)
+    with store.lock(paths), pytest.raises(HostError, match="process unknown"), store.lock(paths):
         pass
 
 

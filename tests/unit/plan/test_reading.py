@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from pathlib import Path
@@ -57,13 +56,10 @@ def test_it_leaves_the_lock_of_a_host_with_a_declaration(paths: Paths) -> None:
     assert list(paths.run.iterdir()) == [paths.run / "lock"]
 
 
-def test_it_answers_where_the_lock_cannot_be_written(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_what: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "pwrite", full)
+def test_it_answers_where_the_lock_cannot_be_opened(paths: Paths) -> None:
+    (paths.run / "lock").mkdir(parents=True)
     (remark,) = look(paths)
-    assert remark.startswith(f"{paths.run}/lock: cannot be written: No space left on device; ")
+    assert remark.startswith(f"{paths.run}/lock: cannot be opened: Is a directory; ")
     assert remark.endswith("; what differs may be what somebody is about to change")
 
 

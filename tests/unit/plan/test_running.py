@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import _natlb.plan.running
 import pytest
 from _natlb.errors import HostError
 from _natlb.host import proc, store, tracked
@@ -21,7 +22,9 @@ from _natlb.model.effective import Finding, Findings, Place
 from _natlb.model.services import parse_config
 from _natlb.plan import overlay, rollback
 from _natlb.plan.backend_connections import BackendConnections
+from _natlb.plan.request import Request
 from _natlb.plan.running import Running
+from _natlb.plan.unwritten import Unwritten
 
 PLACE, OTHER = Place("web", "10.0.0.3", 80), Place("web", "10.0.0.4", 80)
 
@@ -44,8 +47,8 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_end_connections", lambda places: running.done.append(("end", list(places))))
+def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any) -> None:
+    running._connections.end_of_dead = lambda places, _declared: running.done.append(("end", list(places)))
     running._findings = {PLACE: Finding("up")}
     down = {PLACE: Finding("down"), OTHER: Finding("down")}
     with pytest.raises(HostError):
@@ -56,13 +59,12 @@ def test_a_change_that_failed_is_made_whole_by_the_next_attempt(running: Any, mo
     assert running.findings == down
 
 
-def test_connections_end_of_backends_that_are_dead_alone(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_end_of_backends_that_are_dead_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one at the same address lives on; where both die at once, those of both end."""
     backends = [{"name": f"of {port}", "address": "10.0.0.3", "port": port} for port in (81, 82)]
     health = {"type": "tcp", "on_down": "reset"}
     declared = {"name": "web", "listen": "192.0.2.10:8000-8010", "backends": backends, "health": health}
     (service,) = parse_config([declared]).services
-    running._declared, running._connections = {"web": service}, BackendConnections([service])
     seen = [
         Tracked("ip", "tcp", "192.0.2.100", ("192.0.2.10", 8000), ("10.0.0.3", port), True, True, False, True, b"", b"")
         for port in (81, 82)
@@ -74,7 +76,7 @@ def test_connections_end_of_backends_that_are_dead_alone(running: Any, monkeypat
     ended: list[int] = []
     monkeypatch.setattr(tracked, "delete", lambda items: ended.extend(item.backend[1] for item in items))
     for ports in ((81,), (82,), (81, 82)):
-        running._end_connections(Place("web", "10.0.0.3", port) for port in ports)
+        BackendConnections([service]).end_of_dead((Place("web", "10.0.0.3", port) for port in ports), {"web": service})
         assert sorted(ended) == [*ports]
         ended.clear()
 
@@ -103,3 +105,52 @@ def test_what_another_declaration_leaves_is_not_judged_by_the_known_one(tmp_path
     else:
         keep('{"services": []}', {})
     assert here.kept_below() is None
+
+
+def test_the_rules_follow_what_cannot_be_written_down(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a full /run. It is written once there is room, and until then whatever this process reads has it."""
+    path, write = running._paths.run / store.HEALTH, store.write_text
+    store.write_text(path, "old")
+    with pytest.raises(HostError):
+        running.find({})
+
+    def full(path: Path, *_more: Any) -> None:
+        raise HostError(f"{path}: No space left on device")
+
+    monkeypatch.setattr(store, "write_text", full)
+    running.find({PLACE: Finding("down")})
+    assert running.done == [("follow", {"web"})]
+    assert running.unwritten() == f"{path}: No space left on device"
+    read: list[Paths] = []
+
+    def reading(paths: Paths, *_more: Any) -> None:
+        read.append(paths)
+        raise HostError("so far")
+
+    monkeypatch.setattr(_natlb.plan.running, "carry_out", reading)
+    with pytest.raises(HostError, match="so far"):
+        running._restore(None)
+    text = store.kept_text(read[0], path)
+    assert text == running._unwritten.text(path) != "old"
+    monkeypatch.setattr(store, "write_text", write)
+    assert running.unwritten() == ""
+    assert store.kept_text(running._unwritten.seen(running._paths), path) == path.read_text() == text
+
+
+@pytest.mark.parametrize("name", [store.HEALTH, store.MULTIPLES])
+def test_a_reading_has_what_cannot_be_written_down(tmp_path: Path, name: str) -> None:
+    unwritten, paths = Unwritten(), Paths(tmp_path / "etc", tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    place = Place("web", "10.0.0.3", 80)
+    text = {
+        store.HEALTH: local_state.dump_findings({place: Finding("down")}, overlay.identity()),
+        store.MULTIPLES: local_state.dump_multiples({place: 0.5}, overlay.identity()),
+    }[name]
+    unwritten.write(paths.run / name, text)
+    assert "cannot be made" in unwritten.trouble
+    backends = ["10.0.0.3:80", "10.0.0.4:80"]
+    service = {"name": "web", "listen": "192.0.2.10:80", "method": "least_connections", "health": {"type": "tcp"}}
+    config = parse_config([{**service, "backends": backends}])
+    laid = overlay.read(Request(config, "nftables", None, True, True, unwritten.seen(paths)))
+    found = {store.HEALTH: laid.findings, store.MULTIPLES: laid.multiples}[name]
+    assert place in found

@@ -54,6 +54,15 @@ def test_who_follows(
             assert found == directory
 
 
+def test_a_change_that_waits_is_read_with_what_could_not_be_written(tmp_path: Path) -> None:
+    path = tmp_path / store.HEALTH
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run", staged={path: "found"})
+    directory = paths.run / rollback.DIRECTORY.format(token="1")
+    rollback.restage(directory, Staging({store.STATE: ("{}", 0o600)}))
+    staged = waiting.view(paths, directory).staged
+    assert (staged[path], staged[paths.etc / store.STATE]) == ("found", "{}")
+
+
 class Numbered:
     """An engine, and what goes on while the program of the change runs: `before` changes rules, and `behind` it."""
 

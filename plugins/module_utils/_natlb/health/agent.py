@@ -124,6 +124,7 @@ class Agent:
         self._below: Findings = {}
         #: What the last attempt failed with, and when it is said again.
         self._trouble, self._complain_at = "", 0.0
+        self._unwritten = ""  # Why what was found is in no file.
         #: Whether somebody has changed rules, and it is still to be looked what that does to ours.
         self._looks_for_harm = False
         #: Whether the FORWARD chain of others stays closed to our connections, whatever is done.
@@ -189,7 +190,8 @@ class Agent:
     @property
     def troubles(self) -> list[str]:
         """What keeps the rules from following, for whoever asks for the state of the host."""
-        return [f"the agent cannot make the rules follow: {self._trouble}"] if self._trouble else []
+        found = [f"the agent cannot make the rules follow: {self._trouble}"] if self._trouble else []
+        return [*found, *([f"the agent cannot keep what it has found: {self._unwritten}"] if self._unwritten else [])]
 
     def _level(self, now: float) -> None:
         """Have new connections dealt so that active ones are level."""
@@ -253,6 +255,9 @@ class Agent:
     def _look(self, now: float) -> None:
         """See whether rules and declaration are those that are known here."""
         self._look_at = now + LOOK_S
+        before, self._unwritten = self._unwritten, self._running.unwritten()
+        if self._unwritten and not before:
+            self._say(f"{self._unwritten}; the rules follow nevertheless", service_manager.WARNING)
         if self._running.is_current():
             return
         # Where readings are rare, the next one may be some way off.

@@ -333,19 +333,18 @@ def lock(paths: Paths) -> Iterator[None]:
                 )
             time.sleep(0.05)
     try:
-        _note_holder(descriptor, path)
+        _note_holder(descriptor)
         os.set_inheritable(descriptor, True)
         yield
     finally:
         os.close(descriptor)
 
 
-def _note_holder(descriptor: int, path: Path) -> None:
-    try:
+def _note_holder(descriptor: int) -> None:
+    """For whoever waits in vain. With a full disk, nobody is named."""
+    with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        raise HostError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from error
 
 
 def _try_lock(path: Path) -> int:

@@ -9,7 +9,7 @@ same backend; without the entry the next one takes another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
@@ -63,6 +63,27 @@ class BackendConnections:
     def end_all(self, services: Iterable[Service], address: str) -> int:
         """The same of established connections as well: the next packet of each is answered with a reset."""
         return tracked.delete(self._to(services, address))
+
+    def end_of_dead(self, places: Iterable[Place], declared: Mapping[str, Service]) -> None:
+        """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;
+        where the service asks for it, established connections as well."""
+        attempts: dict[str, list[Service]] = {}
+        resets: dict[str, list[Service]] = {}
+        for place in places:
+            service = declared.get(place.service or "")
+            if service is None:
+                continue
+            # Another one at the same address lives on.
+            dead = tuple(item for item in service.backends if (item.address, item.port) == place[1:])
+            service = replace(service, backends=dead)
+            if service.health is not None and service.health.on_down == "reset":
+                resets.setdefault(place.address, []).append(service)
+            elif service.redispatch or "udp" in service.protocols:
+                attempts.setdefault(place.address, []).append(service)
+        for address, services in attempts.items():
+            self.end_attempts(services, address)
+        for address, services in resets.items():
+            self.end_all(services, address)
 
     def _to(self, services: Iterable[Service], address: str) -> Iterator[Tracked]:
         return (item for item, _owners in self._asked(services, address))

@@ -121,7 +121,7 @@ def read(request: Request, state: Mapping[str, Any] | None = None) -> Overlay:
     if not any(service.method == "least_connections" for service in request.config.services):
         return laid
     # One that is damaged is written anew by the next look at the connections, and says nothing that counts until then.
-    text = store.read_text(request.paths.run / store.MULTIPLES)
+    text = store.kept_text(request.paths, request.paths.run / store.MULTIPLES)
     return replace(laid, multiples=local_state.parse_multiples(text, identity()).entries)
 
 

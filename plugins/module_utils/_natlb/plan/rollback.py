@@ -136,7 +136,11 @@ def _write_rules(directory: Path, rules: Sequence[Command]) -> None:
     lines = []
     for command, text in rules:
         name = f"{_RULES}.{os.urandom(6).hex()}"
-        store.write_text(directory / name, text)
+        try:
+            store.write_text(directory / name, text)
+        except HostError as error:
+            # Whoever tries again and again says it once, and so it has to be the same.
+            raise HostError(str(error).replace(name, _RULES)) from error
         lines.append(f"{command} < {name}\n")
     store.write_text(directory / _RULES, "".join(lines))
     for path in former:

@@ -3,14 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A balancer in memory, for a process that stays: what its health checks find is in the kernel within milliseconds.
 
-A change of health is first written down, then made. As long as the rules are those of this process's last commit and
-the declaration is the one that it knows, the change is the few lines of the services concerned. In every other case the
-host is read and made right as a whole, as by a run. Files for the next boot are left to `restore` as well, so it is to
-be called some time after changes.
+A change of health is first written down, if there is room, then made. As long as the rules are those of this process's
+last commit and the declaration is the one that it knows, the change is the few lines of the services concerned. In
+every other case the host is read and made right as a whole, as by a run. Files for the next boot are left to `restore`
+as well, so it is to be called some time after changes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ from .overlay import Overlay
 from .request import Request
 from .unchanged import Asked
 from .uncollected import uncollected
+from .unwritten import Unwritten
 
 
 @uncollected()
@@ -81,6 +83,7 @@ class Running:
         self._revision: Revision | None = None
         #: What is live where the kernel does not number commits.
         self._listed: Ruleset | None = None
+        self._unwritten = Unwritten()
         #: What lets our connections pass through the FORWARD chains of others, as listed.
         self._openings: list[tuple[Opening, Ruleset]] = []
         #: Grows with each change of what is declared, found, or said.
@@ -144,7 +147,8 @@ class Running:
         self._learn()
         self._revision = self._listed = None
         gone = self._reload_missing()
-        plan, outcome, left = carry_out(self._paths, self._variant, directory)
+        self._unwritten.retry()
+        plan, outcome, left = carry_out(self._unwritten.seen(self._paths), self._variant, directory)
         self._know(plan, directory)
         self._openings = [(opening, opening.as_loaded()) for opening in plan.path.openings if opening.rendered]
         self._known = KnownServices(plan.engine, plan.laid.live, plan.around, plan.rendered)
@@ -200,7 +204,8 @@ class Running:
         normal = NormalForm(engine, rules, rules, None).known_after_load()
         if revision.current() == self._revision:
             kept = store.read_cache(self._paths.run / store.NORMAL)
-            store.write_text(self._paths.run / store.NORMAL, json.dumps({**kept, engine.title: normal}))
+            with contextlib.suppress(HostError):
+                store.write_text(self._paths.run / store.NORMAL, json.dumps({**kept, engine.title: normal}))
 
     def reload_missing(self) -> bool:
         """Put back at once what somebody has taken away, as far as that can be told without reading the host, which
@@ -251,7 +256,8 @@ class Running:
             # All of it is still to be done, by the next attempt.
             self._findings = former
             raise
-        self._end_connections(place for place, finding in changed.items() if finding.state == "down")
+        dead = (place for place, finding in changed.items() if finding.state == "down")
+        self._connections.end_of_dead(dead, self._declared)
         return outcome
 
     def _remembering(self, findings: Findings, names: Collection[str | None]) -> Findings:
@@ -265,11 +271,18 @@ class Running:
         if not any(service.quorum for service in self.config.services):
             return {}
         # A run writes what it declares first, so this is read first.
-        text = store.cached_text(self._paths.run / store.HEALTH)
+        text = self._unwritten.text(self._paths.run / store.HEALTH)
         if not self._is_same_change():
             return None
         found = local_state.parse_findings(text, overlay.identity()).entries
         return {place: item for place, item in found.items() if is_whole(place)}
+
+    def unwritten(self) -> str:
+        """Why what was found is in memory alone, after one more attempt to write it; empty where it is not."""
+        if self._unwritten.trouble:
+            with store.lock(self._paths):
+                self._unwritten.retry()
+        return self._unwritten.trouble
 
     def remember(self, changes: Findings) -> None:
         """Add changes of health to what is kept of them. Raises `HostError`."""
@@ -336,35 +349,14 @@ class Running:
         held: whoever looks at the host must not take it for a rule that is missing."""
         try:
             with waiting.lock(self._paths) as directory:
-                store.write_text(path, text)
+                self._unwritten.write(path, text)
                 done = self.is_current() and self._followed(name for name in concerned if name)
                 # A change that waits has more to follow than the rules.
                 return self._restore(directory) if directory is not None or not done else None
         except OtherVersionError as waits:
             with store.lock(self._paths):
-                store.write_text(path, text)
+                self._unwritten.write(path, text)
             return self._leave_to(waits)
-
-    def _end_connections(self, places: Iterable[Place]) -> None:
-        """Of backends that are dead: attempts, so that the next packet of a client that still tries takes another one;
-        where the service asks for it, established connections as well."""
-        attempts: dict[str, list[Service]] = {}
-        resets: dict[str, list[Service]] = {}
-        for place in places:
-            service = self._declared.get(place.service or "")
-            if service is None:
-                continue
-            # Another one at the same address lives on.
-            dead = tuple(item for item in service.backends if (item.address, item.port) == place[1:])
-            service = replace(service, backends=dead)
-            if service.health is not None and service.health.on_down == "reset":
-                resets.setdefault(place.address, []).append(service)
-            elif service.redispatch or "udp" in service.protocols:
-                attempts.setdefault(place.address, []).append(service)
-        for address, services in attempts.items():
-            self._connections.end_attempts(services, address)
-        for address, services in resets.items():
-            self._connections.end_all(services, address)
 
     def _followed(self, names: Iterable[str]) -> bool:
         """Whether the rules of these services could be changed by themselves. To be called with the lock held."""

@@ -55,7 +55,7 @@ def view(paths: Paths, directory: Path) -> Paths:
         for place in (paths.etc, paths.etc / boot_set.CURRENT):
             for name in (store.STATE, store.EFFECTIVE):
                 texts[place / name] = staged.files[name][0] if name in staged.files else None
-    return replace(paths, staged=texts)
+    return replace(paths, staged={**paths.staged, **texts})
 
 
 def other_program(directory: Path) -> str | None:
