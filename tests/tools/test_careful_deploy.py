@@ -177,13 +177,17 @@ def test_a_batch_goes_back_as_a_whole(site: Site) -> None:
     assert states(site) == before
 
 
+@pytest.mark.parametrize("from_facts", ["false", "true"])
 @pytest.mark.usefixtures("rolled_out")
-def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Site) -> None:
-    site.own["lb2"]["natlb_services"] = [service("web", 80, 8080)]
+def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Site, from_facts: str) -> None:
+    """Also where declarations are made from facts, and so are checked once these are gathered."""
+    name = "{{ ansible_facts.system | lower }}" if from_facts == "true" else "web"
+    site.own["lb2"]["natlb_services"] = [{**service("web", 80, 8080), "name": name}]
     before = site.lb1.state()
-    status, printed = site.playbook("deploy")
+    status, printed = site.playbook("deploy", "-e", f"natlb_gather_facts={from_facts}")
     assert status == 2
-    assert f"web: lb2 would have other slots for tcp {VIP}:80 than lb1" in printed
+    told = ("linux", " (web there)") if from_facts == "true" else ("web", "")
+    assert f"{told[0]}: lb2 would have other slots for tcp {VIP}:80 than lb1{told[1]}, so" in printed
     assert "Deploy the balancers" not in printed
     assert site.lb1.state() == before
 
