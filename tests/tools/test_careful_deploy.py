@@ -192,6 +192,17 @@ def test_other_slots_on_the_second_are_found_before_any_host_is_changed(site: Si
     assert site.lb1.state() == before
 
 
+def test_a_hash_in_two_engines_is_an_error_at_the_end(site: Site) -> None:
+    """Which engine `auto` takes is known then."""
+    site.variables["natlb_services"] = [{**WEB, "method": "source_hash"}]
+    del site.own["lb2"]["natlb_services"]
+    status, printed = site.playbook("deploy", "-e", "natlb_verify_each=false")
+    assert status == 2
+    told = " ".join(printed.split())
+    assert "engine: nftables on lb1, iptables on lb2" in told
+    assert "web: lb2 has it in iptables, lb1 in nftables, and these pick other backends with the method" in told
+
+
 @pytest.mark.usefixtures("rolled_out")
 def test_nothing_at_all_may_be_declared(site: Site) -> None:
     site.variables["natlb_services"] = []

@@ -91,5 +91,6 @@ def test_a_balancer_follows_its_repository(site: Site, tmp_path: Path) -> None:
     status, printed = pull(site, repository)
     assert status != 0
     assert "natlb_services_web[0].listen: web and db (natlb_services_db[0]) both claim tcp 192.0.2.10:80" in printed
+    assert "Deploy the balancers" not in printed
     assert site.lb1.state() == before
     assert "192.0.2.10" not in site.lb2.state()

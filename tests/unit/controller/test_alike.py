@@ -95,10 +95,12 @@ def test_every_host_has_its_own_ports() -> None:
     assert alike.differences(own) == []
 
 
-def host(engine: str, nft: str = "nftables v1.0.6", *services: dict[str, Any], **more: Any) -> dict[str, Any]:
+def host(
+    engine: str, nft: str = "nftables v1.0.6", *services: dict[str, Any], kernel: str = "6.1", **more: Any
+) -> dict[str, Any]:
     return {
         "natlb_balancer_done": {"engine": engine},
-        "natlb_balancer_host": {"stdout_lines": ["missing conntrack", "kernel 6.1", f"nft {nft}"]},
+        "natlb_balancer_host": {"stdout_lines": ["missing conntrack", f"kernel {kernel}", f"nft {nft}"]},
         "natlb_run_checked": {"tables": tables(*(services or (SAME,)))},
         **more,
     }
@@ -114,9 +116,10 @@ def test_all_that_differs_is_told() -> None:
     hosts = {
         "lb1": host("nftables"),
         "lb2": host("nftables", "nftables v1.1.3", SAME, more),
-        "lb3": host("nftables"),
+        "lb3": host("nftables", kernel="6.12"),
     }
     assert fleet_differences(hosts, list(hosts))["lines"] == [
+        "kernel: 6.1 on lb1, lb2, 6.12 on lb3",
         "nft: nftables v1.0.6 on lb1, lb3, nftables v1.1.3 on lb2",
         "service db: only on lb2",
     ]
