@@ -173,7 +173,7 @@ class _Tracing:
         yield from way.loopback(question, route)
         if self._interface:
             yield from self._forwarded(backend, port, first, route)
-            yield from way.mtu(self._interface, route)
+            yield from way.mtu(question, self._interface, route)
             yield from way.back(question, backend.address, route, self._interface)
             if route.interface == self._interface:
                 yield from bridged.steps(question, backend.address, self._interface)

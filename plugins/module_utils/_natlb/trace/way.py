@@ -18,6 +18,8 @@ from .steps import Step
 
 #: What the kernel says to a packet that its reverse path filter drops (EXDEV).
 _ASTRAY, _INVALID = "Invalid cross-device link", "Invalid argument"
+#: Bytes of a packet that are none of its segment: headers of IP and TCP without options (RFC 6691, section 2).
+_HEADERS = {"ip": 40, "ip6": 60}
 _FORWARDING = {"ip": "net/ipv4/ip_forward", "ip6": "net/ipv6/conf/all/forwarding"}
 
 
@@ -155,7 +157,7 @@ def back(question: Question, backend: str, way: Way, arrives: str) -> Iterator[S
         yield Step("answer", "ok", f"it leaves by {arrives}")
 
 
-def mtu(arrives: str, way: Way) -> Iterator[Step]:
+def mtu(question: Question, arrives: str, way: Way) -> Iterator[Step]:
     """Large packets, where the next link takes smaller ones than the first."""
     if not arrives or way.here or not way.interface:
         return
@@ -165,5 +167,7 @@ def mtu(arrives: str, way: Way) -> Iterator[Step]:
             f"packets of more than {second} bytes come in by {arrives} ({first}) and do not fit {way.interface}: "
             f"clients learn that by ICMP alone, which a firewall on their way may drop"
         )
-        remedy = f"let ICMP (fragmentation needed, packet too big) pass, or clamp the MSS to {second}"
+        remedy = "let ICMP pass (fragmentation needed, packet too big)"
+        if question.protocol == "tcp":
+            remedy += f", or clamp the MSS to {second - _HEADERS[question.family]}"
         yield Step("mtu", "may", said, remedy)
