@@ -101,10 +101,12 @@ class ActionModule(ActionBase):
 
     def _anycast(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `anycast`."""
-        values, unread = self._templated(given, sorted(variables.OF_ANYCAST))
-        if unread or values.get(f"{variables.ANYCAST}state") == "absent":
-            return unread
-        return _nulls(values) + anycast.problems(values)
+        values, found = self._templated(given, sorted(variables.OF_ANYCAST))
+        unread = [name for name in variables.OF_ANYCAST if name in given and name not in values]
+        state = f"{variables.ANYCAST}state"
+        if state in unread or values.get(state) == "absent":
+            return found
+        return found + _nulls(values) + anycast.problems(values, unread)
 
     def _failover(self, given: Mapping[str, Any]) -> list[str]:
         """What is wrong with the variables of the role `failover`, also beside those of other hosts."""

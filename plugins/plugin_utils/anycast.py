@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entities import Config
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import Reading
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.services import parse_config
 
@@ -27,20 +28,26 @@ def addresses(value: Any) -> list[str]:
 
     Raises `ConfigErrors`.
     """
+    reading = Reading()
     items = value if isinstance(value, list) else [value]
     services = [item for item in items if isinstance(item, Mapping)]
-    found = {values.host_address(item, f"{PREFIX}addresses") for item in items if not isinstance(item, Mapping)}
-    for service in parse_config(services).services:
+    others = [(f"{PREFIX}addresses[{n}]", item) for n, item in enumerate(items) if not isinstance(item, Mapping)]
+    found = {*reading.each(values.host_address, others)}
+    config = reading.read(parse_config, services, otherwise=Config((), ()))
+    reading.done()
+    for service in config.services:
         for frontend in service.frontends():
             if frontend.address is not None and not frontend.is_network:
                 found.add(ipaddress.ip_address(frontend.address))
     return [str(address) for address in sorted(found, key=lambda address: (address.version, int(address)))]
 
 
-def problems(given: Mapping[str, Any]) -> list[str]:
-    """One line for each thing that is wrong with the variables of the role; those that are not set are left out."""
+def problems(given: Mapping[str, Any], unread: Collection[str] = ()) -> list[str]:
+    """One line for each thing that is wrong with the variables of the role; those that are not set are left out, and so
+    are `unread` ones, of which somebody else tells."""
     missing = [name for name in (AS, NEIGHBORS) if given.get(name) is None]
-    found = [f"{name}: is not set for this host (docs/topologies.md has an example)" for name in missing]
+    unset = [name for name in missing if name not in unread]
+    found = [f"{name}: is not set for this host (docs/topologies.md has an example)" for name in unset]
     reading = Reading()
     if AS not in missing:
         reading.read(values.integer, given[AS], AS, 1, _MOST_AS, "a number", otherwise=0)

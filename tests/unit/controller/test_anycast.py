@@ -41,6 +41,17 @@ def test_addresses_stay_and_are_there_once() -> None:
         addresses(["one"])
 
 
+def test_all_that_is_wrong_with_addresses_is_told_at_once() -> None:
+    items = ["one", "203.0.113.10", "127.0.0.1", {"name": "web", "listen": "203.0.113.10:80", "backends": [], "x": 1}]
+    with pytest.raises(AnsibleFilterError) as caught:
+        addresses(items)
+    told = [line.rpartition("anycast_addresses: ")[2] for line in str(caught.value).splitlines()]
+    paths = [line.partition(": ")[0] for line in told]
+    assert paths == ["natlb_anycast_addresses[0]", "natlb_anycast_addresses[2]", "services[0].x"]
+    found = anycast.problems({**RIGHT, "natlb_anycast_addresses": items, "natlb_anycast_as": 0})
+    assert sum(map(len, map(str.splitlines, found))) == 4
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -100,7 +111,7 @@ def test_what_is_right(more: dict[str, Any]) -> None:
             "natlb_anycast_neighbors: no router is told of 2001:db8:113::10, as none is reached by IPv6",
         ),
         ({"natlb_anycast_addresses": []}, "natlb_anycast_addresses: is empty"),
-        ({"natlb_anycast_addresses": ["127.0.0.1"]}, "natlb_anycast_addresses: 127.0.0.1"),
+        ({"natlb_anycast_addresses": ["127.0.0.1"]}, "natlb_anycast_addresses[0]: 127.0.0.1"),
         ({"natlb_anycast_router_id": "7"}, "natlb_anycast_router_id: '7'"),
         ({"natlb_anycast_hold_time": 2}, "natlb_anycast_hold_time: "),
         ({"natlb_anycast_check_interval": 61}, "natlb_anycast_check_interval: "),

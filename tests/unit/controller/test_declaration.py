@@ -14,6 +14,7 @@ import pytest
 from _natlb.errors import ConfigError, ConfigErrors
 from _natlb.plan import declaration, packed
 from _natlb.plan.balance import balance
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.natlb.netfilter.plugins.action import validate_declaration as plugin
 from ansible_collections.natlb.netfilter.plugins.modules import balancer
@@ -66,13 +67,19 @@ def test_its_options_are_those_of_the_module() -> None:
 def problems(
     given: dict[str, Any], templated: dict[str, Any] | None = None, role: str | None = "balancer"
 ) -> list[str]:
-    """What the action says about a host with these variables; `templated` are the values of templates."""
+    """What the action says about a host with these variables; `templated` are the values of templates, or the error of
+    one that cannot be read."""
     action = plugin.ActionModule.__new__(plugin.ActionModule)
     action._task = SimpleNamespace(args={} if role is None else {"role": role})
     values = templated or {}
-    action._templar = SimpleNamespace(
-        template=lambda value: values.get(value, value) if isinstance(value, str) else value
-    )
+
+    def template(value: Any) -> Any:
+        found = values.get(value, value) if isinstance(value, str) else value
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    action._templar = SimpleNamespace(template=template)
     with mock.patch.object(ActionBase, "run", return_value={}):
         result = action.run(task_vars=given)
     assert result["changed"] is False
@@ -328,3 +335,25 @@ def test_the_order_is_that_of_the_names() -> None:
     found = composition.compose("services", given)
     assert found.items == [SSH, DB, WEB]
     assert found.places == ["natlb_services[0]", "natlb_services_db[0]", "natlb_services_web[0]"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "others"),
+    [
+        ("natlb_anycast_addresses", ["natlb_anycast_as", "natlb_anycast_neighbors[0].as"]),
+        ("natlb_anycast_neighbors", ["natlb_anycast_as"]),
+        ("natlb_anycast_state", []),
+    ],
+)
+def test_what_cannot_be_read_hides_nothing_else_of_anycast(variable: str, others: list[str]) -> None:
+    """Unless it is whether anything is to be announced at all."""
+    given = {
+        "natlb_anycast_as": 0,
+        "natlb_anycast_neighbors": [{"address": "192.0.2.1", "as": "x"}],
+        "natlb_anycast_addresses": ["203.0.113.10"],
+        "natlb_anycast_state": "present",
+        variable: "{{ nothing }}",
+    }
+    told = problems(given, {"{{ nothing }}": AnsibleError("no such variable")}, role="anycast")
+    assert told[0] == f"{variable}: cannot be read: no such variable"
+    assert [line.partition(": ")[0] for line in told[1:]] == others
