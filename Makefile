@@ -38,8 +38,8 @@ browser: dev ## The web page of the playbook report in a headless Chromium, with
 drills: dev ## Inject faults, some minutes long, print what was lost and write it into docs/reliability.md
 	@NATLB_DRILLS=full $(PYTEST) --capture=no tests/drills tests/kernel/test_churn.py tests/kernel/test_other_firewalls.py
 
-fleet: dev ## Balancers that share addresses, by VRRP or by BGP: one is killed, cut off, left behind; prints each gap
-	@NATLB_FLEET=full $(PYTEST) --capture=no tests/molecule/test_scenarios.py -k "pair or active or anycast or here"
+fleet: dev ## Several balancers: one is killed, cut off, left behind; a change is rolled out; prints each gap
+	@NATLB_FLEET=full $(PYTEST) --capture=no tests/molecule/test_scenarios.py -k "pair or active or anycast or rollout or here"
 
 molecule: dev ## All molecule scenarios, on containers
 	@$(PYTEST) tests/molecule

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import attempts
@@ -44,18 +44,32 @@ SPEAKS = {
 
 
 class Seen(NamedTuple):
-    """What a client has seen. The gap is the longest time between the beginnings of two connections that succeeded, and
-    `lost` how many failed in a row."""
+    """What a client has seen. The gap is the longest time between the beginnings of two connections that succeeded,
+    `lost` how many failed in a row, and `when` the moments at which those that failed began."""
 
     opened: int
     failed: int
     gap_s: float
     lost: int
+    when: tuple[float, ...]
 
 
 def notice_nothing(*some: Seen) -> None:
     """These clients have lost nothing, or what a machine that stands still costs."""
     assert max(one.lost for one in some) <= STILL, some
+
+
+def alone(seen: Mapping[str, Seen]) -> dict[str, int]:
+    """How many failed to each target while those to another one succeeded. What fails to all targets at one moment, be
+    it a moment of a machine that stands still, is not the doing of a balancer that one of them leads to."""
+
+    def failed(one: Seen, at: float) -> bool:
+        return any(abs(at - when) <= attempts.TIMEOUT_S for when in one.when)
+
+    return {
+        target: sum(not all(failed(other, at) for other in seen.values()) for at in one.when)
+        for target, one in seen.items()
+    }
 
 
 class Client:
@@ -85,7 +99,8 @@ class Client:
             lost = [
                 len(list(some)) for succeeded, some in itertools.groupby(tried, lambda one: one[1]) if not succeeded
             ]
-            found[target] = Seen(len(good), len(rows) - len(good), max(gaps, default=0.0), max(lost, default=0))
+            bad = tuple(began for began, succeeded in tried if not succeeded)
+            found[target] = Seen(len(good), len(bad), max(gaps, default=0.0), max(lost, default=0), bad)
         return found
 
 
@@ -157,8 +172,9 @@ def wait_for(is_so: Callable[[], bool], what: str, within_s: float = 30.0) -> fl
 
 
 def backends_speak() -> None:
-    for web in ("web1", "web2"):
-        on(web, "systemctl", "kill", "--signal=USR1", "natlb-identity")
+    for name in sorted(lab.containers()):
+        if name.startswith("natlb-web"):
+            on(name.removeprefix("natlb-"), "systemctl", "kill", "--signal=USR1", "natlb-identity")
 
 
 def _arguments() -> list[str]:
