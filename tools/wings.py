@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CORE = Path(__file__).resolve().parents[1] / "plugins" / "module_utils" / "_natlb"
+#: Files of their own, which all wings import.
+WORDS = ("errors", "packets")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -38,11 +40,11 @@ def arrows() -> dict[str, set[str]]:
         if path.parent != CORE:
             wing = wing_of(path)
             found.setdefault(wing, set()).update(room.partition(".")[0] for room in imports(path))
-    return {wing: others - {wing, "errors"} for wing, others in found.items()}
+    return {wing: others - {wing, *WORDS} for wing, others in found.items()}
 
 
 def diagram() -> str:
-    """The arrows in the notation of Mermaid, without those that follow from others; `errors` is imported by all."""
+    """The arrows in the notation of Mermaid, without those that follow from others; `WORDS` are imported by all."""
     found = arrows()
     lines = ["graph BT"]
     for wing in sorted(found):

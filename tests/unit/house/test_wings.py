@@ -18,14 +18,17 @@ _SPEC.loader.exec_module(wings)
 CORE = wings.CORE
 #: Of lines, in the core.
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
-_BASE = {"errors", "ruleset", "host"}
+#: Files of their own, which every wing may import.
+_WORDS = {"errors", "packets"}
+_BASE = {*_WORDS, "ruleset", "host"}
 _ENGINES = {"nftables", "iptables"}
 _BELOW_PLAN = {*_BASE, "model", *_ENGINES, "firewalls", "warnings"}
 #: Which wings a wing may import, besides itself. `model.values` is one room of a wing.
 MAY_IMPORT = {
     "errors": set[str](),
-    "ruleset": {"errors"},
-    "host": {"errors"},
+    "packets": set[str](),
+    "ruleset": _WORDS,
+    "host": _WORDS,
     "model": _BASE,
     "nftables": {*_BASE, "model"},
     "iptables": {*_BASE, "model"},
@@ -36,7 +39,7 @@ MAY_IMPORT = {
     "trace": {*_BELOW_PLAN, "plan"},
     "health": {*_BASE, "model", "plan", "status"},
     "cli": {*_BASE, "model", "plan", "status", "trace", "health"},
-    "probe": {"errors", "model.values"},
+    "probe": {*_WORDS, "model.values"},
 }
 
 
@@ -62,7 +65,7 @@ def test_imports_run_one_way() -> None:
 
 def test_every_wing_is_known_and_says_what_it_is_for() -> None:
     found = {path.parent.name: path for path in CORE.glob("*/__init__.py")}
-    assert {*found, "errors"} == set(MAY_IMPORT)
+    assert {*found, *_WORDS} == set(MAY_IMPORT)
     assert [name for name, path in found.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
@@ -70,7 +73,7 @@ def test_unit_tests_stand_where_their_wing_does() -> None:
     """`controller` has the plugins and what serves them, `house` what is true of the whole checkout."""
     here = ROOT / "tests" / "unit"
     assert sorted(path.name for path in here.glob("test_*.py")) == []
-    assert {path.parent.name for path in here.glob("*/test_*.py")} == {*MAY_IMPORT, "controller", "house"} - {"errors"}
+    assert {path.parent.name for path in here.glob("*/test_*.py")} == {*MAY_IMPORT, "controller", "house"} - _WORDS
 
 
 def test_programs_are_run_where_their_output_is_noted() -> None:

@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from _natlb import packets
 from _natlb.model import backends, egress, entities, health, services, tracking
 from _natlb.model.services import parse_config
 from _natlb.model.tracking import Tracking, parse_tracking
@@ -102,11 +103,11 @@ def test_a_default_of_egress_is_what_the_parser_takes(short: Any, long: Any) -> 
 @pytest.mark.parametrize(
     ("path", "name", "choices"),
     [
-        (("services",), "protocol", entities.PROTOCOLS),
+        (("services",), "protocol", packets.PROTOCOLS),
         (("services",), "method", entities.METHODS),
         (("services", "backends"), "state", entities.STATES),
         (("services", "health"), "type", tuple(health.HEALTH_KEYS)),
-        (("egress",), "protocol", entities.PROTOCOLS),
+        (("egress",), "protocol", packets.PROTOCOLS),
     ],
 )
 def test_every_choice_of_the_parser_is_documented(path: tuple[str, ...], name: str, choices: tuple[str, ...]) -> None:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from _natlb.model.entities import PROTOCOLS
 from _natlb.nftables.names import SlotMap, is_affinity, is_first_slot, slot_map
+from _natlb.packets import PROTOCOLS
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

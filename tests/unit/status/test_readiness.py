@@ -185,7 +185,7 @@ def test_it_imports_little() -> None:
     script = "import sys, _natlb.status.readiness; print(*sorted(n for n in sys.modules if n.startswith('_natlb.')))"
     done = subprocess.run([sys.executable, "-c", script], cwd=core, capture_output=True, text=True, check=True)
     wings = {name.split(".")[1] for name in done.stdout.split()}
-    assert wings == {"errors", "host", "status"}
+    assert wings == {"errors", "host", "packets", "status"}
 
 
 def test_a_host_has_left_where_nobody_can_read_why(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import argparse
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from ..model.choices import VARIANTS
 from . import commands
 from .commands import COMMANDS, EXIT_CODES, INTERRUPTED, Command
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     # For tests: another place than /etc/natlb and /run/natlb, and one variant of iptables.
     found.add_argument("--root", help=argparse.SUPPRESS)
-    found.add_argument("--variant", help=argparse.SUPPRESS)
+    found.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     subparsers = found.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for command in COMMANDS:
         one = subparsers.add_parser(

@@ -18,6 +18,7 @@ from ..status.readiness import Facts, Readiness, readiness
 
 if TYPE_CHECKING:
     # Ansible packs what a module imports, wherever that stands; the program needs these.
+    from ..model.choices import Variant
     from . import main as _others  # noqa: F401
 
 _COMMAND, _JSON = "ready", "--json"
@@ -40,7 +41,7 @@ def paths(root: str | None) -> Paths:
     return DEFAULT_PATHS if root is None else Paths(Path(root, "etc"), Path(root, "run"))
 
 
-def ready(as_json: bool, where: Paths, variant: str | None = None) -> int:
+def ready(as_json: bool, where: Paths, variant: Variant | None = None) -> int:
     """Say whether this host can serve, and return the exit code."""
 
     def of_files() -> Facts | None:

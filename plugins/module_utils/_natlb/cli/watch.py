@@ -27,6 +27,7 @@ from ..health.inquiries import Followed
 from ..host import commits, left, store
 from ..host.left import Left
 from ..host.store import Paths
+from ..model.choices import Variant
 from ..plan import agent_files, overlay, waiting
 from ..plan import request as requests
 from ..plan.request import Request
@@ -114,7 +115,7 @@ class Screen:
 class Watch:
     """One watch. `look` reads what there is; `wait` tells what others say meanwhile."""
 
-    def __init__(self, paths: Paths, variant: str | None, service: str | None, output: Output) -> None:
+    def __init__(self, paths: Paths, variant: Variant | None, service: str | None, output: Output) -> None:
         self._paths, self._variant, self._service, self._output = paths, variant, service, output
         self._selector = selectors.DefaultSelector()
         self._agent: Followed | None = None

@@ -15,10 +15,11 @@ from ..host import processes
 from ..host.nf_tables import BaseChain
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
+from ..model.choices import Variant
 from ..model.engine import Engine
-from ..model.families import FAMILIES
 from ..nftables import text
 from ..nftables.program import Nft
+from ..packets import FAMILIES, Family
 from .listing import BUILTIN, is_of_iptables, parse_nft, parse_save
 from .native import native
 from .obstacles import Place
@@ -52,8 +53,8 @@ class _CannotReadError(Exception):
     """iptables cannot, since nft made what is there."""
 
 
-def _variants() -> list[str | None]:
-    found: list[str | None] = [*iptables_variants()]
+def _variants() -> list[Variant | None]:
+    found: list[Variant | None] = [*iptables_variants()]
     return found or ([None] if processes.find("iptables") else [])
 
 
@@ -109,7 +110,7 @@ def before(chain: BaseChain, engine: Engine) -> str:
 # -- iptables ------------------------------------------------------------------------------------------------------
 
 
-def _of_iptables(engine: Engine, variant: str | None, family: str, builtin: tuple[str, str]) -> Iterator[Place]:
+def _of_iptables(engine: Engine, variant: Variant | None, family: Family, builtin: tuple[str, str]) -> Iterator[Place]:
     table, name = builtin
     kind, hook, priority = BUILTIN[builtin]
     program = Iptables(variant)

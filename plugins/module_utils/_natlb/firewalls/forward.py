@@ -24,12 +24,12 @@ from ..host.routes import Routes
 from ..iptables import foreign_jumps, forward_rules, restore
 from ..iptables.dispatch import PREFIX
 from ..iptables.program import Iptables, default_variant, iptables_variants, legacy_tables
-from ..model.choices import Firewall
+from ..model.choices import Firewall, Variant
 from ..model.entities import Config
-from ..model.families import FAMILIES, family_of
 from ..nftables.program import Nft
 from ..nftables.text import TABLE
-from ..ruleset.sections import Key, Ruleset, Section
+from ..packets import FAMILIES, Family, family_named, family_of
+from ..ruleset.sections import Key, Ruleset, Section, families_of
 from .forward_path import Finding, denial, may_deny, packets
 from .listing import Hook, forward_hooks, is_of_iptables, parse_nft, parse_save
 from .native import native
@@ -42,14 +42,14 @@ _MARKS = (("DOCKER-USER", "Docker"), ("ufw-before-forward", "ufw"), ("FWD_public
 class Opening:
     """Rules in the FORWARD chain of one variant of iptables: an engine of one chain, in units of its own."""
 
-    def __init__(self, variant: str | None) -> None:
+    def __init__(self, variant: Variant | None) -> None:
         self.program = Iptables(variant)
         self.live: Ruleset = {}
         self.rendered: Ruleset = {}
         #: Of its chains those that others lead to.
         self.held: foreign_jumps.Held = {}
         #: Families in which its jump stands before all others of ours.
-        self._first: set[str] = set()
+        self._first: set[Family] = set()
 
     @property
     def title(self) -> str:
@@ -67,14 +67,14 @@ class Opening:
         return {family: text for family, text in texts.items() if text}
 
     def normal(self, unit: str, text: str) -> str | None:
-        return self.program.normal(unit, text)
+        return self.program.normal(family_named(unit), text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
-        found, held = foreign_jumps.split(restore.parse_save(unit, listing))
+        found, held = foreign_jumps.split(restore.parse_save(family_named(unit), listing))
         self.held.update((key, rules) for key, rules in held.items() if forward_rules.is_here(key))
         return forward_rules.split(found)[1]
 
-    def read_filter(self, family: str) -> str:
+    def read_filter(self, family: Family) -> str:
         """What the kernel holds of a family's table filter now; `live` is what of it is of this way."""
         text = self.program.save(family, table="filter")
         self.live.update(self.parse(family, text))
@@ -83,11 +83,13 @@ class Opening:
             self._first.add(family)
         return text
 
-    def precedes(self) -> list[tuple[str, str]]:
+    def precedes(self) -> list[tuple[str, Family]]:
         """The programs, each with its family, in whose FORWARD chain connections are let pass before other rules of
         ours are met, now or once the change is made."""
         jumps = [Key(family, "filter", "jump", "FORWARD") for family in FAMILIES]
-        inserted = {key.family for key in jumps if key in self.rendered and self.rendered[key] != self.live.get(key)}
+        inserted = families_of(
+            key for key in jumps if key in self.rendered and self.rendered[key] != self.live.get(key)
+        )
         return [(self.program.program(family), family) for family in FAMILIES if family in {*self._first, *inserted}]
 
     def uniform(self, _key: Key, _section: Section) -> bool:
@@ -112,7 +114,7 @@ class Opening:
     def read(self) -> Ruleset:
         """What the kernel holds of it now, in every family, as `live` was before."""
         found: Ruleset = {}
-        for family in sorted({key.family for key in [*self.rendered, *self.live]}):
+        for family in families_of([*self.rendered, *self.live]):
             found.update(self.parse(family, self.program.save(family, table="filter")))
         marked = {key for key, section in self.live.items() if section.header == (_MISPLACED,)}
         return {key: Section((_MISPLACED,), s.body) if key in marked else s for key, s in found.items()}
@@ -141,8 +143,8 @@ class Opening:
                 _mark_misplaced(now.live, chains, tried)
         return now.commands({key: section for key, section in wanted.items() if key in now.rendered})
 
-    def _families(self) -> list[str]:
-        return sorted({key.family for key in self.rendered})
+    def _families(self) -> list[Family]:
+        return families_of(self.rendered)
 
     def boot(self, directory: str) -> tuple[dict[str, str], list[str]]:
         """Files by name, and the shell lines that load them."""
@@ -200,7 +202,7 @@ class ForwardPath:
                 return True
         return False
 
-    def preceding(self) -> list[tuple[str, str]]:
+    def preceding(self) -> list[tuple[str, Family]]:
         """See `Opening.precedes`."""
         return [place for opening in self.openings for place in opening.precedes()]
 
@@ -267,7 +269,7 @@ class _Others:
                 yield hook
 
 
-def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | None:
+def _read(opening: Opening, family: Family, strange: Collection[str]) -> Chains | None:
     """The FORWARD chain as iptables lists it; None if it is a chain of nft, or if there is none.
 
     A chain that already has an opening of ours counts as one of iptables: the opening stays, and can be removed.
@@ -281,10 +283,10 @@ def _read(opening: Opening, family: str, strange: Collection[str]) -> Chains | N
     return chains
 
 
-def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[str | None, list[str]]]:
+def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[Variant | None, list[Family]]]:
     """The variants of iptables, each with the families in which it has a FORWARD chain. Listing the chain with iptables
     would create it."""
-    found: list[tuple[str | None, list[str]]] = []
+    found: list[tuple[Variant | None, list[Family]]] = []
     legacy = [family for family in FAMILIES if "filter" in legacy_tables(family)]
     nft = [f for f in FAMILIES if any(hook[0] == f and is_of_iptables(hook) for hook in hooks)]
     for variant in _offered():
@@ -295,7 +297,7 @@ def _iptables_places(hooks: Sequence[Hook]) -> list[tuple[str | None, list[str]]
     return found
 
 
-def _offered() -> list[str | None]:
+def _offered() -> list[Variant | None]:
     """The variants of iptables by their names, or the one that has none."""
     return [*iptables_variants()] or ([None] if processes.find("iptables") else [])
 

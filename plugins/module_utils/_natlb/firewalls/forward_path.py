@@ -19,7 +19,8 @@ from typing import NamedTuple
 from ..host.addresses import number
 from ..host.routes import Network
 from ..model.entities import Config, Frontend
-from ..model.families import family_of, is_everything
+from ..model.spelling import is_everything
+from ..packets import Family, Protocol, family_of
 from .walk import Chains, Packet, ends
 
 #: (network, interface) of each route in the main tables; no interface where a route refuses what it is for.
@@ -79,8 +80,8 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
 
 
 class _ServiceWay(NamedTuple):
-    family: str
-    protocol: str
+    family: Family
+    protocol: Protocol
     inside: frozenset[str]
     target: str
     port: int
@@ -89,9 +90,9 @@ class _ServiceWay(NamedTuple):
 def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]]:
     """The first `TRIED` ways, and the services that use each."""
     found: dict[_ServiceWay, list[str]] = {}
-    networks: dict[tuple[str, str | None], frozenset[str]] = {}
+    networks: dict[tuple[Family, str | None], frozenset[str]] = {}
     for service in config.services:
-        frontends: dict[tuple[str, str], Frontend] = {}
+        frontends: dict[tuple[Family, Protocol], Frontend] = {}
         for frontend in service.frontends():
             frontends.setdefault((frontend.family, frontend.protocol), frontend)
         for (family, protocol), frontend in frontends.items():
@@ -145,7 +146,7 @@ def elsewhere(routes: Routes, interfaces: Collection[str | None]) -> tuple[Netwo
     return tuple(n for n, way in routes if n.prefixlen and way and way not in interfaces)[:_ELSEWHERE]
 
 
-def ways(routes: Routes, family: str, address: str | None) -> set[str]:
+def ways(routes: Routes, family: Family, address: str | None) -> set[str]:
     """Where clients come from: the interfaces of the default routes, and the one in the address's network."""
     version = 6 if family == "ip6" else 4
     found = {way for network, way in routes if way and network.prefixlen == 0 and network.version == version}

@@ -14,12 +14,13 @@ import shlex
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..host.nf_tables import BaseChain
+from ..host.nf_tables import BaseChain, TableFamily
 from ..iptables.dispatch import PREFIX
+from ..packets import FAMILIES, Family
 from .walk import Chains, Match, Rule
 
 #: Family, table and name of a base chain of nft.
-Hook = tuple[str, str, str]
+Hook = tuple[TableFamily, str, str]
 
 #: The built-in chains of iptables that packets of ours pass: kind, hook and priority of each by table and name
 #: (linux/netfilter_ipv4.h).
@@ -58,7 +59,7 @@ _IPTABLES_VERDICTS = {
 }
 
 
-def parse_save(family: str, text: str, place: str, table: str = "filter", builtin: str = "FORWARD") -> Chains | None:
+def parse_save(family: Family, text: str, place: str, table: str = "filter", builtin: str = "FORWARD") -> Chains | None:
     """A table from the output of `iptables-save`, without chains of ours; None where it has no such built-in chain, or
     where iptables cannot read it."""
     block = re.search(rf"^\*{table}\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL)
@@ -192,7 +193,7 @@ def parse_nft(listing: str, hook: str = "forward") -> Iterator[Chains]:
             elif line and not line.startswith(("type ", "comment ", "policy ")):
                 rules[name] += _nft_rules(line)
     for name, policy in bases:
-        for family in (table[1],) if table[1] in ("ip", "ip6") else ("ip", "ip6"):
+        for family in [each for each in FAMILIES if each == table[1]] or FAMILIES:
             yield Chains(f"table {table[1]} {table[2]}, chain {name}", family, name, policy, rules)
 
 

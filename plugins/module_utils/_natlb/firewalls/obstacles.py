@@ -17,9 +17,10 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
+from ..host.nf_tables import TableFamily
 from ..host.routes import Network, Ways
 from ..model.entities import Config, Frontend
-from ..model.families import is_everything
+from ..model.spelling import is_everything
 from .forward_path import TRIED, Routes, affected, elsewhere, packets, ways
 from .walk import Chains, Packet, ends
 
@@ -34,7 +35,7 @@ class Place(NamedTuple):
     """A base chain and where it is hooked in. `kind` is filter or nat."""
 
     chains: Chains
-    family: str
+    family: TableFamily
     hook: str
     kind: str
     priority: int

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
 from ..host.routes import Network
+from ..packets import Family, Protocol
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Packet:
     """
 
     owners: tuple[str, ...]
-    family: str
-    protocol: str | None
+    family: Family
+    protocol: Protocol | None
     state: str
     dnat: bool
     inside: frozenset[str]
@@ -68,7 +69,7 @@ class Chains:
     """The chains of one table in one family, and where its packets come in."""
 
     place: str
-    family: str
+    family: Family
     base: str
     policy: str
     rules: dict[str, list[Rule]] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple
 
 from ..errors import HostError
 from ..host import proc, tracked
+from ..packets import Family, Protocol
 from .pace import Pace
 
 #: How often it is looked, and how soon again where a connection has no answer: in a data centre one takes milliseconds.
@@ -30,8 +31,8 @@ BUSY, BURST = 0.02, 10
 class Suspect(NamedTuple):
     """A backend, by what connections to it are told by."""
 
-    family: str
-    protocol: str
+    family: Family
+    protocol: Protocol
     address: str
     port: int
 

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable
 
 from ..errors import HostError
+from ..packets import Family, Protocol
 from . import netlink
 from .netlink import NESTED, attribute
 from .processes import require, run
@@ -26,9 +27,12 @@ _TUPLE_ORIG, _ZONE = 1, 18
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 #: Source and destination address.
-ADDRESSES = {"ip": (1, 2), "ip6": (3, 4)}
-FAMILY = {"ip": (socket.AF_INET, "ipv4"), "ip6": (socket.AF_INET6, "ipv6")}
-PROTOCOL = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+ADDRESSES: dict[Family, tuple[int, int]] = {"ip": (1, 2), "ip6": (3, 4)}
+FAMILY: dict[Family, tuple[socket.AddressFamily, str]] = {
+    "ip": (socket.AF_INET, "ipv4"),
+    "ip6": (socket.AF_INET6, "ipv6"),
+}
+PROTOCOL: dict[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 
 class Flow:
@@ -48,7 +52,7 @@ class Flow:
         "zone_orig",
     )
 
-    def __init__(self, family: str, protocol: str, state: str, fields: dict[str, list[str]]) -> None:
+    def __init__(self, family: Family, protocol: Protocol, state: str, fields: dict[str, list[str]]) -> None:
         self.family = family
         self.protocol = protocol
         self.state = state
@@ -63,13 +67,13 @@ class Flow:
         self.zone_orig = int(fields.get("zone-orig", ["0"])[0])
 
 
-def listed(family: str, protocol: str) -> list[Flow]:
+def listed(family: Family, protocol: Protocol) -> list[Flow]:
     """The tracked connections of one protocol. Raises `HostError` where conntrack(8) is missing."""
     text = run([require("conntrack", "conntrack"), "-L", "-f", FAMILY[family][1], "-p", protocol])
     return [flow for flow in (parse(family, line) for line in text.splitlines()) if flow is not None]
 
 
-def parse(family: str, line: str) -> Flow | None:
+def parse(family: Family, line: str) -> Flow | None:
     """A line of `conntrack -L`; None where it is none of a protocol with ports."""
     words = line.split()
     fields: dict[str, list[str]] = {}
@@ -77,10 +81,11 @@ def parse(family: str, line: str) -> Flow | None:
         key, equals, value = word.partition("=")
         if equals:
             fields.setdefault(key, []).append(value)
-    if len(fields.get("src", ())) < 2 or len(fields.get("sport", ())) < 2:
+    protocol = next((each for each in PROTOCOL if each == words[0]), None) if words else None
+    if protocol is None or len(fields.get("src", ())) < 2 or len(fields.get("sport", ())) < 2:
         return None
     state = words[3] if len(words) > 3 and "=" not in words[3] and words[3].isupper() else ""
-    return Flow(family, words[0], state, fields)
+    return Flow(family, protocol, state, fields)
 
 
 def delete(flows: Iterable[Flow]) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import HostError
+from ..packets import FAMILIES, Family, family_of
 from .observation import observed
 from .processes import Command, require, run
 
 
 @observed
-def query(family: str, *words: str) -> list[dict[str, Any]]:
+def query(family: Family, *words: str) -> list[dict[str, Any]]:
     """What `ip -json` says; an empty list where there is nothing, or no such table yet."""
     version = "-6" if family == "ip6" else "-4"
     try:
@@ -37,7 +38,7 @@ def route(target: str, source: str = "", interface: str = "", mark: int = 0) -> 
     words = ["to", target, *(["from", source] if source else []), *(["iif", interface] if interface else [])]
     words += ["mark", f"{mark:#x}"] if mark else []
     try:
-        found = query("ip6" if ":" in target else "ip", "route", "get", *words)
+        found = query(family_of(target), "route", "get", *words)
     except HostError as error:
         return {}, str(error).partition("RTNETLINK answers: ")[2].strip() or str(error)
     return (found[0] if found else {}), "" if found else "no route"
@@ -46,13 +47,10 @@ def route(target: str, source: str = "", interface: str = "", mark: int = 0) -> 
 def proxies() -> list[str]:
     """The addresses for which this host answers neighbours, though it does not have them."""
     return [
-        str(item["dst"])
-        for family in ("ip", "ip6")
-        for item in query(family, "neigh", "show", "proxy")
-        if "dst" in item
+        str(item["dst"]) for family in FAMILIES for item in query(family, "neigh", "show", "proxy") if "dst" in item
     ]
 
 
-def batch(texts: Mapping[str, str]) -> list[Command]:
+def batch(texts: Mapping[Family, str]) -> list[Command]:
     """What carries these lines of ip(8) out, by family."""
     return [(f"ip {'-6' if family == 'ip6' else '-4'} -batch -", text) for family, text in texts.items()]

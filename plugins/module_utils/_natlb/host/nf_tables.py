@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from . import netlink, observation
 from .netlink import NF_TABLES, Message, attributes, netfilter
 
 # include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
-_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-NUMBERS = {name: number for number, name in _FAMILIES.items()}
+#: Of a table; empty where nobody here knows its number.
+TableFamily = Literal["ip", "ip6", "inet", "arp", "bridge", "netdev", ""]
+_FAMILIES: dict[int, TableFamily] = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+NUMBERS: dict[TableFamily, int] = {name: number for number, name in _FAMILIES.items()}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
-_OWN_HOOKS = {"netdev": ("ingress", "egress"), "arp": ("input", "output")}
+_OWN_HOOKS: dict[TableFamily, tuple[str, ...]] = {"netdev": ("ingress", "egress"), "arp": ("input", "output")}
 _GETTABLE, _GETCHAIN, _GETRULE, _GETSET, _GETGEN = 1, 4, 7, 10, 16
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
@@ -33,7 +35,7 @@ _VALUE, _EXPRESSION_DATA, _COUNTER_PACKETS = 1, 2, 2
 class BaseChain(NamedTuple):
     """Where a chain of nft is hooked in. `kind` is filter, nat or route; `devices` belong to the hook ingress."""
 
-    family: str
+    family: TableFamily
     table: str
     name: str
     kind: str
@@ -63,7 +65,7 @@ def commit(messages: Iterable[Message], after: int) -> None:
         kernel.commit(NF_TABLES, messages, after)
 
 
-def tables() -> list[tuple[str, str]]:
+def tables() -> list[tuple[TableFamily, str]]:
     """(family, name) of every table."""
     return [(_FAMILIES.get(number, ""), _text(found[_TABLE_NAME])) for number, found in _listed(_GETTABLE)]
 
@@ -73,7 +75,7 @@ def base_chains() -> list[BaseChain]:
     return [_base_chain(number, found) for number, found in _listed(_GETCHAIN) if _CHAIN_HOOK in found]
 
 
-def sets(family: str, table: str) -> list[str]:
+def sets(family: TableFamily, table: str) -> list[str]:
     """The names of the sets and maps of a table, those of rules alone included. A table that is gone since has none."""
     observation.note_generation()
     name = netlink.attribute(_SET_TABLE, table.encode() + b"\0")
@@ -85,7 +87,7 @@ def sets(family: str, table: str) -> list[str]:
         return []
 
 
-def counting_elements(family: str, table: str, name: str) -> Iterator[tuple[bytes, bytes, int]]:
+def counting_elements(family: TableFamily, table: str, name: str) -> Iterator[tuple[bytes, bytes, int]]:
     """Key, data and counted packets of each element of a map. One that is gone since has none."""
     wanted = netlink.attribute(_ELEMENTS_TABLE, table.encode() + b"\0")
     wanted += netlink.attribute(_ELEMENTS_SET, name.encode() + b"\0")
@@ -143,7 +145,7 @@ def chain_names() -> set[str]:
     return {_text(found[_CHAIN_NAME]) for _number, found in _listed(_GETCHAIN)}
 
 
-def rules(family: str, table: str, chain: str) -> list[bytes] | None:
+def rules(family: TableFamily, table: str, chain: str) -> list[bytes] | None:
     """The rules of a chain, undecoded; None where there is no such chain.
 
     The names of chains that a rule leads to are in it, each with a zero byte behind it. So a look at a chain of some

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Callable
 
 from ..errors import HostError
+from ..packets import Family
 from . import netlink, nf_tables, proc
 from .processes import PATH, require
 
@@ -39,7 +40,7 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def followed(match: str, family: str) -> Iterator[Monitor]:
+def followed(match: str, family: Family) -> Iterator[Monitor]:
     """Follow the packets that `match` fits, as nft writes it, of `family` (ip or ip6). Raises `HostError`.
 
     The rule that asks for it is in a table of its own, which belongs to a process: the kernel takes it away when that

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, Union
 
+from ..packets import Family
 from . import addresses, proc
 from .observation import observed
 
@@ -70,7 +71,7 @@ def parse_ipv6(text: str) -> list[Route]:
 
 
 @observed
-def read(family: str) -> list[Route]:
+def read(family: Family) -> list[Route]:
     """The routes of one family on this host."""
     if family == "ip6":
         return parse_ipv6(proc.read("/proc/thread-self/net/ipv6_route"))

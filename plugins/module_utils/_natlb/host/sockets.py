@@ -11,10 +11,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ..packets import Protocol, protocol_named
 from .observation import observed
 
 #: net/tcp_states.h, as /proc prints it; an unconnected UDP socket counts as closed.
-_LISTENING = {"tcp": "0A", "udp": "07"}
+_LISTENING: dict[Protocol, str] = {"tcp": "0A", "udp": "07"}
 
 #: Ranges of ports, ascending and apart.
 Ports = tuple[tuple[int, int], ...]
@@ -23,7 +24,7 @@ Ports = tuple[tuple[int, int], ...]
 class Listener(NamedTuple):
     """`by` is `a program` or `IPVS`."""
 
-    protocol: str
+    protocol: Protocol
     address: str
     port: int
     by: str = "a program"
@@ -55,7 +56,7 @@ def _lines(path: str) -> Iterator[str]:
         return
 
 
-def parse_sockets(protocol: str, lines: Iterable[str]) -> list[Listener]:
+def parse_sockets(protocol: Protocol, lines: Iterable[str]) -> list[Listener]:
     """Of /proc/net/tcp and the like. Listening sockets of TCP come first there, however many connections follow."""
     found = []
     for number, line in enumerate(lines):
@@ -87,5 +88,5 @@ def parse_ipvs(lines: Iterable[str]) -> list[Listener]:
                 shown = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address.strip("[]")))
             else:
                 shown = socket.inet_ntoa(struct.pack(">I", int(address, 16)))
-            found.append(Listener(fields[0].lower(), shown, int(port, 16), "IPVS"))
+            found.append(Listener(protocol_named(fields[0].lower()), shown, int(port, 16), "IPVS"))
     return found

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import HostError
+from ..packets import Family, Protocol
 from . import netlink
 from .flows import ADDRESSES, FAMILY, PROTOCOL
 from .netlink import NESTED, attribute, attributes
@@ -44,8 +45,8 @@ class Tracked(NamedTuple):
     """One connection. `client` is where it began, `target` what it connected to, and `backend` who is to answer, the
     last two with their ports. `original` and `zone` are as the kernel takes them back, for a deletion."""
 
-    family: str
-    protocol: str
+    family: Family
+    protocol: Protocol
     client: str
     target: tuple[str, int]
     backend: tuple[str, int]
@@ -62,7 +63,7 @@ class Tracked(NamedTuple):
     seen_by: tuple[str, int] = ("", 0)
 
 
-def of_backend(family: str, protocol: str, address: str, port: int | None) -> list[Tracked]:
+def of_backend(family: Family, protocol: Protocol, address: str, port: int | None) -> list[Tracked]:
     """The connections that were translated to this address and port; with None, to any port.
 
     Raises `HostError`.
@@ -77,14 +78,14 @@ def of_backend(family: str, protocol: str, address: str, port: int | None) -> li
     ]
 
 
-def of_client(family: str, protocol: str, address: str) -> list[Tracked]:
+def of_client(family: Family, protocol: Protocol, address: str) -> list[Tracked]:
     """The connections that began at this address. Raises `HostError`."""
     client = str(ipaddress.ip_address(address))
     found = _dumped(_TUPLE_ORIG, family, protocol, address, None)
     return [item for item in found if (item.protocol, item.client) == (protocol, client)]
 
 
-def _dumped(kind: int, family: str, protocol: str, address: str, port: int | None) -> list[Tracked]:
+def _dumped(kind: int, family: Family, protocol: Protocol, address: str, port: int | None) -> list[Tracked]:
     """The connections whose packets of one direction come from there; as the kernel can tell, so others as well."""
     wanted = _tuple(kind, family, protocol, address, port or 0)
     by = _BY_PROTOCOL | (_BY_ADDRESS if family == "ip" else 0) | (0 if port is None else _BY_PORT)
@@ -116,12 +117,12 @@ def unanswered(translated: bool = True) -> list[Tracked]:
     return [item for item in found if not item.answered and item.translated == translated]
 
 
-def translated(family: str) -> Iterator[Tracked]:
+def translated(family: Family) -> Iterator[Tracked]:
     """All connections that were translated to a backend. Raises `HostError`."""
     return (item for item in _of_status(family, _DESTINATION_NAT, _DESTINATION_NAT) if item.translated)
 
 
-def _of_status(family: str | None, mask: int, status: int) -> Iterator[Tracked]:
+def _of_status(family: Family | None, mask: int, status: int) -> Iterator[Tracked]:
     wanted = attribute(_STATUS, struct.pack("!I", status)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
     try:
         with netlink.netfilter() as kernel:
@@ -154,7 +155,7 @@ def delete(connections: Iterable[Tracked]) -> int:
     return count
 
 
-def _tuple(kind: int, family: str, protocol: str, address: str, port: int) -> bytes:
+def _tuple(kind: int, family: Family, protocol: Protocol, address: str, port: int) -> bytes:
     source, target = ADDRESSES[family]
     packed = ipaddress.ip_address(address).packed
     ips = attribute(source, packed) + attribute(target, bytes(len(packed)))
@@ -163,7 +164,7 @@ def _tuple(kind: int, family: str, protocol: str, address: str, port: int) -> by
     return attribute(kind | NESTED, attribute(_TUPLE_IP | NESTED, ips) + attribute(_TUPLE_PROTO | NESTED, ports))
 
 
-def _tracked(family: str, entry: dict[int, bytes]) -> Tracked | None:
+def _tracked(family: Family, entry: dict[int, bytes]) -> Tracked | None:
     """None of a protocol without ports."""
     source, target = ADDRESSES[family]
     reply, original = attributes(entry.get(_TUPLE_REPLY, b"")), attributes(entry.get(_TUPLE_ORIG, b""))

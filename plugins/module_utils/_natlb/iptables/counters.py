@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from ..host import netlink
 from ..host.removed import Rule
 from ..model.entities import Backend, Config, Service
+from ..packets import Family
 from ..ruleset.names import HASH_CHARACTERS
 from .dispatch import MAX_NAME, PREFIX, chain_name
 from .service import destination
@@ -38,7 +39,7 @@ _CUT = MAX_NAME - HASH_CHARACTERS - 1
 _Rules = dict[str, list[tuple[int, str, str]]]
 
 
-def count(config: Config, family: str, listing: str) -> dict[tuple[str, str], int]:
+def count(config: Config, family: Family, listing: str) -> dict[tuple[str, str], int]:
     """New connections by (service, backend key), from the output of `iptables-save --counters`."""
     rules = _rules(listing)
     found: dict[tuple[str, str], int] = {}

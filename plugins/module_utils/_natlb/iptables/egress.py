@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from ..model.entities import PROTOCOLS, Config
-from ..model.families import is_everything
+from ..model.entities import Config
 from ..model.outbound import Egress, Uplink, mark_value
 from ..model.ranges import Range
 from ..model.shadowing import Shadowed, shadowed
 from ..model.slots import interleave
+from ..model.spelling import is_everything
+from ..packets import PROTOCOLS, Family
 from ..ruleset.names import digest
 from .choice import Target, by_turn
 from .dispatch import chain_name, ports_text
@@ -90,7 +91,7 @@ def _rules(sources: Sequence[str], to: Sequence[str], matches: Sequence[str], ac
     return [" ".join(" ".join((*found, action)).split()) for found in product(sources, to, matches)]
 
 
-def destination_matches(item: Egress, family: str) -> list[str]:
+def destination_matches(item: Egress, family: Family) -> list[str]:
     """Matches for an item's destinations, any of which will do."""
     return ["" if is_everything(network) else f"-d {network}" for network in item.destinations_of(family)] or [""]
 

@@ -13,11 +13,12 @@ from ..host import nf_tables
 from ..host.proc import recent_list_size
 from ..host.processes import Command
 from ..host.removed import Removed
+from ..model.choices import EngineName, Variant
 from ..model.clients import KnownClients
 from ..model.entities import Backend, Config, Service
-from ..model.families import FAMILIES, family_of
 from ..model.hash_keys import Opening
 from ..model.surroundings import NOWHERE, Surroundings
+from ..packets import FAMILIES, Family, family_named, family_of
 from ..ruleset.sections import Key, Ruleset, Section, compare
 from ..ruleset.transaction import Kind, Transaction
 from . import clients, counters, foreign_jumps, forward_rules, redispatch, render, restore
@@ -33,18 +34,18 @@ _OVERTAKEN = ("# stands behind rules that let connections pass",)
 class IptablesEngine:
     """Rules in chains of our own in the tables that all share."""
 
-    name = "iptables"
+    name: EngineName = "iptables"
     nat_priorities: ClassVar[Mapping[str, int]] = {"prerouting": -100, "postrouting": 100}
     #: `iptables-legacy` asks by a socket option that is not there without its module.
     shares_tables = loads_modules = True
 
-    def __init__(self, variant: str | None, program: Iptables | None = None) -> None:
+    def __init__(self, variant: Variant | None, program: Iptables | None = None) -> None:
         self.program = program or Iptables(variant)
         #: Of the first listing: where jumps of ours stand, and which tables there are, by family.
         self._places: dict[Key, tuple[int, ...]] | None = None
-        self._tables: dict[str, set[str]] = {}
+        self._tables: dict[Family, set[str]] = {}
         #: (family, table) of those that nft made, and iptables neither lists nor should write to.
-        self._strange: set[tuple[str, str]] = set()
+        self._strange: set[tuple[Family, str]] = set()
         self._held: foreign_jumps.Held = {}
 
     @property
@@ -58,7 +59,7 @@ class IptablesEngine:
     def identity(self) -> str:
         return self.program.identity()
 
-    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+    def dealt(self, service: Service, family: Family) -> Mapping[str, int]:
         return dealt(service, family)
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
@@ -71,12 +72,12 @@ class IptablesEngine:
         return {family: restore.full(rendered, family) for family in FAMILIES if _has(rendered, family)}
 
     def normal(self, unit: str, text: str) -> str | None:
-        return self.program.normal(unit, text)
+        return self.program.normal(family_named(unit), text)
 
     def parse(self, unit: str, listing: str) -> Ruleset:
-        return restore.parse_save(unit, listing)
+        return restore.parse_save(family_named(unit), listing)
 
-    def _listing(self, family: str, counters: bool) -> str:
+    def _listing(self, family: Family, counters: bool) -> str:
         """Asking iptables-legacy-save about tables that nobody uses would make them."""
         if self.program.variant == "legacy" and not legacy_tables(family):
             return ""
@@ -90,7 +91,7 @@ class IptablesEngine:
         """What the kernel holds of ours now, without the way through FORWARD."""
         found: Ruleset = {}
         places: dict[Key, tuple[int, ...]] = {}
-        tables: dict[str, set[str]] = {}
+        tables: dict[Family, set[str]] = {}
         for family in FAMILIES:
             text = self._listing(family, counters=False)
             found.update(restore.parse_save(family, text))
@@ -103,7 +104,7 @@ class IptablesEngine:
         self._held = {key: rules for key, rules in held.items() if not forward_rules.is_here(key)}
         return forward_rules.split(found)[0]
 
-    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, str]]) -> Ruleset:
+    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, Family]]) -> Ruleset:
         """Refusals that are held back are part of connections that are let pass."""
         jumps = {
             (family, "filter", "jump", "FORWARD")
@@ -113,7 +114,7 @@ class IptablesEngine:
         return {key: Section(_OVERTAKEN, section.body) if key in jumps else section for key, section in live.items()}
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
-        for family, table in sorted(self._strange & {key[:2] for key in normal}):
+        for family, table in sorted(self._strange.intersection(key[:2] for key in normal)):
             raise HostError(
                 f"{self.program.program(family)} cannot be used here: table {family} {table} was made with nft; "
                 f"iptables cannot list it, and must not change it; set engine: nftables, or rename that table"
@@ -258,5 +259,5 @@ def _leads(key: Key, jumps: Section) -> bool:
     return all(rule.split()[-1].encode() + b"\0" in there for rule in jumps.body)
 
 
-def _has(rendered: Ruleset, family: str) -> bool:
+def _has(rendered: Ruleset, family: Family) -> bool:
     return any(key.family == family for key in rendered)

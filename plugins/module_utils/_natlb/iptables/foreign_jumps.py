@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
+from ..packets import Family
 from ..ruleset.sections import Key, Ruleset, Section
 
 #: Where our own jumps stand.
@@ -47,12 +48,13 @@ def _target(rule: str) -> str:
     return [after for word, after in zip(words, words[1:]) if word in ("-j", "-g")][-1]
 
 
-def warnings(held: Held, wanted: Mapping[Key, Section], programs: Mapping[str, str]) -> Sequence[str]:
+def warnings(held: Held, wanted: Mapping[Key, Section], programs: Mapping[Family, str]) -> Sequence[str]:
     """About chains that stay although they are not wanted; `programs` by family."""
     return [
-        f"{programs[key.family]}, table {key.table}: chain {key.name} is no longer needed, but the foreign rule "
+        f"{programs[family]}, table {key.table}: chain {key.name} is no longer needed, but the foreign rule "
         f"`{rule}` leads to it, so it stays, empty; delete that rule if you do not need it"
+        for family in programs
         for key, rules in sorted(held.items())
-        if key not in wanted
+        if key.family == family and key not in wanted
         for rule in rules
     ]

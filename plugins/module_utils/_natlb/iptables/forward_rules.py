@@ -15,8 +15,9 @@ from __future__ import annotations
 from itertools import product
 
 from ..model.entities import Config, Frontend, Service
-from ..model.families import is_everything
 from ..model.outbound import Egress
+from ..model.spelling import is_everything
+from ..packets import Family
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from .dispatch import chain_name, ports_text
@@ -28,7 +29,7 @@ ROOT = chain_name("forward")
 _OTHERS = chain_name("", "a")
 
 
-def render(config: Config, family: str) -> Ruleset:
+def render(config: Config, family: Family) -> Ruleset:
     """The chains of one family and the jump into them; empty where nothing is declared in it."""
     tables = Tables(family)
     rules = [*_services(tables, config), *_egress(tables, config)]

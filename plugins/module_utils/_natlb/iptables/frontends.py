@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, Literal, NamedTuple
 
-from ..model.entities import PROTOCOLS, Frontend, Service
-from ..model.families import is_everything
+from ..model.entities import Frontend, Service
 from ..model.left_to_the_host import NOT_IN_NETWORKS, NOT_WILD
 from ..model.ranges import Range, number_range
+from ..model.spelling import is_everything
+from ..packets import PROTOCOLS, Protocol
 from .balanced import add_tree
 from .dispatch import Item, Tree, ports_text
 from .service import Tables
@@ -32,7 +33,7 @@ class Group(NamedTuple):
     """Frontends of one tree. Trees of a protocol are entered in the order of precedence (`model/precedence.py`): in one
     tree no two items are for one packet, unless both are of interfaces. On networks those come first in any case."""
 
-    protocol: str
+    protocol: Protocol
     place: Place
     preferred: bool
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.backend_ports import backend_ports
-from ..model.entities import PROTOCOLS, Service
+from ..model.entities import Service
 from ..model.ranges import Range, cidr, number_range
+from ..packets import PROTOCOLS
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
 from .frontends import ANYWHERE, LETTERS, Place, entering, place_of

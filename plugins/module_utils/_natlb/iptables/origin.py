@@ -15,6 +15,7 @@ from typing import Callable, Optional
 
 from ..model.entities import Frontend, Service
 from ..model.ranges import Range, cidr, number_range
+from ..packets import Protocol
 from ..ruleset.names import digest
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
@@ -33,7 +34,7 @@ def add_trees(
     action: Action,
     dear: bool = False,
     above: int = 1,
-) -> list[tuple[str, str]]:
+) -> list[tuple[Protocol, str]]:
     """Trees for each protocol, of addresses, of every local one, and of networks: (protocol, root) of each.
 
     `kind` begins their names. The rules speak of the original destination only; whoever enters a tree sees to the

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from ..model.families import family_of
 from ..model.hash_keys import BITS, HashKey, Opening
 from ..model.kernel_hashes import jhash_word, scaled
+from ..packets import Family, family_of
 from .choice import NODES, next_seed
 
 # Operations of classic BPF (include/uapi/linux/bpf_common.h).
@@ -32,7 +32,7 @@ _IPV6_HEADER = 40
 _Program = list[tuple[int, int]]
 
 
-def match_of(key: HashKey, family: str) -> Callable[[int, int], str]:
+def match_of(key: HashKey, family: Family) -> Callable[[int, int], str]:
     """The match for packets whose two bits are a number that has its bit in a mask: of a seed and that mask."""
     if family == "ip" and key == HashKey("saddr", BITS["ip"]):
         return cluster_match
@@ -47,7 +47,7 @@ def cluster_match(seed: int, mask: int) -> str:
     )
 
 
-def bpf_match(key: HashKey, family: str, seed: int, mask: int) -> str:
+def bpf_match(key: HashKey, family: Family, seed: int, mask: int) -> str:
     """The leading two bits of a hash of what the key names, as a classic BPF program.
 
     xt_cluster hashes no more than the first 32 bits of an IPv6 address (it hands jhash2 NF_CT_TUPLE_L3SIZE / 4 = one
@@ -71,7 +71,7 @@ def _mixing_in() -> _Program:
     return [*first, (_TO_X, 0), (_SHIFT_RIGHT, 15), (_XOR_X, 0), (_STORE, 0)]
 
 
-def _source_port(family: str) -> _Program:
+def _source_port(family: Family) -> _Program:
     """Behind the header. Behind IPv6 there may be extension headers, which hardly a first packet has. Then what is read
     here is of one of these; the client gets a backend all the same, if not by its port."""
     if family == "ip6":

@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 from ..errors import ConfigErrors
 from ..model.entities import Config, Frontend, Service
-from ..model.families import FAMILIES
 from ..model.ranges import ALL_PORTS, cidr, number_range
 from ..model.redispatch import spared
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides, taking_over
 from ..model.territory import Territory, territory_of
 from ..model.unclaimed import Unclaimed
+from ..packets import FAMILIES, Family
 from ..ruleset.sections import Ruleset
 from . import transit
 from .balanced import add_tree
@@ -162,7 +162,7 @@ def _add_loops(tables: Tables, unclaimed: Unclaimed) -> list[str]:
     return [f"-i {link} -o {link} -m conntrack --ctstate NEW -j {tree.root}" for link in unclaimed.interfaces]
 
 
-def refuses(service: Service, family: str) -> bool:
+def refuses(service: Service, family: Family) -> bool:
     """Whether some clients of the service, or all, are turned away."""
     limited = service.max_connections_per_client or service.new_connections_per_second
     return bool(limited or service.admission(family) is not None or not service.serving(family))

@@ -15,7 +15,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 
-from ..model.families import FAMILIES
+from ..packets import FAMILIES, Family
 from ..ruleset.sections import Key, Ruleset, Section
 from .dispatch import PREFIX
 
@@ -28,7 +28,7 @@ _MANY_CHAINS = 2000
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def parse_save(family: str, text: str) -> Ruleset:
+def parse_save(family: Family, text: str) -> Ruleset:
     """Our chains, and every rule of another chain that leads into one, from the output of `iptables-save [-c]`."""
     chains: dict[Key, list[str]] = {}
     table = ""
@@ -47,7 +47,7 @@ def parse_save(family: str, text: str) -> Ruleset:
     return {key: Section((), tuple(rules)) for key, rules in chains.items()}
 
 
-def jump_places(family: str, text: str) -> dict[Key, tuple[int, ...]]:
+def jump_places(family: Family, text: str) -> dict[Key, tuple[int, ...]]:
     """At which places, counted from 1, our jumps stand in each chain of others."""
     places: dict[Key, tuple[int, ...]] = {}
     counts: dict[str, int] = {}
@@ -95,7 +95,7 @@ def _leads_to_us(rule: str) -> bool:
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def full(ruleset: Mapping[Key, Section], family: str) -> str:
+def full(ruleset: Mapping[Key, Section], family: Family) -> str:
     """Everything of a family in one step a table, to be loaded where nothing is; empty if the family has nothing."""
     return _family_text({}, ruleset, ruleset, family, 1, {})
 
@@ -125,7 +125,7 @@ def _family_text(
     live: Mapping[Key, Section],
     normal: Mapping[Key, Section],
     rendered: Mapping[Key, Section],
-    family: str,
+    family: Family,
     steps: int,
     places: Mapping[Key, tuple[int, ...]],
     held: Collection[Key] = (),
@@ -142,7 +142,7 @@ def _table_text(
     live: Mapping[Key, Section],
     normal: Mapping[Key, Section],
     rendered: Mapping[Key, Section],
-    place: tuple[str, str],
+    place: tuple[Family, str],
     steps: int,
     places: Mapping[Key, tuple[int, ...]],
     held: Collection[Key],
@@ -234,7 +234,7 @@ def _middle_first(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _of(ruleset: Mapping[Key, Section], place: tuple[str, str], kind: str) -> Ruleset:
+def _of(ruleset: Mapping[Key, Section], place: tuple[Family, str], kind: str) -> Ruleset:
     return {key: ruleset[key] for key in sorted(ruleset) if key[:3] == (*place, kind)}
 
 

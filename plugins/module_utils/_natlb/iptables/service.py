@@ -20,6 +20,7 @@ from ..model.entities import Backend, Frontend, Service
 from ..model.hash_keys import BITS, mask
 from ..model.slots import HASHES, dealt_slots, dealt_weights, slots
 from ..model.territory import APART, Territory
+from ..packets import Family, Protocol
 from ..ruleset.names import digest
 from ..ruleset.sections import Key, Ruleset, Section
 from . import source_tree
@@ -46,7 +47,7 @@ BEGINS = ("-p tcp -m tcp --tcp-flags SYN SYN ", "! -p tcp ")
 class Tables:
     """The chains of one family while they are being written: (table, name) to rules without `-A CHAIN`."""
 
-    def __init__(self, family: str, territory: Territory = APART, takeover: Collection[str] = frozenset()) -> None:
+    def __init__(self, family: Family, territory: Territory = APART, takeover: Collection[str] = frozenset()) -> None:
         self.family = family
         #: The names of services whose connections are taken over.
         self.takeover = takeover
@@ -75,7 +76,7 @@ class Tables:
         return found
 
 
-def service_target(tables: Tables, service: Service, protocol: str) -> str:
+def service_target(tables: Tables, service: Service, protocol: Protocol) -> str:
     """Where connections to the service's frontends are to go: its chain, which is added, or past it all."""
     serving = service.serving(tables.family)
     if not serving:
@@ -122,7 +123,7 @@ def destination(service: Service, backend: Backend) -> str:
     return backend.address if backend.port is None else f"{host}:{backend.port}"
 
 
-def _backend_target(tables: Tables, service: Service, protocol: str, backend: Backend) -> Target:
+def _backend_target(tables: Tables, service: Service, protocol: Protocol, backend: Backend) -> Target:
     """A translation to the backend; with affinity or a mark, a jump to a chain that notes the client first, and marks
     the packet. Later packets of a connection are marked elsewhere (`packet_marks.py`)."""
     # A port can be translated only where the rule itself names the protocol.
@@ -138,7 +139,7 @@ def _backend_target(tables: Tables, service: Service, protocol: str, backend: Ba
     return Target("", f"-j {name}")
 
 
-def _choice(name: str, service: Service, family: str, targets: dict[Backend, Target]) -> dict[str, list[str]]:
+def _choice(name: str, service: Service, family: Family, targets: dict[Backend, Target]) -> dict[str, list[str]]:
     """The chains of the service's method."""
     key = service.hash_key(family)
     if key is not None:
@@ -149,7 +150,7 @@ def _choice(name: str, service: Service, family: str, targets: dict[Backend, Tar
     return by_chance(name, list(zip(targets.values(), dealt_weights(list(targets)))))
 
 
-def dealt(service: Service, family: str) -> dict[str, int]:
+def dealt(service: Service, family: Family) -> dict[str, int]:
     """How new connections are shared out, see `Engine.dealt`."""
     if service.method in HASHES:
         return Counter(backend.key for backend in hashed_slots(service, family))
@@ -160,7 +161,7 @@ def dealt(service: Service, family: str) -> dict[str, int]:
     return dict(zip([backend.key for backend in serving], dealt_weights(serving)))
 
 
-def hashed_slots(service: Service, family: str) -> list[Backend]:
+def hashed_slots(service: Service, family: Family) -> list[Backend]:
     """The slots of a hash on iptables: other ones than slots.slots gives, made for a tree of few rules.
 
     As there, a backend that does not serve leaves its slots to the others and finds them again afterwards.
@@ -178,7 +179,7 @@ def hashed_slots(service: Service, family: str) -> list[Backend]:
     return [declared[index] for index in table]
 
 
-def _pins(tables: Tables, service: Service, protocol: str, targets: dict[Backend, Target]) -> list[str]:
+def _pins(tables: Tables, service: Service, protocol: Protocol, targets: dict[Backend, Target]) -> list[str]:
     """A tree that takes pinned clients to their backend, and returns with those of one that does not serve."""
     pinned = service.pinned(tables.family)
     if not pinned:

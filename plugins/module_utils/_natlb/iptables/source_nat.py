@@ -8,10 +8,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import PROTOCOLS, Frontend, Service
-from ..model.families import family_of
+from ..model.entities import Frontend, Service
 from ..model.ranges import Range, number_range
 from ..model.source_nat import SourceNat, by_network
+from ..packets import PROTOCOLS, family_of
 from ..ruleset.names import digest
 from . import source_tree
 from .choice import Target, by_chance

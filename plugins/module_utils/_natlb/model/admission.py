@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
+from ..packets import Family
 from .ranges import TOP, Range, collapsed, most_specific, networks_of, number_range
 
 
@@ -33,7 +34,7 @@ class Admission:
 
 
 @lru_cache(maxsize=64)
-def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: str) -> Admission | None:
+def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: Family) -> Admission | None:
     """The clients of a family that these lists admit; None where that is everybody.
 
     A list that stands alone has been `collapsed` already. Services are copied often, and a list may be long.
@@ -60,7 +61,7 @@ def decisive(allow: Iterable[str], deny: Iterable[str], client: str) -> str | No
     return str(max(having, key=lambda net: net.prefixlen)) if having else None
 
 
-def _decided(allow: Sequence[str], deny: Sequence[str], family: str) -> Iterator[str]:
+def _decided(allow: Sequence[str], deny: Sequence[str], family: Family) -> Iterator[str]:
     """The networks that are allowed where both lists have some: as few as it takes, in order."""
     verdicts: list[tuple[Range, bool | None]] = [(number_range(net), True) for net in allow]
     verdicts += [(number_range(net), None) for net in deny]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..packets import Family, family_of
 from .entities import Backend, Service
-from .families import family_of
 from .ranges import Range, apart
 
 
-def backend_ports(services: Sequence[Service], family: str) -> dict[tuple[str, str], list[Range]]:
+def backend_ports(services: Sequence[Service], family: Family) -> dict[tuple[str, str], list[Range]]:
     """Ports by (protocol, address), in ranges that do not overlap; those that only touch stay apart."""
     found: dict[tuple[str, str], set[Range]] = {}
     for service in services:

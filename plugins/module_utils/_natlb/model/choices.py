@@ -11,6 +11,13 @@ from typing import Literal
 RequestedEngine = Literal["auto", "nftables", "iptables"]
 ENGINES: tuple[RequestedEngine, ...] = ("auto", "nftables", "iptables")
 
+#: What `auto` comes to.
+EngineName = Literal["nftables", "iptables"]
+
+#: Of the programs of iptables.
+Variant = Literal["nft", "legacy"]
+VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
+
 #: Where another firewall denies our connections: only say so, or make a way through as well.
 Firewall = Literal["warn", "accept"]
 FIREWALL: tuple[Firewall, ...] = ("warn", "accept")

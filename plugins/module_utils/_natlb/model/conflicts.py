@@ -14,9 +14,9 @@ from itertools import islice
 
 from ..errors import ConfigError
 from .entities import Frontend, Service
-from .families import ports_text
 from .overlaps import Claim
 from .sources_of_networks import untold
+from .spelling import ports_text
 
 #: More pairs that conflict are not told: of ten thousand services on one port there are fifty million.
 MOST_CONFLICTS = 100

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .families import ports_text
 from .hash_keys import WHOLE
 from .health import dump_health
 from .quorum import dump as dump_quorum
+from .spelling import ports_text
 
 if TYPE_CHECKING:
     from .entities import Service

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from ..packets import Family, family_name
 from .entities import STATES, Backend, Config, Service, State
-from .families import family_name
 from .slots import fits
 from .values import endpoint
 
@@ -187,7 +187,7 @@ class Count(NamedTuple):
     """How many backends of a family are healthy, and how many its service wants for now (`quorum.py`)."""
 
     place: Place
-    family: str
+    family: Family
     #: Its name and a space, where the service has backends of both.
     title: str
     healthy: int
@@ -205,7 +205,7 @@ class Count(NamedTuple):
         return f"{self.healthy} of {self.declared} {self.title}backends healthy, {back}"
 
 
-def whole(service: str, family: str) -> Place:
+def whole(service: str, family: Family) -> Place:
     """The place of all backends of a family. A service that has fallen below its quorum has a finding for it, which is
     its memory: it comes back only at `min_healthy_again`."""
     return Place(service, WHOLES[family], None)
@@ -339,7 +339,7 @@ def _without_shares(service: Service, found: list[EffectiveBackend]) -> list[Eff
     return [replace(item, effective=replace(item.effective, share=1.0)) for item in found]
 
 
-def _failed_open(found: list[EffectiveBackend], family: str) -> list[EffectiveBackend]:
+def _failed_open(found: list[EffectiveBackend], family: Family) -> list[EffectiveBackend]:
     """With the intended backends of a family, if all that could serve are down."""
     able = [
         item

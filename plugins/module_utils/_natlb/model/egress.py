@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
 from ..errors import ConfigError
+from ..packets import Family, family_name, family_of
 from . import keys_elsewhere, snat_ports, values, words
 from .entities import MAX_WEIGHT, Config
-from .families import family_name, family_of, is_everything
 from .lists import networks, snat_choice
 from .outbound import DEFAULT_MARK_MASK, MAX_UPLINK_WEIGHT_SUM, MAX_UPLINKS, Egress, EgressSnat, Uplink
 from .ranges import collapsed, merged
 from .reading import Reading
+from .spelling import is_everything
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def _snat(value: Any, path: str) -> tuple[EgressSnat, str | None]:
     return snat, addresses[0] if addresses else None
 
 
-def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
+def _uplinks(value: Any, path: str, family: Family | None) -> tuple[Uplink, ...]:
     """`family` is that of the source, which tells an uplink without a gateway; None where the source cannot be read."""
     items = values.sequence(value, path)
     reading = Reading()
@@ -91,7 +92,7 @@ def _uplinks(value: Any, path: str, family: str | None) -> tuple[Uplink, ...]:
     return tuple(uplinks)
 
 
-def _uplink(value: Any, path: str, family: str) -> Uplink:
+def _uplink(value: Any, path: str, family: Family) -> Uplink:
     reading = Reading()
     given = reading.mapping(value, path, UPLINK_KEYS, ("interface",), keys_elsewhere.EGRESS)
 

@@ -10,9 +10,11 @@ from typing import Protocol
 
 from ..host.processes import Command
 from ..host.removed import Removed
+from ..packets import Family
 from ..ruleset.normal_form import Loader
 from ..ruleset.sections import Ruleset
 from ..ruleset.transaction import Transaction
+from .choices import EngineName
 from .clients import KnownClients
 from .entities import Backend, Config, Service
 from .hash_keys import Opening
@@ -38,7 +40,7 @@ class Engine(Loader, Protocol):
     """`nftables` and `iptables`, each in a wing of its own."""
 
     @property
-    def name(self) -> str:
+    def name(self) -> EngineName:
         """As a user asks for it."""
 
     @property
@@ -54,7 +56,7 @@ class Engine(Loader, Protocol):
     def loads_modules(self) -> bool:
         """Whether its program may have to load modules of the kernel by itself, as at boot."""
 
-    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+    def dealt(self, service: Service, family: Family) -> Mapping[str, int]:
         """How new connections are shared out in one family: a number for each backend by its key, in relation to each
         other. A backend that gets none may be left out."""
 
@@ -64,7 +66,7 @@ class Engine(Loader, Protocol):
     def some_services(self, config: Config, around: Surroundings = NOWHERE) -> SomeServices:
         """What renders some of the services of a configuration."""
 
-    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, str]]) -> Ruleset:
+    def overtaken(self, live: Ruleset, rendered: Ruleset, by: Collection[tuple[str, Family]]) -> Ruleset:
         """The live rules, with those marked as different that have to be met before rules that let our connections pass
         through FORWARD, and are not. `by` are the programs, each with its family, whose FORWARD has these first."""
 

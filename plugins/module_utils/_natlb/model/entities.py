@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
+from ..packets import FAMILIES, Family, Protocol, family_of
 from .admission import Admission, admission
 from .backups import Backups, joining
 from .dumps import dump_service
-from .families import FAMILIES, family_of, is_network, ports_text
 from .hash_keys import ClientPrefix, HashKey, hash_key
 from .health import Health
 from .helpers import Helper
@@ -28,13 +28,12 @@ from .pins import Pin, pinned_networks
 from .quorum import Quorum
 from .ranges import Range
 from .source_nat import ClientSnat, Snat, SourceNat, Translation
+from .spelling import is_network, ports_text
 
-Protocol = Literal["tcp", "udp", "sctp"]
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
 #: What who is not served gets.
 Refusal = Literal["reject", "drop"]
-PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 METHODS: tuple[Method, ...] = (
     "round_robin",
     "random",
@@ -73,7 +72,7 @@ class Listen:
 class Frontend:
     """What the kernel tells services apart by; no two services may share one. Some overlap: see `precedence.py`."""
 
-    family: str
+    family: Family
     protocol: Protocol
     address: str | None
     low: int
@@ -131,7 +130,7 @@ class Backend:
     priority: int = 0
 
     @cached_property
-    def family(self) -> str:
+    def family(self) -> Family:
         return family_of(self.address)
 
     def is_at(self, listen: Listen) -> bool:
@@ -203,7 +202,7 @@ class Service:
     backends: tuple[Backend, ...]
 
     @cached_property
-    def _families(self) -> tuple[str, ...]:
+    def _families(self) -> tuple[Family, ...]:
         found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
         if any(listen.address is None for listen in self.listens):
             found.update({backend.family for backend in self.backends} or FAMILIES)
@@ -237,11 +236,11 @@ class Service:
         """Whether the kernel goes from slot to slot. Least connections are levelled by who deals the slots."""
         return self.method in ("round_robin", "least_connections")
 
-    def hash_key(self, family: str) -> HashKey | None:
+    def hash_key(self, family: Family) -> HashKey | None:
         """What of a first packet picks its slot; None where it is no hash."""
         return hash_key(self.method, self.client_prefix, family)
 
-    def families(self) -> tuple[str, ...]:
+    def families(self) -> tuple[Family, ...]:
         """The families that the service listens in. `*` means those of its backends (both while it has none)."""
         return self._families
 
@@ -260,7 +259,7 @@ class Service:
         """From the lowest port that it listens on to the highest."""
         return min(listen.low for listen in self.listens), max(listen.high for listen in self.listens)
 
-    def serving(self, family: str) -> list[Backend]:
+    def serving(self, family: Family) -> list[Backend]:
         """The backends of a family that get new connections now, the backups whose turn it is among them."""
         able = self.able(family)
         mine = [b for b in able if not b.backup]
@@ -272,7 +271,7 @@ class Service:
         ids = set(map(id, able))
         return [*mine, *joining(self.backups, backups, len(mine), out, lambda b: id(b) in ids, lambda b: b.priority)]
 
-    def pinned(self, family: str) -> list[tuple[str, Backend]]:
+    def pinned(self, family: Family) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""
         named = {backend.name: backend for backend in self.backends}
         return [(network, named[name]) for network, name in pinned_networks(self.pins, family)] if self.pins else []
@@ -282,7 +281,7 @@ class Service:
         address, port = place
         return (item for item in self.backends if item.address == address and item.port_at(asked) == port)
 
-    def stand_ins(self, family: str) -> list[Backend]:
+    def stand_ins(self, family: Family) -> list[Backend]:
         """The other backups of a family, which get connections once every backend that serves is full, if they can
         be."""
         serving = self.serving(family)
@@ -291,11 +290,11 @@ class Service:
         mine = {backend.key for backend in serving}
         return [backend for backend in self.able(family) if backend.key not in mine]
 
-    def able(self, family: str) -> list[Backend]:
+    def able(self, family: Family) -> list[Backend]:
         """The backends of a family that may get new connections, now or once others are full or out."""
         return [b for b in self.backends if b.family == family and b.state == "active" and b.weight > 0 and not b.held]
 
-    def counted(self, family: str) -> list[Backend]:
+    def counted(self, family: Family) -> list[Backend]:
         """The backends of a family that its quorum is of, in whatever state they are."""
         return [b for b in self.backends if b.family == family and b.weight > 0 and not b.backup]
 
@@ -303,7 +302,7 @@ class Service:
     def _admissions(self) -> dict[str, Admission | None]:
         return {family: admission(self.allow_from, self.deny_from, family) for family in FAMILIES}
 
-    def admission(self, family: str) -> Admission | None:
+    def admission(self, family: Family) -> Admission | None:
         """The clients of a family that may connect; None where all may."""
         return self._admissions[family] if self.allow_from or self.deny_from else None
 
@@ -337,7 +336,7 @@ class Config:
     egress: tuple[Egress, ...]
     mark_mask: int = DEFAULT_MARK_MASK
 
-    def families(self) -> tuple[str, ...]:
+    def families(self) -> tuple[Family, ...]:
         """The families whose packets this host has to forward."""
         found = {family for service in self.services for family in service.families()}
         found.update(family for item in self.egress for family in item.families())
@@ -348,7 +347,7 @@ class Config:
         distinct = {uplink.key: uplink for item in self.egress for uplink in item.uplinks}
         return [replace(distinct[key], weight=1) for key in sorted(distinct)]
 
-    def arrivals(self, family: str) -> dict[str, int]:
+    def arrivals(self, family: Family) -> dict[str, int]:
         """The interfaces that are one uplink of a family, and its index in `uplinks`."""
         found: dict[str, list[int]] = {}
         for index, uplink in enumerate(self.uplinks()):
@@ -365,7 +364,7 @@ EMPTY = Config((), ())
 
 
 @cache
-def protocol_number(protocol: str) -> int:
+def protocol_number(protocol: Protocol) -> int:
     """IANA's number of a transport protocol."""
     return {"tcp": 6, "udp": 17, "sctp": 132}[protocol]
 

@@ -10,14 +10,15 @@ from itertools import islice
 from typing import Callable
 
 from ..errors import ConfigError
+from ..packets import family_name, family_of
 from . import mark_keys, snat_keys, takeover
 from . import values as parse
 from .entities import Service
-from .families import family_name, family_of, is_everything
 from .hash_keys import WHOLE
 from .helpers import PROTOCOLS_OF
 from .quorum import Quorum
 from .reading import Reading
+from .spelling import is_everything
 
 #: Backends that an error names.
 _NAMED = 8

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ..packets import Family
 from . import values
 from .reading import Reading
 
+if TYPE_CHECKING:
+    from .entities import Method
+
 #: Bits of an address.
 BITS = {"ip": 32, "ip6": 128}
-_FAMILY_OF = {"ipv4": "ip", "ipv6": "ip6"}
+_FAMILY_OF: dict[str, Family] = {"ipv4": "ip", "ipv6": "ip6"}
 
 
 class ClientPrefix(NamedTuple):
@@ -22,7 +26,7 @@ class ClientPrefix(NamedTuple):
     ip: int = BITS["ip"]
     ip6: int = BITS["ip6"]
 
-    def of(self, family: str) -> int:
+    def of(self, family: Family) -> int:
         return self.ip6 if family == "ip6" else self.ip
 
     def dump(self) -> dict[str, int]:
@@ -53,7 +57,7 @@ class HashKey(NamedTuple):
         return masked(opening.client if self.field == "saddr" else opening.target, self.bits)
 
 
-def hash_key(method: str, prefix: ClientPrefix, family: str) -> HashKey | None:
+def hash_key(method: Method, prefix: ClientPrefix, family: Family) -> HashKey | None:
     """The key of a method; None where it does not hash."""
     if method == "source_hash":
         return HashKey("saddr", prefix.of(family))
@@ -62,7 +66,7 @@ def hash_key(method: str, prefix: ClientPrefix, family: str) -> HashKey | None:
     return HashKey("daddr", BITS[family]) if method == "destination_hash" else None
 
 
-def mask(family: str, bits: int) -> str:
+def mask(family: Family, bits: int) -> str:
     """So many leading ones, as an address: `255.255.255.0`."""
     return str(ipaddress.ip_network(f"{'::' if family == 'ip6' else '0.0.0.0'}/{bits}").netmask)
 

@@ -10,9 +10,9 @@ import re
 from typing import Any
 
 from ..errors import ConfigError
+from ..packets import FAMILIES
 from . import values as parse
 from .entities import Listen
-from .families import FAMILIES
 from .left_to_the_host import NOT_IN_NETWORKS
 from .lists import distinct
 from .reading import Reading

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..packets import family_of
 from . import values
 from .entities import Config
-from .families import family_of
 from .reading import Reading
 
 _KEYS = ("directory", "listen", "idle")

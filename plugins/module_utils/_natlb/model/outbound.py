@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .families import FAMILIES, family_of, is_everything, ports_text
+from ..packets import FAMILIES, Family, Protocol, family_of
 from .ranges import Range
+from .spelling import is_everything, ports_text
 
 #: How the source of what comes from networks behind the balancer is translated.
 EgressSnat = Literal["masquerade", "none", "address"]
@@ -28,7 +29,7 @@ MAX_UPLINKS = 4095
 class Uplink:
     """A way out of one family. `gateway` is None where the interface itself leads to the other end (WireGuard, PPP)."""
 
-    family: str
+    family: Family
     interface: str
     gateway: str | None
     weight: int
@@ -50,31 +51,31 @@ class Egress:
     sources: tuple[str, ...]
     destinations: tuple[str, ...]
     out_interface: str | None
-    protocol: str | None
+    protocol: Protocol | None
     ports: tuple[tuple[int, int], ...]
     snat: EgressSnat
     snat_address: str | None
     snat_ports: Range | None
     uplinks: tuple[Uplink, ...]
 
-    def families(self) -> tuple[str, ...]:
+    def families(self) -> tuple[Family, ...]:
         found = {family_of(source) for source in self.sources}
         return tuple(family for family in FAMILIES if family in found)
 
-    def everything(self, family: str) -> bool:
+    def everything(self, family: Family) -> bool:
         """Whether it speaks of every source of a family, and so of none in particular."""
         return any(is_everything(source) for source in self.sources_of(family))
 
-    def sources_of(self, family: str) -> tuple[str, ...]:
+    def sources_of(self, family: Family) -> tuple[str, ...]:
         return tuple(source for source in self.sources if family_of(source) == family)
 
-    def spared(self, family: str) -> tuple[str, ...]:
+    def spared(self, family: Family) -> tuple[str, ...]:
         """The networks whose connections among each other it leaves alone: the sources, unless it says itself to which
         destinations it applies, or translates nothing."""
         named = self.everything(family) or self.destinations or self.snat == "none"
         return () if named else self.sources_of(family)
 
-    def destinations_of(self, family: str) -> tuple[str, ...]:
+    def destinations_of(self, family: Family) -> tuple[str, ...]:
         return tuple(network for network in self.destinations if family_of(network) == family)
 
     def ways(self) -> list[str]:

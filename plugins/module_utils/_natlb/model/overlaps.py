@@ -11,14 +11,15 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Callable, Optional
 
+from ..packets import Family
 from .entities import Frontend
-from .families import is_network
 from .network_index import NetworkIndex
+from .spelling import is_network
 
 #: A frontend and the index of the service that claims it.
 Claim = tuple[Frontend, int]
 #: Family, protocol and address.
-_Place = tuple[str, str, Optional[str]]
+_Place = tuple[Family, str, Optional[str]]
 
 
 def _interfaces_meet(one: Frontend, two: Frontend) -> bool:
@@ -101,16 +102,16 @@ def overlaps(
                     yield from _among(claim, other, bisect_right(other.lows, claim[0].high))
 
 
-def _networks(places: Iterable[_Place]) -> dict[tuple[str, str], NetworkIndex]:
+def _networks(places: Iterable[_Place]) -> dict[tuple[Family, str], NetworkIndex]:
     """By family and protocol."""
-    found: dict[tuple[str, str], NetworkIndex] = {}
+    found: dict[tuple[Family, str], NetworkIndex] = {}
     for family, protocol, address in places:
         if is_network(address):
             found.setdefault((family, protocol), NetworkIndex()).add(str(address))
     return found
 
 
-def _around(place: _Place, networks: dict[tuple[str, str], NetworkIndex]) -> Iterator[_Place]:
+def _around(place: _Place, networks: dict[tuple[Family, str], NetworkIndex]) -> Iterator[_Place]:
     """Those that have the addresses of this one. `*` stands for any that the host may have: it is around each address,
     and each network."""
     family, protocol, address = place

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from ..packets import Family
 from . import values
 from .ranges import most_specific, networks_of, number_range
 from .reading import Reading
@@ -62,7 +63,7 @@ def decisive(pins: Iterable[Pin], client: str) -> Pin | None:
 
 
 @lru_cache(maxsize=64)
-def pinned_networks(pins: Sequence[Pin], family: str) -> tuple[tuple[str, str], ...]:
+def pinned_networks(pins: Sequence[Pin], family: Family) -> tuple[tuple[str, str], ...]:
     """Networks of a family that do not overlap, each with the name of its backend. Services are copied often."""
     here = [pin for pin in pins if (":" in pin.client) == (family == "ip6")]
     found = most_specific([(number_range(pin.client), pin.backend) for pin in here], family)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ..packets import Family, Protocol, family_of
 from .entities import Frontend
 from .left_to_the_host import NOT_IN_NETWORKS, is_wild
 from .ranges import is_in
@@ -26,8 +27,8 @@ class Packet(NamedTuple):
     """A first packet. `local`: its destination is an address of this host; `interface` is None where this host sent
     it."""
 
-    family: str
-    protocol: str
+    family: Family
+    protocol: Protocol
     address: str
     port: int
     local: bool
@@ -66,7 +67,7 @@ def _is_at(frontend: Frontend, packet: Packet) -> bool:
 
 def in_network(network: str, address: str) -> bool:
     """Whether a frontend on a network has an address of its family."""
-    left = NOT_IN_NETWORKS["ip6" if ":" in address else "ip"]
+    left = NOT_IN_NETWORKS[family_of(address)]
     return is_in(network, address) and not any(is_in(other, address) for other in left)
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ..host import addresses
+from ..packets import Family
 
 T = TypeVar("T")
 
@@ -126,13 +127,13 @@ def cidr(block: Range, bits: int) -> str:
     return f"{address}/{length}"
 
 
-def networks_of(block: Range, family: str) -> list[str]:
+def networks_of(block: Range, family: Family) -> list[str]:
     """Any range of addresses, as few networks as it takes."""
     kind = ipaddress.IPv6Address if family == "ip6" else ipaddress.IPv4Address
     return [str(network) for network in ipaddress.summarize_address_range(kind(block[0]), kind(block[1]))]
 
 
-def most_specific(networks: Iterable[tuple[Range, T | None]], family: str) -> list[tuple[Range, T]]:
+def most_specific(networks: Iterable[tuple[Range, T | None]], family: Family) -> list[tuple[Range, T]]:
     """What each address has by the longest prefix that it is in, as ranges in order. Two with the same are never next
     to each other, and where it is None, or there is none, there is no range."""
     found: list[tuple[Range, T]] = []

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..packets import Family, Protocol
 from .entities import Backend, Frontend, Service
 from .health import Health
 from .overlaps import overlaps
@@ -31,7 +32,7 @@ LIVES_S = 10
 REMEMBERED_S = 30
 
 
-def by_default(health: Health | None, protocols: Sequence[str], backends: Sequence[Backend]) -> bool:
+def by_default(health: Health | None, protocols: Sequence[Protocol], backends: Sequence[Backend]) -> bool:
     """Whether a service whose declaration does not say redispatches."""
     return health is not None and "tcp" in protocols and len(backends) > 1
 
@@ -66,6 +67,6 @@ def spared(services: Sequence[Service], territory: Territory) -> frozenset[Front
     return frozenset(found)
 
 
-def has_choice(service: Service, family: str) -> bool:
+def has_choice(service: Service, family: Family) -> bool:
     """Whether an attempt that is refused has somewhere else to go. Otherwise the client is told so at once."""
     return len(service.serving(family)) > 1

@@ -14,24 +14,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
+from ..packets import PROTOCOLS, Protocol
 from . import keys_elsewhere, mark_keys, redispatch, snat_ports, takeover, words
 from . import values as parse
 from .backends import read_backends
 from .conflicts import between
 from .egress import egress_rule, uplink_count
 from .egress import mark_mask as read_mark_mask
-from .entities import (
-    MAX_CONNECTIONS,
-    MAX_SERVICES,
-    MAX_WAIT_S,
-    PROTOCOLS,
-    REFUSALS,
-    Backend,
-    Config,
-    Listen,
-    Protocol,
-    Service,
-)
+from .entities import MAX_CONNECTIONS, MAX_SERVICES, MAX_WAIT_S, REFUSALS, Backend, Config, Listen, Service
 from .fitting import misfits
 from .hash_keys import WHOLE, client_prefix
 from .health import Health, health_check

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .entities import PROTOCOLS, Frontend, Protocol, Service
+from ..packets import PROTOCOLS, Family, Protocol
+from .entities import Frontend, Service
 from .outbound import Egress
 from .ranges import Range, is_in, merged
 
@@ -32,7 +33,7 @@ class Shadowed(NamedTuple):
     instead: Range
 
 
-def shadowed(services: Sequence[Service], family: str, egress: Egress) -> Iterator[Shadowed]:
+def shadowed(services: Sequence[Service], family: Family, egress: Egress) -> Iterator[Shadowed]:
     """For each protocol of an egress rule in which a service may have the address that the rule translates to.
 
     Where services have every port from 1024 on, there is none to take instead, and nothing to be done. A rule with

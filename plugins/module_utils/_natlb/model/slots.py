@@ -16,6 +16,7 @@ from functools import lru_cache, reduce
 from math import gcd
 
 from ..errors import ConfigError
+from ..packets import Family
 from . import hash_table
 from .entities import Backend, Service
 
@@ -58,7 +59,7 @@ def interleave(weights: Sequence[int]) -> list[int]:
     return ring
 
 
-def slots(service: Service, family: str) -> list[Backend]:
+def slots(service: Service, family: Family) -> list[Backend]:
     """The slots of a service in one family; empty where no backend serves."""
     serving = service.serving(family)
     if not serving:
@@ -76,7 +77,7 @@ def slots(service: Service, family: str) -> list[Backend]:
     return [serving[index] for index in interleave(dealt_weights(serving))]
 
 
-def dealt_slots(service: Service, family: str) -> dict[str, int]:
+def dealt_slots(service: Service, family: Family) -> dict[str, int]:
     """How many slots each backend has, by its key; those that have none are left out."""
     if service.method in HASHES and service.serving(family):
         declared, table = hash_slots(service, family)
@@ -99,7 +100,7 @@ def dealt_weights(backends: Sequence[Backend]) -> list[int]:
     return [max(1, round(SHARE_STEPS * backend.weight * backend.share)) for backend in backends]
 
 
-def slot_count(service: Service, family: str) -> int:
+def slot_count(service: Service, family: Family) -> int:
     """How many slots a service of another method than a hash has in one family, told without filling them."""
     weights = dealt_weights(service.serving(family))
     return sum(weights) // reduce(gcd, weights) if weights else 0
@@ -110,7 +111,7 @@ def fits(service: Service) -> bool:
     return all(slot_count(service, family) <= MAX_SLOTS for family in service.families())
 
 
-def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[int]]:
+def hash_slots(service: Service, family: Family) -> tuple[list[Backend], Sequence[int]]:
     """All declared backends in an order that is the same everywhere, and the slots as indices of it.
 
     Those that do not serve have left their slots to the others. So the clients of the others stay where they are while
@@ -127,7 +128,7 @@ def hash_slots(service: Service, family: str) -> tuple[list[Backend], Sequence[i
     )
 
 
-def second_slots(service: Service, family: str) -> Sequence[int]:
+def second_slots(service: Service, family: Family) -> Sequence[int]:
     """Whom to ask about an established connection that the backend of its slot does not know, as `hash_slots` has them.
 
     If that backend only stands in for one that does not serve now, it is this one: the connection may have begun
@@ -146,7 +147,7 @@ def _second(keys: tuple[str, ...], weights: tuple[int, ...], dealt: tuple[int, .
     return array("H", hash_table.second_choices(_dealt(keys, weights, dealt, dealt), keys, weights, dealt))
 
 
-def declared_backends(service: Service, family: str) -> list[Backend]:
+def declared_backends(service: Service, family: Family) -> list[Backend]:
     """Whoever has a share of a hash table, also while it does not serve."""
     return sorted((b for b in service.backends if b.family == family and b.weight > 0), key=lambda backend: backend.key)
 

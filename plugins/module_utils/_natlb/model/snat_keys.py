@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from ..packets import Family, family_name, family_of
 from . import values
 from .entities import Backend
-from .families import family_name, family_of
 from .lists import networks, snat_choice
 from .reading import Reading
 from .source_nat import ClientSnat, Snat, SourceNat
@@ -76,7 +76,7 @@ def check_backends(backends: Sequence[Backend], path: str, reading: Reading) -> 
             reading.add(f"{path}[{index}].snat", problem, "give both the same, or make two services of them")
 
 
-def check_by_client(rules: Sequence[ClientSnat], families: Collection[str], path: str, reading: Reading) -> None:
+def check_by_client(rules: Sequence[ClientSnat], families: Collection[Family], path: str, reading: Reading) -> None:
     """Whether networks and addresses are of one family, and of one that the service listens in."""
     for index, rule in enumerate(rules):
         at = f"{path}[{index}]"

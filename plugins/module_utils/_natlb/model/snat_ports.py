@@ -14,15 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..packets import FAMILIES, PROTOCOLS, Family
 from . import values
-from .entities import PROTOCOLS, Frontend, Service
-from .families import FAMILIES, ports_text
+from .entities import Frontend, Service
 from .network_index import NetworkIndex
 from .outbound import Egress
 from .ranges import Range
+from .spelling import ports_text
 
 #: Family, protocol and address; with an empty address, all of them.
-_Lane = tuple[str, str, str]
+_Lane = tuple[Family, str, str]
 _ALL = ""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
-from .families import family_of
+from ..packets import Family, family_of
 from .ranges import Range, most_specific, networks_of, number_range
 
 #: How a source address is translated.
@@ -31,7 +31,7 @@ class SourceNat(NamedTuple):
         """The same with these ports, if anything is translated."""
         return self if self.kind == "none" else self._replace(ports=ports)
 
-    def of(self, family: str) -> tuple[str, ...]:
+    def of(self, family: Family) -> tuple[str, ...]:
         """The addresses of a family."""
         return tuple(address for address in self.addresses if family_of(address) == family)
 
@@ -68,7 +68,7 @@ def decisive(rules: Iterable[ClientSnat], client: str) -> SourceNat | None:
 
 
 @lru_cache(maxsize=64)
-def by_network(rules: Sequence[ClientSnat], family: str) -> tuple[tuple[str, SourceNat], ...]:
+def by_network(rules: Sequence[ClientSnat], family: Family) -> tuple[tuple[str, SourceNat], ...]:
     """Networks of a family that do not overlap, each with what its clients get. Services are copied often, and many
     have the same."""
     here = [(number_range(net), rule.snat) for rule in rules for net in rule.networks if family_of(net) == family]
@@ -118,6 +118,6 @@ class Translation:
         """The declared addresses that backends see clients by."""
         return tuple(dict.fromkeys(address for snat in self.answers for address in snat.addresses))
 
-    def at_backends(self, family: str) -> list[tuple[str, SourceNat]]:
+    def at_backends(self, family: Family) -> list[tuple[str, SourceNat]]:
         """The addresses of backends of a family that have an answer of their own."""
         return [(address, snat) for address, snat in self.by_backend if family_of(address) == family]

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ..packets import Family
 from .transit import Closed
 from .unclaimed import Unclaimed
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
+_NONE: Mapping[Family, Any] = MappingProxyType({})
 
 
 class Surroundings(NamedTuple):
@@ -21,8 +22,8 @@ class Surroundings(NamedTuple):
     """
 
     connected: Sequence[str] = ()
-    closed: Mapping[str, Closed] = _NONE
-    unclaimed: Mapping[str, Unclaimed] = _NONE
+    closed: Mapping[Family, Closed] = _NONE
+    unclaimed: Mapping[Family, Unclaimed] = _NONE
 
 
 #: A host with nothing of that.

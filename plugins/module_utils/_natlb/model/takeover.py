@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import ConfigError
+from ..packets import Family
 from .entities import Backend, Frontend, Service
 from .slots import HASHES
 from .values import endpoint
@@ -68,7 +69,7 @@ class Way(NamedTuple):
     frontend: Frontend
 
 
-def ways(service: Service, frontends: Iterable[Frontend], family: str) -> Iterator[Way]:
+def ways(service: Service, frontends: Iterable[Frontend], family: Family) -> Iterator[Way]:
     """The ways back of a service that takes over, drained backends included; `frontends` are its own of a family."""
     backends = [backend for backend in service.backends if backend.family == family]
     for frontend in frontends:

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Callable, NamedTuple
 
+from ..packets import Family
 from .entities import Config, Frontend, Service
 from .nested_networks import left_of_networks
 from .nested_ranges import nested
@@ -63,7 +64,7 @@ class Territory(NamedTuple):
             and frontend not in self.shadowed
         )
 
-    def prefers(self, family: str) -> bool:
+    def prefers(self, family: Family) -> bool:
         """Whether frontends of one interface have to be met first in this family."""
         return any(frontend.family == family for frontend in self.preferred)
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..packets import FAMILIES, Family, family_named
+
 #: A host may route multicast without forwarding unicast.
-MULTICAST = {"ip": "224.0.0.0/4", "ip6": "ff00::/8"}
+MULTICAST: dict[Family, str] = {"ip": "224.0.0.0/4", "ip6": "ff00::/8"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,18 @@ class Closed:
     bridges: tuple[str, ...] = ()
 
 
-def dump(closed: Mapping[str, Closed]) -> dict[str, Any]:
+def dump(closed: Mapping[Family, Closed]) -> dict[str, Any]:
     return {family: {key: list(value) for key, value in vars(item).items()} for family, item in closed.items()}
 
 
-def parse(value: Any) -> dict[str, Closed]:
+def parse(value: Any) -> dict[Family, Closed]:
     """From a file that may be damaged: unreadable entries are ignored."""
     found = {}
-    for family, item in value.items() if isinstance(value, Mapping) else ():
-        if family in MULTICAST and isinstance(item, Mapping) and _names(item.get("interfaces")):
-            found[family] = Closed(*(_names(item.get(key)) for key in ("interfaces", "forwarding", "bridges")))
+    for name, item in value.items() if isinstance(value, Mapping) else ():
+        if name in FAMILIES and isinstance(item, Mapping) and _names(item.get("interfaces")):
+            found[family_named(name)] = Closed(
+                *(_names(item.get(key)) for key in ("interfaces", "forwarding", "bridges"))
+            )
     return found
 
 

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..host.routes import Network, Ways
+from ..packets import FAMILIES, Family, family_of
 from .entities import Config
-from .families import FAMILIES, family_of
 
 
 class Unclaimed(NamedTuple):
@@ -25,7 +25,7 @@ class Unclaimed(NamedTuple):
     interfaces: tuple[str, ...]
 
 
-def unclaimed(config: Config, routes: Sequence[tuple[Network, str]], local: Collection[str]) -> dict[str, Unclaimed]:
+def unclaimed(config: Config, routes: Sequence[tuple[Network, str]], local: Collection[str]) -> dict[Family, Unclaimed]:
     """By family, where there are any. `routes` are as in `Routes.ways`.
 
     An address of a network that a route leads to may be another host's. One that is this host's own just now is named
@@ -37,7 +37,7 @@ def unclaimed(config: Config, routes: Sequence[tuple[Network, str]], local: Coll
     # Of one that refuses packets `Ways` has no interface either.
     specific = [(net, "somewhere") for net, _name in routes if net.prefixlen and not _of_own_address(net, local)]
     ways = Ways(specific)
-    found: dict[str, Unclaimed] = {}
+    found: dict[Family, Unclaimed] = {}
     for family in FAMILIES:
         version = 6 if family == "ip6" else 4
         interfaces = {name for net, name in routes if name and not net.prefixlen and net.version == version}

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..packets import PROTOCOLS, Protocol
 from . import values
 from .backups import BACKUPS, Backups
-from .entities import METHODS, PROTOCOLS, STATES, Method, Protocol, State
+from .entities import METHODS, STATES, Method, State
 
 _METHODS = {
     "rr": "round_robin",

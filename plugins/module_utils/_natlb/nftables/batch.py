@@ -27,12 +27,13 @@ from typing import Optional
 
 from ..host import netlink
 from ..host.netlink import APPEND, CREATE, Message, attribute, nested, text
+from ..packets import Family, family_named
 from ..ruleset.sections import Key, Ruleset
 from .names import slot_map
 from .text import TABLE
 
 # include/uapi/linux/netfilter.h and netfilter/nf_tables.h of the kernel.
-_FAMILIES = {"ip": 2, "ip6": 10}
+_FAMILIES: dict[Family, int] = {"ip": 2, "ip6": 10}
 _NEWCHAIN, _DELCHAIN, _NEWRULE, _DELRULE, _NEWSETELEM, _DELSETELEM = 3, 5, 6, 8, 12, 14
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
@@ -63,7 +64,7 @@ _COMMAND = re.compile(rf"(add|delete|flush) (element|chain|rule) (ip6?) {TABLE} 
 _TRANSLATION = re.compile(r"dnat (.* \. )numgen (inc|random) mod (\d+)(?: offset (\d+))? map @(\S+)")
 
 #: The rules of a chain as the kernel has them, by family and name of the chain; None where there is no such chain.
-LiveRules = Callable[[str, str], Optional[Sequence[bytes]]]
+LiveRules = Callable[[Family, str], Optional[Sequence[bytes]]]
 
 
 class NotUnderstoodError(Exception):
@@ -76,7 +77,7 @@ class Composer:
     def __init__(self, known: Ruleset, rules: LiveRules) -> None:
         self._known = known
         self._rules = rules
-        self._translations: dict[tuple[str, str, str], list[tuple[str, bytes]]] = {}
+        self._translations: dict[tuple[Family, str, str], list[tuple[str, bytes]]] = {}
 
     def messages(self, transaction: str) -> list[Message]:
         """The messages of one transaction. Raises `NotUnderstoodError`."""
@@ -86,7 +87,8 @@ class Composer:
         match = _COMMAND.fullmatch(line)
         if match is None:
             raise NotUnderstoodError(line)
-        verb, what, family, name, rest = match.groups()
+        verb, what, _family, name, rest = match.groups()
+        family = family_named(match[3])
         number = _FAMILIES[family]
         if what == "element" and verb != "flush" and rest:
             kind, flags = (_NEWSETELEM, CREATE) if verb == "add" else (_DELSETELEM, 0)
@@ -108,7 +110,7 @@ class Composer:
 
     # -- elements ----------------------------------------------------------------------------------------------
 
-    def _elements(self, family: str, name: str, braced: str) -> Iterator[bytes]:
+    def _elements(self, family: Family, name: str, braced: str) -> Iterator[bytes]:
         section = self._known.get(Key(family, TABLE, "map", name))
         if section is None or any(line.startswith("flags") for line in section.header):
             raise NotUnderstoodError(f"elements of {name}")
@@ -122,7 +124,7 @@ class Composer:
 
     # -- rules -------------------------------------------------------------------------------------------------
 
-    def _expressions(self, family: str, chain: str, rule: str) -> bytes:
+    def _expressions(self, family: Family, chain: str, rule: str) -> bytes:
         if re.fullmatch(r"goto \S+", rule):
             register = attribute(_IMMEDIATE_REGISTER, struct.pack(">I", _REGISTER_OF_VERDICTS))
             verdict = nested(_IMMEDIATE_DATA, _verdict(rule))
@@ -140,7 +142,7 @@ class Composer:
             ),
         )
 
-    def _kept(self, family: str, chain: str, rule: str) -> bytes:
+    def _kept(self, family: Family, chain: str, rule: str) -> bytes:
         """The expressions of a rule that the chain has already. A set in braces goes with its rule, and counters would
         not begin anew."""
         known = self._known.get(Key(family, TABLE, "chain", chain))
@@ -151,7 +153,7 @@ class Composer:
             raise NotUnderstoodError(rule)
         return nested(_RULE_EXPRESSIONS, netlink.attributes(rules[known.body.index(rule)])[_RULE_EXPRESSIONS])
 
-    def _translation(self, family: str, slots: str, same: str) -> list[tuple[str, bytes]]:
+    def _translation(self, family: Family, slots: str, same: str) -> list[tuple[str, bytes]]:
         """Name and content of the expressions of the rule that translates by this slot map."""
         if (family, slots, same) not in self._translations:
             named = slot_map(slots)

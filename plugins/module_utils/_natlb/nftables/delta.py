@@ -10,11 +10,12 @@ set, chain or slot that changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..packets import Family
 from ..ruleset.normal_form import targets
-from ..ruleset.sections import Key, Ruleset, Section
+from ..ruleset.sections import Key, Ruleset, Section, families_of
 from .names import is_first_slot, slot_map
 from .text import TABLE, Lines, element_lines, full, kind_words, load_order
 
@@ -45,14 +46,14 @@ def delta(live: Ruleset, normal: Ruleset, rendered: Ruleset) -> list[str]:
     """
     tables = [key for key in normal if key.kind == "table" and key in live and live[key] != normal[key]]
     # Somebody has put it to sleep, say. It is replaced as a whole.
-    replaced = [key.family for key in tables]
+    replaced = families_of(tables)
     change = _Change(_of(live, replaced, False), _of(normal, replaced, False), rendered)
     switch = change.switch() + (full(_of(rendered, replaced, True), replaced).splitlines() if replaced else [])
     texts = [change.additions(), switch, change.emptied(), change.removals()]
     return ["\n".join(lines) + "\n" for lines in texts if lines]
 
 
-def _of(ruleset: Ruleset, families: Sequence[str], inside: bool) -> Ruleset:
+def _of(ruleset: Ruleset, families: Sequence[Family], inside: bool) -> Ruleset:
     """What is of these families, or what is not."""
     return {key: section for key, section in ruleset.items() if (key.family in families) == inside}
 
@@ -120,7 +121,7 @@ class _Change:
         tied = {key.family for key in found if self._uses(key, held)}
         return sorted(key for key in found if key.family not in tied)
 
-    def _uses(self, key: Key, names: set[tuple[str, str]]) -> bool:
+    def _uses(self, key: Key, names: Collection[tuple[str, str]]) -> bool:
         """Whether a chain looks up one of these: its rules have to let go of it before it can be made anew."""
         now = self.normal.get(key)
         rules = [*self.live[key].body, *(now.body if now else ())] if key.kind == "chain" else []

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.entities import PROTOCOLS, Config
-from ..model.families import ports_text
+from ..model.entities import Config
 from ..model.outbound import Egress, mark_value
 from ..model.shadowing import shadowed
 from ..model.slots import interleave
+from ..model.spelling import ports_text
+from ..packets import PROTOCOLS
 from .table import Table, plain
 from .text import Lines
 

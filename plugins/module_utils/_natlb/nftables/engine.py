@@ -14,14 +14,15 @@ from ..errors import HostError
 from ..host import nf_tables, processes, revision
 from ..host.processes import Command
 from ..host.removed import Removed
+from ..model.choices import EngineName
 from ..model.clients import KnownClients
 from ..model.entities import Backend, Config, Service
-from ..model.families import FAMILIES
 from ..model.hash_keys import Opening
 from ..model.helpers import module
 from ..model.slots import dealt_slots
 from ..model.surroundings import NOWHERE, Surroundings
-from ..ruleset.sections import Key, Ruleset, Section, compare
+from ..packets import FAMILIES, Family
+from ..ruleset.sections import Key, Ruleset, Section, compare, families_of
 from ..ruleset.transaction import Kind, Transaction
 from . import batch, hashes, render
 from .clients import of_nftables
@@ -41,7 +42,8 @@ LINUX_MINIMUM = (5, 13)
 class NftablesEngine:
     """Rules in tables of our own, `ip natlb` and `ip6 natlb`. See `model.engine.Engine` for what has no word here."""
 
-    name = title = "nftables"
+    name: EngineName = "nftables"
+    title = "nftables"
     nat_priorities = NAT
     is_numbered = True
     shares_tables = loads_modules = False
@@ -52,7 +54,7 @@ class NftablesEngine:
     def identity(self) -> str:
         return self.nft.identity()
 
-    def dealt(self, service: Service, family: str) -> Mapping[str, int]:
+    def dealt(self, service: Service, family: Family) -> Mapping[str, int]:
         return dealt_slots(service, family)
 
     def render(self, config: Config, around: Surroundings = NOWHERE) -> Ruleset:
@@ -89,14 +91,14 @@ class NftablesEngine:
         """Whether all lines are of one form, and listed as they are given where one of them is."""
         return uniform(key, section)
 
-    def overtaken(self, live: Ruleset, _rendered: Ruleset, _by: Collection[tuple[str, str]]) -> Ruleset:
+    def overtaken(self, live: Ruleset, _rendered: Ruleset, _by: Collection[tuple[str, Family]]) -> Ruleset:
         """All: they have chains of their own, which others do not pass packets by."""
         return live
 
     def plan(self, live: Ruleset, normal: Ruleset, rendered: Ruleset) -> Transaction:
         if not compare(live, normal):
             return Transaction("none", {})
-        present = sorted({key.family for key in live})
+        present = families_of(live)
         if not normal:
             return Transaction("remove", {"nft": full({}, present)})
         if not live:
@@ -159,7 +161,7 @@ class NftablesEngine:
 
         Raises `HostError` where nft would not take back what it lists.
         """
-        text = full(loadable(live), sorted({key.family for key in [*live, *wanted]}))
+        text = full(loadable(live), families_of([*live, *wanted]))
         self.nft.check(text)
         return self.nft.load([text])
 

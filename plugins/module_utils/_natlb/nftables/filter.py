@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 
 from ..model.backend_ports import backend_ports
 from ..model.entities import Frontend, Service, protocol_number
-from ..model.families import ports_text
+from ..model.spelling import ports_text
 from ..model.unclaimed import Unclaimed
 from .redispatch import add_redispatch
 from .table import Table, frontend_key, frontend_lookups, map_of

@@ -29,11 +29,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..model.entities import Backend, Service
-from ..model.families import family_of
 from ..model.hash_keys import Opening
 from ..model.hash_table import BLOCKS
 from ..model.kernel_hashes import jhash, scaled, source_key
 from ..model.slots import HASHES, dealt_weights, declared_backends, hash_slots, slot_count
+from ..packets import Family, family_of
 from ..ruleset.names import digest
 
 #: One seed for all hash look-ups: the same on every balancer, and a client that hashes to one backend for port 80 goes
@@ -97,14 +97,14 @@ def shares_table(service: Service) -> bool:
     )
 
 
-def slot_elements(service: Service, family: str) -> int:
+def slot_elements(service: Service, family: Family) -> int:
     """How many elements of a slot map each frontend of a service is."""
     if shares_table(service):
         return len(declared_backends(service, family))
     return 0 if service.method in HASHES else slot_count(service, family)
 
 
-def table_names(services: Sequence[Service], family: str) -> dict[str, str]:
+def table_names(services: Sequence[Service], family: Family) -> dict[str, str]:
     """The name of the table of each service that has one, by the service's name.
 
     It goes with the declared backends alone, so that a drain changes the slots and not the names of tables. Where one
@@ -132,7 +132,7 @@ def widest(tables: Mapping[str, str]) -> int:
     return next((width for width, most in _WIDEST if count <= most), _WIDEST_OF_MANY)
 
 
-def hash_table(service: Service, family: str, name: str, widest: int, known: HashTable | None) -> HashTable:
+def hash_table(service: Service, family: Family, name: str, widest: int, known: HashTable | None) -> HashTable:
     """The table of this name, see `table_names`; `widest` is that of all tables. `known` is the one that another
     service has: its slots are the same, and to count them again for each service would take longer than the rest."""
     if known is None:

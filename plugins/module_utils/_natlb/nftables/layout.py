@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ..model import redispatch, takeover
 from ..model.entities import Config, Frontend, Service
-from ..model.families import FAMILIES
 from ..model.territory import Territory, territory_of
+from ..packets import FAMILIES, Family
 from .hashes import shares_table, slot_elements, table_names, widest
 from .table import frontend_map
 
@@ -33,11 +33,11 @@ class Layout(NamedTuple):
 
     lookups: int
     slots: int
-    hash_tables: Mapping[str, Mapping[str, str]]
+    hash_tables: Mapping[Family, Mapping[str, str]]
     territory: Territory
     spared: frozenset[Frontend]
     takeover: frozenset[str]
-    marked: frozenset[str]
+    marked: frozenset[Family]
 
     @property
     def shards(self) -> int:
@@ -119,6 +119,6 @@ def _slots(services: Iterable[Service]) -> int:
     return sum(slot_elements(s, frontend.family) for s in services for frontend in s.frontends() if frontend.exact)
 
 
-def _hash_tables(services: Iterable[Service]) -> dict[str, dict[str, str]]:
+def _hash_tables(services: Iterable[Service]) -> dict[Family, dict[str, str]]:
     hashing = list(filter(shares_table, services))
     return {family: table_names([s for s in hashing if family in s.families()], family) for family in FAMILIES}

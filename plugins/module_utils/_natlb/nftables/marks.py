@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..model.entities import Service, protocol_number
-from ..model.families import ports_text
 from ..model.marks import ALL, Mark
 from ..model.ranges import Range, apart
+from ..model.spelling import ports_text
+from ..packets import Family
 from ..ruleset.names import digest
 from . import origin
 from .table import Table
@@ -29,7 +30,7 @@ from .text import Lines
 _BEHIND_NAT = -99
 
 
-def add_marks(table: Table, services: Sequence[Service], families: Collection[str]) -> None:
+def add_marks(table: Table, services: Sequence[Service], families: Collection[Family]) -> None:
     """What marks packets, in the `families` where there are marked services."""
     if table.family not in families:
         return

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..model.entities import PROTOCOLS, Backend, Service
+from ..model.entities import Backend, Service
+from ..packets import PROTOCOLS, Protocol, protocol_named
 from ..ruleset.names import digest
 
 _SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
@@ -23,7 +24,7 @@ IDLE_STATES = {"tcp": ("established",), "udp": ("unreplied", "replied")}
 class SlotMap(NamedTuple):
     """A map from slots to backends: of which protocol, and which of several (see `layout.py`)."""
 
-    protocol: str
+    protocol: Protocol
     shard: int = 0
 
     @property
@@ -40,7 +41,7 @@ class SlotMap(NamedTuple):
 def slot_map(name: str) -> SlotMap | None:
     """The map of slots of this name; None where it is the name of something else."""
     match = _SLOTS.match(name)
-    return SlotMap(match[2], int(match[3] or 0)) if match and not match[1] else None
+    return SlotMap(protocol_named(match[2]), int(match[3] or 0)) if match and not match[1] else None
 
 
 def is_first_slot(name: str) -> bool:
@@ -54,7 +55,7 @@ def identifier(backend: Backend) -> str:
     return backend.address.replace(":", "_") + (f".{backend.port}" if backend.port else "")
 
 
-def backend_chain(service: Service, protocol: str, backend: Backend) -> str:
+def backend_chain(service: Service, protocol: Protocol, backend: Backend) -> str:
     """The chain that leads to one backend alone."""
     return f"{_BACKEND}.{service.name}.{protocol}.{identifier(backend)}"
 
@@ -64,17 +65,17 @@ def is_backend_chain(name: str) -> bool:
     return name.partition(".")[0] == _BACKEND
 
 
-def pin_map(service: Service, protocol: str, content: str) -> str:
+def pin_map(service: Service, protocol: Protocol, content: str) -> str:
     """The map of the networks that are pinned. Another list is another map, see `ServiceTable.guards`."""
     return f"pins.{service.name}.{protocol}/{digest(content)}"
 
 
-def pin_chain(service: Service, protocol: str, backend: Backend) -> str:
+def pin_chain(service: Service, protocol: Protocol, backend: Backend) -> str:
     """The chain that pinned clients of a backend come to: it leads on only while that serves."""
     return f"pin.{service.name}.{protocol}.{identifier(backend)}"
 
 
-def attempt_chain(service: Service, protocol: str, backend: Backend) -> str:
+def attempt_chain(service: Service, protocol: Protocol, backend: Backend) -> str:
     """The chain that leads to a backend with a limit while it has room, and comes back where it has none."""
     return f"room.{service.name}.{protocol}.{identifier(backend)}"
 

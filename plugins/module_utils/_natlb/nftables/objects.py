@@ -15,6 +15,7 @@ there before the translation: this is when the kernel makes room for what packet
 from __future__ import annotations
 
 from ..model.entities import Service
+from ..packets import Protocol
 from .names import IDLE_STATES
 from .table import Table
 from .text import Lines
@@ -35,7 +36,7 @@ def declare(table: Table, service: Service) -> None:
             table.declare("helper", _helper(service, protocol), f'type "{service.helper}" protocol {protocol}', of)
 
 
-def rules(service: Service, protocol: str) -> Lines:
+def rules(service: Service, protocol: Protocol) -> Lines:
     """What gives a new connection the objects of its service."""
     return [
         *([f'ct timeout set "{_timeout(service, protocol)}"'] if service.idle_timeout_s else []),
@@ -43,9 +44,9 @@ def rules(service: Service, protocol: str) -> Lines:
     ]
 
 
-def _timeout(service: Service, protocol: str) -> str:
+def _timeout(service: Service, protocol: Protocol) -> str:
     return f"idle.{protocol}.{service.idle_timeout_s}"
 
 
-def _helper(service: Service, protocol: str) -> str:
+def _helper(service: Service, protocol: Protocol) -> str:
     return f"helper.{service.helper}.{protocol}"

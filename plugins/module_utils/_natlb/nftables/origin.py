@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.entities import Backend, Frontend, protocol_number
-from ..model.families import ports_text
 from ..model.ranges import Range, apart
+from ..model.spelling import ports_text
+from ..packets import Protocol
 from .table import FrontendMap, Table, in_order, map_of
 from .text import Lines
 
@@ -59,7 +60,7 @@ def _without_protocol(parts: Sequence[str]) -> list[str]:
     return [*parts[:2], *parts[3:]]
 
 
-def look_ups(table: Table, kind: str, protocols: Sequence[str]) -> Lines:
+def look_ups(table: Table, kind: str, protocols: Sequence[Protocol]) -> Lines:
     """The rules that look a connection up in the maps of this kind."""
     return [
         f"meta l4proto {protocol} {_key(each).format(family=table.family, protocol=protocol)} vmap @{name}"

@@ -39,6 +39,7 @@ from math import gcd
 from typing import Callable
 
 from ..model.entities import Backend, Service
+from ..packets import Family, Protocol
 from .names import attempt_chain, places_set
 from .table import Table
 from .text import Lines
@@ -63,7 +64,7 @@ def declare(table: Table, service: Service) -> None:
             table.declare("set", places_set(service, backend), kind, f"size {backend.max_connections}", "flags dynamic")
 
 
-def attempt(table: Table, service: Service, protocol: str, backend: Backend, chain: str) -> str:
+def attempt(table: Table, service: Service, protocol: Protocol, backend: Backend, chain: str) -> str:
     """The verdict that leads to a backend with a limit, by way of the `chain` that translates, and comes back if it is
     full."""
     added = f"add @{places_set(service, backend)} {{ {_key(table.family, protocol)} {_COUNTED} }}"
@@ -71,7 +72,7 @@ def attempt(table: Table, service: Service, protocol: str, backend: Backend, cha
     return f"jump {table.chain(attempt_chain(service, protocol, backend), [rule])}"
 
 
-def again(table: Table, service: Service, protocol: str, way: Callable[[Backend], str]) -> Lines:
+def again(table: Table, service: Service, protocol: Protocol, way: Callable[[Backend], str]) -> Lines:
     """Rules for connections that still have a place, of the one before. `way` gives the verdict that leads to a
     backend."""
     # What redispatches has been refused there.
@@ -82,7 +83,7 @@ def again(table: Table, service: Service, protocol: str, way: Callable[[Backend]
     return [f"{has}{places_set(service, b)} {way(b) if b.key in able else 'drop'}" for b in limited]
 
 
-def _key(family: str, protocol: str) -> str:
+def _key(family: Family, protocol: Protocol) -> str:
     return f"{family} saddr . {protocol} sport . {family} daddr . {protocol} dport . meta l4proto"
 
 
@@ -101,7 +102,7 @@ def choice(slots: Sequence[Way], first: str, pick_again: Callable[[int, int], st
     return rules
 
 
-def when_full(table: Table, service: Service, protocol: str) -> str:
+def when_full(table: Table, service: Service, protocol: Protocol) -> str:
     """What a connection gets when every backend is full. A place may be free that the kernel has not taken back yet, so
     a SYN is refused only when it comes again."""
     if service.when_empty == "drop":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..host import observation, scratch
+from ..host.nf_tables import TableFamily
 from ..host.processes import Command, identity, require, run
 
 
@@ -21,12 +22,12 @@ class Nft:
         """What the normal form of a ruleset depends on: the program, and the kernel below it."""
         return identity(self.path)
 
-    def terse(self, family: str, table: str) -> str:
+    def terse(self, family: TableFamily, table: str) -> str:
         """A table without counters and without the elements of its sets."""
         observation.note_generation()
         return run([self.path, "--stateless", "--terse", "list", "table", family, table])
 
-    def list_table(self, family: str, table: str, counters: bool = False) -> str:
+    def list_table(self, family: TableFamily, table: str, counters: bool = False) -> str:
         """A table with all elements, and with `counters` what was counted. Raises `HostError`."""
         observation.note_generation()
         return run([self.path, *([] if counters else ["--stateless"]), "-nn", "list", "table", family, table])

@@ -21,8 +21,8 @@ from typing import Optional
 
 from ..model import redispatch
 from ..model.entities import Frontend, Service
-from ..model.families import ports_text
 from ..model.ranges import Box, Range, apart, boxes_apart
+from ..model.spelling import ports_text
 from .table import Table
 from .text import Lines
 

@@ -22,12 +22,12 @@ from functools import partial
 from typing import NamedTuple
 
 from ..model.entities import Backend, Config, Frontend, Service
-from ..model.families import FAMILIES
 from ..model.hash_keys import BITS, mask
 from ..model.hash_table import BLOCKS
 from ..model.slots import HASHES, slots
 from ..model.surroundings import NOWHERE, Surroundings
 from ..model.takeover import decides
+from ..packets import FAMILIES, Family, Protocol
 from ..ruleset.sections import Ruleset
 from . import objects, places, shifted_ports, takeover, transit
 from .egress import EgressRules
@@ -97,7 +97,7 @@ class SomeServices(NamedTuple):
 class ServiceTable(Table):
     """One family's table with what services put into it."""
 
-    def __init__(self, family: str, layout: Layout) -> None:
+    def __init__(self, family: Family, layout: Layout) -> None:
         super().__init__(family, layout.territory)
         #: Names of the tables of services with a hash.
         self.hash_tables = layout.hash_tables[family]
@@ -128,7 +128,7 @@ class ServiceTable(Table):
                 if frontend.protocol == protocol:
                     self.add_frontend(frontend, verdict)
 
-    def verdict(self, service: Service, protocol: str, table: Sequence[Backend]) -> str:
+    def verdict(self, service: Service, protocol: Protocol, table: Sequence[Backend]) -> str:
         """Where new connections go: `drop`, or `goto CHAIN`, which is added. `table` has the backend of each slot."""
         if not table:
             return "drop" if service.when_empty == "drop" else f"goto {self.refuse()}"
@@ -139,7 +139,7 @@ class ServiceTable(Table):
             return f"goto {self.chain(name, self.choose(protocol, self.pick(service, protocol, len(table)), shard))}"
         return f"goto {self.chain(f's.{service.name}.{protocol}', self.own_chain(service, protocol, table))}"
 
-    def hash_verdict(self, service: Service, protocol: str, table: HashTable) -> str:
+    def hash_verdict(self, service: Service, protocol: Protocol, table: HashTable) -> str:
         """Services with the same table share a slot map, too: its chains lead to that one."""
         shard = int(table.name, 36) % self.shards
         backends, again = table.backends, []
@@ -155,7 +155,7 @@ class ServiceTable(Table):
         before = [*self.guards(service, protocol), *again, *self.pins(service, protocol)]
         return f"goto {self.chain(f's.{service.name}.{protocol}', [*before, *rules[len(again) :]])}"
 
-    def by_hash(self, service: Service, protocol: str, table: HashTable, shard: int) -> Lines:
+    def by_hash(self, service: Service, protocol: Protocol, table: HashTable, shard: int) -> Lines:
         """The rules that lead to the slots of a table; its map is added."""
         first, end = f"goto {self.first_slot(protocol, shard)}", f"_{shard}" if shard else ""
         goto = {0: first}
@@ -177,7 +177,7 @@ class ServiceTable(Table):
         return rules
 
     def row_verdict(
-        self, service: Service, protocol: str, row: Sequence[int], goto: Mapping[int, str], end: str
+        self, service: Service, protocol: Protocol, row: Sequence[int], goto: Mapping[int, str], end: str
     ) -> str:
         """Where a row of slots leads: to a number, or to a chain that looks at the rest of the hash."""
         if len(row) == 1:
@@ -199,7 +199,7 @@ class ServiceTable(Table):
         """Which of the slot maps of its protocol has the slots of a service; by its name, so that it seldom moves."""
         return service.seed() % self.shards
 
-    def add_slots(self, service: Service, protocol: str, table: Sequence[Backend], shard: int) -> None:
+    def add_slots(self, service: Service, protocol: Protocol, table: Sequence[Backend], shard: int) -> None:
         """A map per protocol: one declared with `th dport` can be loaded, but no rule can be added to it later
         (1.0.6: conflicting protocols). `numgen` stands for the type of a slot number, also where a hash picks it."""
         where = f"{self.family} daddr . {protocol} dport"
@@ -212,12 +212,12 @@ class ServiceTable(Table):
             for index, backend in enumerate(table):
                 elements[f"{prefix}{index}"] = f"{backend.address} . {backend.port_at(frontend.low)}"
 
-    def dnat(self, protocol: str, pick: str, shard: int) -> str:
+    def dnat(self, protocol: Protocol, pick: str, shard: int) -> str:
         """The rule that translates by the slot maps."""
         key = f"{self.family} daddr . {protocol} dport . {pick}"
         return f"dnat {self.family} to {key} map @{SlotMap(protocol, shard).name}"
 
-    def choose(self, protocol: str, pick: str, shard: int) -> Lines:
+    def choose(self, protocol: Protocol, pick: str, shard: int) -> Lines:
         """The translation, and what catches a packet that meets the slots of the next generation, where the number that
         its own rule picks may be gone: slot 0 is there as long as a rule leads to it.
 
@@ -226,20 +226,20 @@ class ServiceTable(Table):
         catch = f"goto {self.first_slot(protocol, shard)}"
         return [catch] if pick == "numgen inc mod 1" else [self.dnat(protocol, pick, shard), catch]
 
-    def first_slot(self, protocol: str, shard: int) -> str:
+    def first_slot(self, protocol: Protocol, shard: int) -> str:
         """The name of the chain that takes the first slot of a service, which is added."""
         # Not `inc`, whose counter all processors would share.
         rules = [self.dnat(protocol, "numgen random mod 1", shard)]
         return self.chain(SlotMap(protocol, shard).first, rules)
 
-    def pick_again(self, service: Service, protocol: str, size: int, time: int) -> str:
+    def pick_again(self, service: Service, protocol: Protocol, size: int, time: int) -> str:
         """The same for a connection whose backend is full. A client with a hash finds the same ones again, and the
         clients of one backend different ones."""
         if service.hash_key(self.family) is None:
             return f"numgen random mod {size}"
         return self.pick(service, protocol, size, SEED + time)
 
-    def pick(self, service: Service, protocol: str, size: int, seed: int = SEED) -> str:
+    def pick(self, service: Service, protocol: Protocol, size: int, seed: int = SEED) -> str:
         """The expression that picks one of `size` slots, as the method of the service wants it."""
         key = service.hash_key(self.family)
         if key is None:
@@ -261,7 +261,7 @@ class ServiceTable(Table):
         """What affinity knows a client by."""
         return self.leading("saddr", service.client_prefix.of(self.family))
 
-    def own_chain(self, service: Service, protocol: str, table: Sequence[Backend]) -> Lines:
+    def own_chain(self, service: Service, protocol: Protocol, table: Sequence[Backend]) -> Lines:
         """The rules of a service that shares no chain: guards, affinity, and the choice of a backend."""
         again = places.again(self, service, protocol, partial(self.way, service, protocol))
         rules = [*self.guards(service, protocol), *again, *self.pins(service, protocol)]
@@ -285,7 +285,7 @@ class ServiceTable(Table):
         choice = [f"{pick} vmap {{ {', '.join(entries)} }}"] if entries else []
         return [*rules, *choice, goto[table[0].key]]
 
-    def pins(self, service: Service, protocol: str) -> Lines:
+    def pins(self, service: Service, protocol: Protocol) -> Lines:
         """What leads pinned clients to their backend. Each backend has a chain for it, which is empty and so leads back
         while it does not serve: the map is the declaration's alone."""
         pinned = service.pinned(self.family)
@@ -302,12 +302,12 @@ class ServiceTable(Table):
         self.declare("map", name, f"typeof {saddr} : verdict", "flags interval").update(elements)
         return [f"{saddr} vmap @{name}"]
 
-    def way(self, service: Service, protocol: str, backend: Backend) -> str:
+    def way(self, service: Service, protocol: Protocol, backend: Backend) -> str:
         """The verdict that leads to one backend."""
         chain = self.backend_chain(service, protocol, backend)
         return places.attempt(self, service, protocol, backend, chain) if backend.max_connections else f"goto {chain}"
 
-    def with_room(self, service: Service, protocol: str, pick: str, table: Sequence[Backend]) -> Lines:
+    def with_room(self, service: Service, protocol: Protocol, pick: str, table: Sequence[Backend]) -> Lines:
         """The choice of a backend, of which some may be full: those that have room, then the backups, then nobody."""
         again = partial(self.pick_again, service, protocol)
         ways = [(backend, self.way(service, protocol, backend)) for backend in table]
@@ -320,7 +320,7 @@ class ServiceTable(Table):
             rules.append(places.when_full(self, service, protocol))
         return rules
 
-    def guards(self, service: Service, protocol: str) -> Lines:
+    def guards(self, service: Service, protocol: Protocol) -> Lines:
         """What a new connection has to pass before a backend is chosen, cheapest first."""
         saddr = f"{self.family} saddr"
         rules: Lines = []
@@ -349,7 +349,7 @@ class ServiceTable(Table):
             rules.append(f'limit rate 10/second burst 20 packets log prefix "{prefix}"')
         return rules + objects.rules(service, protocol)
 
-    def backend_chain(self, service: Service, protocol: str, backend: Backend) -> str:
+    def backend_chain(self, service: Service, protocol: Protocol, backend: Backend) -> str:
         """A chain that sends to one backend: for frontends without a single key in the slot maps, and for affinity."""
         rules: Lines = []
         if service.affinity_s:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ..model.entities import PROTOCOLS, Service
-from ..model.families import ports_text
+from ..model.entities import Service
 from ..model.ranges import Range
 from ..model.source_nat import SourceNat, by_network
+from ..model.spelling import ports_text
+from ..packets import PROTOCOLS
 from ..ruleset.names import digest
 from . import origin
 from .table import Table, plain

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 
 from ..errors import ConfigError
 from ..model.entities import Frontend, Service, protocol_number
-from ..model.families import ports_text
 from ..model.left_to_the_host import NOT_IN_NETWORKS, NOT_WILD
+from ..model.spelling import ports_text
 from ..model.territory import APART, Territory
+from ..packets import Family
 from ..ruleset.sections import Key, Ruleset, Section
 from .text import TABLE, Lines
 
@@ -25,7 +26,7 @@ _AGAIN_S = 4
 class Table:
     """Sections by kind and name. What is added twice has to be the same."""
 
-    def __init__(self, family: str, territory: Territory = APART) -> None:
+    def __init__(self, family: Family, territory: Territory = APART) -> None:
         self.family = family
         #: See `frontends`.
         self.territory = territory

@@ -21,6 +21,7 @@ from collections.abc import Collection, Sequence
 from ..model import takeover
 from ..model.entities import Service
 from ..model.slots import declared_backends, second_slots
+from ..packets import Family
 from .hashes import HashTable
 from .table import CLIENTS, Table
 from .text import Lines
@@ -61,12 +62,12 @@ def passes(table: Table, services: Sequence[Service], names: Collection[str]) ->
     return [f"{_UNDER_WAY} {source} @taken_over accept"] if ("set", "taken_over") in table.declarations else []
 
 
-def has_second(service: Service, family: str, names: Collection[str]) -> bool:
+def has_second(service: Service, family: Family, names: Collection[str]) -> bool:
     """Whether there is somebody else to ask about a connection that a backend does not know."""
     return service.name in names and len(declared_backends(service, family)) > 1
 
 
-def second_table(service: Service, family: str, first: HashTable, known: dict[str, HashTable]) -> HashTable:
+def second_table(service: Service, family: Family, first: HashTable, known: dict[str, HashTable]) -> HashTable:
     """The slots for a segment of a client that met the wrong backend. Whoever does not serve has a number here that is
     its own, behind those of `first`. `known` are the tables of other services by name; the slots go with the name."""
     declared, serving = declared_backends(service, family), {backend.key for backend in service.serving(family)}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ..model.clients import options as client_options
 from ..model.entities import Config, Service
-from ..model.families import FAMILIES
+from ..packets import FAMILIES, Family, Protocol, family_named
 from ..ruleset.sections import Key, Ruleset, Section
 from .names import IDLE_STATES, backend_chain, is_affinity, slot_map
 
@@ -23,7 +23,7 @@ Lines = list[str]
 _MOST_ELEMENTS = 20000
 
 
-def full(ruleset: Ruleset, replace: Iterable[str] = FAMILIES) -> str:
+def full(ruleset: Ruleset, replace: Iterable[Family] = FAMILIES) -> str:
     """A ruleset as a file for `nft -f`: one transaction that puts it in the place of whatever our tables held.
 
     `replace` names the families whose table is taken away first; one that the ruleset lacks is just removed.
@@ -108,13 +108,13 @@ def parse_listing(text: str) -> Ruleset:
     ruleset: Ruleset = {}
     lines = iter(text.splitlines())
     for line in lines:
-        words = line.split()
-        if len(words) == 4 and words[0] == "table" and words[2] == TABLE and words[3] == "{":
-            _parse_table(words[1], lines, ruleset)
+        for family in FAMILIES:
+            if line == f"table {family} {TABLE} {{":
+                _parse_table(family, lines, ruleset)
     return ruleset
 
 
-def _parse_table(family: str, lines: Iterable[str], ruleset: Ruleset) -> None:
+def _parse_table(family: Family, lines: Iterable[str], ruleset: Ruleset) -> None:
     own: Lines = []
     key: Key | None = None
     block: Lines = []
@@ -193,9 +193,9 @@ _FILLED = re.compile(
 
 def filled(listing: str) -> dict[Key, Lines]:
     """What packets have put into sets, from a listing with its state."""
-    tables = re.split(rf"^table (\w+) {TABLE} \{{\n", listing, flags=re.MULTILINE)
+    tables = re.split(rf"^table (ip6?) {TABLE} \{{\n", listing, flags=re.MULTILINE)
     return {
-        Key(family, TABLE, "set", match[1]): _listed(match[2].splitlines())
+        Key(family_named(family), TABLE, "set", match[1]): _listed(match[2].splitlines())
         for family, text in zip(tables[1::2], tables[2::2])
         for match in _FILLED.finditer(text)
     }
@@ -237,13 +237,13 @@ def _loadable(key: Key, section: Section) -> Section:
 _ESTABLISHED_S = "432000"
 
 
-def _with_defaults(line: str, protocol: str) -> str:
-    """The line `policy = { … }` with all times."""
+def _with_defaults(line: str, of_protocol: str) -> str:
+    """The line `policy = { … }` with all times; `of_protocol` is the line `protocol …` of the same object."""
     if not line.startswith("policy = "):
         return line
     listed = dict(_TIME.findall(line))
     one = next(iter(listed.values()), _ESTABLISHED_S)
-    times = {**dict.fromkeys(IDLE_STATES.get(protocol.rpartition(" ")[2], ()), one), **listed}
+    times = {**dict.fromkeys(IDLE_STATES.get(of_protocol.rpartition(" ")[2], ()), one), **listed}
     return f"policy = {{ {', '.join(f'{state} : {time}' for state, time in times.items())} }}"
 
 
@@ -299,7 +299,7 @@ def backend_chains(config: Config) -> dict[str, tuple[str, str]]:
 
 
 def _count_slot(
-    line: str, protocol: str, owners: dict[tuple[str, str, int], Service], found: dict[tuple[str, str], int]
+    line: str, protocol: Protocol, owners: dict[tuple[str, str, int], Service], found: dict[tuple[str, str], int]
 ) -> None:
     match = _SLOT.match(line)
     service = owners.get((protocol, match.group(1), int(match.group(2)))) if match else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.entities import Config
-from ..model.families import ports_text
 from ..model.outbound import Egress
+from ..model.spelling import ports_text
 from ..model.transit import MULTICAST, Closed
 from .table import Table
 from .text import Lines

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from ..host import proc, tracked
 from ..host.tracked import Tracked
 from ..model.effective import Place
-from ..model.entities import PROTOCOLS, Config, Protocol, Service
+from ..model.entities import Config, Service
+from ..packets import PROTOCOLS, Family, Protocol
 from .stale_flows import Frontends
 
 
@@ -92,7 +93,7 @@ class BackendConnections:
         """The connections of these services to their backends, or to those at one address, each once: with the services
         that it may be of, as they are given. One that is given several times has the backends of all."""
         asked = _joined(services)
-        ports: dict[tuple[str, Protocol, str], set[int | None]] = {}
+        ports: dict[tuple[Family, Protocol, str], set[int | None]] = {}
         for service in asked.values():
             for backend in service.backends:
                 for protocol in service.protocols if only in (None, backend.address) else ():

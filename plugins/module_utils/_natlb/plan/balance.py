@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..host.store import DEFAULT_PATHS, Paths
+from ..model.choices import Variant
 from . import last_run, rollback, unchanged
 from .outcome import Outcome
 from .uncollected import uncollected
@@ -27,7 +28,7 @@ def balance(
     *,
     check: bool = False,
     paths: Paths = DEFAULT_PATHS,
-    iptables_variant: str | None = None,
+    iptables_variant: Variant | None = None,
     program: Callable[[], str] | None = None,
     **options: Any,
 ) -> Outcome:
@@ -48,7 +49,7 @@ def _balance(
     egress: Any,
     check: bool,
     paths: Paths,
-    iptables_variant: str | None,
+    iptables_variant: Variant | None,
     program: Callable[[], str] | None,
     options: Mapping[str, Any],
 ) -> Outcome:

@@ -14,9 +14,11 @@ from typing import Any, Callable, NamedTuple
 from ..errors import ConfigError, HostError, MinActiveError, UnknownBackendError
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import values
+from ..model.choices import Variant
 from ..model.effective import Override, Place, effective, effective_backends, quorums
 from ..model.entities import MAX_BACKENDS, MAX_WAIT_S, Service, State
 from ..model.least_connections import place_of
+from ..packets import Family
 from . import orders, overlay
 from .backend_connections import NONE, BackendConnections, Connections
 from .orders import Change, Target
@@ -60,7 +62,7 @@ def backend(
     allow_missing: bool,
     check: bool,
     paths: Paths = DEFAULT_PATHS,
-    variant: str | None = None,
+    variant: Variant | None = None,
     progress: Progress = _unheard,
 ) -> dict[str, Any]:
     """What the module `backend` and the program do, and what the module returns.
@@ -188,7 +190,7 @@ def _falls(request: Request, laid: Overlay, going: Collection[Place]) -> Iterato
                 )
 
 
-def _left(service: Service, family: str, going: set[tuple[str, int | None]]) -> int:
+def _left(service: Service, family: Family, going: set[tuple[str, int | None]]) -> int:
     """How many would serve; backups that join then are some of them."""
     after = (replace(b, state="drained") if (b.address, b.port) in going else b for b in service.backends)
     return len(replace(service, backends=tuple(after)).serving(family))

@@ -12,19 +12,19 @@ from ..host import nf_tables, processes
 from ..iptables import program
 from ..iptables.engine import IptablesEngine
 from ..iptables.unable import unable as iptables_unable
-from ..model.choices import RequestedEngine
+from ..model.choices import RequestedEngine, Variant
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..model.families import FAMILIES
 from ..nftables import text
 from ..nftables.engine import NftablesEngine, nft_problem
+from ..packets import FAMILIES
 from ..ruleset.sections import Ruleset
 
 #: What each engine cannot do without.
 PROGRAMS: dict[RequestedEngine, str] = {"nftables": "nft", "iptables": "iptables"}
 
 
-def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose(requested: RequestedEngine, variant: Variant | None = None) -> tuple[Engine, list[str]]:
     """The engine for this host, and warnings about what else lives on it.
 
     `auto` takes nftables where nft and the kernel can do it, unless rules live in iptables-legacy: two NAT engines in
@@ -56,7 +56,7 @@ def unable(requested: object, config: Config) -> list[ConfigError]:
     return list(iptables_unable(config.services)) if requested == "iptables" else []
 
 
-def choose_to_read(held_by: RequestedEngine | Literal[""], variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose_to_read(held_by: RequestedEngine | Literal[""], variant: Variant | None = None) -> tuple[Engine, list[str]]:
     """The engine that holds the rules, for who only looks at them. Raises `HostError` where its program is gone."""
     program = PROGRAMS.get(held_by) if held_by else None
     if program and processes.find(program) is None:
@@ -67,7 +67,7 @@ def choose_to_read(held_by: RequestedEngine | Literal[""], variant: str | None =
     return choose(held_by or "auto", variant)
 
 
-def _variant(wanted: str | None, legacy: bool) -> str | None:
+def _variant(wanted: Variant | None, legacy: bool) -> Variant | None:
     """Which iptables: the one asked for, else the one that holds rules, else the one that plain `iptables` is."""
     offered = program.iptables_variants()
     variant = wanted or ("legacy" if legacy else program.default_variant())
@@ -80,7 +80,7 @@ def other_engine_rules(current: Engine) -> list[tuple[Engine, Ruleset]]:
     others: list[Engine] = []
     if current.name != "nftables" and processes.find("nft") and any(table == text.TABLE for _unused, table in tables):
         others.append(NftablesEngine())
-    held = {"legacy": any(program.legacy_tables(family) for family in FAMILIES)}
+    held: dict[Variant, bool] = {"legacy": any(program.legacy_tables(family) for family in FAMILIES)}
     held["nft"] = any(table in ("nat", "filter", "mangle") for _unused, table in tables)
     others += [IptablesEngine(variant) for variant in program.iptables_variants() if held[variant]]
     return [(engine, live) for engine in others if engine.title != current.title for live in [engine.listed()] if live]

@@ -13,18 +13,19 @@ from __future__ import annotations
 from ..host import processes
 from ..iptables.engine import IptablesEngine
 from ..iptables.program import Iptables, legacy_has_rules
-from ..model.choices import RequestedEngine
+from ..model.choices import RequestedEngine, Variant
 from ..model.clients import KnownClients
 from ..model.engine import Engine
 from ..model.entities import Config
 from ..nftables.engine import NftablesEngine
 from ..nftables.program import Nft
+from ..packets import Family
 from ..ruleset.sections import Ruleset
 from . import engines
 
 #: Where the packages of Debian and Red Hat put them, and the variant of iptables that both have by default.
 _FOLDER = "/usr/sbin"
-_VARIANT = "nft"
+_VARIANT: Variant = "nft"
 _NO_PROGRAMS = (
     "neither nft nor iptables is installed any more, so rules of natlb that are still in the kernel stay until the "
     "next reboot; everything else is removed (to remove them now, install the program that the host had, and run again)"
@@ -40,7 +41,7 @@ class _Iptables(Iptables):
     def __init__(self) -> None:
         self.variant = _VARIANT
 
-    def path(self, family: str, action: str = "") -> str:
+    def path(self, family: Family, action: str = "") -> str:
         return f"{_FOLDER}/{self.program(family, action)}"
 
 
@@ -74,7 +75,7 @@ class ExpectedIptables(_Unasked, IptablesEngine):
         super().__init__(_VARIANT, _Iptables())
 
 
-def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose(requested: RequestedEngine, variant: Variant | None = None) -> tuple[Engine, list[str]]:
     """As `engines.choose` would on this host once it has the programs of the engine that is asked for."""
     if requested == "iptables":
         if processes.find("iptables-restore") is None:
@@ -84,7 +85,7 @@ def choose(requested: RequestedEngine, variant: str | None = None) -> tuple[Engi
     return engines.choose(requested, variant)
 
 
-def choose_to_remove(requested: RequestedEngine, variant: str | None = None) -> tuple[Engine, list[str]]:
+def choose_to_remove(requested: RequestedEngine, variant: Variant | None = None) -> tuple[Engine, list[str]]:
     """As `engines.choose`, for a host on which nothing is to stay.
 
     Programs that are not there any more, or not the ones that are asked for, are no reason to leave the rest."""

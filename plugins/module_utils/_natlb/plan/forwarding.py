@@ -16,6 +16,7 @@ from ..host.routes import Routes
 from ..host.store import Paths
 from ..model.entities import Config
 from ..model.transit import Closed, dump, parse
+from ..packets import Family
 from ..ruleset.sections import Key, Ruleset, Section
 
 NAMES = {"ip": "net/ipv4/ip_forward", "ip6": "net/ipv6/conf/all/forwarding"}
@@ -35,12 +36,12 @@ class Before:
     """
 
     listening: tuple[str, ...] = ()
-    closed: Mapping[str, Closed] = field(default_factory=dict)
+    closed: Mapping[Family, Closed] = field(default_factory=dict)
     opened: bool = False
 
 
 def read_before(
-    kept: Before, families: Collection[str], routes: Routes, get: Reader, bridges: Callable[[], Iterable[str]]
+    kept: Before, families: Collection[Family], routes: Routes, get: Reader, bridges: Callable[[], Iterable[str]]
 ) -> Before:
     """What this host was before these families were forwarded, as far as it must go on. See `_listening`."""
     closed = {family: item for family, item in kept.closed.items() if family in families}
@@ -52,7 +53,7 @@ def read_before(
     return Before(_listening(kept, routes, get) if "ip6" in families else (), closed)
 
 
-def _observe(family: str, get: Reader, bridges: Iterable[str]) -> Closed:
+def _observe(family: Family, get: Reader, bridges: Iterable[str]) -> Closed:
     """The interfaces that there are now."""
     version = "ipv6" if family == "ip6" else "ipv4"
     names = links.names()
@@ -60,7 +61,7 @@ def _observe(family: str, get: Reader, bridges: Iterable[str]) -> Closed:
     return Closed(tuple(names), tuple(already), tuple(sorted(set(bridges) & set(names))))
 
 
-def released(kept: Before, families: Collection[str]) -> tuple[dict[str, str], list[str]]:
+def released(kept: Before, families: Collection[Family]) -> tuple[dict[str, str], list[str]]:
     """What is to become of families that natlb forwarded and does no longer: settings, and warnings.
 
     Nobody else can need forwarding that only natlb's own connections had. With an interface that came later somebody

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..model.entities import Config, Frontend
-from ..model.families import family_of
 from ..model.left_to_the_host import is_wild
 from ..model.precedence import in_network, rank
+from ..packets import family_of
 
 #: (address, port) of this host's end of an ssh connection.
 Endpoint = tuple[str, int]

@@ -13,6 +13,7 @@ from ..errors import ConfigError, ConfigErrors, HostError
 from ..host import proc
 from ..host.store import Paths
 from ..model import choices, values
+from ..model.choices import Variant
 from ..model.entities import EMPTY
 from ..model.metrics import Metrics, parse_metrics
 from ..model.services import parse_config
@@ -47,7 +48,7 @@ class Options:
     def request(
         self,
         paths: Paths,
-        variant: str | None,
+        variant: Variant | None,
         check: bool,
         program: Callable[[], str] | None = None,
         last: LastDeclaration | None = None,
@@ -64,7 +65,7 @@ class Options:
     def _request(
         self,
         paths: Paths,
-        variant: str | None,
+        variant: Variant | None,
         check: bool,
         program: Callable[[], str] | None,
         last: LastDeclaration | None,

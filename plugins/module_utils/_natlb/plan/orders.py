@@ -20,6 +20,7 @@ from ..host import store
 from ..host.date import utc
 from ..host.store import Paths
 from ..model import local_state, values
+from ..model.choices import Variant
 from ..model.effective import Override, Place, joined
 from ..model.entities import MAX_WEIGHT, Backend, Config, Service, State
 from . import overlay, rollback, running, waiting
@@ -171,7 +172,7 @@ class Change(NamedTuple):
         )
 
 
-def preview(paths: Paths, backend: str, service: str | None, order: Order, variant: str | None = None) -> Change:
+def preview(paths: Paths, backend: str, service: str | None, order: Order, variant: Variant | None = None) -> Change:
     """What the order would change. Raises `HostError` where there is no such backend."""
     return _change(requests.restored(waiting.live(paths), variant)[0], backend, service, order)
 
@@ -181,7 +182,7 @@ def give(
     backend: str,
     service: str | None,
     order: Order,
-    variant: str | None = None,
+    variant: Variant | None = None,
     permit: Callable[[Change], None] = lambda _change: None,
 ) -> tuple[Change, Outcome]:
     """Say this of a backend of one service or of all, and let the host follow. Raises `HostError`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..model.choices import EngineName
 from ..ruleset.transaction import Kind
 
 
@@ -17,7 +18,7 @@ class Outcome:
 
     changed: bool
     diff: str
-    engine: str
+    engine: EngineName
     transaction: Kind
     services: int
     sysctls: dict[str, str]

@@ -17,8 +17,8 @@ from ..host.processes import Command
 from ..model import tracking
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..model.families import FAMILIES
 from ..model.outbound import Uplink
+from ..packets import FAMILIES
 from ..ruleset.sections import Ruleset, compare
 from ..ruleset.transaction import Transaction
 from . import forwarding, routing
@@ -132,17 +132,12 @@ def uplinks_part(config: Config, previous: Config, without: Sequence[Uplink]) ->
         if not config.uplinks() and not previous.uplinks():
             return found
         most = max(len(config.uplinks()), len(previous.uplinks()))
+        ways = [key for ruleset in (every, routing.render(previous)) for key in ruleset if key.kind == "route"]
         for family in FAMILIES:
             found.update(routing.parse_rules(family, iproute.query(family, "rule", "show"), most))
-        tables = {
-            (key.family, key.name)
-            for ruleset in (every, routing.render(previous))
-            for key in ruleset
-            if key.kind == "route"
-        }
-        for family, table in sorted(tables):
-            routes = iproute.query(family, "route", "show", "table", table)
-            found.update(routing.parse_routes(family, int(table), routes))
+            for table in sorted({key.name for key in ways if key.family == family}):
+                routes = iproute.query(family, "route", "show", "table", table)
+                found.update(routing.parse_routes(family, int(table), routes))
         return found
 
     live, possible = reread(), routing.render(config, without)

@@ -19,6 +19,7 @@ from ..errors import BusyError, HostError
 from ..host import cleanup, store
 from ..host.boot_set import CURRENT
 from ..host.store import Paths
+from ..model.choices import Variant
 from . import agent_files, apply, waiting
 from . import request as requests
 from .apply import Plan
@@ -46,7 +47,7 @@ class Reading(NamedTuple):
         return not self.waits and files.differs and not _will_follow(self.plan)
 
 
-def read(paths: Paths, variant: str | None, pending: bool) -> Reading:
+def read(paths: Paths, variant: Variant | None, pending: bool) -> Reading:
     """Read the host; with `pending` by the declaration of a change that waits, if there is one. Raises `HostError`."""
     found = _read(paths, variant, pending)
     if not found.drift:
@@ -68,7 +69,7 @@ def read(paths: Paths, variant: str | None, pending: bool) -> Reading:
     return found
 
 
-def _read(paths: Paths, variant: str | None, pending: bool) -> Reading:
+def _read(paths: Paths, variant: Variant | None, pending: bool) -> Reading:
     live = waiting.live(paths) if pending else paths
     request, unread = requests.restored(live, variant)
     return Reading(apply.make_plan(request), live is not paths, unread)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar
 from ..errors import NatlbError
 from ..host import store
 from ..host.store import Paths
-from ..model.choices import ENGINES, FIREWALL, TRANSIT, Firewall, RequestedEngine, Transit
+from ..model.choices import ENGINES, FIREWALL, TRANSIT, EngineName, Firewall, RequestedEngine, Transit, Variant
 from ..model.entities import EMPTY, Config, dump
 from ..model.metrics import Metrics, dump_metrics, parse_metrics
 from ..model.services import parse_config
@@ -55,7 +55,7 @@ class Request:
 
     config: Config
     engine: RequestedEngine
-    variant: str | None
+    variant: Variant | None
     forwarding: bool
     persist: bool
     paths: Paths
@@ -79,7 +79,7 @@ class Request:
     last: LastDeclaration | None = field(default=None, compare=False, repr=False)
 
 
-def state_text(request: Request, engine: str) -> str:
+def state_text(request: Request, engine: EngineName) -> str:
     """A request as JSON with a line per service, so that a diff of it reads like a diff of the declaration.
 
     `engine` is the one that carries it out; what was asked for may be `auto`.
@@ -108,7 +108,7 @@ def _options(request: Request) -> dict[str, Any]:
     }
 
 
-def restored(paths: Paths, variant: str | None = None) -> tuple[Request, list[str]]:
+def restored(paths: Paths, variant: Variant | None = None) -> tuple[Request, list[str]]:
     """The request of the last run, and warnings about what of it cannot be read.
 
     With nothing kept it asks for nothing.

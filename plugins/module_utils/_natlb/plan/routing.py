@@ -14,8 +14,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..model.entities import Config
-from ..model.families import FAMILIES
 from ..model.outbound import Uplink, mark_value
+from ..packets import FAMILIES, Family
 from ..ruleset.sections import Key, Ruleset, Section, compare
 
 #: Rule preferences and table numbers of ours: this one, and one above it for each uplink. All below main's 32766.
@@ -57,11 +57,11 @@ def _words(target: Any, gateway: Any, interface: Any) -> str:
     return f"{target} via {gateway} dev {interface}" if gateway else f"{target} dev {interface}"
 
 
-def _key(family: str, kind: str, number: int) -> Key:
+def _key(family: Family, kind: str, number: int) -> Key:
     return Key(family, "uplinks", kind, str(number))
 
 
-def parse_rules(family: str, rules: Sequence[dict[str, Any]], uplinks: int) -> Ruleset:
+def parse_rules(family: Family, rules: Sequence[dict[str, Any]], uplinks: int) -> Ruleset:
     """Our rules from `ip -json rule show`: those of as many uplinks, or of the fewest that are always looked for."""
     last = BASE + max(uplinks, _AT_LEAST)
     bodies: dict[int, list[str]] = {}
@@ -77,13 +77,13 @@ def parse_rules(family: str, rules: Sequence[dict[str, Any]], uplinks: int) -> R
     return {_key(family, "rule", number): Section((), tuple(body)) for number, body in bodies.items()}
 
 
-def parse_routes(family: str, table: int, routes: Sequence[dict[str, Any]]) -> Ruleset:
+def parse_routes(family: Family, table: int, routes: Sequence[dict[str, Any]]) -> Ruleset:
     """A route without a carrier (`linkdown`) is there as well: to put it in place again would change nothing."""
     body = tuple(_words(route.get("dst"), route.get("gateway"), route.get("dev")) for route in routes)
     return {_key(family, "route", table): Section((), body)} if body else {}
 
 
-def batch(live: Ruleset, wanted: Ruleset) -> dict[str, str]:
+def batch(live: Ruleset, wanted: Ruleset) -> dict[Family, str]:
     """Lines for `ip -batch` per family that turn `live` into `wanted`: new ways first, old ones last."""
     changes = compare(live, wanted)
     texts = {}

@@ -24,11 +24,12 @@ from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.store import Paths
 from ..model import local_state
+from ..model.choices import Variant
 from ..model.effective import Findings, Place, effective
 from ..model.entities import EMPTY, Config, Service
-from ..model.families import family_of
 from ..model.least_connections import Multiples, levelled, of_known
 from ..model.quorum_memory import is_whole, remembering
+from ..packets import family_of
 from ..ruleset.normal_form import NormalForm
 from ..ruleset.sections import Ruleset
 from . import apply, health_history, overlay, rollback, taken, unchanged, waiting
@@ -39,14 +40,13 @@ from .kept_request import KeptRequest
 from .known_services import KnownServices, Step
 from .outcome import Outcome
 from .overlay import Overlay
-from .request import Request
 from .unchanged import Asked
 from .uncollected import uncollected
 from .unwritten import Unwritten
 
 
 @uncollected()
-def restore(paths: Paths, variant: str | None = None) -> Outcome:
+def restore(paths: Paths, variant: Variant | None = None) -> Outcome:
     """Make the host be what the last run declared, with overrides and health. Raises `HostError`.
 
     While a change waits for its confirmation, that is the change: see `waiting`.
@@ -55,7 +55,7 @@ def restore(paths: Paths, variant: str | None = None) -> Outcome:
         return carry_out(paths, variant, directory)[1]
 
 
-def carry_out(paths: Paths, variant: str | None, directory: Path | None) -> tuple[Plan, Outcome, Revision | None]:
+def carry_out(paths: Paths, variant: Variant | None, directory: Path | None) -> tuple[Plan, Outcome, Revision | None]:
     """The same, with the revision that it leaves, where that is certain. To be called with the lock held.
 
     A change waits in `directory`. Units and other files of the system are left to runs of the module: the sandbox of
@@ -70,7 +70,7 @@ def carry_out(paths: Paths, variant: str | None, directory: Path | None) -> tupl
 class Running:
     """What is declared on this host, what was found of its backends, and the rules that are live."""
 
-    def __init__(self, paths: Paths = store.DEFAULT_PATHS, variant: str | None = None) -> None:
+    def __init__(self, paths: Paths = store.DEFAULT_PATHS, variant: Variant | None = None) -> None:
         self._paths = paths
         self._variant = variant
         self._findings: Findings = {}
@@ -294,11 +294,11 @@ class Running:
             health_history.keep(self._paths)
 
     @property
-    def request(self) -> Request | None:
+    def request(self) -> requests.Request | None:
         """What is declared, with all that a run was asked for. None before the first `restore`."""
         return self._plan.request if self._plan else None
 
-    def standing(self) -> tuple[Request, Overlay] | None:
+    def standing(self) -> tuple[requests.Request, Overlay] | None:
         """The request, and what overrides and health make of it now. None before the first `restore`."""
         if self._plan is None:
             return None

@@ -21,11 +21,11 @@ from ..host import addresses, proc
 from ..host import flows as tracked
 from ..host.flows import Flow
 from ..model.entities import STATES, Config, Frontend, Service
-from ..model.families import FAMILIES
 from ..model.left_to_the_host import NOT_IN_NETWORKS, is_wild
 from ..model.precedence import Packet, possible, takes
 from ..model.ranges import is_in, number_range
 from ..model.territory import territory_of
+from ..packets import FAMILIES, Family, Protocol
 
 Peer = tuple[str, int]
 
@@ -44,13 +44,13 @@ _BEYOND = 1 << 16
 class Frontends:
     """Finds the services that a target address and port may belong to: one, or one of each interface."""
 
-    def __init__(self, config: Config, protocol: str, local: set[str]) -> None:
+    def __init__(self, config: Config, protocol: Protocol, local: set[str]) -> None:
         self._exact: dict[Peer, list[_Owned]] = {}
         #: What each frontend has on one address (None: on every local one) and one interface does not overlap with what
         #: others have, so it can be searched.
-        self._ranges: dict[tuple[str, str | None], _Ways] = {}
+        self._ranges: dict[tuple[Family, str | None], _Ways] = {}
         #: The same of networks, by how many bits of an address they leave open, and the others.
-        self._networks: dict[str, dict[int, dict[int, _Ways]]] = {"ip": {}, "ip6": {}}
+        self._networks: dict[Family, dict[int, dict[int, _Ways]]] = {"ip": {}, "ip6": {}}
         self._local, self._protocol = local, protocol
         #: There may be many connections, and ten thousand services.
         self._by_backend: dict[str, list[Service]] = {}
@@ -91,7 +91,7 @@ class Frontends:
     def __bool__(self) -> bool:
         return bool(self._exact or self._ranges or any(self._networks.values()))
 
-    def find(self, family: str, target: str, port: int, source: str = "", direct: bool = False) -> list[Service]:
+    def find(self, family: Family, target: str, port: int, source: str = "", direct: bool = False) -> list[Service]:
         """The most specific one first. Which of several it is would be told by the interface, of which nothing is known
         once it is tracked.
 
@@ -114,7 +114,7 @@ class Frontends:
         owners = {owned.frontend: owned.service for owned in found}
         return [owners[frontend] for frontend in possible(owners)]
 
-    def _around(self, family: str, target: str, direct: bool) -> Iterator[_Ways]:
+    def _around(self, family: Family, target: str, direct: bool) -> Iterator[_Ways]:
         """What networks have at an address."""
         if any(is_in(network, target) for network in NOT_IN_NETWORKS[family]):
             return
@@ -124,7 +124,7 @@ class Frontends:
             yield {None: ways[None]} if direct and None in ways else {} if direct else ways
 
     def owners(
-        self, family: str, target: Peer, backend: Peer, narrowed: Mapping[str, Service] | None = None
+        self, family: Family, target: Peer, backend: Peer, narrowed: Mapping[str, Service] | None = None
     ) -> list[Service]:
         """The same of a connection to this backend, of those that have it. If none of them has it, the connection may
         have begun before there was such a specific service: then it is of one that is less so. `narrowed` are, by their

@@ -23,6 +23,7 @@ from ..host.processes import Command
 from ..host.revision import Revision
 from ..host.staging import Entry, Staging
 from ..host.store import Content, Paths
+from ..model.choices import Variant
 from ..model.engine import Engine
 from ..ruleset.sections import Ruleset, compare
 from . import apply, rollback
@@ -88,7 +89,7 @@ class Followed(NamedTuple):
     changed: bool
 
 
-def let_follow(paths: Paths, variant: str | None, program: str, engine: Engine) -> Followed:
+def let_follow(paths: Paths, variant: Variant | None, program: str, engine: Engine) -> Followed:
     """Have the program of a change that waits make the host follow. It takes the lock itself. Raises `HostError`.
 
     Others may change rules between its last look and its end, so it is asked until it changes nothing.
@@ -122,7 +123,7 @@ def say(directory: Path, path: Path, text: str | None) -> None:
     rollback.restage(directory, replace(staged, before=before, after=after))
 
 
-def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Outcome, Revision | None]:
+def follow(paths: Paths, directory: Path, variant: Variant | None) -> tuple[Plan, Outcome, Revision | None]:
     """Let the change that waits in `directory` follow overrides and health. To be called with the lock held.
 
     The kernel comes first. Returns the revision that it is left with, where that is certain. Raises `HostError`.
@@ -135,7 +136,7 @@ def follow(paths: Paths, directory: Path, variant: str | None) -> tuple[Plan, Ou
     return plan, outcome, left
 
 
-def _former(paths: Paths, variant: str | None) -> tuple[Engine, Ruleset] | None:
+def _former(paths: Paths, variant: Variant | None) -> tuple[Engine, Ruleset] | None:
     """The rules that an undoing is to lead to. The same are left for the next boot."""
     request, _warnings = requests.restored(replace(paths, system=None), variant)
     if request.config.empty:

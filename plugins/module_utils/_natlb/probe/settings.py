@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from re import Pattern
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..model import values
 
-PROTOCOLS = ("tcp", "http", "udp")
+ProbeProtocol = Literal["tcp", "http", "udp"]
+PROTOCOLS: tuple[ProbeProtocol, ...] = ("tcp", "http", "udp")
 MAX_CONNECTIONS = 1_000_000
 MAX_CONCURRENCY = 500
 DEFAULT_SIGNIFICANCE = 0.001
@@ -34,7 +35,7 @@ class Settings:
 
     host: str
     port: int
-    protocol: str
+    protocol: ProbeProtocol
     connections: int
     concurrency: int
     timeout_s: float
@@ -124,7 +125,7 @@ def _pattern(value: Any) -> Pattern[str] | None:
         ) from None
 
 
-def _payload(params: Mapping[str, Any], protocol: str, host: str, port: int) -> bytes:
+def _payload(params: Mapping[str, Any], protocol: ProbeProtocol, host: str, port: int) -> bytes:
     payload = params.get("payload")
     if protocol != "http":
         given = None if payload is None else values.text(payload, "payload").encode()

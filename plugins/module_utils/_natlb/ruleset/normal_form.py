@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from ..packets import family_named
 from .sections import Key, Ruleset, Section
 
 
@@ -242,8 +243,9 @@ def known_rules(engine: Loader, known: Mapping[str, Any], rendered: bool = False
         return None
 
 
-def _key(name: str) -> Key:
-    return Key(*name.split(" ", 3))
+def _key(words: str) -> Key:
+    family, table, kind, name = words.split(" ", 3)
+    return Key(family_named(family) if family else "", table, kind, name)
 
 
 def _entry(engine: Loader, rendered: Ruleset, found: Ruleset, lines: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from ..packets import FAMILIES, Family
 
 
 class Key(NamedTuple):
@@ -23,7 +25,7 @@ class Key(NamedTuple):
     What is no rule has a kind of its own (`file`, `unit`, `sysctl`, `route`), and no family or table.
     """
 
-    family: str
+    family: Family | Literal[""]
     table: str
     kind: str
     name: str
@@ -57,6 +59,12 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.modified)
+
+
+def families_of(keys: Iterable[Key]) -> list[Family]:
+    """The families that have sections."""
+    found = {key.family for key in keys}
+    return [family for family in FAMILIES if family in found]
 
 
 def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Changes:

@@ -16,7 +16,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..host import proc, tracked
-from ..model.entities import PROTOCOLS, Config
+from ..model.entities import Config
+from ..packets import PROTOCOLS
 from ..plan import engines
 from ..plan.request import Request
 from ..plan.stale_flows import Frontends

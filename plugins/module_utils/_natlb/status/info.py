@@ -16,12 +16,14 @@ from ..host import left, nf_tables, proc, sysctl
 from ..host.routes import Routes, Ways
 from ..host.store import DEFAULT_PATHS, Paths
 from ..model import clients, history, snat_ports, tracking
+from ..model.choices import Variant
 from ..model.effective import Count, EffectiveBackend, Place, effective_backends, quorums
-from ..model.entities import PROTOCOLS, Config, Service, dump
+from ..model.entities import Config, Service, dump
 from ..model.history import History
 from ..model.least_connections import levelled_service
 from ..model.local_state import said
 from ..model.takeover import Obstacle, obstacles
+from ..packets import PROTOCOLS, Family
 from ..plan import agent_files, forwarding, health_history, orders, reading
 from ..plan.apply import Plan
 from ..plan.request import Request
@@ -39,7 +41,7 @@ def info(
     service: str | None = None,
     pending: bool = False,
     paths: Paths = DEFAULT_PATHS,
-    iptables_variant: str | None = None,
+    iptables_variant: Variant | None = None,
 ) -> dict[str, Any]:
     """State of this host's balancer, as the module `balancer_info` returns it.
 
@@ -217,7 +219,7 @@ def _history(service: Service, item: EffectiveBackend, kept: History) -> list[di
     ]
 
 
-def expected_shares(service: Service, deal: Callable[[Service, str], Mapping[str, int]]) -> dict[str, float]:
+def expected_shares(service: Service, deal: Callable[[Service, Family], Mapping[str, int]]) -> dict[str, float]:
     """Share of a family's new connections by backend key, as an engine deals them out (`Engine.dealt`)."""
     shares = {backend.key: 0.0 for backend in service.backends}
     for family in service.families():

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
+from ..model.choices import EngineName
 from ..model.effective import EffectiveBackend, Findings, Overrides, effective_backends, quorums
 from ..model.entities import Backend, Config, Service
-from ..model.families import ports_text
 from ..model.least_connections import Multiples, levelled_service
+from ..model.spelling import ports_text
 from ..model.values import endpoint
+from ..packets import Family
 from ..plan.totals import Key
 from .exposition import Exposition, Value, escaped, labels
 from .info import expected_shares
@@ -32,7 +34,7 @@ class Host(NamedTuple):
     """What is read of the host beside its services. None is what is not known."""
 
     digest: str
-    engine: str
+    engine: EngineName
     forwarding: bool
     drift: bool | None
     generation: int | None
@@ -57,7 +59,7 @@ class Balanced(NamedTuple):
     #: As `health/overview.py` gives them.
     checks: Sequence[Mapping[str, Any]]
     #: See `Engine.dealt`.
-    dealt: Callable[[Service, str], Mapping[str, int]]
+    dealt: Callable[[Service, Family], Mapping[str, int]]
 
 
 def text(host: Host, balanced: Balanced, idle: bool = True) -> str:

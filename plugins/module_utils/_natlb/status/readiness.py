@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Literal, NamedTuple
 
 from ..errors import HostError
 from ..host import agent_socket, left, nf_tables, service_manager, store, sysctl
 from ..host.store import Paths
+from ..packets import Family, family_name
 
 #: The agent answers within milliseconds, but for the moments in which it reads the host as a whole.
 PATIENCE_S = 3.0
@@ -26,16 +27,20 @@ _MOST = 5
 TABLE, PREFIX = "natlb", "NATLB."
 
 
+#: What the rules may be held by.
+Holder = Literal["nftables", "iptables-nft", "iptables-legacy"]
+
+
 class Facts(NamedTuple):
     """What follows from the declaration, overrides and health.
 
-    `held_by` is `nftables`, `iptables-nft` or `iptables-legacy`. `settings` are those of the kernel that have to be so.
-    `agent` says whether there has to be one. Of `services`, which declare a backend each, `idle` have none that can
-    serve; `unserved` names these, and, with a family behind the name, those that have none of this family.
+    `settings` are those of the kernel that have to be so. `agent` says whether there has to be one. Of `services`,
+    which declare a backend each, `idle` have none that can serve; `unserved` names these, and, with a family behind the
+    name, those that have none of this family.
     """
 
-    held_by: str
-    families: Sequence[str]
+    held_by: Holder
+    families: Sequence[Family]
     settings: Mapping[str, str]
     agent: bool
     services: int
@@ -55,7 +60,7 @@ class Readiness(NamedTuple):
 
 def judged(
     facts: Facts,
-    missing: Sequence[str],
+    missing: Sequence[Family],
     settings: Mapping[str, str | None],
     answers: bool,
     gone: left.Left | None = None,
@@ -64,7 +69,7 @@ def judged(
     `answers` says whether the agent does, and `gone` that an operator has taken the host out. Pure."""
     reasons = [str(gone)] if gone else []
     if missing:
-        names = " and ".join(_FAMILIES[family] for family in missing)
+        names = " and ".join(map(family_name, missing))
         reasons.append(f"the rules for {names} are gone (natlb apply puts them back)")
     reasons += [
         f"{name} is {settings.get(name) or 'missing'}, so the kernel does not forward (natlb apply sets it to {value})"
@@ -78,9 +83,6 @@ def judged(
     if facts.services and facts.idle == facts.services:
         return Readiness([*reasons, f"no backend of any service can serve: {told}"], [])
     return Readiness(reasons, [f"no backend can serve: {told}"] if told else [])
-
-
-_FAMILIES = {"ip": "IPv4", "ip6": "IPv6"}
 
 
 def readiness(paths: Paths, of_files: Callable[[], Facts | None]) -> Readiness:
@@ -126,27 +128,27 @@ def is_pending(paths: Paths) -> bool:
     return any(paths.run.glob("rollback.*/pending"))
 
 
-def holder(shares_tables: bool, is_numbered: bool) -> str:
+def holder(shares_tables: bool, is_numbered: bool) -> Holder:
     """What holds the rules of an engine of which this is so, see `Engine`."""
     if not shares_tables:
         return "nftables"
     return "iptables-nft" if is_numbered else "iptables-legacy"
 
 
-def missing(facts: Facts) -> list[str]:
+def missing(facts: Facts) -> list[Family]:
     """The families of which the kernel has no way into rules of ours, told without listing them."""
     return [family for family in facts.families if not any(map(_WAYS[facts.held_by], _CHAINS, [family] * 2))]
 
 
-def _of_table(chain: str, family: str) -> bool:
+def _of_table(chain: str, family: Family) -> bool:
     return bool(nf_tables.rules(family, TABLE, chain))
 
 
-def _of_nft(chain: str, family: str) -> bool:
+def _of_nft(chain: str, family: Family) -> bool:
     return any(PREFIX.encode() in rule for rule in nf_tables.rules(family, "nat", chain.upper()) or [])
 
 
-def _of_legacy(chain: str, family: str) -> bool:
+def _of_legacy(chain: str, family: Family) -> bool:
     # Imported only where it is needed.
     from ..iptables import program  # noqa: PLC0415
 
@@ -155,7 +157,7 @@ def _of_legacy(chain: str, family: str) -> bool:
 
 _CHAINS = ("prerouting", "postrouting")
 #: By what holds the rules.
-_WAYS: Mapping[str, Callable[[str, str], bool]] = {
+_WAYS: Mapping[Holder, Callable[[str, Family], bool]] = {
     "nftables": _of_table,
     "iptables-nft": _of_nft,
     "iptables-legacy": _of_legacy,

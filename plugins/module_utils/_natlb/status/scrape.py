@@ -14,6 +14,7 @@ from ..errors import HostError
 from ..host import left, proc, revision, sysctl
 from ..host.store import Paths
 from ..model import tracking
+from ..model.choices import Variant
 from ..plan import forwarding, last_run, overlay, reading, totals, unchanged
 from ..plan import request as requests
 from ..plan.overlay import Overlay
@@ -33,7 +34,7 @@ class State(NamedTuple):
     laid: Overlay
 
     @classmethod
-    def of_files(cls, paths: Paths, variant: str | None) -> State:
+    def of_files(cls, paths: Paths, variant: Variant | None) -> State:
         request = requests.restored(paths, variant)[0]
         return cls(request, overlay.read(request))
 

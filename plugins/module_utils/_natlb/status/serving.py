@@ -15,10 +15,11 @@ from typing import Any
 
 from ..host import store
 from ..host.store import Paths
+from ..model.choices import Variant
 from ..model.effective import Findings, Overrides, deviations
 from ..model.engine import Engine
 from ..model.entities import Service
-from ..model.families import family_name
+from ..packets import Family, family_name
 from ..plan import agent_files, engines, forwarding, overlay, waiting
 from ..plan import request as requests
 from ..plan.request import Request
@@ -37,7 +38,7 @@ class Declared:
         self.request = request
 
     @cached_property
-    def _lacking(self) -> dict[str, list[str]]:
+    def _lacking(self) -> dict[str, list[Family]]:
         """Families without a backend that can serve, by service."""
         return {service.name: lacking for service in self.request.config.services if (lacking := _lacks(service))}
 
@@ -74,12 +75,12 @@ class Declared:
         return [service.name for service in self.request.config.services if _is_idle(service)]
 
 
-def _families(service: Service) -> list[str]:
+def _families(service: Service) -> list[Family]:
     """Those of which it declares backends."""
     return sorted({backend.family for backend in service.backends})
 
 
-def _lacks(service: Service) -> list[str]:
+def _lacks(service: Service) -> list[Family]:
     return [family for family in _families(service) if not service.serving(family)]
 
 
@@ -110,7 +111,7 @@ class OfRunning:
         return self._facts
 
 
-def of_files(paths: Paths, variant: str | None = None) -> Facts | None:
+def of_files(paths: Paths, variant: Variant | None = None) -> Facts | None:
     """What files say, kept for the next time; None where nothing is declared."""
     live, seen = waiting.live(paths), readiness.stamps(paths)
     if store.state_path(live) is None:

@@ -9,12 +9,13 @@ import errno
 import socket
 
 from ..model.values import endpoint
+from ..packets import Protocol
 from .steps import Step
 
 WAIT_S = 1.0
 
 
-def asked(address: str, port: int, protocol: str) -> Step:
+def asked(address: str, port: int, protocol: Protocol) -> Step:
     """One connection, which is closed at once. Datagrams have no answer to wait for."""
     where = endpoint(address, port)
     if protocol != "tcp":

@@ -16,12 +16,13 @@ from ..model.admission import decisive
 from ..model.effective import EffectiveBackend
 from ..model.engine import Engine
 from ..model.entities import Backend, Service
-from ..model.families import ports_text
 from ..model.hash_keys import BITS, Opening
 from ..model.pins import decisive as decisive_pin
 from ..model.slots import dealt_slots
 from ..model.source_nat import decisive as decisive_snat
+from ..model.spelling import ports_text
 from ..model.values import endpoint
+from ..packets import Family
 from ..plan.backend_connections import BackendConnections
 from ..plan.stale_flows import Frontends
 from .question import Question
@@ -124,7 +125,7 @@ def room() -> Step:
     return Step("tracking", "may", warning) if warning else Step("tracking", "ok", said)
 
 
-def limits(service: Service, family: str, declared: Iterable[Service]) -> tuple[set[str], list[Step]]:
+def limits(service: Service, family: Family, declared: Iterable[Service]) -> tuple[set[str], list[Step]]:
     """The keys of the backends that are full (`max_connections`), and how many connections each limited one has."""
     limited = [item for item in (*service.serving(family), *service.stand_ins(family)) if item.max_connections]
     known = BackendConnections(declared if limited else ())
@@ -174,7 +175,7 @@ def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[B
     return serving, Step("backend", "fact", f"{_BY[service.method]}: {', '.join(shares)}{more}{unless}")
 
 
-def _hashed(service: Service, family: str) -> str:
+def _hashed(service: Service, family: Family) -> str:
     key = service.hash_key(family)
     if key is None or key.field == "daddr":
         return "the address that was asked for"

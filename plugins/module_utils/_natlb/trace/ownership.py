@@ -11,9 +11,10 @@ from typing import Any
 from ..host import iproute, sysctl, tracked
 from ..host.tracked import Tracked
 from ..model.entities import Backend, Service
-from ..model.families import ports_text
 from ..model.source_nat import SourceNat
+from ..model.spelling import ports_text
 from ..model.values import endpoint
+from ..packets import Family
 from .question import Question
 from .steps import Step
 from .way import Way
@@ -40,7 +41,7 @@ def _host(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
-def _is_silent(family: str, address: str, interface: str, route: dict[str, Any]) -> bool:
+def _is_silent(family: Family, address: str, interface: str, route: dict[str, Any]) -> bool:
     """Whether hosts on this link ask for the address, and this one does not answer. `route` is its way to it."""
     if route.get("type") == "local" or route.get("gateway") or route.get("dev") != interface:
         return False

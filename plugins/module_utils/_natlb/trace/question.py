@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..model import values
-from ..model.entities import PROTOCOLS
-from ..model.families import family_of
+from ..packets import PROTOCOLS, Family, Protocol, family_of
 
 _EXAMPLE = "write it like 198.51.100.7 192.0.2.10:80/tcp"
 _BRACKETS = "an IPv6 address stands in brackets before a port, like [2001:db8::10]:80"
@@ -30,10 +29,10 @@ class Question(NamedTuple):
     client_port: int | None
     target: str
     port: int
-    protocol: str
+    protocol: Protocol
 
     @property
-    def family(self) -> str:
+    def family(self) -> Family:
         return family_of(self.target)
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from ..firewalls.walk import Packet
 from ..host import nf_tables, proc
 from ..host.routes import Routes
 from ..host.store import DEFAULT_PATHS, Paths
+from ..model.choices import Variant
 from ..model.effective import effective_backends
 from ..model.entities import Backend, Config, Service
 from ..nftables.source_nat import hairpin_sources
@@ -44,7 +45,7 @@ def trace(
     interface: str = "",
     ask: bool = True,
     paths: Paths = DEFAULT_PATHS,
-    iptables_variant: str | None = None,
+    iptables_variant: Variant | None = None,
 ) -> Trace:
     """All steps up to the first that stops the connection. Raises `HostError` where the host cannot be read.
 

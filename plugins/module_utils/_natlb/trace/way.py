@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..host import iproute, links, proc, sockets, sysctl
 from ..model.marks import Mark
 from ..model.values import endpoint
+from ..packets import Protocol
 from ..warnings import reverse_path
 from .question import Question
 from .steps import Step
@@ -83,7 +84,7 @@ def to_backend(question: Question, backend: str, arrives: str, mark: Mark | None
     return Way(interface, str(own.get("prefsrc", "")), here, [Step("route", "ok", said)])
 
 
-def own(address: str, port: int, protocol: str) -> Step:
+def own(address: str, port: int, protocol: Protocol) -> Step:
     """Whether a program of this host itself takes what comes to this address. Nothing else does: a connection is
     translated once, so a service there is not asked."""
     where = endpoint(address, port)

@@ -16,9 +16,10 @@ from ..host.nf_tables import BaseChain
 from ..host.routes import Routes, Ways
 from ..model.engine import Engine
 from ..model.entities import Config
-from ..model.families import family_name, is_network
 from ..model.helpers import modules
+from ..model.spelling import is_network
 from ..model.takeover import LOOSE, taking_over
+from ..packets import family_name
 from . import (
     addresses,
     boot_settings,

@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ..host.sockets import Listener, Ports
 from ..model.entities import Config, Frontend
-from ..model.families import family_of, is_everything
 from ..model.precedence import in_network, possible
+from ..model.spelling import is_everything
+from ..packets import family_of
 
 _ANY = {"0.0.0.0": "ip", "::": "ip6"}
 

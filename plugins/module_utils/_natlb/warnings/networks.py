@@ -18,8 +18,9 @@ from typing import NamedTuple
 from ..host import addresses
 from ..host.routes import Network, Ways
 from ..model.entities import Config, Service
-from ..model.families import family_of, is_network, ports_text
 from ..model.precedence import in_network
+from ..model.spelling import is_network, ports_text
+from ..packets import family_of
 
 #: Backends that a message names.
 _NAMED = 3
