@@ -109,7 +109,7 @@ DOWN = Finding("down", "2026-11-26T11:55:48+00:00", "connect to 10.0.0.3:8080: C
     ids=["up", "under way", "changing", "flapping", "new", "unasked"],
 )
 def test_a_check_is_a_line(keys: dict[str, Any], ends: str) -> None:
-    header, line = checks_table.lines(overview.of_agent([status(**keys)], 100.0), NOW)
+    header, line = checks_table.lines(overview.of_agent([status(**keys)], 100.0), NOW, width=200)
     assert header.startswith("BACKEND  CHECK")
     start = "web1     http 10.0.0.3:8080/ready (www.example.com)  web, api and 1 more  "
     assert line.startswith(start)
@@ -122,7 +122,7 @@ def test_a_check_is_a_line(keys: dict[str, Any], ends: str) -> None:
 def test_without_the_agent_what_was_found_last_is_shown(found: dict[str, Finding], ends: str) -> None:
     ((_question, askers),) = questions(CONFIG.services).items()
     findings: Findings = {asker.place: found[asker.place.service or ""] for asker in askers if asker.place[0] in found}
-    (_header, line) = checks_table.lines(overview.of_files(CONFIG.services, findings), NOW)
+    (_header, line) = checks_table.lines(overview.of_files(CONFIG.services, findings), NOW, width=200)
     assert line.split("1 more")[1].split() == ends.split()
 
 

@@ -68,7 +68,7 @@ def test_what_is_mistyped(words: str, said: str) -> None:
 def test_how_it_is_told() -> None:
     trace = Trace("a -> b")
     assert trace.take([Step("arrival", "ok", "comes in by eth0"), Step("mtu", "may", "is small", "clamp it")])
-    assert list(lines(trace)) == [
+    assert [line.text for line in lines(trace)] == [
         "a -> b",
         "  arrival  comes in by eth0",
         "? mtu      is small",
@@ -76,7 +76,7 @@ def test_how_it_is_told() -> None:
         "reachable, unless the step marked ? stops it",
     ]
     assert not trace.take([Step("route", "stops", "none leads there", "add one"), Step("backend", "ok", "never told")])
-    assert list(lines(trace))[-3:] == [
+    assert [line.text for line in lines(trace)][-3:] == [
         "x route    none leads there",
         "           -> add one",
         "not reachable: stopped at route",

@@ -157,6 +157,7 @@ def _root_alone() -> None:
 
 
 def _trace(parsed: argparse.Namespace, paths: Paths) -> int:
+    from ..status import columns  # noqa: PLC0415
     from ..trace import question, steps, trace  # noqa: PLC0415
 
     seconds = getattr(parsed, "for")
@@ -169,7 +170,8 @@ def _trace(parsed: argparse.Namespace, paths: Paths) -> int:
     if parsed.live:
         return _follow(asked, commands.LIVE_S if seconds is None else seconds, parsed.json)
     found = trace.trace(asked, parsed.interface, not parsed.no_contact, paths, parsed.variant)
-    _say(json.dumps(found.dump(), indent=2) if parsed.json else "\n".join(steps.lines(found)))
+    told = [line for item in steps.lines(found) for line in columns.wrapped(item.text, hanging=item.hanging)]
+    _say(json.dumps(found.dump(), indent=2) if parsed.json else "\n".join(told))
     return commands.DONE if found.reachable else commands.UNREACHABLE
 
 

@@ -1,7 +1,10 @@
 # Copyright (c) the natlb contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The checks of a balancer (`health/overview.py`), as a table for people. Pure."""
+"""The checks of a balancer (`health/overview.py`), as a table for people. Pure.
+
+It is at most 100 columns wide. Wide columns are folded; last results that are long stand below their checks then.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,31 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from .columns import Row, aligned, duration, listed, telling
+from .columns import WIDTH, Row, aligned, duration, folded, listed, telling, wrapped
 
 HEADER = ("BACKEND", "CHECK", "SERVICES", "EVERY", "TIMEOUT", "STATE", "SINCE", "CHANGES", "TOOK", "NEXT", "LAST")
 _NUMBERS = ("EVERY", "TIMEOUT", "TOOK", "NEXT")
+#: Last results have a column where none is longer.
+_MOST_LAST = 30
+#: Last results that need no line of their own: the state says the same.
+_FINE = ("-", "ok")
 
 
-def lines(checks: Sequence[Mapping[str, Any]], now: datetime) -> list[str]:
+def lines(checks: Sequence[Mapping[str, Any]], now: datetime, width: int = WIDTH) -> list[str]:
     """A line a check; columns that say nothing are left out."""
-    return aligned(telling([HEADER, *(_row(check, now) for check in checks)]), _NUMBERS) if checks else []
+    if not checks:
+        return []
+    rows = [HEADER, *(_row(check, now) for check in checks)]
+    table = aligned(telling(rows), _NUMBERS)
+    if max(map(len, table)) <= width:
+        return table
+    if max(len(row[-1]) for row in rows) <= _MOST_LAST:
+        return [line for each in folded(telling(rows), _NUMBERS, width) for line in each]
+    head, *each = folded(telling([row[:-1] for row in rows]), _NUMBERS, width)
+    found = list(head)
+    for row, its in zip(rows[1:], each):
+        found += [*its, *(wrapped(row[-1], 4, width=width) if row[-1] not in _FINE else [])]
+    return found
 
 
 def _row(check: Mapping[str, Any], now: datetime) -> Row:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Collection, Sequence
 
 #: Of a terminal on which tables are read, mail and tickets included.
 WIDTH = 100
 _GAP = 2
-#: A column is not made narrower than that.
-_NARROWEST = 12
+#: What textwrap takes for a part of a word: a space that does not break.
+_BOUND = "\xa0"
+_COMMAND = re.compile("`[^`]+`")
 
 Row = tuple[str, ...]
 
@@ -30,10 +32,14 @@ def aligned(rows: Sequence[Row], numbers: Collection[str] = ()) -> list[str]:
 
 
 def folded(rows: Sequence[Row], numbers: Collection[str] = (), width: int = WIDTH) -> list[list[str]]:
-    """The lines of each row of a table that is not wider: the widest columns are folded."""
+    """The lines of each row of a table that is not wider: the widest columns are folded. Numbers are not, and no column
+    gets narrower than its header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    while sum(widths) + _GAP * (len(widths) - 1) > width and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        wide = [at for at, name in enumerate(rows[0]) if name not in numbers and widths[at] > len(name)]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
     if all(len(cell) <= size for row in rows for cell, size in zip(row, widths)):
         return [[line] for line in aligned(rows, numbers)]
     cut = [[textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths)] for row in rows]
@@ -45,15 +51,17 @@ def folded(rows: Sequence[Row], numbers: Collection[str] = (), width: int = WIDT
 
 
 def wrapped(text: str, indent: int = 0, hanging: int = 0, width: int = WIDTH) -> list[str]:
-    """The text in lines that are not wider. A word that is wider (a path, a name) stays whole."""
-    return textwrap.wrap(
-        text,
+    """The text in lines that are not wider. A word that is wider (a path, a name) stays whole, and so does a command in
+    backticks, which somebody may copy."""
+    found = textwrap.wrap(
+        _COMMAND.sub(lambda command: command[0].replace(" ", _BOUND), text),
         width,
         initial_indent=" " * indent,
         subsequent_indent=" " * (indent + hanging),
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace(_BOUND, " ") for line in found]
 
 
 def telling(rows: Sequence[Row], idle: Collection[str] = ("", "-")) -> list[Row]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 #: `ok` lets the connection pass; `stops` it, for certain; `may` stop it, as far as can be told from here; `fact` says
 #: what happens to it.
@@ -56,23 +56,27 @@ class Trace:
         }
 
 
-def lines(trace: Trace) -> Iterator[str]:
+class Line(NamedTuple):
+    """For people; where it has to be folded, what follows is indented by `hanging`."""
+
+    text: str
+    hanging: int = 0
+
+
+def lines(trace: Trace) -> Iterator[Line]:
     """For people."""
-    yield trace.connection
+    yield Line(trace.connection)
     width = max((len(step.where) for step in trace.steps), default=0)
     for step in trace.steps:
-        yield f"{_SIGNS[step.verdict]} {step.where.ljust(width)}  {step.said}"
+        yield Line(f"{_SIGNS[step.verdict]} {step.where.ljust(width)}  {step.said}", width + 4)
         if step.remedy:
-            yield f"  {' ' * width}  -> {step.remedy}"
+            yield Line(f"  {' ' * width}  -> {step.remedy}", width + 7)
     obstacle = trace.obstacle
     doubts = sum(step.verdict == "may" for step in trace.steps)
     if obstacle is not None:
-        yield f"not reachable: stopped at {obstacle.where}"
+        yield Line(f"not reachable: stopped at {obstacle.where}")
     elif doubts:
-        yield (
-            f"reachable, unless one of the {doubts} steps marked ? stops it"
-            if doubts > 1
-            else ("reachable, unless the step marked ? stops it")
-        )
+        marked = f"one of the {doubts} steps" if doubts > 1 else "the step"
+        yield Line(f"reachable, unless {marked} marked ? stops it")
     else:
-        yield "reachable"
+        yield Line("reachable")
