@@ -12,6 +12,7 @@ import pytest
 import strategies
 from _natlb.errors import ConfigErrors
 from _natlb.model import kept
+from _natlb.model.dumps import UNUSED, UNUSED_OF_BACKENDS
 from _natlb.model.entities import dump
 from _natlb.model.services import Known, parse_config
 from hypothesis import given
@@ -57,17 +58,26 @@ def test_any_frontend(listen: Any) -> None:
 
 
 def test_an_earlier_version_reads_a_plain_service() -> None:
-    """A reader leaves out null and empty lists, and drops a service that has a key which it does not know. So keys that
-    come later are null or empty where a service does not use them; these are not to become more."""
+    """A reader drops a service that has a key which it does not know. So keys that come later are not there where a
+    service does not use them; these are not to become more."""
     (service,) = dump(parse_config([{"name": "a", "listen": "192.0.2.10:80", "backends": ["10.0.0.3"]}]))["services"]
-    assert {key for key, value in service.items() if value is not None and value != []} == {
-        *("name", "listen", "protocol", "method", "affinity", "snat", "when_denied", "max_connections_per_client"),
-        *("new_connections_per_second", "when_empty", "log", "redispatch", "backups", "backends"),
+    assert service.keys() == {
+        *("name", "listen", "protocol", "method", "snat", "when_denied", "when_empty", "redispatch", "backups"),
+        "backends",
     }
     (backend,) = service["backends"]
-    assert {key for key, value in backend.items() if value is not None and value != []} == {
-        *("address", "name", "weight", "state", "backup", "max_connections"),
-    }
+    assert backend.keys() == {"address", "port", "name", "weight", "state"}
+
+
+def test_what_is_not_used_is_what_a_declaration_without_the_key_means() -> None:
+    declared = {"name": "a", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3", "backup": True}]}
+    (plain,) = parse_config([declared]).services
+    for key, value in UNUSED.items():
+        assert kept.service({**json.loads(plain.line), key: value}, plain.line) == plain, key
+    for key, value in UNUSED_OF_BACKENDS.items():
+        item = json.loads(plain.line)
+        item["backends"][0].setdefault(key, value)
+        assert kept.service(item, plain.line) == plain, key
 
 
 # -- what is known need not be read, and is checked all the same ------------------------------------------------------

@@ -62,7 +62,7 @@ def test_marks_are_kept() -> None:
         [service(mark="0x10/0xff", backends=[{**WEB, "mark": 7}, "10.0.0.4"]), service("b", listen="*:81")]
     )
     written = dump(config)["services"]
-    assert [(item["mark"], [each["mark"] for each in item["backends"]]) for item in written] == [
+    assert [(item.get("mark"), [each.get("mark") for each in item["backends"]]) for item in written] == [
         ("0x10/0xff", ["0x7/0xffffffff", None]),
         (None, [None]),
     ]

@@ -251,7 +251,7 @@ def test_all_goes() -> None:
 
 def test_a_key_that_an_older_version_did_not_write_says_nothing() -> None:
     older = json.loads(kept([web(WEB1)], [EGRESS]))
-    del older["services"][0]["snat"], older["services"][0]["backends"][0]["backup"], older["conntrack"]
+    del older["services"][0]["snat"], older["services"][0]["when_denied"], older["conntrack"]
     del older["egress"][0]["snat_ports"]
     assert summary.lines(json.dumps(older), kept([web(WEB1)], [EGRESS])) == []
 

@@ -13,13 +13,45 @@ from .quorum import dump as dump_quorum
 from .spelling import ports_text
 
 if TYPE_CHECKING:
-    from .entities import Service
+    from .entities import Backend, Service
+
+
+#: Keys that stand in a dump only where a service, or a backend, uses them, with the value of those that do not.
+UNUSED: dict[str, Any] = {
+    "interface": None,
+    "affinity": 0,
+    "client_prefix": None,
+    "snat_ports": None,
+    "mark": None,
+    "idle_timeout": None,
+    "helper": None,
+    "snat_by_client": [],
+    "allow_from": [],
+    "deny_from": [],
+    "max_connections_per_client": 0,
+    "new_connections_per_second": 0,
+    "log": False,
+    "log_prefix": None,
+    "health": None,
+    "takeover": None,
+    "min_healthy": None,
+    "min_healthy_again": None,
+    "pins": [],
+}
+UNUSED_OF_BACKENDS: dict[str, Any] = {
+    "backup": False,
+    "max_connections": 0,
+    "snat": None,
+    "mark": None,
+    "priority": None,
+}
 
 
 def dump_service(service: Service) -> dict[str, Any]:
-    """It with every key, as JSON has it. A key that came later is null or an empty list where a service does not use
-    it: an earlier version, which does not know it, leaves it out then."""
-    return {
+    """It as JSON has it. A choice is always there, since its default may be another one in a later version. What is not
+    used is not: ten thousand services are read and written at each run. And an earlier version does not meet keys that
+    it does not know."""
+    found = {
         "name": service.name,
         "listen": [str(listen) for listen in service.listens],
         "protocol": list(service.protocols),
@@ -47,19 +79,26 @@ def dump_service(service: Service) -> dict[str, Any]:
         **dump_quorum(service.quorum),
         "pins": [pin._asdict() for pin in service.pins],
         "backups": service.backups,
-        "backends": [
-            {
-                "address": backend.address,
-                "port": backend.given_port,
-                "name": backend.name,
-                "weight": backend.weight,
-                "state": backend.state,
-                "backup": backend.backup,
-                "max_connections": backend.max_connections,
-                "snat": None if backend.snat is None else backend.snat.text(),
-                "mark": backend.mark and str(backend.mark),
-                "priority": backend.priority or None,
-            }
-            for backend in service.backends
-        ],
+        "backends": list(map(_dump_backend, service.backends)),
     }
+    return _used(found, UNUSED)
+
+
+def _dump_backend(backend: Backend) -> dict[str, Any]:
+    found = {
+        "address": backend.address,
+        "port": backend.given_port,
+        "name": backend.name,
+        "weight": backend.weight,
+        "state": backend.state,
+        "backup": backend.backup,
+        "max_connections": backend.max_connections,
+        "snat": None if backend.snat is None else backend.snat.text(),
+        "mark": backend.mark and str(backend.mark),
+        "priority": backend.priority or None,
+    }
+    return _used(found, UNUSED_OF_BACKENDS)
+
+
+def _used(found: dict[str, Any], unused: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key not in unused or value != unused[key]}

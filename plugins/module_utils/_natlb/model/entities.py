@@ -12,12 +12,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Literal
 
 from ..packets import FAMILIES, Family, Protocol, family_of
 from .admission import Admission, admission
 from .backups import Backups, joining
+from .computed import computed
 from .dumps import dump_service
 from .hash_keys import ClientPrefix, HashKey, hash_key
 from .health import Health
@@ -27,8 +28,8 @@ from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
 from .quorum import Quorum
 from .ranges import Range
-from .source_nat import ClientSnat, Snat, SourceNat, Translation
-from .spelling import is_network, ports_text
+from .source_nat import ClientSnat, Snat, SourceNat, Translation, translation
+from .spelling import ports_text
 
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
@@ -87,7 +88,7 @@ class Frontend:
     @property
     def is_network(self) -> bool:
         """Whether it has the addresses of a network."""
-        return is_network(self.address)
+        return self.address is not None and "/" in self.address
 
     @property
     def prefix_length(self) -> int:
@@ -129,7 +130,7 @@ class Backend:
     #: Of a backup: those of one priority join together; 0 is none, see `backups.py`.
     priority: int = 0
 
-    @cached_property
+    @computed
     def family(self) -> Family:
         return family_of(self.address)
 
@@ -151,7 +152,7 @@ class Backend:
         """As it is declared."""
         return f"{self.shift:+}" if self.shift else self.port
 
-    @cached_property
+    @computed
     def key(self) -> str:
         """Its identity within the service: address and port, never its name."""
         return f"{self.address} {self.port or ''}".rstrip()
@@ -201,14 +202,14 @@ class Service:
     backups: Backups
     backends: tuple[Backend, ...]
 
-    @cached_property
+    @computed
     def _families(self) -> tuple[Family, ...]:
         found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
         if any(listen.address is None for listen in self.listens):
             found.update({backend.family for backend in self.backends} or FAMILIES)
         return tuple(family for family in FAMILIES if family in found)
 
-    @cached_property
+    @computed
     def _frontends(self) -> tuple[Frontend, ...]:
         return tuple(
             Frontend(family, protocol, listen.address, listen.low, listen.high, self.interface)
@@ -217,12 +218,12 @@ class Service:
             for protocol in self.protocols
         )
 
-    @cached_property
+    @computed
     def limits_backends(self) -> bool:
         """Whether a backend, also one that does not serve now, has a limit of connections."""
         return any(backend.max_connections for backend in self.backends)
 
-    @cached_property
+    @computed
     def is_marked(self) -> bool:
         """Whether some of its packets get a mark."""
         return self.mark is not None or any(backend.mark is not None for backend in self.backends)
@@ -248,13 +249,13 @@ class Service:
         """Each family, protocol, address and port that it listens on."""
         return self._frontends
 
-    @cached_property
+    @computed
     def listen_port(self) -> int | None:
         """The one port that it listens on; None where there are several."""
         ports = {port for listen in self.listens for port in (listen.low, listen.high)}
         return ports.pop() if len(ports) == 1 else None
 
-    @cached_property
+    @computed
     def listen_range(self) -> Range:
         """From the lowest port that it listens on to the highest."""
         return min(listen.low for listen in self.listens), max(listen.high for listen in self.listens)
@@ -298,7 +299,7 @@ class Service:
         """The backends of a family that its quorum is of, in whatever state they are."""
         return [b for b in self.backends if b.family == family and b.weight > 0 and not b.backup]
 
-    @cached_property
+    @computed
     def _admissions(self) -> dict[str, Admission | None]:
         return {family: admission(self.allow_from, self.deny_from, family) for family in FAMILIES}
 
@@ -311,16 +312,15 @@ class Service:
         found = self.admission(family_of(client))
         return found is None or found.admits(client)
 
-    @cached_property
+    @computed
     def source_nat(self) -> Translation:
         """What backends see instead of the client's address."""
-        own = dict.fromkeys((backend.address, backend.snat) for backend in self.backends if backend.snat)
-        usual = SourceNat(self.snat, self.snat_addresses)
-        return Translation(usual, self.snat_by_client, tuple(own)).by(self.snat_ports)
+        own = tuple([(backend.address, backend.snat) for backend in self.backends if backend.snat])
+        return translation(self.snat, self.snat_addresses, self.snat_by_client, own, self.snat_ports)
 
-    @cached_property
+    @computed
     def line(self) -> str:
-        """It as JSON, with every key, on one line."""
+        """It as JSON on one line."""
         return json.dumps(dump_service(self))
 
     def seed(self) -> int:
@@ -370,7 +370,7 @@ def protocol_number(protocol: Protocol) -> int:
 
 
 def dump(config: Config) -> dict[str, Any]:
-    """The configuration with every key, those that were left out as null or an empty list, for `request.declared`."""
+    """The configuration as JSON has it, for `request.declared`."""
     return {
         "services": [dump_service(service) for service in config.services],
         "egress": [dump_egress(item) for item in config.egress],

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from .entities import Backend, Listen, Service, State
+from .dumps import UNUSED, UNUSED_OF_BACKENDS
+from .entities import Backend, Listen, Service
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .marks import mark_of
@@ -24,6 +25,7 @@ from .source_nat import ClientSnat, SourceNat
 def service(item: Mapping[str, Any], line: str) -> Service:
     """The service of which `dump` made `item`, by way of JSON, which is `line`. Raises `KeyError`, `TypeError` or
     `ValueError`, or gives another service, for anything that it did not make."""
+    item = {**UNUSED, **item}
     health, prefix = item["health"], item["client_prefix"]
     snat = _snat(item["snat"])
     found = Service(
@@ -55,7 +57,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         quorum=of_dump(item["min_healthy"], item["min_healthy_again"]),
         pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),
         backups=item["backups"],
-        backends=tuple([_backend(*each.values()) for each in item["backends"]]),
+        backends=tuple([_backend(tuple(each), *each.values()) for each in item["backends"]]),
     )
     # As `cached_property` would keep it.
     vars(found)["line"] = line
@@ -82,24 +84,24 @@ def _client_snat(networks: list[str], snat: Any) -> ClientSnat:
 
 
 @lru_cache(maxsize=65536)
-def _backend(
-    address: str,
-    port: int | str | None,
-    name: str,
-    weight: int,
-    state: State,
-    backup: bool,
-    most: int,
-    seen: str | None,
-    marked: str | None,
-    priority: int | None,
-) -> Backend:
+def _backend(keys: tuple[str, ...], *values: Any) -> Backend:
     """Services share their backends."""
-    snat = None if seen is None else _snat(seen if seen in ("masquerade", "none") else [seen])
-    mark = mark_of(marked) if marked else None
+    item = {**UNUSED_OF_BACKENDS, **dict(zip(keys, values))}
+    port, seen, marked = item["port"], item["snat"], item["mark"]
     at, shift = (None, int(port)) if isinstance(port, str) else (port, 0)
-    rank = priority or 0
-    return Backend(address, at, name, weight, state, backup, most, shift=shift, snat=snat, mark=mark, priority=rank)
+    return Backend(
+        item["address"],
+        at,
+        item["name"],
+        item["weight"],
+        item["state"],
+        item["backup"],
+        item["max_connections"],
+        shift=shift,
+        snat=None if seen is None else _snat(seen if seen in ("masquerade", "none") else [seen]),
+        mark=mark_of(marked) if marked else None,
+        priority=item["priority"] or 0,
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from ..packets import Family, family_of
+from .computed import computed
 from .ranges import Range, most_specific, networks_of, number_range
 
 #: How a source address is translated.
@@ -97,23 +98,23 @@ class Translation:
         """What a connection gets between these addresses."""
         return decisive(self.by_client, client) or dict(self.by_backend).get(backend, self.usual)
 
-    @cached_property
+    @computed
     def answers(self) -> tuple[SourceNat, ...]:
         """Everything that a connection may get."""
         clients, backends = (rule.snat for rule in self.by_client), (snat for _address, snat in self.by_backend)
         return tuple(dict.fromkeys([self.usual, *clients, *backends]))
 
-    @property
+    @computed
     def shows_clients(self) -> bool:
         """Whether backends see the own address of some clients, or of all."""
         return any(snat.kind == "none" for snat in self.answers)
 
-    @property
+    @computed
     def always_masquerades(self) -> bool:
         """Whether no declared address, nor that of a client, is what backends see."""
         return all(snat.kind == "masquerade" for snat in self.answers)
 
-    @property
+    @computed
     def addresses(self) -> tuple[str, ...]:
         """The declared addresses that backends see clients by."""
         return tuple(dict.fromkeys(address for snat in self.answers for address in snat.addresses))
@@ -121,3 +122,15 @@ class Translation:
     def at_backends(self, family: Family) -> list[tuple[str, SourceNat]]:
         """The addresses of backends of a family that have an answer of their own."""
         return [(address, snat) for address, snat in self.by_backend if family_of(address) == family]
+
+
+@lru_cache(maxsize=1024)
+def translation(
+    kind: Snat,
+    addresses: tuple[str, ...],
+    by_client: tuple[ClientSnat, ...],
+    by_backend: tuple[tuple[str, SourceNat], ...],
+    ports: Range | None,
+) -> Translation:
+    """The translation of a service. Nearly all have the same one; `by_backend` may name an address more than once."""
+    return Translation(SourceNat(kind, addresses), by_client, tuple(dict.fromkeys(by_backend))).by(ports)

@@ -36,12 +36,15 @@ class Obstacle(NamedTuple):
         return f"{self.problem} ({self.remedy})"
 
 
+_TRANSLATED = Obstacle("backends answer the balancer, which alone knows the client", "add snat: none")
+
+
 def obstacle(service: Service) -> Obstacle | None:
     """What of the service alone keeps its connections from being taken over; None where nothing does."""
     if "tcp" not in service.protocols:
         return Obstacle(f"there is none for {' and '.join(service.protocols)}", "leave it out")
     if service.snat != "none":
-        return Obstacle("backends answer the balancer, which alone knows the client", "add snat: none")
+        return _TRANSLATED
     if len(service.source_nat.answers) > 1:
         return Obstacle("backends see some clients by another address than their own", "say snat: none of all of them")
     if service.method not in HASHES:

@@ -100,10 +100,12 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
     def lane(frontend: Frontend) -> Hashable:
         return frontend.family, frontend.protocol, frontend.address, frontend.interface, place(frontend)
 
-    frontends = [item for service in services for item in service.frontends() if not item.is_network]
-    lanes: dict[Hashable, list[Frontend]] = {lane(frontend): [] for frontend in frontends if frontend.spans}
+    frontends = [item for service in services for item in service.frontends()]
+    lanes: dict[Hashable, list[Frontend]] = {
+        lane(frontend): [] for frontend in frontends if frontend.low != frontend.high and not frontend.is_network
+    }
     for frontend in frontends if lanes else ():
-        if lane(frontend) in lanes:
+        if not frontend.is_network and lane(frontend) in lanes:
             lanes[lane(frontend)].append(frontend)
     found: dict[Frontend, tuple[Frontend, ...]] = {}
     for listed in lanes.values():
@@ -113,7 +115,7 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
 
 
 def _cut_networks(services: Iterable[Service]) -> dict[Frontend, tuple[Frontend, ...]]:
-    left = left_of_networks(frontend for service in services for frontend in service.frontends())
+    left = left_of_networks([item for service in services for item in service.frontends()])
     return {
         frontend: tuple(
             replace(_part(frontend, *ports), address=network, length=frontend.prefix_length)

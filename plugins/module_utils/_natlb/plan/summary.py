@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..model.backups import BACKUPS, Backups, joining
+from ..model.dumps import UNUSED, UNUSED_OF_BACKENDS
 from ..model.takeover import Obstacle
 from ..model.values import endpoint
 
@@ -150,12 +151,23 @@ def _services(old: Iterable[Item], new: Iterable[Item]) -> Iterator[str]:
             to = f"to {_named(names)}" if names else "without backends"
             yield f"{name}: service added ({_named(service.get('listen'))} {to})"
         elif former != service:
-            told = [*_keys(former, service), *_backends(former, service)]
+            whole = _whole(former), _whole(service)
+            told = [*_keys(*whole), *_backends(*whole)]
             yield from (f"{name}: {line}" for line in told[:LINES])
             if len(told) > LINES:
                 yield f"{name}: and {len(told) - LINES:,} more changes"
     if before.keys() == after.keys() and list(before) != list(after):
         yield "services in another order"
+
+
+def _whole(service: Item) -> Item:
+    """With the keys that it does not use, at its end."""
+    backends = [_completed(backend, UNUSED_OF_BACKENDS) for backend in _items(service, "backends")]
+    return _completed({**service, "backends": backends}, UNUSED)
+
+
+def _completed(item: Item, unused: Item) -> Item:
+    return {**item, **{key: value for key, value in unused.items() if key not in item}}
 
 
 def _keys(former: Item, service: Item) -> Iterator[str]:
