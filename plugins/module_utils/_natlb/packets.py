@@ -6,6 +6,7 @@ import it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 Family = Literal["ip", "ip6"]
@@ -17,6 +18,11 @@ PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 def family_of(address: str) -> Family:
     """Of an address or a network in its canonical spelling."""
     return "ip6" if ":" in address else "ip"
+
+
+def in_order(families: Collection[Family]) -> tuple[Family, ...]:
+    """The same, IPv4 first."""
+    return tuple([family for family in FAMILIES if family in families])
 
 
 def family_name(family: Family) -> str:

@@ -81,24 +81,25 @@ def dump_service(service: Service) -> dict[str, Any]:
         "backups": service.backups,
         "backends": list(map(_dump_backend, service.backends)),
     }
-    return _used(found, UNUSED)
+    return {key: value for key, value in found.items() if key not in UNUSED or value != UNUSED[key]}
 
 
 def _dump_backend(backend: Backend) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "address": backend.address,
         "port": backend.given_port,
         "name": backend.name,
         "weight": backend.weight,
         "state": backend.state,
-        "backup": backend.backup,
-        "max_connections": backend.max_connections,
-        "snat": None if backend.snat is None else backend.snat.text(),
-        "mark": backend.mark and str(backend.mark),
-        "priority": backend.priority or None,
     }
-    return _used(found, UNUSED_OF_BACKENDS)
-
-
-def _used(found: dict[str, Any], unused: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key not in unused or value != unused[key]}
+    if backend.backup:
+        found["backup"] = True
+    if backend.max_connections:
+        found["max_connections"] = backend.max_connections
+    if backend.snat is not None:
+        found["snat"] = backend.snat.text()
+    if backend.mark is not None:
+        found["mark"] = str(backend.mark)
+    if backend.priority:
+        found["priority"] = backend.priority
+    return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from ..packets import FAMILIES, Family, Protocol, family_of
+from ..packets import FAMILIES, Family, Protocol, family_of, in_order
 from .admission import Admission, admission
 from .backups import Backups, joining
 from .computed import computed
@@ -204,10 +204,13 @@ class Service:
 
     @computed
     def _families(self) -> tuple[Family, ...]:
-        found = {family_of(listen.address) for listen in self.listens if listen.address is not None}
-        if any(listen.address is None for listen in self.listens):
-            found.update({backend.family for backend in self.backends} or FAMILIES)
-        return tuple(family for family in FAMILIES if family in found)
+        found: set[Family] = set()
+        for listen in self.listens:
+            if listen.address is not None:
+                found.add(family_of(listen.address))
+            else:
+                found.update({backend.family for backend in self.backends} or FAMILIES)
+        return in_order(found)
 
     @computed
     def _frontends(self) -> tuple[Frontend, ...]:
@@ -217,6 +220,16 @@ class Service:
             for family in (self._families if listen.address is None else (family_of(listen.address),))
             for protocol in self.protocols
         )
+
+    @computed
+    def is_plain(self) -> bool:
+        """Whether all that it listens on is exact (`Frontend.exact`): of services like this, no two share a packet."""
+        if self.interface is not None:
+            return False
+        for listen in self.listens:
+            if listen.address is None or listen.low != listen.high or "/" in listen.address:
+                return False
+        return True
 
     @computed
     def limits_backends(self) -> bool:
@@ -336,11 +349,18 @@ class Config:
     egress: tuple[Egress, ...]
     mark_mask: int = DEFAULT_MARK_MASK
 
+    @computed
+    def _families(self) -> tuple[Family, ...]:
+        found: set[Family] = set()
+        for service in self.services:
+            found.update(service.families())
+        for item in self.egress:
+            found.update(item.families())
+        return in_order(found)
+
     def families(self) -> tuple[Family, ...]:
         """The families whose packets this host has to forward."""
-        found = {family for service in self.services for family in service.families()}
-        found.update(family for item in self.egress for family in item.families())
-        return tuple(family for family in FAMILIES if family in found)
+        return self._families
 
     def uplinks(self) -> list[Uplink]:
         """Every distinct way out, in a fixed order; its position + 1 is its value in the connection mark."""

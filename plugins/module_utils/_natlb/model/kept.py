@@ -27,7 +27,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
     `ValueError`, or gives another service, for anything that it did not make."""
     item = {**UNUSED, **item}
     health, prefix = item["health"], item["client_prefix"]
-    snat = _snat(item["snat"])
+    snat = item["snat"]
     found = Service(
         name=item["name"],
         listens=tuple(map(_listen, item["listen"])),
@@ -36,8 +36,8 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         method=item["method"],
         affinity_s=item["affinity"],
         client_prefix=WHOLE if prefix is None else ClientPrefix(*prefix.values()),
-        snat=snat.kind,
-        snat_addresses=snat.addresses,
+        snat="address" if isinstance(snat, list) else snat,
+        snat_addresses=tuple(snat) if isinstance(snat, list) else (),
         snat_ports=_ports(item["snat_ports"]),
         snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
         mark=mark_of(item["mark"]) if item["mark"] else None,

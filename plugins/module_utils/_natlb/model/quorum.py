@@ -80,4 +80,6 @@ def dump(found: Quorum | None) -> dict[str, int | str | None]:
 
 def of_dump(least: int | str | None, again: int | str | None) -> Quorum | None:
     """What `dump` was made of."""
-    return quorum(*(None if item is None else read_least(item, "") for item in (least, again)))
+    if least is None:
+        return None
+    return quorum(read_least(least, ""), None if again is None else read_least(again, ""))

@@ -80,6 +80,8 @@ def _one_place(_frontend: Frontend) -> Hashable:
 def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
     """The territory of each of these services, of which some may have the same frontends. Of one address and one
     interface, frontends of the same `place` are cut along each other; by default all of them."""
+    if all(service.is_plain for service in services):
+        return APART
     found = APART._replace(parts={**_cut(services, place), **_cut_networks(services)})
     if not any(service.interface for service in services):
         return found

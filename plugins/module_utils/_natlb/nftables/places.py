@@ -75,6 +75,8 @@ def attempt(table: Table, service: Service, protocol: Protocol, backend: Backend
 def again(table: Table, service: Service, protocol: Protocol, way: Callable[[Backend], str]) -> Lines:
     """Rules for connections that still have a place, of the one before. `way` gives the verdict that leads to a
     backend."""
+    if not service.limits_backends:
+        return []
     # What redispatches has been refused there.
     gets = [*service.serving(table.family), *service.stand_ins(table.family)]
     able = set() if protocol == "tcp" and service.redispatch else {b.key for b in gets}

@@ -142,6 +142,8 @@ def _twice(config: Config, here: Addressing, around: _Around) -> Iterator[str]:
     for service in config.services:
         for backend in service.backends:
             is_local = backend.address in here.local
+            if not (is_local or backend.address in frontends.addresses):
+                continue
             other = frontends.meeting(service, backend, is_local)
             if other is not None and (is_local or around.network(backend.address) is None):
                 what = "end on this host" if is_local else "go nowhere unless another balancer has that address"
@@ -155,6 +157,7 @@ class _Frontends:
     """Who listens on an address and port of this balancer."""
 
     def __init__(self, config: Config) -> None:
+        self.addresses = {listen.address for service in config.services for listen in service.listens}
         declared: dict[tuple[str, str | None], list[tuple[int, int, Service]]] = {}
         for service in config.services:
             for protocol in service.protocols:
