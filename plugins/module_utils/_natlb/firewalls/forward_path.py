@@ -21,7 +21,7 @@ from ..host.routes import Network
 from ..model.entities import Config, Frontend
 from ..model.spelling import is_everything
 from ..packets import Family, Protocol, family_of
-from .walk import Chains, Packet, ends
+from .walk import Chains, Owner, Packet, ends
 
 #: (network, interface) of each route in the main tables; no interface where a route refuses what it is for.
 Routes = Sequence[tuple[Network, str]]
@@ -63,7 +63,7 @@ def packets(config: Config, routes: Routes) -> list[Packet]:
             to = None if to is None or is_everything(to) else to
             outs = set(item.ways()) or (set(_way(routes, to)) if to else ways(routes, family, None))
             first = Packet(
-                owners=(f"egress of {source}",),
+                owners=(Owner("egress of", source),),
                 family=family,
                 protocol=item.protocol,
                 state="new",
@@ -87,9 +87,9 @@ class _ServiceWay(NamedTuple):
     port: int
 
 
-def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]]:
+def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[Owner]]:
     """The first `TRIED` ways, and the services that use each."""
-    found: dict[_ServiceWay, list[str]] = {}
+    found: dict[_ServiceWay, list[Owner]] = {}
     networks: dict[tuple[Family, str | None], frozenset[str]] = {}
     for service in config.services:
         frontends: dict[tuple[Family, Protocol], Frontend] = {}
@@ -106,7 +106,7 @@ def _service_ways(config: Config, routes: Routes) -> dict[_ServiceWay, list[str]
             for backend in service.serving(family) or [item for item in service.backends if item.family == family]:
                 way = _ServiceWay(family, protocol, inside, backend.address, backend.port_at(frontend.low))
                 if way in found or len(found) < TRIED:
-                    found.setdefault(way, []).append(f"service {service.name}")
+                    found.setdefault(way, []).append(Owner("service", service.name))
     return found
 
 
@@ -188,26 +188,37 @@ def denial(chains: Chains, tried: Sequence[Packet], stop: str = "") -> Finding |
     return Finding(
         place=chains.place,
         why=whys[0],
-        owners=affected(denied, tried),
+        owners=tuple(map(str, affected(denied, tried))),
         dnat=any(packet.dnat for packet in denied),
-        sources=tuple(dict.fromkeys(p.owners[0].rpartition(" ")[2] for p in denied if not p.dnat)),
+        sources=tuple(dict.fromkeys(p.owners[0].name for p in denied if not p.dnat)),
     )
 
 
-def affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[str, ...]:
+class Affected(NamedTuple):
+    """Somebody whose packets are denied; only those to some `backends`, or all where there are none."""
+
+    owner: Owner
+    backends: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.owner} to {' and '.join(self.backends)}" if self.backends else str(self.owner)
+
+
+def affected(denied: Sequence[Packet], tried: Sequence[Packet]) -> tuple[Affected, ...]:
     """The owners of the denied packets, with the backends if only some are affected."""
-    ways: dict[str, dict[str, None]] = {}
+    ways: dict[Owner, dict[str, None]] = {}
     for packet in denied:
         for owner in packet.owners:
             ways.setdefault(owner, {})[_backend(packet)] = None
-    every: dict[str, set[str]] = {owner: set() for owner in ways}
+    every: dict[Owner, set[str]] = {owner: set() for owner in ways}
     for packet in tried:
         if packet.family == denied[0].family:
             for owner in packet.owners:
                 if owner in every:
                     every[owner].add(_backend(packet))
     return tuple(
-        owner if len(some) == len(every[owner]) else f"{owner} to {' and '.join(some)}" for owner, some in ways.items()
+        Affected(owner) if len(some) == len(every[owner]) else Affected(owner, tuple(some))
+        for owner, some in ways.items()
     )
 
 

@@ -21,8 +21,8 @@ from ..host.nf_tables import TableFamily
 from ..host.routes import Network, Ways
 from ..model.entities import Config, Frontend
 from ..model.spelling import is_everything
-from .forward_path import TRIED, Routes, affected, elsewhere, packets, ways
-from .walk import Chains, Packet, ends
+from .forward_path import TRIED, Affected, Routes, affected, elsewhere, packets, ways
+from .walk import Chains, Owner, Packet, ends
 
 #: Connection tracking looks a packet up at this priority; before, nobody knows its connection.
 _TRACKED = -200
@@ -103,7 +103,7 @@ class Traffic:
                 others[inside] = elsewhere(self._routes, inside)
             found.append(
                 Packet(
-                    owners=(f"service {service.name}",),
+                    owners=(Owner("service", service.name),),
                     family=frontend.family,
                     protocol=frontend.protocol,
                     state="new",
@@ -185,13 +185,16 @@ def _target(frontend: Frontend) -> str | None:
 
 def _owners(hit: Sequence[Packet], tried: Sequence[Packet]) -> list[str]:
     """The owners of these packets, with the backends if only some are affected (unknown for a frontend)."""
-    whole: list[str] = []
-    part: list[str] = []
+    whole: list[Owner] = []
+    part: list[Affected] = []
     for translated in (False, True):
         some = [packet for packet in hit if packet.dnat == translated]
         for owner in affected(some, [packet for packet in tried if packet.dnat == translated]) if some else ():
-            (part if " to " in owner else whole).append(owner)
-    return [*dict.fromkeys(whole), *(owner for owner in part if owner.partition(" to ")[0] not in whole)]
+            if owner.backends:
+                part.append(owner)
+            else:
+                whole.append(owner.owner)
+    return [*map(str, dict.fromkeys(whole)), *(str(owner) for owner in part if owner.owner not in whole)]
 
 
 def _text(place: Place, verdict: str, owners: Sequence[str], why: str) -> str:

@@ -13,10 +13,20 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Callable, NamedTuple
+from typing import Callable, Literal, NamedTuple
 
 from ..host.routes import Network
 from ..packets import Family, Protocol
+
+
+class Owner(NamedTuple):
+    """Whose packets they are: of a service, by its name, or of the egress of a network."""
+
+    kind: Literal["service", "egress of"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Packet:
     connection tracking.
     """
 
-    owners: tuple[str, ...]
+    owners: tuple[Owner, ...]
     family: Family
     protocol: Protocol | None
     state: str

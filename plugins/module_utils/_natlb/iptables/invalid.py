@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..model.backend_ports import backend_ports
 from ..model.entities import Service
 from ..model.ranges import Range, cidr, number_range
-from ..packets import PROTOCOLS
+from ..packets import PROTOCOLS, Protocol
 from .balanced import add_tree
 from .dispatch import Item, Tree, chain_name, ports_text
 from .frontends import ANYWHERE, LETTERS, Place, entering, place_of
@@ -29,13 +29,15 @@ def add_invalid(tables: Tables, services: Sequence[Service]) -> list[str]:
     jumps = [*_from_backends(tables, services), *_to_frontends(tables, services)]
     if not jumps:
         return []
+    rules = [jump for _protocol, jump in jumps]
     name = chain_name("", "i")
-    tables.chains["filter", name] = [_ANSWER, *jumps] if any(jump.startswith("-p tcp ") for jump in jumps) else jumps
+    tables.chains["filter", name] = [_ANSWER, *rules] if any(protocol == "tcp" for protocol, _jump in jumps) else rules
     return [f"{_STATE} -g {name}"]
 
 
-def _from_backends(tables: Tables, services: Sequence[Service]) -> list[str]:
-    places: dict[str, list[tuple[Range, Range]]] = {}
+def _from_backends(tables: Tables, services: Sequence[Service]) -> list[tuple[Protocol, str]]:
+    """By protocol."""
+    places: dict[Protocol, list[tuple[Range, Range]]] = {}
     for (protocol, address), ranges in backend_ports(services, tables.family).items():
         places.setdefault(protocol, []).extend((number_range(address), ports) for ports in ranges)
     jumps = []
@@ -47,13 +49,13 @@ def _from_backends(tables: Tables, services: Sequence[Service]) -> list[str]:
             for block, ports in merged(places[protocol])
         ]
         add_tree(tables, "filter", tree, sorted(items, key=_order), above=3)
-        jumps.append(f"-p {protocol} -j {tree.root}")
+        jumps.append((protocol, f"-p {protocol} -j {tree.root}"))
     return jumps
 
 
-def _to_frontends(tables: Tables, services: Sequence[Service]) -> list[str]:
-    """Trees for each protocol, of addresses, of every local one, and of networks."""
-    places: dict[tuple[Place, str], dict[str | None, list[tuple[Range, Range]]]] = {}
+def _to_frontends(tables: Tables, services: Sequence[Service]) -> list[tuple[Protocol, str]]:
+    """By protocol: trees of addresses, of every local one, and of networks."""
+    places: dict[tuple[Place, Protocol], dict[str | None, list[tuple[Range, Range]]]] = {}
     for frontend in (item for service in services for item in service.frontends() if item.family == tables.family):
         by_interface = places.setdefault((place_of(frontend), frontend.protocol), {})
         addresses = number_range(frontend.address) if frontend.address else ANYWHERE
@@ -70,7 +72,7 @@ def _to_frontends(tables: Tables, services: Sequence[Service]) -> list[str]:
                 where += f"-i {interface} " if interface else ""
                 items.append(Item(ports, block, (f"{where}{match.format(ports_text(ports))} -j DROP",)))
         add_tree(tables, "filter", tree, sorted(items, key=_order), above=3)
-        jumps += [f"-p {protocol} {met}-j {tree.root}" for met in entering(tables, "filter", tree, place)]
+        jumps += [(protocol, f"-p {protocol} {met}-j {tree.root}") for met in entering(tables, "filter", tree, place)]
     return jumps
 
 

@@ -55,6 +55,7 @@ class Tables:
         self.territory = territory
         self.bits = 128 if family == "ip6" else 32
         self.chains: dict[tuple[str, str], list[str]] = {}
+        #: The chain that a built-in one leads to.
         self.jumps: dict[tuple[str, str], str] = {}
 
     def frontends(self, service: Service) -> list[Frontend]:
@@ -65,14 +66,14 @@ class Tables:
         """Add rules to `NATLB.<name>`, and let a built-in chain jump there."""
         chain = chain_name(name)
         self.chains.setdefault((table, chain), []).extend(rules)
-        self.jumps[table, builtin] = f"-A {builtin} -j {chain}"
+        self.jumps[table, builtin] = chain
 
     def ruleset(self) -> Ruleset:
         found: Ruleset = {}
         for (table, name), rules in self.chains.items():
             found[Key(self.family, table, "chain", name)] = Section((), tuple(f"-A {name} {rule}" for rule in rules))
-        for (table, builtin), jump in self.jumps.items():
-            found[Key(self.family, table, "jump", builtin)] = Section((), (jump,))
+        for (table, builtin), chain in self.jumps.items():
+            found[Key(self.family, table, "jump", builtin)] = Section((), (f"-A {builtin} -j {chain}",))
         return found
 
 

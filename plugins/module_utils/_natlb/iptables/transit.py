@@ -24,7 +24,7 @@ def enter_chains(tables: Tables, config: Config, closed: Closed) -> None:
         return
     out, into = chain_name("", "transit", "out"), chain_name("", "transit", "in")
     former = tables.jumps.get(("filter", "FORWARD"))
-    rules = [f"-j {former.rpartition(' ')[2]}"] if former else []
+    rules = [f"-j {former}"] if former else []
     rules += ["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN", "-m conntrack --ctstate DNAT -j RETURN"]
     for item in config.egress:
         outs = [f"-o {way}" for way in item.ways()] or [""]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..packets import Family, family_of
+from ..packets import Family, Protocol, family_of
 from .entities import Backend, Service
 from .ranges import Range, apart
 
 
-def backend_ports(services: Sequence[Service], family: Family) -> dict[tuple[str, str], list[Range]]:
+def backend_ports(services: Sequence[Service], family: Family) -> dict[tuple[Protocol, str], list[Range]]:
     """Ports by (protocol, address), in ranges that do not overlap; those that only touch stay apart."""
-    found: dict[tuple[str, str], set[Range]] = {}
+    found: dict[tuple[Protocol, str], set[Range]] = {}
     for service in services:
         for backend in service.backends:
             if backend.family != family:

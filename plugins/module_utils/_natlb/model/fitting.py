@@ -196,8 +196,8 @@ def _misfits_of_quorum(quorum: Quorum, counts: Sequence[tuple[str, int]]) -> Ite
             yield "min_healthy_again", problem, f"at least {needed}, or leave it out"
 
 
-def _counted(family: str, count: int) -> str:
-    return f"{count} {family} backend{'' if count == 1 else 's'}, without backups and those of weight 0"
+def _counted(title: str, count: int) -> str:
+    return f"{count} {title} backend{'' if count == 1 else 's'}, without backups and those of weight 0"
 
 
 def _check_priorities(service: Service, path: str, reading: Reading) -> None:

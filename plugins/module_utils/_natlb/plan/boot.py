@@ -24,7 +24,7 @@ from ..host.units import Orders, Status
 from ..model.engine import Engine
 from ..ruleset.sections import Key, Ruleset, Section
 from ..warnings.boot_settings import SYSCTL_FILE
-from . import agent_files, follower, overlay, unit_files
+from . import agent_files, follower, overlay, routing, unit_files
 from .overlay import Overlay, Record
 from .parts import Part
 from .request import Request, state_text
@@ -166,7 +166,7 @@ def wanted(
     if not request.persist:
         return Wanted({}, {**beside, **{request.paths.run / name: text for name, text in records.items()}}, [])
     files = {**_scripts(engine, path, request, rendered), **agent_files.files(request, live.files), **records}
-    if request.forwarding or any(name.endswith("/src_valid_mark") for name in settings):
+    if request.forwarding or routing.sysctls(request.config):
         files[SYSCTL] = (unit_files.sysctl_text(settings), 0o600)
     elif SYSCTL in live.files:
         files[SYSCTL] = live.files[SYSCTL]

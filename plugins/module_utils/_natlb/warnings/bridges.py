@@ -18,13 +18,13 @@ from ..host.routes import Ways
 from ..model.entities import Config
 from ..packets import Family, family_of
 
-_SYSCTLS: dict[Family, str] = {"ip": "net/bridge/bridge-nf-call-iptables", "ip6": "net/bridge/bridge-nf-call-ip6tables"}
+_SYSCTLS: dict[Family, str] = {"ip": "bridge-nf-call-iptables", "ip6": "bridge-nf-call-ip6tables"}
 _NAMED = 3
 
 
 def filtered() -> list[Family]:
     """The families whose bridged packets pass netfilter's hooks. Without the module br_netfilter there is no sysctl."""
-    return [family for family, name in _SYSCTLS.items() if sysctl.get(name) == "1"]
+    return [family for family, name in _SYSCTLS.items() if sysctl.get(f"net/bridge/{name}") == "1"]
 
 
 def bridged_backends(
@@ -57,7 +57,7 @@ def warning(
         return None
     owners = ", ".join([*services][:_NAMED]) + (", …" if len(services) > _NAMED else "")
     named = ", ".join(without[:_NAMED]) + (", …" if len(without) > _NAMED else "")
-    names = ", ".join(sorted({_SYSCTLS[family_of(address)].rpartition("/")[2] for address in addresses}))
+    names = ", ".join(sorted({_SYSCTLS[family_of(address)] for address in addresses}))
     return (
         f"{owners}: a backend behind the bridge {bridge} that connects to its own service and is chosen itself gets no "
         f"answer: with br_netfilter the bridge translates ({names}), and a bridge does not send a frame back to its "
