@@ -41,17 +41,14 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import anycast
+from ansible_collections.natlb.netfilter.plugins.plugin_utils.filter_errors import as_filter
 
 
+@as_filter
 def anycast_addresses(services: Any) -> list[str]:
     """See `anycast.addresses`."""
-    try:
-        return anycast.addresses(services)
-    except NatlbError as error:
-        raise AnsibleFilterError(f"natlb.netfilter.anycast_addresses: {error}") from error
+    return anycast.addresses(services)
 
 
 class FilterModule:

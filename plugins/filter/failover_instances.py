@@ -69,19 +69,16 @@ _value:
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
+from ansible_collections.natlb.netfilter.plugins.plugin_utils.filter_errors import as_filter
 
 
+@as_filter
 def failover_instances(
     addresses: Any, host: str, hosts: Sequence[str], hostvars: Mapping[str, Any], unicast: bool = True
 ) -> list[dict[str, Any]]:
     """See `failover.instances`."""
-    try:
-        return failover.instances(addresses, host, failover.Fleet(hosts, hostvars, unicast))
-    except NatlbError as error:
-        raise AnsibleFilterError(f"natlb.netfilter.failover_instances: {error}") from error
+    return failover.instances(addresses, host, failover.Fleet(hosts, hostvars, unicast))
 
 
 class FilterModule:

@@ -70,11 +70,11 @@ _value:
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover, state_sync
+from ansible_collections.natlb.netfilter.plugins.plugin_utils.filter_errors import as_filter
 
 
+@as_filter
 def failover_sync(
     addresses: Any,
     host: str,
@@ -83,10 +83,7 @@ def failover_sync(
     links: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """See `state_sync.settings`."""
-    try:
-        return state_sync.settings(addresses, host, failover.Fleet(hosts, hostvars), links)
-    except NatlbError as error:
-        raise AnsibleFilterError(f"natlb.netfilter.failover_sync: {error}") from error
+    return state_sync.settings(addresses, host, failover.Fleet(hosts, hostvars), links)
 
 
 class FilterModule:

@@ -56,19 +56,16 @@ _value:
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import NatlbError
 from ansible_collections.natlb.netfilter.plugins.plugin_utils import failover
+from ansible_collections.natlb.netfilter.plugins.plugin_utils.filter_errors import as_filter
 
 
+@as_filter
 def failover_warnings(
     addresses: Any, links: Sequence[Mapping[str, Any]], services: Sequence[Mapping[str, Any]] = ()
 ) -> list[str]:
     """See `failover.outside` and `failover.without_a_way_back`."""
-    try:
-        return [*failover.outside(addresses, links), *failover.without_a_way_back(addresses, services)]
-    except NatlbError as error:
-        raise AnsibleFilterError(f"natlb.netfilter.failover_warnings: {error}") from error
+    return [*failover.outside(addresses, links), *failover.without_a_way_back(addresses, services)]
 
 
 class FilterModule:
