@@ -311,7 +311,7 @@ def make_plan(request: Request) -> Plan:
         boots = rendered if laid.live is config else engine.render(config, around)
         files = boot.change(engine, path, request, boots, settings, boot_read.result(), laid)
         warnings += files.warnings
-        # Some warnings are read from what ip prints.
+        # Some warnings come from what ip prints.
         warnings += [] if no_ip else _host_warnings(request, laid, engine, table, chains)
         normal = validation.result()
         live = engine.overtaken(listing.result(), rendered, path.preceding())
