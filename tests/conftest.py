@@ -18,6 +18,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
+# Hooks of a module of their own.
+from progress import pytest_configure  # noqa: E402, F401
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
