@@ -22,8 +22,8 @@ _NAMED = 4
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Only where others run the tests: a single process tells of each file already. Last, since there has to be something
-    to write with."""
+    """Only where others run the tests: a single process tells of each file already. The last of these hooks, since
+    pytest makes what it writes with in one of them."""
     every_s = float(os.environ.get("NATLB_PROGRESS_S") or EVERY_S)
     spread = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
     if every_s > 0 and spread and not config.option.collectonly and config.option.verbose >= 0:
