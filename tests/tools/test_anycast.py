@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 ROLE = Path(__file__).parents[2] / "roles" / "anycast"
 FOUR, SIX, MORE = "203.0.113.10/32", "2001:db8:113::10/128", "203.0.113.11/32"
@@ -50,7 +51,22 @@ def asked(folder: Path, *neighbors: str, addresses: tuple[str, ...] = ()) -> set
     lines = f'for address; do ip address add "$address" dev lo; done; ip link set lo up; {question}'
     inside = ["unshare", "--net", "sh", "-c", lines, "sh", *addresses]
     answer = subprocess.run(inside, text=True, stdout=subprocess.PIPE, check=True).stdout.split("\n")
-    return {line for line in answer if line and line not in ("bird", "answers")}
+    return {line for line in answer if line and line not in ("bird", "answers", "systemd")}
+
+
+@pytest.mark.parametrize("answered", ["", "systemd"])
+def test_a_host_without_systemd_is_refused(answered: str) -> None:
+    """Before anything is changed: what is in the way is looked at first."""
+    tasks = yaml.safe_load((ROLE / "tasks" / "present.yml").read_text())
+    assert tasks[0]["ansible.builtin.assert"]["that"] == "natlb_anycast_obstacles | length == 0"
+    given = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    given |= {"natlb_anycast_answer": [answered, "bird", "program"], "natlb_anycast_taken": []}
+    found = NativeEnvironment().from_string(given["natlb_anycast_obstacles"]).render(given)
+    said = (
+        "systemd: does not run on this host, and units of it announce the addresses "
+        "(run the balancer on a host with systemd, or announce them by other means)"
+    )
+    assert [" ".join(one.split()) for one in found] == ([] if answered else [said])
 
 
 LOOPBACK = {"lo 127.0.0.1/8", "lo ::1/128"}

@@ -11,6 +11,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 
 import pytest
 import yaml
@@ -42,6 +43,7 @@ done
 #: Its only network is that of the balancer. `$0` is a folder, the arguments are what runs then.
 INSIDE = """
 for folder in /run /usr/local/sbin /etc/systemd/system; do mount -t tmpfs -o mode=755 none $folder; done
+[ -n "$WITHOUT_SYSTEMD" ] || mkdir -p /run/systemd/system
 mount --bind "$0/systemctl" "$(command -v systemctl)"
 ip link add back type veth peer name wire
 ip address add 10.0.0.3/24 dev back
@@ -93,11 +95,14 @@ def changes(printed: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.skipif(
+ABLE = pytest.mark.skipif(
     bool(os.geteuid()) or None in (shutil.which("nft"), shutil.which("systemctl")),
     reason="needs root, network namespaces, nft, and a systemctl to stand in for",
 )
-def test_a_life(tmp_path: pathlib.Path) -> None:
+
+
+def run(tmp_path: pathlib.Path, names: Iterable[str], **environment: str) -> tuple[int, str, str]:
+    """Plays of these names: the exit status, what was printed, and what is left on the host."""
     (tmp_path / "systemctl").write_text(SYSTEMCTL)
     (tmp_path / "systemctl").chmod(0o755)
     variables = {
@@ -114,14 +119,47 @@ def test_a_life(tmp_path: pathlib.Path) -> None:
             "vars": {"natlb_return_state": "absent" if name == "the removal" else "present"},
             "roles": ["natlb.netfilter.return_path"],
         }
-        for name in CHANGES
+        for name in names
     ]
     (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
-    argv = ["unshare", "--net", "--mount", "sh", "-ec", INSIDE, str(tmp_path), "sh", "-ec", f'"$@"; echo; {LEFT}', "sh"]
+    argv = [
+        "unshare",
+        "--net",
+        "--mount",
+        "sh",
+        "-ec",
+        INSIDE,
+        str(tmp_path),
+        "sh",
+        "-c",
+        f'"$@"; status=$?; echo; {LEFT}; exit $status',
+        "sh",
+    ]
     argv += [str(ROOT / "tools" / "run"), "env", "ANSIBLE_NOCOLOR=1", "ANSIBLE_PIPELINING=1", "ansible-playbook"]
     argv += ["-i", "web1,", "play.yml", "--extra-vars", json.dumps(variables)]
-    done = subprocess.run(argv, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    given = {**os.environ, "WITHOUT_SYSTEMD": "", **environment}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=given, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     printed, _blank, left = done.stdout.strip().rpartition("\n\n")
+    return done.returncode, printed + done.stderr, left
+
+
+@ABLE
+def test_a_host_without_systemd(tmp_path: pathlib.Path) -> None:
+    """It is told so at once, and nothing is changed."""
+    status, printed, left = run(tmp_path, ["the first"], WITHOUT_SYSTEMD="yes")
+    assert status == 2, printed
+    assert (
+        "this host does not run systemd, whose units put routes and rules in place at boot (set the routes" in printed
+    )
+    assert changes(printed) == {"the first": []}
+    assert "return" not in left
+
+
+@ABLE
+def test_a_life(tmp_path: pathlib.Path) -> None:
+    status, printed, left = run(tmp_path, CHANGES)
+    assert status == 0, printed
     assert changes(printed) == CHANGES, printed
     assert re.findall(r"lookup (.*)|(.*return.*)", left) == [(name, "") for name in ("local", "main", "default")], left

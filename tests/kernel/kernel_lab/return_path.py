@@ -57,8 +57,14 @@ class ReturnPath:
         self._file.write_text(text.replace(STATE, str(self._state)))
 
     def run(self, what: str) -> str:
-        """`up`, `down` or `drift`, and what it printed."""
+        """`up` or `down`, and what it printed."""
         return self._host.run("sh", str(self._file), what)
+
+    def drift(self) -> tuple[int, list[str]]:
+        """The exit status, and the lines."""
+        told = self._host.run("sh", "-c", f"sh {self._file} drift; echo $?")
+        *lines, status = told.splitlines()
+        return int(status), lines
 
     def forget(self) -> None:
         """What it has noted is gone, as after a boot."""
