@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         try:
             # All that may be unreadable is read before the host changes: a token that is lost undoes the change.
             held = self._held(task_vars or {})
-            given = packed.pack(_as_mapping(_as_mapping(self._task.args, "conntrack"), "metrics"))
+            given = packed.pack(_as_mappings(self._task.args, ("conntrack", "metrics", "networks")))
             result.update(self._execute_module(module_name=MODULE, module_args=given, task_vars=task_vars))
             self._repeat_arguments(result)
             old_python.explain(result)
@@ -134,13 +134,14 @@ class ActionModule(ActionBase):
         return answer
 
 
-def _as_mapping(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options, with one that is text read as Ansible reads a mapping, such as JSON on the command line."""
+def _as_mappings(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options, with those that are text read as Ansible reads a mapping, such as JSON on the command line."""
     found = dict(options)
-    if isinstance(found.get(name), str):
-        # What is not a mapping, the parser refuses with the place and a remedy.
-        with contextlib.suppress(TypeError):
-            found[name] = check_type_dict(found[name])
+    for name in names:
+        if isinstance(found.get(name), str):
+            # What is not a mapping, the parser refuses with the place and a remedy.
+            with contextlib.suppress(TypeError):
+                found[name] = check_type_dict(found[name])
     return found
 
 

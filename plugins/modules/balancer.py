@@ -134,7 +134,7 @@ options:
         elements: dict
         suboptions:
           networks:
-            description: Networks or addresses of clients, such as V(198.51.100.0/24).
+            description: Networks or addresses of clients, such as V(198.51.100.0/24), or names of lists in O(networks).
             type: list
             elements: str
             required: true
@@ -144,13 +144,14 @@ options:
             required: true
       allow_from:
         description:
-          - The networks that may use the service. All other clients are refused.
+          - The networks that may use the service, or names of lists in O(networks). All other clients are refused.
           - By default every client may use it. An empty list is an error.
         type: list
         elements: str
       deny_from:
         description:
-          - Networks whose clients may not connect. All others may, unless there is also an O(services[].allow_from).
+          - Networks whose clients may not connect, or names of lists in O(networks). All others may, unless there is
+            also an O(services[].allow_from).
           - Where both lists have a client, the network with the longer prefix decides.
         type: list
         elements: str
@@ -518,6 +519,15 @@ options:
       - On a host without systemd only C(/etc/natlb) and that program are written. A warning says what to run at boot.
     type: bool
     default: true
+  networks:
+    description:
+      - Lists of client networks by name. O(services[].allow_from), O(services[].deny_from),
+        O(services[].snat_by_client[].networks) and O(services[].pins[].client) may name them.
+      - A list has networks and addresses of both families. It may also be the text of a file with one of them a line.
+        Blank lines are left out, and so is what stands behind C(#) or C(;).
+      - A name is 1 to 63 of the characters a-z, 0-9, C(_) and C(-), and begins with a letter.
+      - An empty list is an error, and so is the name of a list that is not there.
+    type: dict
   mark_mask:
     description:
       - The bits of the connection mark and of the packet mark that hold the chosen uplink, as a run of adjoining bits.
@@ -585,7 +595,8 @@ options:
     default: present
   _packed:
     description:
-      - Internal. The action plugin sends O(services), O(egress), O(conntrack) and O(metrics) in this one text.
+      - Internal. The action plugin sends O(services), O(egress), O(networks), O(conntrack) and O(metrics) in this one
+        text.
       - Leave it out.
     type: str
 attributes:
@@ -623,6 +634,21 @@ EXAMPLES = r"""
           - {address: 10.0.0.4}
           - {address: "2001:db8:2::3"}
           - {address: "2001:db8:2::4"}
+
+- name: Let the clients of one list use several services, but for those of another
+  natlb.netfilter.balancer:
+    networks:
+      office: [198.51.100.0/24, "2001:db8:7::/48"]
+      blocked: "{{ lookup('ansible.builtin.file', 'blocked.txt') }}"
+    services:
+      - name: admin
+        listen: 192.0.2.10:8443
+        allow_from: office
+        backends: [10.0.0.3:8443]
+      - name: shop
+        listen: 192.0.2.10:443
+        deny_from: [blocked, 203.0.113.9]
+        backends: [10.0.0.3:8443, 10.0.0.4:8443]
 
 - name: Remove everything
   natlb.netfilter.balancer:
@@ -678,8 +704,8 @@ from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors impo
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan import packed
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.plan.balance import balance
 
-# Services, egress, conntrack and metrics never arrive in these options: the action plugin sends them as one text. So
-# Ansible spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
+# Services, egress, networks, conntrack and metrics never arrive in these options: the action plugin sends them as one
+# text. So Ansible spends no time on thousands of services, and the parser of natlb reports all that is wrong with them.
 BACKEND = {
     "address": {"type": "str", "required": True},
     "port": {"type": "str"},
@@ -800,6 +826,7 @@ ARGUMENTS = {
     "firewall": {"type": "str", "choices": ["warn", "accept"], "default": "warn"},
     "transit": {"type": "str", "choices": ["drop", "accept"], "default": "drop"},
     "persist": {"type": "bool", "default": True},
+    "networks": {"type": "dict"},
     "mark_mask": {"type": "raw"},
     "conntrack": {"type": "dict", "options": CONNTRACK},
     "metrics": {"type": "dict", "options": METRICS},

@@ -66,6 +66,7 @@ ROLES = frozenset(
         "natlb_metrics_idle",
         "natlb_metrics_listen",
         "natlb_mark_mask",
+        "natlb_networks",
         "natlb_monitoring_dashboards_directory",
         "natlb_monitoring_reload",
         "natlb_monitoring_runbooks",
@@ -282,7 +283,7 @@ KNOWN = PUBLIC | INTERNAL
 _OPTION = re.compile(
     r"(?<![\w.\[`])(?:(?:services|egress)(?=[\[:])"
     r"|(?:agent|engine|forwarding|transit|firewall|persist|mark_mask|rollback_after|allow_management_port)(?=: )"
-    r"|conntrack(?=\.\w)|state(?=: (?:absent|present)\b))"
+    r"|(?:conntrack|networks)(?=\.\w)|networks(?=: )|(?<=in )networks(?=\)$)|state(?=: (?:absent|present)\b))"
 )
 #: One item of a list, where a message names it.
 _ITEM = re.compile(rf"(?<![\w.\[`])({'|'.join(LISTS)})\[(\d+)\]")

@@ -10,6 +10,7 @@ import random
 from typing import Any
 
 import pytest
+from _natlb.cli import single_file
 from _natlb.model.services import parse_config
 from _natlb.nftables import render
 from _natlb.nftables.text import parse_listing
@@ -81,3 +82,80 @@ def test_what_somebody_has_done_to_a_list_is_put_right(balancer: Balancer) -> No
     assert "-198.18.9.0/24" in outcome.diff
     assert balancer.tally(sources=[OUT]) == {REFUSED: 1}
     assert sum(balancer.tally(count=4, sources=[IN]).values()) == 4
+
+
+# -- lists that are named once -----------------------------------------------------------------------------------------
+
+ADMIN, SHOP = f"{VIP}:80", f"{VIP}:81"
+
+
+def named() -> list[Mapping]:
+    """Both families, once as those that may connect and once as those that may not."""
+    backends = [*webs("web1", port=80), {"name": "web1-six", "address": WEB6["web1"], "port": 80}]
+    listens = {"admin": [ADMIN, f"[{VIP6}]:80"], "shop": [SHOP, f"[{VIP6}]:81"]}
+    keys = {"admin": {"allow_from": "office", "new_connections_per_second": 100}, "shop": {"deny_from": ["office"]}}
+    return [service(name, listen=listens[name], backends=backends, **keys[name]) for name in listens]
+
+
+def met(balancer: Balancer, client: str) -> list[bool]:
+    """Whether each of the two services takes the client."""
+    host = f"[{VIP6}]" if ":" in client else VIP
+    return ["web1" in balancer.tally(f"{host}:{port}", sources=[client]) for port in (80, 81)]
+
+
+def test_services_share_a_list_and_follow_it(balancer: Balancer) -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/25" for number in range(300)]
+    lists = {"office": [*many, "198.18.7.0/24", "2001:db8:18::/125"], "unused": "203.0.113.0/24"}
+    for networks, inside in ((lists, True), ({**lists, "office": [*many, "2001:db8:19::/64"]}, False), (lists, True)):
+        assert balancer.apply(named(), networks=networks).changed
+        for client in (IN, IN6):
+            assert met(balancer, client) == [inside, not inside]
+        for client in (OUT, OUT6):
+            assert met(balancer, client) == [False, True]
+        assert not balancer.info()["drift"]
+        assert not balancer.apply(named(), networks=networks).changed
+    own = [service("admin", listen=ADMIN, backends=webs("web1", port=80), allow_from=[*many, "198.18.7.0/24"])]
+    assert balancer.apply(own).changed, "a list of the same networks that is the service's own"
+    assert met(balancer, IN)[0]
+    assert not met(balancer, OUT)[0]
+    assert balancer.remove().changed
+    assert balancer.ours_left() == []
+
+
+def test_what_is_kept_of_a_list_is_enough_without_ansible(balancer: Balancer) -> None:
+    lists = {"office": ["198.18.7.0/24", "198.18.8.1", "2001:db8:18::/125"]}
+    balancer.apply(named(), networks=lists, program=single_file.text)
+    balancer.backend("web1", "drained", service="admin", min_active=0)
+    assert met(balancer, IN) == [False, False]
+    balancer.backend("web1", "active", service="admin")
+    assert met(balancer, IN) == [True, False]
+    if balancer.nftables:
+        balancer.host.run("nft", "delete table ip natlb; delete table ip6 natlb")
+    else:
+        balancer.host.run(f"iptables-{balancer.variant}", "-t", "nat", "-F", "NATLB.pre")
+    assert balancer.info()["drift"]
+    assert balancer.natlb("apply")[0] == 0
+    assert not balancer.info()["drift"]
+    assert [met(balancer, client) for client in (IN, IN6, OUT, OUT6)] == [[True, False]] * 2 + [[False, True]] * 2
+
+
+def test_a_run_tells_what_came_and_went_in_a_list(balancer: Balancer) -> None:
+    balancer.apply(named(), networks={"office": ["198.18.7.0/24", "2001:db8:18::/125"]})
+    outcome = balancer.apply(named(), networks={"office": ["198.18.9.0/24", "2001:db8:18::/125"]})
+    assert outcome.diff.splitlines()[:2] == [
+        "list office: 198.18.7.0/24 removed",
+        "list office: 198.18.9.0/24 added",
+    ]
+    assert [met(balancer, client) for client in (IN, OUT)] == [[False, True], [True, False]]
+
+
+@pytest.mark.engines("nftables")
+def test_one_network_of_a_shared_list_is_one_element(balancer: Balancer) -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/25" for number in range(2000)]
+    balancer.apply(named(), networks={"office": [*many, "198.18.7.0/24", "2001:db8:18::/125"]})
+    outcome = balancer.apply(named(), networks={"office": [*many[1:], "198.18.7.0/24", "2001:db8:18::/125"]})
+    changed = [line for line in outcome.diff.splitlines() if line.startswith(("-1", "+1"))]
+    assert changed == ["-10.0.0.0/25"]
+    assert len(listed(balancer, "ip", "networks.office")) == 2000, "many[1:] and that of clients"
+    tables = parse_listing(balancer.host.run("nft", "--stateless", "-nn", "list", "table", "ip", "natlb"))
+    assert not {key.name for key in tables} & {"allow.admin", "deny.shop"}, "both services look up the one set"

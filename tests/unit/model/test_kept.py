@@ -30,11 +30,11 @@ CHECKS: list[dict[str, Any]] = [
 ]
 
 
-def is_the_same(declared: list[Any]) -> None:
-    config = parse_config(declared)
+def is_the_same(declared: list[Any], networks: Any = None) -> None:
+    config = parse_config(declared, networks=networks)
     for service, item in zip(config.services, dump(config)["services"], strict=True):
         line = json.dumps(item)
-        found = kept.service(json.loads(line), line)
+        found = kept.service(json.loads(line), line, config.networks)
         assert found == service
         assert found.line == service.line == line
 
@@ -55,6 +55,24 @@ def test_any_check(check: dict[str, Any]) -> None:
 )
 def test_any_frontend(listen: Any) -> None:
     is_the_same([{"name": "a", "listen": listen, "backends": []}])
+
+
+@pytest.mark.parametrize(
+    "allow", [None, "office", ["office", "198.51.100.0/24"], ["198.51.100.0/25", "198.51.100.128/25"]]
+)
+@pytest.mark.parametrize("deny", [None, "blocked", ["blocked", "office6"], "198.51.100.7"])
+def test_any_list_of_networks(allow: Any, deny: Any) -> None:
+    lists = {
+        "office": ["203.0.113.0/25", "203.0.113.128/25", "2001:db8:7::/48"],
+        "office6": ["2001:db8:9::/48"],
+        "blocked": "203.0.113.9\n198.51.100.9 # lost\n",
+    }
+    keys = {key: value for key, value in (("allow_from", allow), ("deny_from", deny)) if value}
+    pins = [{"client": "office", "backend": "10.0.0.4"}] if allow == "office" else []
+    listen = "192.0.2.10:80"
+    by_client = [{"networks": "blocked", "snat": "none"}]
+    more = {"snat_by_client": by_client, "pins": [{**pin, "client": "blocked"} for pin in pins]}
+    is_the_same([{"name": "a", "listen": listen, "backends": BACKENDS, **keys, **more}], lists)
 
 
 def test_an_earlier_version_reads_a_plain_service() -> None:

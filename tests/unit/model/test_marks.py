@@ -66,7 +66,7 @@ def test_marks_are_kept() -> None:
         ("0x10/0xff", ["0x7/0xffffffff", None]),
         (None, [None]),
     ]
-    assert [kept.service(item, "") for item in written] == list(config.services)
+    assert [kept.service(item, "", {}) for item in written] == list(config.services)
 
 
 @pytest.mark.parametrize(

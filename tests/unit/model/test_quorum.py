@@ -212,7 +212,7 @@ def test_it_is_kept(keys: Any) -> None:
     (service,) = config(backend(A), backend(B), backend(C), **keys).services
     item = json.loads(service.line)
     assert {key: item[key] for key in keys} == keys
-    assert kept.service(item, service.line) == service
+    assert kept.service(item, service.line, {}) == service
     assert request.declared({"services": [item]}).services == (service,)
 
 

@@ -205,6 +205,8 @@ def _guard(tables: Tables, service: Service) -> list[str]:
     if admission is not None and len(admission.networks) < 2:
         match = "! -s" if admission.only else "-s"
         rules.insert(0, " ".join([*(f"{match} {network}" for network in admission.networks), _PAST]))
+    elif admission is not None and service.list_alone is not None:
+        rules.insert(0, f"-j {_shared_sources(tables, service.list_alone, admission)}")
     elif admission is not None:
         _add_sources(tables, service, admission, rules)
         return [name]
@@ -230,6 +232,17 @@ def _limits(tables: Tables, service: Service) -> list[str]:
         prefix = service.log_prefix or f"natlb {service.name}"[: _LOG_PREFIX - 1] + " "
         rules.append(f'-m limit --limit 10/sec --limit-burst 20 -j LOG --log-prefix "{prefix}"')
     return rules
+
+
+def _shared_sources(tables: Tables, name: str, admission: Admission) -> str:
+    """The chain of a list that services share: it comes back with the clients that are admitted."""
+    within, otherwise = ("-j RETURN", _PAST) if admission.only else (_PAST, "-j RETURN")
+    parts = ("", "only" if admission.only else "all_but", name)
+    if ("nat", chain_name(*parts)) not in tables.chains:
+        rules = {network: f"-s {network} {within}" for network in admission.networks}
+        tree = source_tree.build(parts, tables.bits, rules, otherwise)
+        tables.chains.update((("nat", chain), found) for chain, found in tree.items())
+    return chain_name(*parts)
 
 
 def _add_sources(tables: Tables, service: Service, admission: Admission, limits: list[str]) -> None:

@@ -33,6 +33,13 @@ class Admission:
         return self.only == (at >= 0 and number <= self._ranges[at][1])
 
 
+def apart_or_both(allow: Sequence[str], deny: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Both lists as a service has them: one that stands alone is `collapsed`, since no longer prefix counts there."""
+    if allow and deny:
+        return tuple(allow), tuple(deny)
+    return collapsed(tuple(allow)), collapsed(tuple(deny))
+
+
 @lru_cache(maxsize=64)
 def admission(allow: tuple[str, ...], deny: tuple[str, ...], family: Family) -> Admission | None:
     """The clients of a family that these lists admit; None where that is everybody.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from .hash_keys import ClientPrefix, HashKey, hash_key
 from .health import Health
 from .helpers import Helper
 from .marks import Mark
+from .network_lists import NO_LISTS, NetworkLists, Words
 from .outbound import DEFAULT_MARK_MASK, Egress, Uplink, dump_egress
 from .pins import Pin, pinned_networks
 from .quorum import Quorum
@@ -182,6 +183,8 @@ class Service:
     helper: Helper | None
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
+    #: The same two as declared, where they name lists.
+    words: Words
     when_denied: Refusal
     max_connections_per_client: int
     new_connections_per_second: int
@@ -287,8 +290,13 @@ class Service:
 
     def pinned(self, family: Family) -> list[tuple[str, Backend]]:
         """Networks of clients that do not overlap, each with its backend, which may not serve."""
-        named = {backend.name: backend for backend in self.backends}
-        return [(network, named[name]) for network, name in pinned_networks(self.pins, family)] if self.pins else []
+        named = {backend.name: backend for backend in self.backends} if self.pins else {}
+        return [(network, named[name]) for network, name in pinned_networks(self.pins_to(family), family)]
+
+    def pins_to(self, family: str) -> tuple[Pin, ...]:
+        """The pins to backends of a family. Their lists may have networks of the other one."""
+        mine = {backend.name for backend in self.backends if backend.family == family} if self.pins else set()
+        return tuple(pin for pin in self.pins if pin.backend in mine)
 
     def backends_at(self, place: tuple[str, int], asked: int) -> Iterator[Backend]:
         """The backends that have this address and port for connections to the port that was asked for."""
@@ -320,6 +328,13 @@ class Service:
         """The clients of a family that may connect; None where all may."""
         return self._admissions[family] if self.allow_from or self.deny_from else None
 
+    @property
+    def list_alone(self) -> str | None:
+        """The name of the list that is all of what is declared of its clients: services with the same can share it."""
+        words = self.words.allow_from + self.words.deny_from
+        alone = not (self.allow_from and self.deny_from)
+        return words[0] if alone and len(words) == 1 else None
+
     def admits(self, client: str) -> bool:
         """Whether a client at this address may connect."""
         found = self.admission(family_of(client))
@@ -348,6 +363,8 @@ class Config:
     services: tuple[Service, ...]
     egress: tuple[Egress, ...]
     mark_mask: int = DEFAULT_MARK_MASK
+    #: All that are declared, also those that no service names.
+    networks: NetworkLists = field(default_factory=lambda: NO_LISTS)
 
     @computed
     def _families(self) -> tuple[Family, ...]:
@@ -395,4 +412,5 @@ def dump(config: Config) -> dict[str, Any]:
         "services": [dump_service(service) for service in config.services],
         "egress": [dump_egress(item) for item in config.egress],
         "mark_mask": config.mark_mask,
+        "networks": {name: list(networks) for name, networks in config.networks.items()},
     }

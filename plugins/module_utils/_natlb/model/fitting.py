@@ -144,7 +144,8 @@ def _check_prefix(service: Service, path: str, reading: Reading) -> None:
 
 
 def _check_admission(service: Service, path: str, reading: Reading) -> None:
-    both = [network for network in service.deny_from if network in service.allow_from]
+    allowed = set(service.allow_from) if service.deny_from else set()
+    both = [network for network in service.deny_from if network in allowed]
     if both:
         problem = f"{both[0]} stands in allow_from as well"
         reading.add(f"{path}.deny_from", problem, "take it out of one of them: the longest prefix decides")
@@ -227,7 +228,7 @@ def _check_pins(service: Service, path: str, reading: Reading) -> None:
             some = ", ".join([*islice(named, _NAMED), *(["…"] if len(named) > _NAMED else [])])
             remedy = f"choose from {some}" if named else "the service has no backend"
             reading.add(f"{at}.backend", f"{parse.shown(pin.backend)} is no backend of the service", remedy)
-        elif backend.family != family_of(pin.client):
+        elif pin.networks and all(backend.family != family_of(network) for network in pin.networks):
             problem = f"{pin.client} is not of the family of {pin.backend} ({backend.address})"
             reading.add(f"{at}.client", problem, "pin it to a backend of its own family")
 

@@ -11,21 +11,27 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from .admission import apart_or_both
 from .dumps import UNUSED, UNUSED_OF_BACKENDS
 from .entities import Backend, Listen, Service
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .marks import mark_of
+from .network_lists import NetworkLists, Words, expanded, words_of
 from .pins import Pin
 from .quorum import of_dump
 from .ranges import Range
 from .source_nat import ClientSnat, SourceNat
 
 
-def service(item: Mapping[str, Any], line: str) -> Service:
-    """The service of which `dump` made `item`, by way of JSON, which is `line`. Raises `KeyError`, `TypeError` or
-    `ValueError`, or gives another service, for anything that it did not make."""
+def service(item: Mapping[str, Any], line: str, lists: NetworkLists) -> Service:
+    """The service of which `dump` made `item`, by way of JSON, which is `line`; `lists` were declared beside it. Raises
+    `KeyError`, `TypeError` or `ValueError`, or gives another service, for anything that it did not make."""
     item = {**UNUSED, **item}
+    words = Words(words_of(item["allow_from"]), words_of(item["deny_from"]))
+    allowed, denied = tuple(item["allow_from"]), tuple(item["deny_from"])
+    if any(words):
+        allowed, denied = apart_or_both(expanded(allowed, lists), expanded(denied, lists))
     health, prefix = item["health"], item["client_prefix"]
     snat = item["snat"]
     found = Service(
@@ -43,8 +49,9 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         mark=mark_of(item["mark"]) if item["mark"] else None,
         idle_timeout_s=item["idle_timeout"] or 0,
         helper=item["helper"],
-        allow_from=tuple(item["allow_from"]),
-        deny_from=tuple(item["deny_from"]),
+        allow_from=allowed,
+        deny_from=denied,
+        words=words,
         when_denied=item["when_denied"],
         max_connections_per_client=item["max_connections_per_client"],
         new_connections_per_second=item["new_connections_per_second"],
@@ -55,7 +62,7 @@ def service(item: Mapping[str, Any], line: str) -> Service:
         redispatch=item["redispatch"],
         takeover=item["takeover"],
         quorum=of_dump(item["min_healthy"], item["min_healthy_again"]),
-        pins=tuple([Pin(*pin.values()) for pin in item["pins"]]),
+        pins=tuple([_pin(pin["client"], pin["backend"], lists) for pin in item["pins"]]),
         backups=item["backups"],
         backends=tuple([_backend(tuple(each), *each.values()) for each in item["backends"]]),
     )
@@ -77,6 +84,10 @@ def _ports(dumped: str | None) -> Range | None:
 
 def _snat(dumped: Any) -> SourceNat:
     return SourceNat("address", tuple(dumped)) if isinstance(dumped, list) else SourceNat(dumped)
+
+
+def _pin(client: str, backend: str, lists: NetworkLists) -> Pin:
+    return Pin(client, backend, expanded((client,), lists))
 
 
 def _client_snat(networks: list[str], snat: Any) -> ClientSnat:

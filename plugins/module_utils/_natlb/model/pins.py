@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError
 from ..packets import Family
 from . import values
+from .families import family_of
+from .network_lists import NO_LISTS, KnownLists, expanded, read_word
 from .ranges import most_specific, networks_of, number_range
 from .reading import Reading
 
@@ -22,49 +24,60 @@ _KEYS = ("client", "backend")
 
 
 class Pin(NamedTuple):
-    """A network, and the name of the backend that its clients go to."""
+    """A network, or the name of a list of `networks`, and the name of the backend that their clients go to."""
 
     client: str
     backend: str
+    networks: tuple[str, ...]
+
+    def dump(self) -> dict[str, str]:
+        """As it is declared."""
+        return {"client": self.client, "backend": self.backend}
 
 
-def read_pins(value: Any, path: str) -> tuple[Pin, ...]:
-    """As a user types them. Raises `ConfigErrors`."""
+def read_pins(value: Any, path: str, lists: KnownLists = NO_LISTS) -> tuple[Pin, ...]:
+    """As a user types them; `lists` are those of networks that they may name. Raises `ConfigErrors`."""
     items = values.sequence(value, path)
-    if len(items) > MAX_PINS:
-        raise ConfigError(path, f"{len(items)} pins", f"at most {MAX_PINS} in one service")
+    _check_count(len(items), path)
     reading = Reading()
     places: dict[str, str] = {}
     found = []
     for index, item in enumerate(items):
         at = f"{path}[{index}]"
-        for pin in reading.each(_pin, [(at, item)]):
-            if pin.client in places:
-                reading.add(f"{at}.client", f"{pin.client} stands at {places[pin.client]} already", "pin it once")
-            places.setdefault(pin.client, at)
+        for pin in reading.each(lambda item, at: _pin(item, at, lists), [(at, item)]):
+            twice = next((network for network in pin.networks if network in places), None)
+            if twice is not None:
+                reading.add(f"{at}.client", f"{twice} stands at {places[twice]} already", "pin it once")
+            places.update({network: places.get(network, at) for network in pin.networks})
             found.append(pin)
     reading.done()
+    _check_count(len(places), path)
     return tuple(found)
 
 
-def _pin(value: Any, path: str) -> Pin:
+def _check_count(count: int, path: str) -> None:
+    if count > MAX_PINS:
+        raise ConfigError(path, f"{count} pins", f"at most {MAX_PINS} in one service")
+
+
+def _pin(value: Any, path: str, lists: KnownLists) -> Pin:
     reading = Reading()
     given = reading.mapping(value, path, _KEYS, _KEYS)
     reading.done()
-    network = str(values.network(given["client"], f"{path}.client"))
-    return Pin(network, values.backend_name(given["backend"], f"{path}.backend"))
+    client = read_word(given["client"], f"{path}.client", lists)
+    return Pin(client, values.backend_name(given["backend"], f"{path}.backend"), expanded((client,), lists))
 
 
 def decisive(pins: Iterable[Pin], client: str) -> Pin | None:
     """The pin that decides about a client; None where no network has it."""
     address = ipaddress.ip_address(client)
-    having = [(net.prefixlen, pin) for pin in pins for net in [ipaddress.ip_network(pin.client)] if address in net]
+    having = [(net.prefixlen, pin) for pin in pins for net in map(ipaddress.ip_network, pin.networks) if address in net]
     return max(having)[1] if having else None
 
 
 @lru_cache(maxsize=64)
 def pinned_networks(pins: Sequence[Pin], family: Family) -> tuple[tuple[str, str], ...]:
     """Networks of a family that do not overlap, each with the name of its backend. Services are copied often."""
-    here = [pin for pin in pins if (":" in pin.client) == (family == "ip6")]
-    found = most_specific([(number_range(pin.client), pin.backend) for pin in here], family)
+    here = [(number_range(net), pin.backend) for pin in pins for net in pin.networks if family_of(net) == family]
+    found = most_specific(here, family)
     return tuple((network, backend) for block, backend in found for network in networks_of(block, family))

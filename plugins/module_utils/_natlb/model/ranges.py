@@ -68,8 +68,9 @@ def _strips(boxes: Sequence[Box]) -> list[Box]:
     return [(along, side) for along, across in found for side in across]
 
 
-def collapsed(given: Sequence[str]) -> tuple[str, ...]:
-    """Networks in their shortest equal form, so that no two of them overlap."""
+@lru_cache(maxsize=64)
+def collapsed(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks in their shortest equal form, so that no two of them overlap. Many services may have the same."""
     found = [ipaddress.ip_network(network) for network in given]
     v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))

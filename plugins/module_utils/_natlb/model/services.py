@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..packets import PROTOCOLS, Protocol
 from . import keys_elsewhere, mark_keys, redispatch, snat_ports, takeover, words
 from . import values as parse
+from .admission import apart_or_both
 from .backends import read_backends
 from .conflicts import between
 from .egress import egress_rule, uplink_count
@@ -27,11 +28,11 @@ from .hash_keys import WHOLE, client_prefix
 from .health import Health, health_check
 from .helpers import HELPERS
 from .listens import listens
-from .lists import networks, snat_choice
+from .lists import snat_choice
+from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, NetworkLists, Words, read_listed, read_lists
 from .outbound import DEFAULT_MARK_MASK, Egress
 from .pins import read_pins
 from .quorum import quorum, read_least
-from .ranges import collapsed
 from .reading import Reading
 from .snat_keys import read_by_client
 from .source_nat import Snat
@@ -42,10 +43,12 @@ _MASQUERADE: tuple[Snat, tuple[str, ...]] = ("masquerade", ())
 
 class Known(NamedTuple):
     """What is known of a list of services before it is read. `services` are those, by their places, that have been read
-    before. `former` is what stood at all other places of such a list, or None where that had others, or elsewhere."""
+    before. `former` is what stood at all other places of such a list, or None where that had others, or elsewhere.
+    `lists` are those of networks, where they have been read before."""
 
     services: Mapping[int, Service]
     former: Mapping[int, Service] | None = None
+    lists: NetworkLists | None = None
 
     def claims(self, services: Mapping[int, Service]) -> bool:
         """Whether all of these claim what they did then, without conflicts."""
@@ -62,14 +65,18 @@ def _claims(service: Service) -> Hashable:
     return service.name, service.frontends(), service.source_nat, places
 
 
-def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None) -> Config:
-    """Read `natlb_services` and `natlb_egress`; `known` is what need not be read.
+def parse_config(
+    services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None, networks: Any = None
+) -> Config:
+    """Read `natlb_services`, `natlb_egress` and `natlb_networks`; `known` is what need not be read.
 
     Raises `ConfigErrors` with all errors at once. Parts of a service, and services, are checked against each other as
     far as what that depends on could be read: nothing is said of a value that may be another one once it is right.
     """
     reading = Reading()
-    whole, claiming = _services(services, reading, known.services if known else {})
+    lists, errors = read_lists(networks) if known is None or known.lists is None else (known.lists, [])
+    reading.errors.extend(errors)
+    whole, claiming = _services(services, reading, known.services if known else {}, lists)
     others, egress_errors = _egress(egress)
     reading.errors.extend(egress_errors)
     mask = reading.read(read_mark_mask, mark_mask, otherwise=None)
@@ -81,7 +88,8 @@ def parse_config(services: Any, egress: Any = None, mark_mask: Any = None, known
         reading.errors.extend(mark_keys.collisions(whole, others, mask))
         reading.errors.extend(uplink_count(list(others.values()), mask))
     reading.done()
-    return Config(tuple(whole.values()), tuple(others.values()), DEFAULT_MARK_MASK if mask is None else mask)
+    bits = DEFAULT_MARK_MASK if mask is None else mask
+    return Config(tuple(whole.values()), tuple(others.values()), bits, NO_LISTS if lists is None else lists)
 
 
 def _items(value: Any, path: str, reading: Reading) -> list[Any]:
@@ -99,7 +107,7 @@ def _egress(value: Any) -> tuple[dict[int, Egress], list[ConfigError]]:
 
 
 def _services(
-    value: Any, reading: Reading, known: Mapping[int, Service]
+    value: Any, reading: Reading, known: Mapping[int, Service], lists: KnownLists
 ) -> tuple[dict[int, Service], dict[int, Service]]:
     """By their places those of which all values are right, and those of which at least it is known what they claim."""
     whole: dict[int, Service] = {}
@@ -110,7 +118,7 @@ def _services(
             whole[index] = claiming[index] = known[index]
             continue
         path = f"services[{index}]"
-        service, errors = _service(item, path)
+        service, errors = _service(item, path, lists)
         unread = _unread(errors, path) if errors else set()
         if "backends" in unread and any(listen.address is None for listen in service.listens):
             # `*` is of the families that backends are of.
@@ -172,7 +180,7 @@ _NO_LEAST = "add min_healthy, or leave it out"
 _NOBODY = "leave it out to allow everybody, or name networks"
 
 
-def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
+def _service(value: Any, path: str, lists: KnownLists) -> tuple[Service, list[ConfigError]]:
     """The service, with what is usual where a value is wrong; and what is wrong."""
     reading = Reading()
     given = reading.mapping(value, path, SERVICE_KEYS, ("name", "listen", "backends"), keys_elsewhere.SERVICES)
@@ -187,8 +195,7 @@ def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
     protocols: tuple[Protocol, ...] = read("protocol", ("tcp",), _protocols)
     listening: tuple[Listen, ...] = read("listen", (), listens)
     backends: tuple[Backend, ...] = read("backends", (), read_backends, listening)
-    allow: tuple[str, ...] = read("allow_from", (), networks, _NOBODY)
-    deny: tuple[str, ...] = read("deny_from", (), networks, _NOBODY)
+    allowed, denied, listed = _clients(read, lists)
     service = Service(
         name=read("name", "", parse.name),
         listens=listening,
@@ -199,13 +206,14 @@ def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
         client_prefix=read("client_prefix", WHOLE, client_prefix),
         snat=snat,
         snat_addresses=snat_addresses,
-        snat_by_client=read("snat_by_client", (), read_by_client),
+        snat_by_client=read("snat_by_client", (), read_by_client, lists),
         snat_ports=read("snat_ports", None, snat_ports.read_ports),
         mark=read("mark", None, mark_keys.read_mark),
         idle_timeout_s=read("idle_timeout", 0, parse.whole_seconds, 0, MAX_WAIT_S),
         helper=read("helper", None, parse.choice, HELPERS),
-        allow_from=collapsed(allow) if not deny else allow,
-        deny_from=collapsed(deny) if not allow else deny,
+        allow_from=allowed,
+        deny_from=denied,
+        words=listed,
         when_denied=read("when_denied", "reject", parse.choice, REFUSALS),
         max_connections_per_client=read(_MOST, 0, parse.integer, 0, MAX_CONNECTIONS),
         new_connections_per_second=read(_RATE, 0, parse.integer, 0, 10000),
@@ -216,12 +224,17 @@ def _service(value: Any, path: str) -> tuple[Service, list[ConfigError]]:
         redispatch=read("redispatch", redispatch.by_default(health, protocols, backends), parse.boolean),
         takeover=read("takeover", None, parse.boolean),
         quorum=quorum(read("min_healthy", None, read_least), read("min_healthy_again", None, read_least)),
-        pins=read("pins", (), read_pins),
+        pins=read("pins", (), read_pins, lists),
         backups=read("backups", "together", words.backups),
         backends=backends,
     )
     _check_quorum(given, path, reading)
     return service, reading.errors
+
+
+def _clients(read: Callable[..., Listed], lists: KnownLists) -> tuple[tuple[str, ...], tuple[str, ...], Words]:
+    allow, deny = (read(key, NOTHING, read_listed, _NOBODY, lists) for key in Words._fields)
+    return (*apart_or_both(allow.networks, deny.networks), Words(allow.words, deny.words))
 
 
 def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:

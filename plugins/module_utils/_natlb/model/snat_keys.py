@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from ..packets import Family, family_name, family_of
 from . import values
 from .entities import Backend
-from .lists import networks, snat_choice
+from .lists import snat_choice
+from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, read_listed
 from .reading import Reading
 from .source_nat import ClientSnat, Snat, SourceNat
 
@@ -22,15 +23,15 @@ _KEYS = ("networks", "snat")
 _NOBODY = "name networks, or take the entry out: snat of the service is for all others"
 
 
-def read_by_client(value: Any, path: str) -> tuple[ClientSnat, ...]:
-    """As a user types it. Raises `ConfigErrors`."""
+def read_by_client(value: Any, path: str, lists: KnownLists = NO_LISTS) -> tuple[ClientSnat, ...]:
+    """As a user types it; names of `lists` stand for their networks. Raises `ConfigErrors`."""
     items = values.sequence(value, path)
     reading = Reading()
     places: dict[str, tuple[str, SourceNat]] = {}
     found: list[ClientSnat] = []
     for index, item in enumerate(items):
         at = f"{path}[{index}]"
-        for rule in reading.each(_rule, [(at, item)]):
+        for rule in reading.each(lambda item, at: _rule(item, at, lists), [(at, item)]):
             for network in rule.networks:
                 other, snat = places.setdefault(network, (at, rule.snat))
                 if snat != rule.snat:
@@ -43,16 +44,15 @@ def read_by_client(value: Any, path: str) -> tuple[ClientSnat, ...]:
     return tuple(found)
 
 
-def _rule(value: Any, path: str) -> ClientSnat:
+def _rule(value: Any, path: str, lists: KnownLists) -> ClientSnat:
     reading = Reading()
     given = reading.mapping(value, path, _KEYS, _KEYS)
     reading.done()
-    none: tuple[str, ...] = ()
-    named = reading.read(networks, given["networks"], f"{path}.networks", _NOBODY, otherwise=none)
-    otherwise: tuple[Snat, tuple[str, ...]] = ("none", none)
+    named: Listed = reading.read(read_listed, given["networks"], f"{path}.networks", _NOBODY, lists, otherwise=NOTHING)
+    otherwise: tuple[Snat, tuple[str, ...]] = ("none", ())
     snat = reading.read(snat_choice, given["snat"], f"{path}.snat", otherwise=otherwise)
     reading.done()
-    return ClientSnat(named, SourceNat(*snat))
+    return ClientSnat(named.networks, SourceNat(*snat))
 
 
 def of_backend(value: Any, path: str, address: str) -> SourceNat:
@@ -81,9 +81,8 @@ def check_by_client(rules: Sequence[ClientSnat], families: Collection[Family], p
     for index, rule in enumerate(rules):
         at = f"{path}[{index}]"
         named = {family_of(network) for network in rule.networks}
-        strange = [network for network in rule.networks if family_of(network) not in families]
-        if strange:
-            problem = f"{strange[0]} is of a family that the service does not listen in"
+        if named and named.isdisjoint(families):
+            problem = f"{rule.networks[0]} is of a family that the service does not listen in"
             reading.add(f"{at}.networks", problem, "drop it")
         if rule.snat.kind != "address":
             continue

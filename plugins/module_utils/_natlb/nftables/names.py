@@ -96,6 +96,14 @@ def is_affinity(name: str) -> bool:
     return name.partition(".")[0] == _AFFINITY
 
 
+def client_set(service: Service, only: bool) -> str:
+    """The set of the networks whose clients a service admits `only`, or denies. Services that have nothing but one and
+    the same list share its set, whichever of both it is to them."""
+    if service.list_alone is not None:
+        return f"networks.{service.list_alone}"
+    return f"{'allow' if only else 'deny'}.{service.name}"
+
+
 def rate_set(service: Service) -> str:
     """The set of a service's clients with their rates. Elements keep the limit that they were made with, so another
     limit needs another set; likewise below."""

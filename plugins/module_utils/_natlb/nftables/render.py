@@ -35,7 +35,7 @@ from .filter import add_filter
 from .hashes import SEED, HashTable, hash_table, most_frequent, widest
 from .layout import Layout, has_own_chain, laid_out_anew, lay_out
 from .marks import add_marks
-from .names import SlotMap, affinity_set, backend_chain, count_set, pin_chain, pin_map, rate_set
+from .names import SlotMap, affinity_set, backend_chain, client_set, count_set, pin_chain, pin_map, rate_set
 from .source_nat import add_snat
 from .table import CLIENTS, Table, frontend_key, frontend_lookups, frontend_map, plain
 from .text import Lines
@@ -326,12 +326,12 @@ class ServiceTable(Table):
         rules: Lines = []
         admission = service.admission(self.family)
         if admission is not None:
-            kind, matches = ("allow", "!= ") if admission.only else ("deny", "")
-            name = f"{kind}.{service.name}"
-            networks = dict.fromkeys(map(plain, admission.networks), "")
-            self.declare("set", name, f"typeof {saddr}", "flags interval").update(networks)
+            name = client_set(service, admission.only)
+            if ("set", name) not in self.declarations:
+                networks = dict.fromkeys(map(plain, admission.networks), "")
+                self.declare("set", name, f"typeof {saddr}", "flags interval").update(networks)
             denied = "drop" if service.when_denied == "drop" else f"goto {self.refuse()}"
-            rules.append(f"{saddr} {matches}@{name} {denied}")
+            rules.append(f"{saddr} {'!= ' if admission.only else ''}@{name} {denied}")
         if service.new_connections_per_second:
             rate, name = service.new_connections_per_second, rate_set(service)
             self.declare("set", name, f"typeof {saddr}", f"size {CLIENTS}", "flags dynamic,timeout", "timeout 60s")

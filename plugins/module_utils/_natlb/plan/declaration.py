@@ -25,7 +25,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
 }
 FLAGS = ("forwarding", "agent", "persist", "allow_management_port")
 #: Options of the module `balancer`.
-OPTIONS = ("services", "egress", "mark_mask", "conntrack", "metrics", "rollback_after", *CHOICES, *FLAGS)
+OPTIONS = ("services", "egress", "networks", "mark_mask", "conntrack", "metrics", "rollback_after", *CHOICES, *FLAGS)
 
 
 def check(values: Mapping[str, Any]) -> Config:
@@ -34,7 +34,8 @@ def check(values: Mapping[str, Any]) -> Config:
     errors: list[ConfigError] = []
     config = EMPTY
     try:
-        config = parse_config(values.get("services"), values.get("egress"), values.get("mark_mask") or None)
+        given = (values.get("services"), values.get("egress"), values.get("mark_mask") or None)
+        config = parse_config(*given, networks=values.get("networks"))
     except ConfigErrors as found:
         errors.extend(found.errors)
     readers: list[tuple[Callable[..., object], tuple[object, ...]]] = [

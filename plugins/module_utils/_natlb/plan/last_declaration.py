@@ -12,7 +12,7 @@ doubt, everything is read and rendered, with the same result.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,30 +56,34 @@ def read(paths: Paths, asked: Asked) -> LastDeclaration | None:
         text = store.state_text(paths, path)
         if text is not None and digest(text) == found.get("state"):
             try:
-                return _of(text, found, asked.services)
+                return _of(text, found, asked)
             except (AttributeError, IndexError, KeyError, TypeError, ValueError):
                 return None
     return None
 
 
-def _of(text: str, found: Mapping[str, Any], asked: Sequence[str]) -> LastDeclaration:
+def _of(text: str, found: Mapping[str, Any], asked: Asked) -> LastDeclaration:
     state, given = json.loads(text), list(found["services"])
     items, lines = state["services"], text.partition(_SERVICES)[2].split("\n", len(given))
     places = {each: number for number, each in enumerate(given)}
-    same = {number: places[each] for number, each in enumerate(asked) if each in places}
+    same = {number: places[each] for number, each in enumerate(asked.services) if each in places}
+    lists = {name: tuple(networks) for name, networks in state["networks"].items()}
 
     def service(place: int) -> Service:
-        return kept.service(items[place], lines[place].rstrip(","))
+        return kept.service(items[place], lines[place].rstrip(","), lists)
 
     services = {number: service(place) for number, place in same.items()}
-    in_order = len(given) == len(asked) and all(number == place for number, place in same.items())
-    former = {number: service(number) for number in range(len(asked)) if number not in same} if in_order else None
-    return LastDeclaration((text, state), Known(services, former), str(found["rules"]))
+    count = len(asked.services)
+    in_order = len(given) == count and all(number == place for number, place in same.items())
+    former = {number: service(number) for number in range(count) if number not in same} if in_order else None
+    known = Known(services, former, lists if found["lists"] == asked.lists else None)
+    return LastDeclaration((text, state), known, str(found["rules"]))
 
 
 def keep(paths: Paths, asked: Asked, state: str, rules: str) -> None:
     """Keep this one for the next run: `state` is the kept request, and `rules` what `rules_key` says."""
-    found = {"code": asked.code, "services": asked.services, "state": digest(state), "rules": rules}
+    given = {"code": asked.code, "services": asked.services, "lists": asked.lists}
+    found = {**given, "state": digest(state), "rules": rules}
     try:
         store.write_text(paths.run / store.DECLARED, json.dumps(found))
     except HostError:

@@ -37,6 +37,7 @@ class Options:
     transit: str = "drop"
     persist: bool = True
     state: str = "present"
+    networks: Any = None
     mark_mask: Any = None
     conntrack: Any = None
     rollback_after: Any = 0
@@ -74,7 +75,7 @@ class Options:
         if self.services is None and not self.egress and present:
             remedy = "write services: [] or state: absent to remove every service"
             raise ConfigError("services", "is missing", remedy)
-        config = parse_config(self.services, self.egress, self.mark_mask, last.known if last else None)
+        config = parse_config(self.services, self.egress, self.mark_mask, last.known if last else None, self.networks)
         rollback_after_s = declaration.rollback_seconds(self.rollback_after)
         if not present:
             config = EMPTY

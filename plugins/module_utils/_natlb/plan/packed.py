@@ -20,7 +20,7 @@ from typing import Any
 #: The option of the module that holds the text. Nobody types it; ansible-test wants it documented all the same.
 OPTION = "_packed"
 #: What is packed.
-NESTED = ("services", "egress", "conntrack", "metrics")
+NESTED = ("services", "egress", "networks", "conntrack", "metrics")
 
 
 def pack(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ..host.store import Paths
 from ..model.choices import ENGINES, FIREWALL, TRANSIT, EngineName, Firewall, RequestedEngine, Transit, Variant
 from ..model.entities import EMPTY, Config, dump
 from ..model.metrics import Metrics, dump_metrics, parse_metrics
-from ..model.services import parse_config
+from ..model.network_lists import named, readable_lists
+from ..model.services import Known, parse_config
 from ..model.tracking import Tracking, dump_tracking, parse_tracking
 from .forwarding import Before, dump_before, parse_before
 
@@ -88,6 +89,8 @@ def state_text(request: Request, engine: EngineName) -> str:
     lines = [f'"format": {FORMAT}', f'"engine": {json.dumps(engine)}']
     lines += [f'"{key}": {json.dumps(value)}' for key, value in _options(request).items()]
     lines.append(f'"mark_mask": {declared["mark_mask"]}')
+    lists = [f"{json.dumps(name)}: {json.dumps(networks)}" for name, networks in declared["networks"].items()]
+    lines.append('"networks": {{\n{}\n}}'.format(",\n".join(lists)) if lists else '"networks": {}')
     services = [service.line for service in request.config.services]
     for key, items in (("services", services), ("egress", list(map(json.dumps, declared["egress"])))):
         lines.append('"{}": [\n{}\n]'.format(key, ",\n".join(items)) if items else f'"{key}": []')
@@ -157,16 +160,17 @@ def complaints(paths: Paths, state: Mapping[str, Any]) -> list[str]:
 def declared(state: Mapping[str, Any]) -> Config:
     """The services and egress rules of a kept state: all of them, or those that this version can read."""
     services, egress = (list(map(_as_typed, _listed(state.get(key)))) for key in ("services", "egress"))
-    mask = state.get("mark_mask")
+    mask, lists = state.get("mark_mask"), state.get("networks")
     try:
-        return parse_config(services, egress, mask)
+        return parse_config(services, egress, mask, networks=lists)
     except NatlbError:
         pass
-    good = [item for item in services if _readable([item], [], None)]
-    ways = [item for item in egress if _readable([], [item], mask)]
+    known = Known({}, lists=readable_lists(lists))
+    good = [item for item in services if _readable([item], [], None, known)]
+    ways = [item for item in egress if _readable([], [item], mask, known)]
     for attempt in ((good, ways, mask), (good, [], None), ([], ways, mask)):
-        if _readable(*attempt):
-            return parse_config(*attempt)
+        if _readable(*attempt, known):
+            return parse_config(*attempt, known)
     return EMPTY
 
 
@@ -181,9 +185,9 @@ def _as_typed(item: Any) -> Any:
     }
 
 
-def _readable(services: Any, egress: Any, mask: Any) -> bool:
+def _readable(services: Any, egress: Any, mask: Any, known: Known) -> bool:
     try:
-        parse_config(services, egress, mask)
+        parse_config(services, egress, mask, known)
     except NatlbError:
         return False
     return True
@@ -199,7 +203,11 @@ def previous(paths: Paths, state: Mapping[str, Any]) -> tuple[Config, Before]:
     kept = state.get("before")
     # The copy counts only where state.json has lost it, and that file is seen to be another one then.
     before = parse_before(kept if isinstance(kept, Mapping) else store.read_cache(paths.run / store.BEFORE))
-    return declared({**state, "services": services}), replace(before, opened=_renamed(state, "transit") == "accept")
+    lists = state.get("networks")
+    used = {name: lists[name] for name in named(services) if name in lists} if isinstance(lists, Mapping) else None
+    return declared({**state, "services": services, "networks": used}), replace(
+        before, opened=_renamed(state, "transit") == "accept"
+    )
 
 
 def _renamed(state: Mapping[str, Any], option: str) -> Any:

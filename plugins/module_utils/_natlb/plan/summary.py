@@ -65,7 +65,8 @@ def lines(before: str | None, after: str | None, held: str | None = None, holds:
     found = [*_services(_standing(old, held), _standing(new, holds))]
     found += _egress(_items(old, "egress"), _items(new, "egress"))
     if old and new:
-        keys = [key for key in new if key in old and key not in ("services", "egress", *_UNSAID)]
+        keys = [key for key in new if key in old and key not in ("services", "egress", "networks", *_UNSAID)]
+        found += _lists(old.get("networks"), new.get("networks"))
         found += [f"{key}: {_change(old[key], new[key])}" for key in keys if old[key] != new[key]]
     return found
 
@@ -193,6 +194,19 @@ def _networks(rules: Sequence[Any]) -> list[str]:
     """Each network of `snat_by_client` by itself: a rule may have thousands."""
     found = [rule for rule in rules if isinstance(rule, Mapping) and isinstance(rule.get("networks"), list)]
     return [f"{network} as {_named(rule.get('snat'))}" for rule in found for network in rule["networks"]]
+
+
+def _lists(old: Any, new: Any) -> Iterator[str]:
+    """What differs in lists of networks. An older version wrote none."""
+    before, after = (found if isinstance(found, Mapping) else {} for found in (old, new))
+    for name in dict.fromkeys([*before, *after]):
+        former, value = before.get(name), after.get(name)
+        if name not in after:
+            yield f"list {name}: removed"
+        elif name not in before:
+            yield f"list {name}: added ({_named(value)})"
+        elif former != value and isinstance(former, list) and isinstance(value, list):
+            yield from (f"list {name}: {line.strip()}" for line in _list("", former, value))
 
 
 def _list(key: str, former: Sequence[Any], value: Sequence[Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ import zipimport
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ..errors import HostError
 from ..host import revision, store
@@ -29,15 +29,18 @@ from ..host.store import Paths
 #: Of the file.
 _FORMAT = 1
 _CORE = Path(__file__).parents[1]
+#: Keys of a service.
+_MAY_NAME_LISTS = frozenset({"allow_from", "deny_from", "snat_by_client", "pins"})
 
 
 class Asked(NamedTuple):
-    """What is asked for: digests of all of it with the code that would carry it out (`key`), of that code alone, and of
-    each service."""
+    """What is asked for: digests of all of it with the code that would carry it out (`key`), of that code alone, of
+    each service with the lists of networks that it may name, and of these lists."""
 
     key: str
     code: str
     services: Sequence[str] = ()
+    lists: str = ""
 
 
 def asked(options: Mapping[str, Any]) -> Asked:
@@ -46,11 +49,17 @@ def asked(options: Mapping[str, Any]) -> Asked:
     try:
         code = _text_digest(encode([_FORMAT, _code()]))
         listed = options.get("services")
-        services = [_text_digest(encode(item)) for item in listed] if isinstance(listed, list) else []
-        others = {**options, "services": None} if services else options
-        return Asked(_text_digest(encode([code, services, others])), code, services)
+        lists = _text_digest(encode(options.get("networks")))
+        services = [_service_digest(item, lists, encode) for item in listed] if isinstance(listed, list) else []
+        others = {**options, "networks": None, **({"services": None} if services else {})}
+        return Asked(_text_digest(encode([code, services, lists, others])), code, services, lists)
     except (TypeError, ValueError, RecursionError):
         return Asked(os.urandom(16).hex(), "")
+
+
+def _service_digest(item: Any, lists: str, encode: Callable[[Any], str]) -> str:
+    names = isinstance(item, Mapping) and not _MAY_NAME_LISTS.isdisjoint(item)
+    return _text_digest(encode([item, lists] if names else item))
 
 
 def _text_digest(text: str) -> str:

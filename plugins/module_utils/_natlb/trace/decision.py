@@ -159,7 +159,7 @@ def chosen(question: Question, service: Service, engine: Engine) -> tuple[list[B
         does = "refused" if service.when_empty == "reject" else "dropped"
         said = f"no backend of {service.name} can serve: the connection is {does} (when_empty)"
         return [], Step("backend", "stops", said, "natlb status shows why; bring one back")
-    pin = decisive_pin(service.pins, question.client)
+    pin = decisive_pin(service.pins_to(question.family), question.client)
     pinned = next((item for item in serving if pin and item.name == pin.backend), None)
     if pin and pinned:
         return [pinned], Step("backend", "fact", f"{named(pinned)}, since pins has {pin.client}")

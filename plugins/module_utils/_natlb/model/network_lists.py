@@ -1,0 +1,181 @@
+# Copyright (c) the natlb contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lists of client networks that are named once, and that services use by their names. Pure.
+
+Names have neither `.` nor `:`, so no network reads as one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Optional
+
+from ..errors import ConfigError
+from . import values
+from .reading import NO_VALUE, Reading
+
+#: The networks of each list, each once. A list that cannot be read is empty.
+NetworkLists = Mapping[str, tuple[str, ...]]
+#: The same while a declaration is read; None where it is not known which lists there are.
+KnownLists = Optional[NetworkLists]
+NO_LISTS: NetworkLists = {}
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+#: What is meant as a name, if not as one that there is.
+_MEANT_AS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+#: What begins a comment in lists that are published, such as those of Spamhaus.
+_COMMENT = re.compile("[#;]")
+#: So many names, or errors of one list, are told.
+_TOLD = 8
+_EMPTY = "write at least one network; a file or a template may have come out empty"
+
+
+class Words(NamedTuple):
+    """What a service has declared as `allow_from` and `deny_from` where names of lists are among it; else empty."""
+
+    allow_from: tuple[str, ...] = ()
+    deny_from: tuple[str, ...] = ()
+
+
+NO_WORDS = Words()
+
+
+class Listed(NamedTuple):
+    """Networks as a service names them: each once, and the words that stand for them where some are names."""
+
+    networks: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+NOTHING = Listed()
+
+
+def read_lists(value: Any) -> tuple[KnownLists, list[ConfigError]]:
+    """What is declared as `networks`, and what is wrong with it."""
+    reading = Reading()
+    if value is None:
+        return NO_LISTS, []
+    if not isinstance(value, Mapping):
+        reading.add("networks", f"{values.shown(value)} is not a mapping", "write a list of networks for each name")
+        return None, reading.errors
+    found: dict[str, tuple[str, ...]] = {}
+    for key, item in value.items():
+        name = reading.read(_list_name, key, otherwise=None)
+        if name is not None:
+            found[name] = reading.read(_networks, item, f"networks.{name}", otherwise=())
+    return found, reading.errors
+
+
+def readable_lists(value: Any) -> NetworkLists:
+    """Those of them in which nothing is wrong."""
+    found = read_lists(value)[0] or NO_LISTS
+    return {name: networks for name, networks in found.items() if networks}
+
+
+def _list_name(key: Any) -> str:
+    if isinstance(key, str) and _NAME.match(key):
+        return key
+    if _is_network(key):
+        problem = f"{values.shown(key)} reads as a network, so it cannot name a list"
+        raise ConfigError("networks", problem, "choose a name such as office")
+    remedy = "use 1 to 63 of a-z, 0-9, _ and -, with a letter first"
+    raise ConfigError("networks", f"{values.shown(key)} is not a name", remedy)
+
+
+def _is_network(value: Any) -> bool:
+    try:
+        values.network(value, "")
+    except ConfigError as error:
+        # It has bits behind its prefix, say.
+        return not error.problem.endswith("is not a network")
+    return True
+
+
+def _networks(value: Any, path: str) -> tuple[str, ...]:
+    if value is None:
+        raise ConfigError(path, NO_VALUE, _EMPTY)
+    reading = Reading()
+    found = dict.fromkeys(map(str, reading.each(values.network, _items(value, path))))
+    if len(reading.errors) > _TOLD:
+        more = len(reading.errors) - _TOLD
+        reading.errors = reading.errors[:_TOLD]
+        reading.add(path, f"{more:,} more items are wrong", "write networks, one an item or a line")
+    reading.done()
+    if not found:
+        raise ConfigError(path, "is empty", _EMPTY)
+    return tuple(found)
+
+
+def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The items of a list, or the lines of a text, without comments and blank ones."""
+    is_list = isinstance(value, (list, tuple))
+    for index, item in enumerate(value if is_list else value.splitlines() if isinstance(value, str) else [value]):
+        at = path if isinstance(value, str) and "\n" not in value else f"{path}[{index}]"
+        for part in _COMMENT.split(item, maxsplit=1)[0].split(",") if isinstance(item, str) else (item,):
+            if not isinstance(part, str):
+                yield at, part
+            elif part.strip():
+                yield at, part.strip()
+
+
+def read_listed(value: Any, path: str, without: str, lists: KnownLists = NO_LISTS) -> Listed:
+    """Networks and names of lists, as a service has them. An empty list, as a template may give it, is refused; the
+    remedy says what to do `without` any."""
+    reading = Reading()
+    words = reading.each(lambda item, at: read_word(item, at, lists), values.one_or_more(value, path))
+    reading.done()
+    if not words:
+        raise ConfigError(path, "is empty", without)
+    return Listed(expanded(words, lists), words_of(words))
+
+
+def words_of(words: Iterable[str]) -> tuple[str, ...]:
+    """Each word once, where some are names; else nothing."""
+    found = tuple(dict.fromkeys(words))
+    return found if any(map(_NAME.match, found)) else ()
+
+
+def expanded(words: Iterable[str], lists: KnownLists) -> tuple[str, ...]:
+    """The networks that these words stand for, each once. Raises `KeyError` for the name of a list that is not there,
+    if it is known which ones are."""
+    words = tuple(words)
+    if len(words) == 1 and lists and words[0] in lists:
+        return lists[words[0]]
+    found: dict[str, None] = {}
+    for word in words:
+        if not _NAME.match(word):
+            found[word] = None
+        elif lists is not None:
+            found.update(dict.fromkeys(lists[word]))
+    return tuple(found)
+
+
+def read_word(value: Any, path: str, lists: KnownLists) -> str:
+    """A network, or the name of a list."""
+    if isinstance(value, str) and _MEANT_AS_NAME.match(value):
+        if value in lists if lists is not None else _NAME.match(value):
+            return value
+        raise _unknown(value, path, lists or NO_LISTS)
+    return str(values.network(value, path))
+
+
+def _unknown(name: str, path: str, lists: NetworkLists) -> ConfigError:
+    if not lists:
+        remedy = "write one such as 198.51.100.0/24 or 2001:db8::/32, or declare a list of that name in networks"
+        return ConfigError(path, f"{values.shown(name)} is not a network", remedy)
+    near = difflib.get_close_matches(name.lower(), lists, n=1)
+    more = [f"and {len(lists) - _TOLD:,} more"] if len(lists) > _TOLD else []
+    remedy = (
+        f"did you mean {near[0]}?" if near else f"lists of networks are {', '.join([*islice(lists, _TOLD), *more])}"
+    )
+    return ConfigError(path, f"{values.shown(name)} is not a network, nor the name of a list of networks", remedy)
+
+
+def named(items: Sequence[Any]) -> set[str]:
+    """The names of lists in services as they are kept."""
+    words = (item.get(key) for item in items if isinstance(item, Mapping) for key in Words._fields)
+    return {word for found in words if isinstance(found, list) for word in found if isinstance(word, str)}
