@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from _natlb.cli import single_file
 from _natlb.model.services import parse_config
 from _natlb.nftables import render
+from _natlb.nftables.delta import delta
 from _natlb.nftables.text import parse_listing
+from kernel_lab import generations, traffic
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.topology import VIP, VIP6, WEB6
 
@@ -159,3 +163,64 @@ def test_one_network_of_a_shared_list_is_one_element(balancer: Balancer) -> None
     assert len(listed(balancer, "ip", "networks.office")) == 2000, "many[1:] and that of clients"
     tables = parse_listing(balancer.host.run("nft", "--stateless", "-nn", "list", "table", "ip", "natlb"))
     assert not {key.name for key in tables} & {"allow.admin", "deny.shop"}, "both services look up the one set"
+
+
+# -- while a list is changed -------------------------------------------------------------------------------------------
+
+MANY = [f"10.{number >> 8}.{number & 255}.0/25" for number in range(600)]
+#: What leaves a list and comes back, and whether its set is emptied and filled for that.
+LEAVING = {"one element": (1, False), "refilled": (200, True)}
+CHANGES, LIMIT_S = 300, 120.0
+
+
+def guarded(networks: list[str]) -> list[Mapping]:
+    """Both services take the first client, and refuse the second one, whatever else is in the lists."""
+    backends = webs("web1", port=80)
+    return [
+        service("admin", listen=ADMIN, backends=backends, allow_from=[*networks, "198.18.7.0/24"]),
+        service("shop", listen=SHOP, backends=backends, deny_from=[*networks, "198.18.9.0/24"]),
+    ]
+
+
+@contextlib.contextmanager
+def clients(balancer: Balancer) -> Iterator[None]:
+    """Both connect to both services, one connection after the other. None meets anything but what it is to."""
+    load = [
+        balancer.client.begin(traffic.hammer, [ADMIN, SHOP], limit_s=LIMIT_S, keep=0, breath_s=0, source=source)
+        for source in (IN, OUT)
+    ]
+    balancer.client.call(traffic.hammering)
+    yield
+    balancer.client.call(traffic.halt)
+    admitted, denied = (traffic.Hammered(*each.result(LIMIT_S)).answers for each in load)
+    print(f"{balancer.engine} {balancer.variant}: admitted {admitted}, denied {denied}")
+    assert set(admitted) == {"web1"}
+    assert set(denied) == {REFUSED}
+    assert min(admitted.total(), denied.total()) > CHANGES
+
+
+@pytest.mark.slow
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize("way", LEAVING)
+def test_nobody_is_refused_or_let_in_while_elements_change(balancer: Balancer, way: str) -> None:
+    count, is_refilled = LEAVING[way]
+    whole, less = guarded(MANY), guarded(MANY[count:])
+    change = delta(*(render.render(parse_config(each)) for each in (whole, less)), render.render(parse_config(less)))
+    assert [line for text in change for line in text.splitlines() if line.startswith("flush set")] == [
+        f"flush set ip natlb {name}" for name in ("allow.admin", "deny.shop") if is_refilled
+    ]
+    balancer.apply(whole)
+    with clients(balancer):
+        changes, untranslated = balancer.host.call(
+            generations.flip, whole, less, CHANGES, LIMIT_S / 2, VIP, within_s=LIMIT_S
+        )
+    assert changes == CHANGES
+    assert not untranslated
+
+
+@pytest.mark.slow
+def test_nobody_is_refused_or_let_in_while_runs_change_a_list(balancer: Balancer) -> None:
+    balancer.apply(guarded(MANY))
+    with clients(balancer):
+        for count in (1, 0, 200, 0, 599, 300, 1, 0) * 2:
+            assert balancer.apply(guarded(MANY[count:])).changed

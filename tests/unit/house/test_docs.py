@@ -15,7 +15,7 @@ import yaml
 from _natlb.cli import commands
 from _natlb.iptables import render as iptables
 from _natlb.iptables import restore
-from _natlb.model.entities import dump
+from _natlb.model.entities import Config, dump
 from _natlb.model.services import parse_config
 from _natlb.nftables import render as nftables
 from _natlb.nftables import text as nftables_text
@@ -81,10 +81,16 @@ EXAMPLES = [
 ]
 
 
+def parsed(declared: dict[str, Any]) -> Config:
+    """What it says. A list that a template reads from a file has one network here."""
+    given = (declared.get("natlb_networks") or {}).items()
+    lists = {name: "203.0.113.0/24" if "{{" in str(item) else item for name, item in given}
+    return parse_config(declared.get("natlb_services"), declared.get("natlb_egress"), networks=lists)
+
+
 @pytest.mark.parametrize("declared", EXAMPLES)
 def test_examples_are_valid(declared: dict[str, Any]) -> None:
-    config = parse_config(declared.get("natlb_services"), declared.get("natlb_egress"))
-    assert not config.empty
+    assert not parsed(declared).empty
 
 
 def test_there_are_examples() -> None:
@@ -95,7 +101,7 @@ def test_there_are_examples() -> None:
 def test_a_recipe_of_the_docs_is_valid() -> None:
     for path in (DOCS / "recipes").glob("*.yml"):
         for declared in declarations(yaml.safe_load(path.read_text())):
-            parse_config(declared.get("natlb_services"), declared.get("natlb_egress"))
+            parsed(declared)
 
 
 def test_the_rolling_update_is_the_file_that_tests_run() -> None:

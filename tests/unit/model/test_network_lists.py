@@ -209,13 +209,13 @@ def test_networks_of_lists_count_against_the_limit(key: str) -> None:
 
 def test_a_list_is_read_once_for_all_services(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counter[str]()
-    original = values.network
+    original = values.network_text
 
-    def network(value: Any, path: str) -> values.Network:
+    def network(value: Any, path: str) -> str:
         counted[value] += 1
         return original(value, path)
 
-    monkeypatch.setattr(network_lists.values, "network", network)
+    monkeypatch.setattr(network_lists.values, "network_text", network)
     networks = [f"10.{n}.0.0/16" for n in range(200)]
     config = read({"many": networks}, *({"allow_from": "many"} for _unused in range(10)))
     assert set(counted.values()) == {1}

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
-from _natlb.model.ranges import Box, boxes_apart
+from _natlb.errors import ConfigError
+from _natlb.model import values
+from _natlb.model.ranges import Box, boxes_apart, collapsed, number_range
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +41,58 @@ def test_any_boxes_apart(boxes: list[Box]) -> None:
 )
 def test_no_more_than_it_takes(boxes: list[Box], wanted: list[Box]) -> None:
     assert sorted(boxes_apart(boxes)) == wanted
+
+
+# -- networks, of which lists may have a hundred thousand: what is quick here says what `ipaddress` does ---------------
+
+_texts = st.builds(
+    "{}/{}".format,
+    st.integers(0, 255).map(lambda byte: f"10.0.{byte & 3}.{byte & 252}")
+    | st.integers(0, 15).map("2001:db8::{:x}".format),
+    st.integers(22, 34) | st.integers(118, 129),
+)
+
+
+def strict(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
+
+
+@given(st.lists(_texts, max_size=12))
+def test_any_networks_collapsed(texts: list[str]) -> None:
+    found = [network for network in map(strict, texts) if network]
+    wanted = [
+        str(network)
+        for version in (4, 6)
+        for network in ipaddress.collapse_addresses([item for item in found if item.version == version])
+    ]
+    assert list(collapsed(tuple(map(str, found)))) == wanted
+
+
+@given(
+    _texts
+    | st.sampled_from(
+        [
+            "10.0.0.0/255.255.255.0",
+            "10.0.0.0/08",
+            "010.0.0.0/8",
+            "10.0.0/24",
+            "10.0.0.0/",
+            "/8",
+            "10.0.0.0/²",
+            "1.2.3.4.5/8",
+        ]
+    )
+)
+def test_any_network_as_numbers_and_as_text(text: str) -> None:
+    network = strict(text)
+    if network is None:
+        with pytest.raises(ValueError, match=r"\S"):
+            number_range(text)
+        with pytest.raises(ConfigError):
+            values.network_text(text, "x")
+        return
+    assert number_range(text) == (int(network.network_address), int(network.broadcast_address))
+    assert values.network_text(text, "x") == str(network)

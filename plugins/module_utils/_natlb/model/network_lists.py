@@ -99,7 +99,7 @@ def _networks(value: Any, path: str) -> tuple[str, ...]:
     if value is None:
         raise ConfigError(path, NO_VALUE, _EMPTY)
     reading = Reading()
-    found = dict.fromkeys(map(str, reading.each(values.network, _items(value, path))))
+    found = dict.fromkeys(reading.each(values.network_text, _items(value, path)))
     if len(reading.errors) > _TOLD:
         more = len(reading.errors) - _TOLD
         reading.errors = reading.errors[:_TOLD]
@@ -160,7 +160,7 @@ def read_word(value: Any, path: str, lists: KnownLists) -> str:
         if value in lists if lists is not None else _NAME.match(value):
             return value
         raise _unknown(value, path, lists or NO_LISTS)
-    return str(values.network(value, path))
+    return values.network_text(value, path)
 
 
 def _unknown(name: str, path: str, lists: NetworkLists) -> ConfigError:

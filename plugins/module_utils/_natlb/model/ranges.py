@@ -71,10 +71,13 @@ def _strips(boxes: Sequence[Box]) -> list[Box]:
 @lru_cache(maxsize=64)
 def collapsed(given: tuple[str, ...]) -> tuple[str, ...]:
     """Networks in their shortest equal form, so that no two of them overlap. Many services may have the same."""
-    found = [ipaddress.ip_network(network) for network in given]
-    v4 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network))
-    return tuple(str(network) for network in [*v4, *v6])
+    found: list[str] = []
+    for family in TOP:
+        blocks = {number_range(net): net for net in given if (":" in net) == (family == "ip6")}
+        for block in merged(blocks):
+            # Most stay as they are, and are quick to name.
+            found += [blocks[block]] if block in blocks else networks_of(block, family)
+    return tuple(found)
 
 
 def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
@@ -91,9 +94,15 @@ def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
 def number_range(network: str) -> Range:
     """First and last address of a network, or of an address alone, as numbers."""
     if "/" not in network:
-        # A network takes more than twice as long to make.
         _version, number = addresses.number(network)
         return number, number
+    address, _slash, length = network.partition("/")
+    if length.isdigit() and length.isascii():
+        version, low = addresses.number(address)
+        more = (128 if version == 6 else 32) - int(length)
+        if more >= 0 and not low & ((1 << more) - 1):
+            return low, low + (1 << more) - 1
+    # It tells what is wrong, or knows another form.
     return _network_range(network)
 
 

@@ -10,8 +10,10 @@ path.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, Union
@@ -246,6 +248,7 @@ def _fault(address: Address) -> tuple[str, str] | None:
     return None
 
 
+_USUAL = re.compile(r"([0-9.]{7,15})/([0-9]|[12][0-9]|3[0-2])\Z")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
@@ -263,6 +266,18 @@ def network(value: Any, path: str) -> Network:
         else:
             raise ConfigError(path, f"{value} has bits set behind its prefix", f"write {loose}")
     raise ConfigError(path, f"{shown(value)} is not a network", "write one such as 198.51.100.0/24 or 2001:db8::/32")
+
+
+def network_text(value: Any, path: str) -> str:
+    """The same as text. Most lines of long lists are in the spelling that it has, which is quick to tell."""
+    usual = _USUAL.match(value) if isinstance(value, str) else None
+    if usual:
+        with contextlib.suppress(OSError):
+            packed = socket.inet_pton(socket.AF_INET, usual[1])
+            rest = 0xFFFFFFFF >> int(usual[2])
+            if not int.from_bytes(packed, "big") & rest and socket.inet_ntop(socket.AF_INET, packed) == usual[1]:
+                return str(value)
+    return str(network(value, path))
 
 
 def _on_the_wire(parsed: Network, path: str) -> Network:
