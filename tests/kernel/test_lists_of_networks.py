@@ -72,6 +72,51 @@ def test_after_each_change_the_kernel_holds_what_is_declared(balancer: Balancer,
     assert not balancer.apply([declared]).changed
 
 
+def answering(kind: str, networks: list[str], others: list[str]) -> Mapping:
+    """A service with one answer for some networks, and another for others."""
+    if kind == "pins":
+        named = [(net, "web2") for net in networks] + [(net, "web3") for net in others]
+        return service(pins=[{"client": net, "backend": backend} for net, backend in named])
+    rules = [{"networks": nets, "snat": snat} for nets, snat in ((networks, "none"), (others, "10.0.0.9")) if nets]
+    return service(backends=webs("web1"), snat_by_client=rules)
+
+
+@pytest.mark.engines("nftables")
+@pytest.mark.parametrize(("kind", "name"), [("pins", "pins.web.tcp"), ("snat_by_client", "snat_client.web")])
+def test_maps_of_networks_change_by_elements(balancer: Balancer, kind: str, name: str) -> None:
+    own, many = "198.18.7.0/24", [f"10.{number >> 8}.{number & 255}.0/25" for number in range(600)]
+    around = [str(net) for net in ipaddress.ip_network(many[1]).supernet().subnets()]
+    steps: list[tuple[list[str], list[str], bool]] = [
+        ([*many, own], [], False),
+        ([*many[1:], own], [], False),
+        ([*many[2:], own], [many[1]], False),
+        ([*many[2:], own, *around[:1]], [*around[1:], *EDGES["ip"]], False),
+        ([*many[500:], own], [], True),
+        ([*many[:100], own], many[100:], False),
+        (many, [own], True),
+        ([], [own, many[0]], True),
+        ([own], [], False),
+    ]
+    before = None
+    for networks, others, refilled in steps:
+        declared = answering(kind, networks, others)
+        after = render.render(parse_config([declared]))
+        if before is not None:
+            changes = [line for text in delta(before, after, after) for line in text.splitlines()]
+            assert [line for line in changes if " map " in line] == [f"flush map ip natlb {name}"] * refilled
+        before = after
+        assert balancer.apply([declared]).transaction == ("delta" if networks is not steps[0][0] else "replace")
+        (answer,) = balancer.ask(sources=[IN])
+        if kind == "pins":
+            assert answer.who == ("web2" if own in networks else "web3")
+        else:
+            assert answer.peer == IN if own in networks else answer.error
+        kept = parse_listing(balancer.host.run("nft", "--stateless", "-nn", "list", "table", "ip", "natlb"))
+        assert sorted(kept["ip", "natlb", "map", name].body) == sorted(after["ip", "natlb", "map", name].body)  # type: ignore[index]
+    assert not balancer.info()["drift"]
+    assert not balancer.apply([declared]).changed
+
+
 @pytest.mark.engines("nftables")
 def test_what_somebody_has_done_to_a_list_is_put_right(balancer: Balancer) -> None:
     declared = service(allow_from=["198.18.7.0/24", "203.0.113.0/24"])

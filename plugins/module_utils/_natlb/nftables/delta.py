@@ -26,8 +26,8 @@ _LOOKS_UP = re.compile(r'(?:@|\bct (?:timeout|helper) set ")([^\s;,}"]+)')
 _DELETION_BY_ADDITION = 1500
 #: Below this product of deletions and elements it is a matter of milliseconds either way.
 _FEW_STEPS = 5_000_000
-#: The same of sets of networks alone. There nft itself walks the others (`setelem_delete` in its src/intervals.c): 2.9
-#: µs for each of them, beside 43 µs to add one.
+#: The same where keys are networks alone. There nft itself walks the others (`setelem_delete` in its src/intervals.c):
+#: 2.9 µs for each of them, beside 43 µs to add one.
 _DELETION_OF_NETWORK_BY_ADDITION = 15
 _FEW_STEPS_OF_NETWORKS = 30_000
 
@@ -72,7 +72,7 @@ class _Change:
     remade: list[Key] = field(init=False)
     #: What keeps its declaration, but not its rules or elements.
     changed: list[Key] = field(init=False)
-    #: Of these, sets that are emptied and filled at once. One that is made anew has nothing for a packet that is at a
+    #: Of these, what is emptied and filled at once. One that is made anew has nothing for a packet that is at a
     #: rule of before.
     refilled: list[Key] = field(init=False)
     #: Chains that go, and that a packet may be led to a moment longer.
@@ -141,7 +141,7 @@ class _Change:
         early = [key for key in self.gone if not self._is_late(key)]
         chains = [key for key in [*self.changed, *early, *self.remade] if key.kind == "chain"]
         lines: Lines = [f"flush chain {_where(key)}" for key in chains]
-        lines += [f"flush set {_where(key)}" for key in self.refilled]
+        lines += [f"flush {key.kind} {_where(key)}" for key in self.refilled]
         for key in [*self.changed, *early]:
             if key not in self.refilled:
                 lines += element_lines("delete", key, self._deleted(key))
@@ -237,8 +237,8 @@ def _takes_long(live: Section, normal: Section) -> bool:
 
 
 def _is_refilled(section: Section) -> bool:
-    """Whether the elements are networks alone, which lead nowhere."""
-    return _intervals(section) and not any(" . " in line or " : " in line for line in section.header)
+    """Whether the keys are networks alone."""
+    return _intervals(section) and not any(" . " in line for line in section.header)
 
 
 def _intervals(section: Section) -> bool:

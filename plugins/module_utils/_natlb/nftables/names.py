@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from ..model.entities import Backend, Service
 from ..packets import PROTOCOLS, Protocol, protocol_named
-from ..ruleset.names import digest
 
 _SLOTS = re.compile(rf"(?:slot|(first_slot))_({'|'.join(PROTOCOLS)})(?:_(\d+))?\Z")
 _AFFINITY, _BACKEND = "affinity", "b"
@@ -65,9 +64,9 @@ def is_backend_chain(name: str) -> bool:
     return name.partition(".")[0] == _BACKEND
 
 
-def pin_map(service: Service, protocol: Protocol, content: str) -> str:
-    """The map of the networks that are pinned. Another list is another map, see `ServiceTable.guards`."""
-    return f"pins.{service.name}.{protocol}/{digest(content)}"
+def pin_map(service: Service, protocol: Protocol) -> str:
+    """The map of the networks that are pinned."""
+    return f"pins.{service.name}.{protocol}"
 
 
 def pin_chain(service: Service, protocol: Protocol, backend: Backend) -> str:

@@ -298,7 +298,7 @@ class ServiceTable(Table):
             verdicts[backend] = f"jump {self.chain(pin_chain(service, protocol, backend), goto)}"
         elements = {plain(network): verdicts[backend] for network, backend in pinned}
         saddr = f"{self.family} saddr"
-        name = pin_map(service, protocol, " ".join(f"{key} {verdict}" for key, verdict in elements.items()))
+        name = pin_map(service, protocol)
         self.declare("map", name, f"typeof {saddr} : verdict", "flags interval").update(elements)
         return [f"{saddr} vmap @{name}"]
 

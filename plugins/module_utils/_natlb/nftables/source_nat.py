@@ -40,20 +40,22 @@ def _snat_chain(table: Table, service: Service) -> str:
     maps = {"saddr": by_network(says.by_client, table.family), "daddr": says.at_backends(table.family)}
     if not any(maps.values()):
         return _chain_of(table, says.usual, f"source_nat.{service.name}")
-    rules = [_look_up(table, field, answers) for field, answers in maps.items() if answers]
+    rules = [_look_up(table, service, field, answers) for field, answers in maps.items() if answers]
     rules.append(f"goto {_shared_chain(table, says.usual)}")
     # Elements of intervals linger (see `delta.py`), so what they lead to keeps its name.
     exact = all(frontend.exact for frontend in service.frontends())
     return table.chain(f"source_nat_by{'/' + digest(' '.join(rules)) if exact else '.' + service.name}", rules)
 
 
-def _look_up(table: Table, field: str, answers: Sequence[tuple[str, SourceNat]]) -> str:
-    """The rule that asks for the source or the destination, by a map of all services that have the same."""
+def _look_up(table: Table, service: Service, field: str, answers: Sequence[tuple[str, SourceNat]]) -> str:
+    """The rule that asks for the source or the destination, by a map of all services that have the same. That of many
+    networks is named for the first of them, so that it stays where a network comes or goes."""
     verdicts = {snat: f"goto {_shared_chain(table, snat)}" for snat in dict.fromkeys(snat for _key, snat in answers)}
     elements = {plain(key): verdicts[snat] for key, snat in answers}
-    kind, flags = ("client", ["flags interval"]) if field == "saddr" else ("backend", [])
-    # Another list is another map, see `ServiceTable.guards`.
-    name = f"snat_{kind}/{digest(' '.join(f'{key} {verdict}' for key, verdict in elements.items()))}"
+    content = digest(" ".join(f"{key} {verdict}" for key, verdict in elements.items()))
+    name, flags = f"snat_backend/{content}", []
+    if field == "saddr":
+        name, flags = table.same.setdefault(content, f"snat_client.{service.name}"), ["flags interval"]
     table.declare("map", name, f"typeof {table.family} {field} : verdict", *flags).update(elements)
     return f"{table.family} {field} vmap @{name}"
 

@@ -35,6 +35,8 @@ class Table:
         self.elements: dict[tuple[str, str], dict[str, str]] = {}
         self.chains: dict[str, Lines] = {}
         self.headers: dict[str, str] = {}
+        #: By a digest of what is in a map of one service its name, for others that have the same.
+        self.same: dict[str, str] = {}
 
     def frontends(self, service: Service) -> list[Frontend]:
         """The frontends of a service in this family, without what others take of them."""
