@@ -91,11 +91,11 @@ def test_what_is_not_used_is_what_a_declaration_without_the_key_means() -> None:
     declared = {"name": "a", "listen": "192.0.2.10:80", "backends": [{"address": "10.0.0.3", "backup": True}]}
     (plain,) = parse_config([declared]).services
     for key, value in UNUSED.items():
-        assert kept.service({**json.loads(plain.line), key: value}, plain.line) == plain, key
+        assert kept.service({**json.loads(plain.line), key: value}, plain.line, {}) == plain, key
     for key, value in UNUSED_OF_BACKENDS.items():
         item = json.loads(plain.line)
         item["backends"][0].setdefault(key, value)
-        assert kept.service(item, plain.line) == plain, key
+        assert kept.service(item, plain.line, {}) == plain, key
 
 
 # -- what is known need not be read, and is checked all the same ------------------------------------------------------

@@ -205,8 +205,8 @@ def _guard(tables: Tables, service: Service) -> list[str]:
     if admission is not None and len(admission.networks) < 2:
         match = "! -s" if admission.only else "-s"
         rules.insert(0, " ".join([*(f"{match} {network}" for network in admission.networks), _PAST]))
-    elif admission is not None and service.list_alone is not None:
-        rules.insert(0, f"-j {_shared_sources(tables, service.list_alone, admission)}")
+    elif admission is not None and service.words.alone is not None:
+        rules.insert(0, f"-j {_shared_sources(tables, service.words.alone, admission)}")
     elif admission is not None:
         _add_sources(tables, service, admission, rules)
         return [name]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..packets import FAMILIES, Family, Protocol, family_of, in_order
 from .admission import Admission, admission
@@ -36,14 +36,7 @@ Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destinati
 State = Literal["active", "drained", "disabled"]
 #: What who is not served gets.
 Refusal = Literal["reject", "drop"]
-METHODS: tuple[Method, ...] = (
-    "round_robin",
-    "random",
-    "source_hash",
-    "flow_hash",
-    "destination_hash",
-    "least_connections",
-)
+METHODS: tuple[Method, ...] = get_args(Method)
 STATES: tuple[State, ...] = ("active", "drained", "disabled")
 REFUSALS: tuple[Refusal, ...] = ("reject", "drop")
 
@@ -183,7 +176,6 @@ class Service:
     helper: Helper | None
     allow_from: tuple[str, ...]
     deny_from: tuple[str, ...]
-    #: The same two as declared, where they name lists.
     words: Words
     when_denied: Refusal
     max_connections_per_client: int
@@ -293,7 +285,7 @@ class Service:
         named = {backend.name: backend for backend in self.backends} if self.pins else {}
         return [(network, named[name]) for network, name in pinned_networks(self.pins_to(family), family)]
 
-    def pins_to(self, family: str) -> tuple[Pin, ...]:
+    def pins_to(self, family: Family) -> tuple[Pin, ...]:
         """The pins to backends of a family. Their lists may have networks of the other one."""
         mine = {backend.name for backend in self.backends if backend.family == family} if self.pins else set()
         return tuple(pin for pin in self.pins if pin.backend in mine)
@@ -328,13 +320,6 @@ class Service:
         """The clients of a family that may connect; None where all may."""
         return self._admissions[family] if self.allow_from or self.deny_from else None
 
-    @property
-    def list_alone(self) -> str | None:
-        """The name of the list that is all of what is declared of its clients: services with the same can share it."""
-        words = self.words.allow_from + self.words.deny_from
-        alone = not (self.allow_from and self.deny_from)
-        return words[0] if alone and len(words) == 1 else None
-
     def admits(self, client: str) -> bool:
         """Whether a client at this address may connect."""
         found = self.admission(family_of(client))
@@ -363,7 +348,6 @@ class Config:
     services: tuple[Service, ...]
     egress: tuple[Egress, ...]
     mark_mask: int = DEFAULT_MARK_MASK
-    #: All that are declared, also those that no service names.
     networks: NetworkLists = field(default_factory=lambda: NO_LISTS)
 
     @computed

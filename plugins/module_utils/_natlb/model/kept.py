@@ -17,7 +17,7 @@ from .entities import Backend, Listen, Service
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .marks import mark_of
-from .network_lists import NetworkLists, Words, expanded, words_of
+from .network_lists import NetworkLists, expanded, words_of
 from .pins import Pin
 from .quorum import of_dump
 from .ranges import Range
@@ -28,7 +28,7 @@ def service(item: Mapping[str, Any], line: str, lists: NetworkLists) -> Service:
     """The service of which `dump` made `item`, by way of JSON, which is `line`; `lists` were declared beside it. Raises
     `KeyError`, `TypeError` or `ValueError`, or gives another service, for anything that it did not make."""
     item = {**UNUSED, **item}
-    words = Words(words_of(item["allow_from"]), words_of(item["deny_from"]))
+    words = words_of(item["allow_from"], item["deny_from"])
     allowed, denied = tuple(item["allow_from"]), tuple(item["deny_from"])
     if any(words):
         allowed, denied = apart_or_both(expanded(allowed, lists), expanded(denied, lists))

@@ -40,12 +40,18 @@ class Words(NamedTuple):
     allow_from: tuple[str, ...] = ()
     deny_from: tuple[str, ...] = ()
 
+    @property
+    def alone(self) -> str | None:
+        """The name of the list that is all of it: services with the same can share what is made of it."""
+        both = self.allow_from + self.deny_from
+        return both[0] if len(both) == 1 else None
+
 
 NO_WORDS = Words()
 
 
 class Listed(NamedTuple):
-    """Networks as a service names them: each once, and the words that stand for them where some are names."""
+    """Networks as a service names them, each once, and the words that stand for them."""
 
     networks: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -130,13 +136,13 @@ def read_listed(value: Any, path: str, without: str, lists: KnownLists = NO_LIST
     reading.done()
     if not words:
         raise ConfigError(path, "is empty", without)
-    return Listed(expanded(words, lists), words_of(words))
+    return Listed(expanded(words, lists), tuple(dict.fromkeys(words)))
 
 
-def words_of(words: Iterable[str]) -> tuple[str, ...]:
-    """Each word once, where some are names; else nothing."""
-    found = tuple(dict.fromkeys(words))
-    return found if any(map(_NAME.match, found)) else ()
+def words_of(allow: Iterable[str], deny: Iterable[str]) -> Words:
+    """Both as they are declared, each word once, where some are names; else nothing."""
+    found = Words(tuple(allow), tuple(deny))
+    return found if any(map(_NAME.match, found.allow_from + found.deny_from)) else NO_WORDS
 
 
 def expanded(words: Iterable[str], lists: KnownLists) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from ..packets import Family
+from ..packets import Family, family_of
 from . import values
-from .families import family_of
 from .network_lists import NO_LISTS, KnownLists, expanded, read_word
 from .ranges import most_specific, networks_of, number_range
 from .reading import Reading

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ..host import addresses
-from ..packets import Family
+from ..packets import FAMILIES, Family
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ def _strips(boxes: Sequence[Box]) -> list[Box]:
 def collapsed(given: tuple[str, ...]) -> tuple[str, ...]:
     """Networks in their shortest equal form, so that no two of them overlap. Many services may have the same."""
     found: list[str] = []
-    for family in TOP:
+    for family in FAMILIES:
         blocks = {number_range(net): net for net in given if (":" in net) == (family == "ip6")}
         for block in merged(blocks):
             # Most stay as they are, and are quick to name.

@@ -29,7 +29,7 @@ from .health import Health, health_check
 from .helpers import HELPERS
 from .listens import listens
 from .lists import snat_choice
-from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, NetworkLists, Words, read_listed, read_lists
+from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, NetworkLists, Words, read_listed, read_lists, words_of
 from .outbound import DEFAULT_MARK_MASK, Egress
 from .pins import read_pins
 from .quorum import quorum, read_least
@@ -234,7 +234,7 @@ def _service(value: Any, path: str, lists: KnownLists) -> tuple[Service, list[Co
 
 def _clients(read: Callable[..., Listed], lists: KnownLists) -> tuple[tuple[str, ...], tuple[str, ...], Words]:
     allow, deny = (read(key, NOTHING, read_listed, _NOBODY, lists) for key in Words._fields)
-    return (*apart_or_both(allow.networks, deny.networks), Words(allow.words, deny.words))
+    return (*apart_or_both(allow.networks, deny.networks), words_of(allow.words, deny.words))
 
 
 def _check_quorum(given: Mapping[str, Any], path: str, reading: Reading) -> None:

@@ -98,8 +98,8 @@ def is_affinity(name: str) -> bool:
 def client_set(service: Service, only: bool) -> str:
     """The set of the networks whose clients a service admits `only`, or denies. Services that have nothing but one and
     the same list share its set, whichever of both it is to them."""
-    if service.list_alone is not None:
-        return f"networks.{service.list_alone}"
+    if service.words.alone is not None:
+        return f"networks.{service.words.alone}"
     return f"{'allow' if only else 'deny'}.{service.name}"
 
 
