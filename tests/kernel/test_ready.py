@@ -161,6 +161,29 @@ def test_an_operator_takes_the_host_out(balancer: Balancer) -> None:
         assert balancer.natlb("ready") == READY
 
 
+@pytest.mark.engines("nftables")
+def test_two_operators_take_the_host_out(balancer: Balancer) -> None:
+    """Each of them for a reason, and one that comes back does not bring the other's host back."""
+    balancer.apply([service()], program=single_file.text)
+
+    def natlb(who: str, *words: str) -> tuple[int, str, str]:
+        return tuple(balancer.host.call(program.run, balancer._root, None, list(words), sudo_user=who))
+
+    assert natlb("kim", "leave", "--reason", "new kernel") == (0, "left\n", "")
+    status, out, _err = natlb("alex", "leave", "--reason", "new disk")
+    assert re.fullmatch(r"left\nothers have as well since \S+Z \(kim\): new kernel\n", out), out
+    both = r"since \S+Z \(kim\): new kernel; since \S+Z \(alex\): new disk \(natlb join of each of them, "
+    assert re.match(f"natlb: not ready: this host has left {both}", natlb("alex", "ready")[2])
+    assert natlb("eve", "join")[:2] == (1, "had not left\n")
+    status, out, err = natlb("kim", "join")
+    assert (status, out) == (1, "joined, and others keep this host out (natlb join --all)\n")
+    assert re.match(r"natlb: not ready: this host has left since \S+Z \(alex\): new disk \(natlb join brings", err), err
+    assert natlb("alex", "join")[:2] == (0, "joined\nready\n")
+    natlb("kim", "leave")
+    natlb("", "leave")
+    assert natlb("alex", "join", "--all")[:2] == (0, "joined\nready\n")
+
+
 GONE_FOR = (
     r"natlb: not ready: this host has left since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: new kernel "
     r"\(natlb join brings it back\)\n"

@@ -22,10 +22,12 @@ from _natlb.cli import single_file
 _begun: dict[str, tuple[subprocess.Popen[bytes], list[bytes], threading.Thread]] = {}
 
 
-def run(root: str, variant: str | None, words: list[str], timeout_s: float = 60.0) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command line."""
-    line = [*argv(root, variant), *words]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, check=False)
+def run(
+    root: str, variant: str | None, words: list[str], timeout_s: float = 60.0, sudo_user: str = ""
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command line, as this user of sudo or without sudo."""
+    line, environment = [*argv(root, variant), *words], {**os.environ, "SUDO_USER": sudo_user}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 

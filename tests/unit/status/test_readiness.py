@@ -194,11 +194,11 @@ def test_a_host_has_left_where_nobody_can_read_why(tmp_path: Path) -> None:
     path = paths.etc / store.LEFT
     assert left.read(paths) is None
     path.mkdir(parents=True)
-    assert left.read(paths) == ("", "")
+    assert left.read(paths) == ((("", "", ""),),)
     path.rmdir()
     path.symlink_to(path)
-    assert left.read(paths) == ("", "")
-    assert left.join(paths)
+    assert left.read(paths) == ((("", "", ""),),)
+    assert left.join(paths)[0]
     assert left.read(paths) is None
     paths.etc.rmdir()
     paths.etc.touch()

@@ -145,15 +145,17 @@ COMMANDS = (
         "take this host out, so that other balancers serve",
         "natlb ready says no from now on, and why: keepalived gives the virtual addresses up, and routes to them are "
         "withdrawn. Rules stay, and what still arrives is balanced. This outlives runs of Ansible and reboots, until "
-        "join.",
+        "join. With sudo it is kept by the name of who has typed it.",
         [("natlb leave --reason 'kernel update'", "before maintenance")],
         [Argument("--reason", "shown by ready and status", str, default="", value="TEXT")],
     ),
     Command(
         "join",
         "take leave back, and say whether this host can serve",
-        "As natlb ready says it, whose exit code it has.",
-        [("natlb join", "after maintenance")],
+        "As natlb ready says it, whose exit code it has. Whoever uses sudo takes back their own leave: a host that "
+        "others have taken out as well stays out.",
+        [("natlb join", "after maintenance"), ("natlb join --all", "whoever has taken it out")],
+        [Argument("--all", "take back the leave of everybody")],
     ),
     Command(
         "checks",

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from ..errors import BusyError, ConfigError, HostError, MinActiveError, NatlbError
-from ..host import agent_socket, cleanup, commits, left, store
+from ..host import agent_socket, cleanup, commits, store
 from ..host.store import Paths
 from ..model.entities import State
 from ..status import readiness
@@ -105,18 +105,18 @@ def _ready(parsed: argparse.Namespace, paths: Paths) -> int:
 
 
 def _leave(parsed: argparse.Namespace, paths: Paths) -> None:
-    from ..host.date import utc  # noqa: PLC0415
-    from ..model import local_state  # noqa: PLC0415
+    from . import leaving  # noqa: PLC0415
 
     _root_alone()
-    before = left.leave(paths, utc(), local_state.line(parsed.reason))
-    why = f": {before.reason}" if before and before.reason else ""
-    _say(f"had left already{why}" if before else "left")
+    for line in leaving.leave(paths, parsed.reason):
+        _say(line)
 
 
-def _join(_parsed: argparse.Namespace, paths: Paths) -> int:
+def _join(parsed: argparse.Namespace, paths: Paths) -> int:
+    from . import leaving  # noqa: PLC0415
+
     _root_alone()
-    _say("joined" if left.join(paths) else "had not left")
+    _say(leaving.join(paths, parsed.all))
     # It may be unable to serve for other reasons.
     found = quick.ready(as_json=False, where=paths)
     return commands.DONE if found == 0 else commands.ERROR

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from ..errors import HostError
 from ..health.inquiries import Followed
 from ..host import commits, left, store
-from ..host.left import Left
+from ..host.left import Away
 from ..host.store import Paths
 from ..model.choices import Variant
 from ..plan import agent_files, overlay, waiting
@@ -123,7 +123,7 @@ class Watch:
         self._stamp: Any = None
         self._overlay_stamp: Any = None
         self._began = False
-        self._left: Left | None = None
+        self._left: Away | None = None
         self._read()
         if service is not None and not self._view.config.services:
             raise HostError(f"service {service}: not declared on this host (see natlb status)")

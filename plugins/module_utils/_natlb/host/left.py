@@ -9,6 +9,7 @@ It outlives reboots: whoever restarts a host for maintenance wants to look at it
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import HostError
@@ -17,18 +18,32 @@ from .store import Paths
 
 
 class Left(NamedTuple):
-    """Since when, as `date.utc` writes it, and why; both may be unknown."""
+    """Who has taken the host out: since when, as `date.utc` writes it, why, and by which name. Each may be unknown."""
 
     since: str
     reason: str
+    by: str = ""
 
     def __str__(self) -> str:
         since = f" since {self.since}" if self.since else ""
-        why = f": {self.reason}" if self.reason else ""
-        return f"this host has left{since}{why} (natlb join brings it back)"
+        return since + (f" ({self.by})" if self.by else "") + (f": {self.reason}" if self.reason else "")
 
 
-def read(paths: Paths) -> Left | None:
+class Away(NamedTuple):
+    """All who have, the first one first; never nobody."""
+
+    each: tuple[Left, ...]
+
+    def __str__(self) -> str:
+        remedy = "natlb join" if len(self.each) == 1 else "natlb join of each of them, or natlb join --all,"
+        return f"this host has left{';'.join(map(str, self.each))} ({remedy} brings it back)"
+
+    def of(self, by: str) -> Left | None:
+        """That of this one."""
+        return next((item for item in self.each if item.by == by), None)
+
+
+def read(paths: Paths) -> Away | None:
     """None where the host has not left. One whose file cannot be read or understood has."""
     try:
         text = (paths.etc / store.LEFT).read_text("utf-8", "backslashreplace")
@@ -37,7 +52,16 @@ def read(paths: Paths) -> Left | None:
     except OSError:
         text = None
     found = store.mapping(text)
-    return Left(str(found.get("since") or ""), str(found.get("reason") or ""))
+    others = found.get("others")
+    every = [found, *(item for item in (others if isinstance(others, list) else []) if isinstance(item, dict))]
+    return Away(tuple(Left(*(str(item.get(key) or "") for key in Left._fields)) for item in every))
+
+
+def _write(paths: Paths, each: Sequence[Left]) -> None:
+    """The first one as it always was, for programs of earlier versions."""
+    first, *others = (item._asdict() for item in each)
+    store.make_directory(paths.etc)
+    store.write_text(paths.etc / store.LEFT, json.dumps({**first, "others": others}))
 
 
 def told(paths: Paths) -> list[str]:
@@ -46,22 +70,28 @@ def told(paths: Paths) -> list[str]:
     return [str(found)] if found else []
 
 
-def leave(paths: Paths, since: str, reason: str) -> Left | None:
-    """Keep it; returns what was kept before, None where the host was here. The time stays when it left, the reason is
-    the last that was given.
+def leave(paths: Paths, since: str, reason: str, by: str = "") -> Away | None:
+    """Keep it; returns what was kept before, None where the host was here. For each who leaves the time stays when that
+    was, and the reason is the last that was given.
 
     Raises `HostError` where nothing is declared: nobody would ask then."""
     if store.state_path(paths) is None:
         raise HostError("nothing is declared on this host (run natlb.netfilter.deploy)")
     before = read(paths)
-    left = Left((before.since if before else "") or since, reason or (before.reason if before else ""))
-    store.make_directory(paths.etc)
-    store.write_text(paths.etc / store.LEFT, json.dumps(left._asdict()))
+    mine = before.of(by) if before else None
+    now = Left((mine.since if mine else "") or since, reason or (mine.reason if mine else ""), by)
+    rest = before.each if before else ()
+    _write(paths, [now if item is mine else item for item in rest] if mine else [*rest, now])
     return before
 
 
-def join(paths: Paths) -> bool:
-    """Forget it; returns whether the host had left."""
+def join(paths: Paths, by: str = "", everyone: bool = False) -> tuple[Away | None, Away | None]:
+    """Forget what this one has said, and what was said without a name; with `everyone` all. Returns what was kept
+    before, and what is kept now."""
     before = read(paths)
+    rest = [item for item in before.each if item.by not in (by, "")] if before and not everyone else []
+    if rest:
+        _write(paths, rest)
+        return before, Away(tuple(rest))
     store.remove(paths.etc / store.LEFT)
-    return before is not None
+    return before, None

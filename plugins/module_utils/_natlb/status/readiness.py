@@ -63,7 +63,7 @@ def judged(
     missing: Sequence[Family],
     settings: Mapping[str, str | None],
     answers: bool,
-    gone: left.Left | None = None,
+    gone: left.Away | None = None,
 ) -> Readiness:
     """What that comes to. `missing` are the families without rules of ours, `settings` are those of the kernel now,
     `answers` says whether the agent does, and `gone` that an operator has taken the host out. Pure."""
