@@ -1,4 +1,4 @@
-"""What can go wrong with one of two balancers, short of its end: links, the way between the two, disks."""
+"""What can go wrong with one of several balancers: links, the way between two, disks, and its end without a word."""
 
 from __future__ import annotations
 
@@ -59,6 +59,14 @@ def cut(host: str, interface: str) -> Iterator[None]:
         yield
     finally:
         _switch("bridge", "link", "set", "dev", name, "state", "3")
+
+
+def end_without_a_word(host: str, *interfaces: str) -> None:
+    """As if its power had failed. Of a container that is only killed, the kernel ends connections as processes do, and
+    forwards packets until podman takes its network away."""
+    for interface in interfaces:
+        _switch("bridge", "link", "set", "dev", port(host, interface), "state", "0")
+    lab.podman("kill", f"natlb-{host}")
 
 
 @contextlib.contextmanager
