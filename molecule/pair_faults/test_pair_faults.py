@@ -138,10 +138,14 @@ def test_a_link_is_cut_behind_a_switch(held: Established, interface: str) -> Non
         assert max(one.lost for one in seen.values()) < SOON_S / attempts.EVERY_S, seen
 
 
+def answered(port: int, times: int = 1) -> list[str]:
+    """Who answers a client at once, until nobody does."""
+    ask = f"print(socket.create_connection(('{ADDRESSES[0]}', {port}), 1).recv(99).decode().split()[0])"
+    return on("client", "python3", "-c", f"import socket\nfor _ in range({times}): {ask}").split()
+
+
 def connects(port: int) -> bool:
-    """Whether a client gets an answer there at once."""
-    ask = f"import socket; print(socket.create_connection(('{ADDRESSES[0]}', {port}), 1).recv(99).decode())"
-    return on("client", "python3", "-c", ask).startswith("web")
+    return bool(answered(port))
 
 
 def deploy(**variables: object) -> str:
@@ -171,7 +175,15 @@ def test_one_that_was_away_for_a_day(held: Established) -> None:
     assert deploy().startswith("exit 0\n")
 
 
-@pytest.mark.parametrize("folder", ["/etc", "/var"])
+def a_run_changes_nothing() -> None:
+    """It has no room for the way back, and says so."""
+    out = deploy(**LATE)
+    assert out.startswith("exit 2\n"), out
+    assert "cannot be written: No space left on device" in out
+    assert not connects(LATE_PORT)
+
+
+@pytest.mark.parametrize("folder", ["/etc", "/var", "/run"])
 def test_disks_are_full(folder: str) -> None:
     """On both, the one that has the addresses and the one that is to take them. What becomes of changes is told by
     tests/kernel/test_full_disks.py."""
@@ -184,12 +196,15 @@ def test_disks_are_full(folder: str) -> None:
             on("web1", "systemctl", "stop", "natlb-identity")
             try:
                 for host in (FIRST, SECOND):
-                    wait_for(lambda host=host: "down" in on(host, "natlb", "status"), "not seen")  # type: ignore[misc]
+                    wait_for(lambda host=host: "down" in on(host, "natlb", "checks"), "not seen")  # type: ignore[misc]
+                wait_for(lambda: answered(80, 8) == ["web2"] * 8, "the dead one stays in rotation")
             finally:
                 on("web1", "systemctl", "start", "natlb-identity")
             for host in (FIRST, SECOND):
-                wait_for(lambda host=host: "down" not in on(host, "natlb", "status"), "not seen")  # type: ignore[misc]
+                wait_for(lambda host=host: "down" not in on(host, "natlb", "checks"), "not seen")  # type: ignore[misc]
         assert [on(host, "natlb", "ready") for host in (FIRST, SECOND)] == ["ready\n"] * 2
+        if folder == "/run":
+            a_run_changes_nothing()
         held = Established(HALF, BUSY, KEPT)
         with clients(f"{folder} is full on both, and the addresses move", seen, ALL_TARGETS):
             on(FIRST, "systemctl", "stop", "keepalived")

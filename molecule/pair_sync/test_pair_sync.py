@@ -37,6 +37,8 @@ FILES = (
     "/etc/systemd/system/conntrackd.service.d/natlb.conf",
 )
 
+PID = ("systemctl", "show", "conntrackd", "--property=MainPID", "--value")
+
 
 def tracked(host: str) -> int:
     """Established connections to the services `turns` and `turns6` that the host's kernel knows."""
@@ -93,12 +95,26 @@ def test_a_move_on_purpose_and_back() -> None:
     on(SECOND, "systemctl", "start", "keepalived")
 
 
-def test_a_daemon_that_is_killed_comes_back() -> None:
+def test_daemons_that_are_killed_come_back() -> None:
+    """What they have copied is in the kernels, and what is new then is copied as well."""
+    held = Established(HALF, BUSY, KEPT)
+    count = 2 * held.opened + 2 * BUSY
+    wait_for_copies(SECOND, count)
+    before = {host: on(host, *PID) for host in (FIRST, SECOND)}
     for host in (FIRST, SECOND):
         on(host, "systemctl", "kill", "--signal=KILL", "conntrackd")
-    held = Established(HALF, 0, KEPT)
-    wait_for_copies(SECOND, 2 * held.opened)
+    for host in (FIRST, SECOND):
+        wait_for(lambda host=host: on(host, *PID) not in (before[host], "0\n"), "nobody has started it anew")  # type: ignore[misc]
+    assert tracked(SECOND) == count
+    later = Established(HALF, 0, KEPT)
+    wait_for_copies(SECOND, count + 2 * later.opened)
+    on(FIRST, "systemctl", "stop", "keepalived")
+    wait_for_holder(SECOND)
+    all_are_kept(held, "client", "busy", "backend", outage_s=KILLED_S[1], what="both daemons were killed")
+    all_are_kept(later, "client", "backend", what="opened after that")
     held.stop()
+    later.stop()
+    on(FIRST, "systemctl", "start", "keepalived")
 
 
 def test_somebody_elses_configuration_stays() -> None:
