@@ -26,9 +26,6 @@ _ROUTES = (
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv4.fib_multipath_hash_policy=1",
     "net.ipv6.fib_multipath_hash_policy=1",
-    # All are in one network, so it would tell clients of a way without it.
-    "net.ipv4.conf.all.send_redirects=0",
-    "net.ipv4.conf.default.send_redirects=0",
 )
 
 
@@ -58,8 +55,12 @@ def up() -> None:
     try:
         LAYER.build()
         lab.up(HOSTS, fresh=True)
-        # Redirects of IPv6 cannot be turned off where they are sent.
-        client = "sysctl -qw net.ipv6.conf.all.accept_redirects=0 net.ipv6.conf.eth0.accept_redirects=0"
+        # All are in one network, so the router tells clients of a way without it. Whoever takes it goes to one balancer
+        # with all connections of the family, also once that one is dead.
+        refused = [
+            f"net.{family}.conf.{of}.accept_redirects=0" for family in ("ipv4", "ipv6") for of in ("all", "eth0")
+        ]
+        client = f"sysctl -qw {' '.join(refused)}"
         ways = "; ".join(f"ip route replace {to} via {via}" for to, via in zip(ADDRESSES, ROUTER, strict=True))
         lab.podman("exec", "natlb-client", "sh", "-ec", f"{client}; {ways}")
         start = "install -o bird -g bird -m 0640 /lab/router.conf /etc/bird/bird.conf; systemctl restart bird"
