@@ -128,7 +128,7 @@ def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
                 yield at, part.strip()
 
 
-def read_listed(value: Any, path: str, without: str, lists: KnownLists = NO_LISTS) -> Listed:
+def read_listed(value: Any, path: str, without: str, lists: KnownLists) -> Listed:
     """Networks and names of lists, as a service has them. An empty list, as a template may give it, is refused; the
     remedy says what to do `without` any."""
     reading = Reading()

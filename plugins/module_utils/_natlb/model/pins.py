@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError
 from ..packets import Family, family_of
 from . import values
-from .network_lists import NO_LISTS, KnownLists, expanded, read_word
+from .network_lists import KnownLists, expanded, read_word
 from .ranges import most_specific, networks_of, number_range
 from .reading import Reading
 
@@ -34,7 +34,7 @@ class Pin(NamedTuple):
         return {"client": self.client, "backend": self.backend}
 
 
-def read_pins(value: Any, path: str, lists: KnownLists = NO_LISTS) -> tuple[Pin, ...]:
+def read_pins(value: Any, path: str, lists: KnownLists) -> tuple[Pin, ...]:
     """As a user types them; `lists` are those of networks that they may name. Raises `ConfigErrors`."""
     items = values.sequence(value, path)
     _check_count(len(items), path)

@@ -13,7 +13,7 @@ from ..packets import Family, family_name, family_of
 from . import values
 from .entities import Backend
 from .lists import snat_choice
-from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, read_listed
+from .network_lists import NOTHING, KnownLists, Listed, read_listed
 from .reading import Reading
 from .source_nat import ClientSnat, Snat, SourceNat
 
@@ -23,7 +23,7 @@ _KEYS = ("networks", "snat")
 _NOBODY = "name networks, or take the entry out: snat of the service is for all others"
 
 
-def read_by_client(value: Any, path: str, lists: KnownLists = NO_LISTS) -> tuple[ClientSnat, ...]:
+def read_by_client(value: Any, path: str, lists: KnownLists) -> tuple[ClientSnat, ...]:
     """As a user types it; names of `lists` stand for their networks. Raises `ConfigErrors`."""
     items = values.sequence(value, path)
     reading = Reading()
