@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Generic, TypeVar
+from typing import Any, Callable, Generic, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -17,6 +17,14 @@ class computed(Generic[T]):  # noqa: N801 (used as `property` is)
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function, self._name, self.__doc__ = function, function.__name__, function.__doc__
 
-    def __get__(self, instance: Any, owner: Any = None) -> T:
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> computed[T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: Any = None) -> T: ...
+
+    def __get__(self, instance: Any, owner: Any = None) -> computed[T] | T:
+        if instance is None:
+            return self
         found = vars(instance)[self._name] = self._function(instance)
         return found

@@ -348,7 +348,7 @@ class Config:
     services: tuple[Service, ...]
     egress: tuple[Egress, ...]
     mark_mask: int = DEFAULT_MARK_MASK
-    networks: NetworkLists = field(default_factory=lambda: NO_LISTS)
+    networks: NetworkLists = field(default_factory=lambda: NO_LISTS, hash=False)
 
     @computed
     def _families(self) -> tuple[Family, ...]:
