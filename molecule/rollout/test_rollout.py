@@ -20,7 +20,7 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "lab"))
 
 import rollout
-from fleet_clients import SCENARIO, Established, Seen, all_are_kept, alone, clients, on, run
+from fleet_clients import SCENARIO, Established, Seen, all_are_kept, alone, clients, notice_nothing, on, run
 
 FIRST, SECOND, THIRD, LAST = rollout.BALANCERS
 ADDRESSES = [host.interfaces[0] for host in rollout.HOSTS[: len(rollout.BALANCERS)]]
@@ -66,11 +66,13 @@ def held() -> Iterator[Established]:
 
 @contextlib.contextmanager
 def nobody_notices(held: Established, what: str) -> Iterator[None]:
-    """Neither who connects meanwhile, nor who is connected. No change comes to all of them at once."""
+    """Neither who connects meanwhile, nor who is connected. No change comes to all of them at once, so what fails at
+    all of them is the machine's doing, and lasts no longer than a machine stands still."""
     seen: dict[str, Seen] = {}
     with clients(what, seen, TARGETS):
         yield
     assert alone(seen) == dict.fromkeys(TARGETS, 0)
+    notice_nothing(*seen.values())
     stood_still_s = max(one.gap_s for one in seen.values())
     all_are_kept(held, "client", "busy", "backend", outage_s=stood_still_s, what=what)
 
