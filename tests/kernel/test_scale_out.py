@@ -181,18 +181,47 @@ def test_marks_of_which_nothing_tells_are_removed(lab: Lab, tmp_path: Path, engi
     assert kept_by_a_host(backend) == before
 
 
+#: What makes marks; of iptables, those of IPv4 are there when IPv6 fails.
+MAKES_MARKS = {"nftables": "nft", "iptables": "ip6tables-restore"}
+
+
 @pytest.mark.parametrize("engine", ["nftables", "iptables"])
-def test_a_start_that_fails_half_way_leaves_nothing(lab: Lab, tmp_path: Path, engine: str) -> None:
-    """Both families of nftables are one transaction. Of iptables, IPv4 is there when IPv6 fails."""
+def test_marks_that_cannot_be_made_leave_routes_where_they_are(lab: Lab, tmp_path: Path, engine: str) -> None:
+    """It is told, and the next attempt makes them."""
     backend = lab.backends["web1"]
     balancers = [{"mac": "02:00:5e:00:53:01", "gateway": [BACK, BACK6]}]
     before = kept_by_a_host(backend)
     path = ReturnPath(backend, tmp_path, natlb_return_balancers=balancers, natlb_return_engine=engine)
-    path.without({"nftables": "nft", "iptables": "ip6tables-restore"}[engine])
     try:
-        with pytest.raises(RuntimeError):
+        path.run("up")
+        put_in_place = kept_by_a_host(backend)
+        path.run("down")
+        path.failing(MAKES_MARKS[engine], 1000)
+        with pytest.raises(RuntimeError, match="marks of natlb_return_balancers cannot be made"):
             path.run("up")
-        assert kept_by_a_host(backend) == before
+        left = kept_by_a_host(backend)
+        assert {name: left[name] for name in ("rules", "rules6", "routes")} == {
+            name: put_in_place[name] for name in ("rules", "rules6", "routes")
+        }
+        assert path.drift() == (1, ["gone: marks of natlb_return_balancers"])
+        (tmp_path / "failing" / MAKES_MARKS[engine]).unlink()
+        path.run("restore")
+        assert kept_by_a_host(backend) == put_in_place
+        assert path.drift() == (0, [])
+    finally:
+        path.run("down")
+    assert kept_by_a_host(backend) == before
+
+
+def test_marks_are_made_again_however_long_addresses_were_waited_for(lab: Lab, tmp_path: Path) -> None:
+    backend = lab.backends["web1"]
+    balancers = [{"mac": "02:00:5e:00:53:01", "gateway": [BACK, BACK6]}]
+    path = ReturnPath(backend, tmp_path, natlb_return_balancers=balancers, natlb_return_engine="nftables")
+    path.has_waited()
+    path.failing("nft", 2)
+    try:
+        path.run("up")
+        assert path.drift() == (0, [])
     finally:
         path.run("down")
 

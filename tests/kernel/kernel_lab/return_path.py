@@ -20,6 +20,17 @@ ROLE = Path(__file__).resolve().parents[3] / "roles" / "return_path"
 STATE = "/run/natlb-return-path"
 
 
+#: Each attempt that fails is a byte of a file. What is there can be listed, and removed.
+FAILING = """#!/bin/sh
+case $1 in list | delete) ;; *)
+    if [ "$(cat {folder}/failed 2>/dev/null | wc -c)" -lt {times} ]; then
+        printf x >>{folder}/failed
+        exit 1
+    fi
+    ;;
+esac
+exec {program} "$@"
+"""
 #: In a process of its own: Ansible takes over how its collections are imported, for all tests that follow.
 RENDER = """
 import json, sys
@@ -70,10 +81,16 @@ class ReturnPath:
         """What it has noted is gone, as after a boot."""
         shutil.rmtree(self._state)
 
-    def without(self, program: str) -> None:
-        """This program fails from now on."""
+    def has_waited(self) -> None:
+        """It waits for addresses no longer, as if it had done so for nearly as long as it may."""
+        text = self._file.read_text()
+        assert "\nwait_s=30\n" in text
+        self._file.write_text(text.replace("\nwait_s=30\n", "\nwait_s=1\n"))
+
+    def failing(self, program: str, times: int) -> None:
+        """This program fails so often from now on, where it makes something."""
         folder = self._file.parent / "failing"
         folder.mkdir()
-        (folder / program).write_text("#!/bin/sh\nexit 1\n")
+        (folder / program).write_text(FAILING.format(folder=folder, times=times, program=shutil.which(program)))
         (folder / program).chmod(0o755)
         self._file.write_text(self._file.read_text().replace(" PATH=", f" PATH={folder}:"))
