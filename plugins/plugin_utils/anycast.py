@@ -13,6 +13,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError, NatlbError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entities import Config
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.network_lists import UNKNOWN
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import Reading
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.services import parse_config
 
@@ -33,7 +34,8 @@ def addresses(value: Any) -> list[str]:
     services = [item for item in items if isinstance(item, Mapping)]
     others = [(f"{PREFIX}addresses[{n}]", item) for n, item in enumerate(items) if not isinstance(item, Mapping)]
     found = {*reading.each(values.host_address, others)}
-    config = reading.read(parse_config, services, otherwise=Config((), ()))
+    # Which lists their clients are in is for the role `balancer` to say.
+    config = reading.read(parse_config, services, None, None, None, UNKNOWN, otherwise=Config((), ()))
     reading.done()
     for service in config.services:
         for frontend in service.frontends():

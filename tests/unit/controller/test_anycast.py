@@ -34,6 +34,33 @@ def test_addresses_of_services(listen: list[str], found: list[str]) -> None:
     assert addresses([{"name": "web", "listen": listen, "backends": backends}]) == found
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"allow_from": "office"},
+        {"deny_from": ["blocked", "203.0.113.9"]},
+        {"allow_from": ["office", "2001:db8:7::/48"], "deny_from": "203.0.113.9"},
+        {"snat_by_client": [{"networks": ["pods"], "snat": ["10.0.0.21", "2001:db8:2::21"]}], "snat_ports": 2000},
+        {"snat_by_client": [{"networks": ["pods", "203.0.113.9"], "snat": ["10.0.0.21", "2001:db8:2::21"]}]},
+        {"snat": "none", "snat_by_client": [{"networks": "pods", "snat": "masquerade"}], "snat_ports": 2000},
+        {"pins": [{"client": "office", "backend": "10.0.0.3"}, {"client": "pods", "backend": "10.0.0.3"}]},
+    ],
+)
+def test_names_of_lists_are_for_the_balancer_to_know(keys: dict[str, Any]) -> None:
+    assert addresses([{"name": "web", "listen": "203.0.113.10:80", "backends": BACKENDS, **keys}]) == ["203.0.113.10"]
+
+
+def test_services_whose_source_nat_names_lists_are_not_compared() -> None:
+    """Both may name the same networks, each in its own words."""
+    by_client = [[{"networks": name, "snat": "none"}] for name in ("pods", "10.244.0.0/16")]
+    listens = ("*:80", "203.0.113.0/24:80")
+    services = [
+        {"name": f"s{n}", "listen": [listen, f"203.0.113.1{n}:81"], "backends": BACKENDS, "snat_by_client": rules}
+        for n, (listen, rules) in enumerate(zip(listens, by_client, strict=True))
+    ]
+    assert addresses(services) == ["203.0.113.10", "203.0.113.11"]
+
+
 def test_addresses_stay_and_are_there_once() -> None:
     service = {"name": "web", "listen": "203.0.113.10:80", "backends": BACKENDS}
     assert addresses([service, "203.0.113.10", "203.0.113.2"]) == ["203.0.113.2", "203.0.113.10"]

@@ -23,6 +23,10 @@ NetworkLists = Mapping[str, tuple[str, ...]]
 #: The same while a declaration is read; None where it is not known which lists there are.
 KnownLists = Optional[NetworkLists]
 NO_LISTS: NetworkLists = {}
+#: In place of a declaration of lists where nobody knows what is declared: a name may stand for any networks.
+UNKNOWN: Any = object()
+#: Keys of a service whose values may name lists.
+MAY_NAME_LISTS = frozenset({"allow_from", "deny_from", "snat_by_client", "pins"})
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 #: What is meant as a name, if not as one that there is.
@@ -63,6 +67,8 @@ NOTHING = Listed()
 def read_lists(value: Any) -> tuple[KnownLists, list[ConfigError]]:
     """What is declared as `networks`, and what is wrong with it."""
     reading = Reading()
+    if value is UNKNOWN:
+        return None, []
     if value is None:
         return NO_LISTS, []
     if not isinstance(value, Mapping):
@@ -74,6 +80,11 @@ def read_lists(value: Any) -> tuple[KnownLists, list[ConfigError]]:
         if name is not None:
             found[name] = reading.read(_networks, item, f"networks.{name}", otherwise=())
     return found, reading.errors
+
+
+def are_known(lists: KnownLists) -> bool:
+    """Whether it is known which networks each name stands for."""
+    return lists is not None and all(lists.values())
 
 
 def readable_lists(value: Any) -> NetworkLists:

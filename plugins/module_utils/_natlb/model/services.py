@@ -10,7 +10,7 @@ canonical spelling, times in seconds) and free of contradictions.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from ..errors import ConfigError
@@ -29,7 +29,19 @@ from .health import Health, health_check
 from .helpers import HELPERS
 from .listens import listens
 from .lists import snat_choice
-from .network_lists import NO_LISTS, NOTHING, KnownLists, Listed, NetworkLists, Words, read_listed, read_lists, words_of
+from .network_lists import (
+    MAY_NAME_LISTS,
+    NO_LISTS,
+    NOTHING,
+    KnownLists,
+    Listed,
+    NetworkLists,
+    Words,
+    are_known,
+    read_listed,
+    read_lists,
+    words_of,
+)
 from .outbound import DEFAULT_MARK_MASK, Egress
 from .pins import read_pins
 from .quorum import quorum, read_least
@@ -69,6 +81,7 @@ def parse_config(
     services: Any, egress: Any = None, mark_mask: Any = None, known: Known | None = None, networks: Any = None
 ) -> Config:
     """Read `natlb_services`, `natlb_egress` and `natlb_networks`; `known` is what need not be read.
+    Where these are not all of a host, `networks` may be `network_lists.UNKNOWN`.
 
     Raises `ConfigErrors` with all errors at once. Parts of a service, and services, are checked against each other as
     far as what that depends on could be read: nothing is said of a value that may be another one once it is right.
@@ -81,7 +94,7 @@ def parse_config(
     reading.errors.extend(egress_errors)
     mask = reading.read(read_mark_mask, mark_mask, otherwise=None)
     if known is None or not known.claims(whole):
-        reading.errors.extend(between(claiming, whole))
+        reading.errors.extend(between(claiming, whole if are_known(lists) else {}))
     reading.errors.extend(takeover.errors(whole))
     reading.errors.extend(snat_ports.collisions(whole, others))
     if mask is not None and not egress_errors:
@@ -112,6 +125,7 @@ def _services(
     """By their places those of which all values are right, and those of which at least it is known what they claim."""
     whole: dict[int, Service] = {}
     claiming: dict[int, Service] = {}
+    unsure: Collection[str] = () if are_known(lists) else MAY_NAME_LISTS
     items = _items(value, "services", reading)
     for index, item in enumerate(items):
         if index in known:
@@ -123,7 +137,7 @@ def _services(
         if "backends" in unread and any(listen.address is None for listen in service.listens):
             # `*` is of the families that backends are of.
             unread.add("listen")
-        reading.errors.extend([*errors, *misfits(service, path, unread)])
+        reading.errors.extend([*errors, *misfits(service, path, unread.union(unsure))])
         if not unread:
             whole[index] = service
         if unread.isdisjoint(_CLAIMS):

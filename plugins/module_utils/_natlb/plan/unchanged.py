@@ -25,12 +25,11 @@ from ..host import revision, store
 from ..host.observation import Call, Watch
 from ..host.revision import Revision
 from ..host.store import Paths
+from ..model.network_lists import MAY_NAME_LISTS
 
 #: Of the file.
 _FORMAT = 1
 _CORE = Path(__file__).parents[1]
-#: Keys of a service.
-_MAY_NAME_LISTS = frozenset({"allow_from", "deny_from", "snat_by_client", "pins"})
 
 
 class Asked(NamedTuple):
@@ -58,7 +57,7 @@ def asked(options: Mapping[str, Any]) -> Asked:
 
 
 def _service_digest(item: Any, lists: str, encode: Callable[[Any], str]) -> str:
-    names = isinstance(item, Mapping) and not _MAY_NAME_LISTS.isdisjoint(item)
+    names = isinstance(item, Mapping) and not MAY_NAME_LISTS.isdisjoint(item)
     return _text_digest(encode([item, lists] if names else item))
 
 
