@@ -112,6 +112,28 @@ def test_a_damaged_file_is_read_as_far_as_it_can_be(tmp_path: Path, state: Any, 
     assert request.previous(paths, store.read_state(paths))[0].services == ()
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"allow_from": "office"},
+        {"deny_from": ["blocked", "192.0.2.7"]},
+        {"snat_by_client": [{"networks": ["office", "blocked"], "snat": "none"}]},
+        {"pins": [{"client": "office", "backend": "10.0.0.3"}, {"client": "blocked", "backend": "10.0.0.3"}]},
+    ],
+)
+def test_of_before_there_are_the_lists_that_services_name(tmp_path: Path, keys: dict[str, Any]) -> None:
+    lists = {"office": "198.51.100.0/24", "blocked": "203.0.113.0/24", "unused": "203.0.113.0/25"}
+    config = parse_config([WEB, {**DNS, **keys}], networks=lists)
+    paths = store.Paths(tmp_path / "etc", tmp_path / "run")
+    store.write_text(
+        paths.etc / store.STATE,
+        request.state_text(request.Request(config, "auto", None, True, True, paths), "nftables"),
+    )
+    before = request.previous(paths, store.read_state(paths))[0]
+    assert before.services == config.services[1:]
+    assert "unused" not in before.networks
+
+
 def test_of_before_there_are_only_services_of_udp(tmp_path: Path) -> None:
     paths = kept(tmp_path, {"services": [WEB, DNS, {**DNS, "name": "alone", "listen": "*:54", "protocol": "udp"}]})
     assert [service.name for service in request.previous(paths, store.read_state(paths))[0].services] == [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Optional
 
@@ -192,7 +192,15 @@ def _unknown(name: str, path: str, lists: NetworkLists) -> ConfigError:
     return ConfigError(path, f"{values.shown(name)} is not a network, nor the name of a list of networks", remedy)
 
 
-def named(items: Sequence[Any]) -> set[str]:
-    """The names of lists in services as they are kept."""
-    words = (item.get(key) for item in items if isinstance(item, Mapping) for key in Words._fields)
-    return {word for found in words if isinstance(found, list) for word in found if isinstance(word, str)}
+def named(services: Any) -> set[str]:
+    """The words in services as they are kept, which may be damaged: networks, and the names of lists."""
+    found: list[Any] = []
+    for service in _mappings(services):
+        found += [service.get(key) for key in Words._fields]
+        found += [rule.get("networks") for rule in _mappings(service.get("snat_by_client"))]
+        found += [[pin.get("client")] for pin in _mappings(service.get("pins"))]
+    return {word for words in found if isinstance(words, list) for word in words if isinstance(word, str)}
+
+
+def _mappings(items: Any) -> Iterator[Mapping[str, Any]]:
+    return (item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping))
