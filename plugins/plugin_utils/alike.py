@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.entities import Config, Service, dump
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.slots import HASHES
 
-#: Of a service and of its backends: what its slots, and the way in which one is picked, are made from.
-_OF_SERVICE = ("method", "client_prefix", "pins", "name", "backups", "min_healthy", "min_healthy_again")
+#: Of a service and of its backends: what its slots, and the way in which one is picked, are made from, beside its pins.
+_OF_SERVICE = ("method", "client_prefix", "name", "backups", "min_healthy", "min_healthy_again")
 _OF_BACKEND = ("address", "port", "weight", "state", "backup", "priority")
 #: So many hexadecimal digits tell services apart.
 _DIGITS = 16
@@ -36,7 +36,7 @@ def tables(config: Config) -> list[dict[str, Any]]:
             "name": service.name,
             "method": service.method,
             "listen": listen,
-            "slots": hashlib.sha256(json.dumps(_made_from(item), sort_keys=True).encode()).hexdigest()[:_DIGITS],
+            "slots": hashlib.sha256(json.dumps(_made_from(service, item), sort_keys=True).encode()).hexdigest()[:_DIGITS],
         }
         for service, item in zip(config.services, dumped)
         if (listen := _shared(service))
@@ -53,8 +53,11 @@ def _shared(service: Service) -> list[str]:
     ]
 
 
-def _made_from(item: Mapping[str, Any]) -> dict[str, Any]:
+def _made_from(service: Service, item: Mapping[str, Any]) -> dict[str, Any]:
+    """`item` is the service as JSON has it. Its pins may name lists, which need not be the same on another balancer."""
     found = {key: item.get(key) for key in _OF_SERVICE}
+    pinned = [pin for family in service.families() for pin in service.pinned(family)]
+    found["pins"] = [[network, backend.address, backend.given_port] for network, backend in pinned]
     found["backends"] = [{key: backend.get(key) for key in _OF_BACKEND} for backend in item["backends"]]
     return found
 

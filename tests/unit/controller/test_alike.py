@@ -58,6 +58,29 @@ def test_slots_for_one_address_are_those_of_the_first(other: dict[str, Any], dif
         assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("other", "pins", "differs"),
+    [
+        ("198.51.100.0/24", ["office one", "203.0.113.9 two"], False),
+        ("198.51.100.0/25\n198.51.100.128/25", ["203.0.113.9 two", "office one"], False),
+        ("198.51.100.0/24", ["198.51.100.0/24 one", "203.0.113.9 two"], False),
+        ("198.51.100.0/25", ["office one", "203.0.113.9 two"], True),
+        ("198.51.100.0/24", ["office two", "203.0.113.9 two"], True),
+        ("198.51.100.0/24", ["office one"], True),
+    ],
+)
+def test_pins_are_alike_where_they_pin_the_same_clients(other: str, pins: list[str], differs: bool) -> None:
+    """By whatever names of lists."""
+
+    def balancer(office: str, pins: list[str]) -> list[dict[str, Any]]:
+        chosen = [dict(zip(("client", "backend"), pin.split(" "), strict=True)) for pin in pins]
+        pinned = service(pins=chosen, backends=[{**A, "name": "one"}, {**B, "name": "two"}])
+        return alike.tables(parse_config([pinned], networks={"office": office}))
+
+    first = balancer("198.51.100.0/24", ["office one", "203.0.113.9 two"])
+    assert bool(alike.differences({"lb1": first, "lb2": balancer(other, pins)})) == differs
+
+
 def test_backups_that_join_otherwise() -> None:
     spares = [A, *({"address": f"10.0.0.{number}", "port": 80, "backup": True} for number in (8, 9))]
     both, first = service(backends=spares), service(backends=spares, backups="first")
