@@ -91,6 +91,39 @@ def test_a_list_may_have_networks_of_a_family_that_is_of_no_use_here(key: str) -
     assert told.startswith(f"services[0].{key}[1].{'networks' if key == 'snat_by_client' else 'client'}: ")
 
 
+SIX = {"name": "one-six", "address": "2001:db8:2::3"}
+DUAL = {"listen": ["192.0.2.10:80", "[2001:db8:1::10]:80"], "backends": [*WEB["backends"], SIX]}
+PINNED_TO_BOTH = [{"client": "office", "backend": name} for name in ("one", "one-six")]
+
+
+def test_a_list_of_both_families_is_pinned_to_a_backend_of_each() -> None:
+    (service,) = read(LISTS, {**DUAL, "pins": PINNED_TO_BOTH}).services
+    assert service.pinned("ip") == [("198.51.100.0/24", service.backends[0])]
+    assert service.pinned("ip6") == [("2001:db8:7::/48", service.backends[1])]
+    (service,) = read(LISTS, {**DUAL, "pins": PINNED_TO_BOTH[1:]}).services
+    assert service.pinned("ip") == [], "its clients of this family go where the method says"
+
+
+@pytest.mark.parametrize(
+    ("third", "network"),
+    [
+        ({"client": "office", "backend": "one"}, "198.51.100.0/24 stands at services[0].pins[0]"),
+        ({"client": "office", "backend": "one-six"}, "2001:db8:7::/48 stands at services[0].pins[1]"),
+        ({"client": "2001:db8:7::/48", "backend": "one-six"}, "2001:db8:7::/48 stands at services[0].pins[1]"),
+    ],
+)
+def test_of_a_list_no_network_is_pinned_twice(third: dict[str, str], network: str) -> None:
+    told = f"services[0].pins[2].client: {network} already (pin it once)"
+    assert refused(LISTS, {**DUAL, "pins": [*PINNED_TO_BOTH, third]}) == [told]
+
+
+def test_networks_of_a_list_that_are_of_no_use_to_a_pin_do_not_count() -> None:
+    six = [f"2001:db8:{n:x}::/48" for n in range(4000)]
+    lists = {"many": [*six, *(f"10.{n >> 8}.{n & 255}.0/24" for n in range(200))]}
+    (service,) = read(lists, {"pins": [{"client": "many", "backend": "one"}]}).services
+    assert service.pinned("ip6") == []
+
+
 @pytest.mark.parametrize(
     ("networks", "service", "told"),
     [

@@ -16,6 +16,7 @@ from . import values as parse
 from .entities import Service
 from .hash_keys import WHOLE
 from .helpers import PROTOCOLS_OF
+from .pins import MAX_PINS
 from .quorum import Quorum
 from .reading import Reading
 from .spelling import is_everything
@@ -221,6 +222,7 @@ def _check_priorities(service: Service, path: str, reading: Reading) -> None:
 
 def _check_pins(service: Service, path: str, reading: Reading) -> None:
     named = {backend.name: backend for backend in service.backends}
+    places: dict[str, str] = {}
     for index, pin in enumerate(service.pins):
         backend = named.get(pin.backend)
         at = f"{path}.pins[{index}]"
@@ -228,9 +230,18 @@ def _check_pins(service: Service, path: str, reading: Reading) -> None:
             some = ", ".join([*islice(named, _NAMED), *(["…"] if len(named) > _NAMED else [])])
             remedy = f"choose from {some}" if named else "the service has no backend"
             reading.add(f"{at}.backend", f"{parse.shown(pin.backend)} is no backend of the service", remedy)
-        elif pin.networks and all(backend.family != family_of(network) for network in pin.networks):
+            continue
+        here = pin.of(backend.family)
+        if not here:
             problem = f"{pin.client} is not of the family of {pin.backend} ({backend.address})"
             reading.add(f"{at}.client", problem, "pin it to a backend of its own family")
+        twice = next(((network, places[network]) for network in here if network in places), None)
+        if twice is not None:
+            reading.add(f"{at}.client", "{} stands at {} already".format(*twice), "pin it once")
+        places.update((network, at) for network in here if network not in places)
+    if len(places) > MAX_PINS:
+        problem = f"{len(places)} networks, those of lists among them"
+        reading.add(f"{path}.pins", problem, f"at most {MAX_PINS} in one service")
 
 
 #: Each check, and the keys that it reads.

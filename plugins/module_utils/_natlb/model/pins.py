@@ -29,34 +29,25 @@ class Pin(NamedTuple):
     backend: str
     networks: tuple[str, ...]
 
+    def of(self, family: Family) -> tuple[str, ...]:
+        """The networks of a family. A list may have both."""
+        return tuple(network for network in self.networks if family_of(network) == family)
+
     def dump(self) -> dict[str, str]:
         """As it is declared."""
         return {"client": self.client, "backend": self.backend}
 
 
 def read_pins(value: Any, path: str, lists: KnownLists) -> tuple[Pin, ...]:
-    """As a user types them; `lists` are those of networks that they may name. Raises `ConfigErrors`."""
+    """As a user types them; `lists` are those of networks that they may name. How they fit the backends is for
+    `fitting.py` to say. Raises `ConfigErrors`."""
     items = values.sequence(value, path)
-    _check_count(len(items), path)
+    if len(items) > MAX_PINS:
+        raise ConfigError(path, f"{len(items)} pins", f"at most {MAX_PINS} in one service")
     reading = Reading()
-    places: dict[str, str] = {}
-    found = []
-    for index, item in enumerate(items):
-        at = f"{path}[{index}]"
-        for pin in reading.each(lambda item, at: _pin(item, at, lists), [(at, item)]):
-            twice = next((network for network in pin.networks if network in places), None)
-            if twice is not None:
-                reading.add(f"{at}.client", f"{twice} stands at {places[twice]} already", "pin it once")
-            places.update({network: places.get(network, at) for network in pin.networks})
-            found.append(pin)
+    found = reading.each(lambda item, at: _pin(item, at, lists), ((f"{path}[{n}]", item) for n, item in enumerate(items)))
     reading.done()
-    _check_count(len(places), path)
     return tuple(found)
-
-
-def _check_count(count: int, path: str) -> None:
-    if count > MAX_PINS:
-        raise ConfigError(path, f"{count} pins", f"at most {MAX_PINS} in one service")
 
 
 def _pin(value: Any, path: str, lists: KnownLists) -> Pin:
@@ -77,6 +68,6 @@ def decisive(pins: Iterable[Pin], client: str) -> Pin | None:
 @lru_cache(maxsize=64)
 def pinned_networks(pins: Sequence[Pin], family: Family) -> tuple[tuple[str, str], ...]:
     """Networks of a family that do not overlap, each with the name of its backend. Services are copied often."""
-    here = [(number_range(net), pin.backend) for pin in pins for net in pin.networks if family_of(net) == family]
+    here = [(number_range(network), pin.backend) for pin in pins for network in pin.of(family)]
     found = most_specific(here, family)
     return tuple((network, backend) for block, backend in found for network in networks_of(block, family))
