@@ -70,7 +70,7 @@ def test_any_list_of_networks(allow: Any, deny: Any) -> None:
     keys = {key: value for key, value in (("allow_from", allow), ("deny_from", deny)) if value}
     pins = [{"client": "office", "backend": "10.0.0.4"}] if allow == "office" else []
     listen = "192.0.2.10:80"
-    by_client = [{"networks": "blocked", "snat": "none"}]
+    by_client = [{"networks": ["blocked", "192.0.2.7"], "snat": "none"}, {"networks": "office", "snat": "masquerade"}]
     more = {"snat_by_client": by_client, "pins": [{**pin, "client": "blocked"} for pin in pins]}
     is_the_same([{"name": "a", "listen": listen, "backends": BACKENDS, **keys, **more}], lists)
 

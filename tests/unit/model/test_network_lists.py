@@ -255,6 +255,16 @@ def test_a_list_is_read_once_for_all_services(monkeypatch: pytest.MonkeyPatch) -
     assert len({id(service.allow_from) for service in config.services}) == 1
 
 
+def test_the_same_source_nat_in_other_words_is_the_same() -> None:
+    """Connections of these two cannot be told apart once they are on their way to the backend that both have."""
+    by_client = [[{"networks": words, "snat": "none"}] for words in ("office", ["198.51.100.0/24", "2001:db8:7::/48"])]
+    listens = ("*:80", "203.0.113.0/24:80")
+    read(LISTS, *({"listen": each, "snat_by_client": rules} for each, rules in zip(listens, by_client, strict=True)))
+    other = [{"listen": listens[0], "snat_by_client": by_client[0]}, {"listen": listens[1]}]
+    (told,) = refused(LISTS, *other)
+    assert "cannot be told apart" in told
+
+
 # -- what the engines make of it ---------------------------------------------------------------------------------------
 
 

@@ -28,8 +28,8 @@ def web(*backends: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"name": "web", "listen": "192.0.2.10:80", "backends": list(backends), **more}
 
 
-def kept(services: list[dict[str, Any]], egress: Any = (), engine: str = "nftables") -> str:
-    config = parse_config(services, list(egress))
+def kept(services: list[dict[str, Any]], egress: Any = (), engine: str = "nftables", networks: Any = None) -> str:
+    config = parse_config(services, list(egress), networks=networks)
     return state_text(Request(config, engine, None, True, True, Paths(Path("/etc/natlb"), Path("/run/natlb"))), engine)
 
 
@@ -162,6 +162,25 @@ DRAINED = {"state": "drained", "weight": 1, "because": "override", "why": "overr
 DOWN = {"state": "disabled", "weight": 1, "because": "health", "why": "down: refused"}
 HELD = {"state": "active", "weight": 1, "because": "min_healthy", "why": "below min_healthy: 1 of 2"}
 HEAVIER = {"state": "active", "weight": 3, "because": "override", "why": "override"}
+
+
+NAMING: list[dict[str, Any]] = [
+    {"allow_from": "office"},
+    {"deny_from": ["office", "192.0.2.7"]},
+    {"snat_by_client": [{"networks": ["192.0.2.7", "office"], "snat": "none"}]},
+    {"pins": [{"client": "office", "backend": "web1"}]},
+]
+
+
+@pytest.mark.parametrize("keys", NAMING)
+def test_a_list_is_kept_once_and_what_changes_in_it_is_told_once(keys: dict[str, Any]) -> None:
+    """Not of each service that names it."""
+    services = [{**web(WEB1), "name": f"s{n}", "listen": f"192.0.2.{n}:80", **keys} for n in (1, 2)]
+    before, after = (
+        kept(services, networks={"office": ["198.51.100.0/24", network]}) for network in ("10.1.0.0/16", "10.2.0.0/16")
+    )
+    assert before.count("10.1.0.0/16") == 1
+    assert summary.lines(before, after) == ["list office: 10.1.0.0/16 removed", "list office: 10.2.0.0/16 added"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from .entities import Backend, Listen, Service
 from .hash_keys import WHOLE, ClientPrefix
 from .health import Health, health_check
 from .marks import mark_of
-from .network_lists import NetworkLists, expanded, words_of
+from .network_lists import NetworkLists, expanded, name_lists, words_of
 from .pins import Pin
 from .quorum import of_dump
 from .ranges import Range
@@ -45,7 +45,7 @@ def service(item: Mapping[str, Any], line: str, lists: NetworkLists) -> Service:
         snat="address" if isinstance(snat, list) else snat,
         snat_addresses=tuple(snat) if isinstance(snat, list) else (),
         snat_ports=_ports(item["snat_ports"]),
-        snat_by_client=tuple([_client_snat(*rule.values()) for rule in item["snat_by_client"]]),
+        snat_by_client=tuple([_client_snat(rule["networks"], rule["snat"], lists) for rule in item["snat_by_client"]]),
         mark=mark_of(item["mark"]) if item["mark"] else None,
         idle_timeout_s=item["idle_timeout"] or 0,
         helper=item["helper"],
@@ -90,8 +90,8 @@ def _pin(client: str, backend: str, lists: NetworkLists) -> Pin:
     return Pin(client, backend, expanded((client,), lists))
 
 
-def _client_snat(networks: list[str], snat: Any) -> ClientSnat:
-    return ClientSnat(tuple(networks), _snat(snat))
+def _client_snat(words: list[str], snat: Any, lists: NetworkLists) -> ClientSnat:
+    return ClientSnat(expanded(words, lists), _snat(snat), tuple(words) if name_lists(words) else ())
 
 
 @lru_cache(maxsize=65536)

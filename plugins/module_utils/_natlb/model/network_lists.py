@@ -153,7 +153,12 @@ def read_listed(value: Any, path: str, without: str, lists: KnownLists) -> Liste
 def words_of(allow: Iterable[str], deny: Iterable[str]) -> Words:
     """Both as they are declared, each word once, where some are names; else nothing."""
     found = Words(tuple(allow), tuple(deny))
-    return found if any(map(_NAME.match, found.allow_from + found.deny_from)) else NO_WORDS
+    return found if name_lists(found.allow_from + found.deny_from) else NO_WORDS
+
+
+def name_lists(words: Iterable[str]) -> bool:
+    """Whether names are among these words, which have been read."""
+    return any(map(_NAME.match, words))
 
 
 def expanded(words: Iterable[str], lists: KnownLists) -> tuple[str, ...]:

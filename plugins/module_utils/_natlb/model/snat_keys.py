@@ -13,7 +13,7 @@ from ..packets import Family, family_name, family_of
 from . import values
 from .entities import Backend
 from .lists import snat_choice
-from .network_lists import NOTHING, KnownLists, Listed, read_listed
+from .network_lists import NOTHING, KnownLists, Listed, name_lists, read_listed
 from .reading import Reading
 from .source_nat import ClientSnat, Snat, SourceNat
 
@@ -52,7 +52,7 @@ def _rule(value: Any, path: str, lists: KnownLists) -> ClientSnat:
     otherwise: tuple[Snat, tuple[str, ...]] = ("none", ())
     snat = reading.read(snat_choice, given["snat"], f"{path}.snat", otherwise=otherwise)
     reading.done()
-    return ClientSnat(named.networks, SourceNat(*snat))
+    return ClientSnat(named.networks, SourceNat(*snat), named.words if name_lists(named.words) else ())
 
 
 def of_backend(value: Any, path: str, address: str) -> SourceNat:

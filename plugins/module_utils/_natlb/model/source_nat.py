@@ -46,14 +46,16 @@ class SourceNat(NamedTuple):
 
 
 class ClientSnat(NamedTuple):
-    """What clients in these networks get."""
+    """What clients in these networks get. `words` are what is declared for them, where names of lists are among it;
+    else empty."""
 
     networks: tuple[str, ...]
     snat: SourceNat
+    words: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         """As it is declared."""
-        return {"networks": list(self.networks), "snat": self.snat.dump()}
+        return {"networks": list(self.words or self.networks), "snat": self.snat.dump()}
 
 
 def decisive(rules: Iterable[ClientSnat], client: str) -> SourceNat | None:
@@ -90,7 +92,7 @@ class Translation:
         """The same with these source ports."""
         if ports is None:
             return self
-        clients = (ClientSnat(networks, snat.by(ports)) for networks, snat in self.by_client)
+        clients = (ClientSnat(rule.networks, rule.snat.by(ports)) for rule in self.by_client)
         backends = ((address, snat.by(ports)) for address, snat in self.by_backend)
         return Translation(self.usual.by(ports), tuple(clients), tuple(backends))
 
@@ -132,5 +134,7 @@ def translation(
     by_backend: tuple[tuple[str, SourceNat], ...],
     ports: Range | None,
 ) -> Translation:
-    """The translation of a service. Nearly all have the same one; `by_backend` may name an address more than once."""
-    return Translation(SourceNat(kind, addresses), by_client, tuple(dict.fromkeys(by_backend))).by(ports)
+    """The translation of a service. Nearly all have the same one; `by_backend` may name an address more than once. By
+    which names its networks are declared is no part of it."""
+    clients = tuple(rule._replace(words=()) for rule in by_client)
+    return Translation(SourceNat(kind, addresses), clients, tuple(dict.fromkeys(by_backend))).by(ports)
