@@ -49,6 +49,8 @@ def refused(networks: Any, *services: dict[str, Any]) -> list[str]:
         "198.51.100.0/24, 203.0.113.9",
         "# office\n198.51.100.0/24 ; main, building\n\n  203.0.113.9\t# Ann\n#203.0.113.10\n",
         ["# office", "198.51.100.0/24 # a, b", "", "203.0.113.9, 198.51.100.0/24 ; SBL1"],
+        ["# one file\n198.51.100.0/24\n", "\ufeff203.0.113.9\r\n# another file\r\n"],
+        "\ufeff198.51.100.0/24\r\n203.0.113.9\r\n",
     ],
 )
 def test_the_forms_of_a_list(given: Any) -> None:
@@ -207,7 +209,17 @@ def test_networks_of_a_list_that_are_of_no_use_to_a_pin_do_not_count() -> None:
         (
             {"office": "192.0.2.7\n192.0.2.1/24"},
             {"deny_from": "office"},
-            "networks.office[1]: 192.0.2.1/24 has bits set behind its prefix (write 192.0.2.0/24)",
+            "line 2 of networks.office: 192.0.2.1/24 has bits set behind its prefix (write 192.0.2.0/24)",
+        ),
+        (
+            {"office": ["192.0.2.7", "# lost\n\n192.0.2.8, 192.0.2.1/24\n"]},
+            {},
+            "line 3 of networks.office[1]: 192.0.2.1/24 has bits set behind its prefix (write 192.0.2.0/24)",
+        ),
+        (
+            {"office": "192.0.2.1/24\n"},
+            {},
+            "networks.office: 192.0.2.1/24 has bits set behind its prefix (write 192.0.2.0/24)",
         ),
         (
             {"a": "192.0.2.7", "b": "a"},

@@ -33,6 +33,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _MEANT_AS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 #: What begins a comment in lists that are published, such as those of Spamhaus.
 _COMMENT = re.compile("[#;]")
+#: What some editors write at the beginning of a file.
+_BYTE_ORDER = "\ufeff"
 #: So many names, or errors of one list, are told.
 _TOLD = 8
 _EMPTY = "write at least one network; a file or a template may have come out empty"
@@ -128,14 +130,21 @@ def _networks(value: Any, path: str) -> tuple[str, ...]:
 
 
 def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The items of a list, or the lines of a text, without comments and blank ones."""
+    """The items of a list, or the lines of a text, without comments and blank ones. An item may be a text of lines."""
     is_list = isinstance(value, (list, tuple))
-    for index, item in enumerate(value if is_list else value.splitlines() if isinstance(value, str) else [value]):
-        at = path if isinstance(value, str) and "\n" not in value else f"{path}[{index}]"
-        for part in _COMMENT.split(item, maxsplit=1)[0].split(",") if isinstance(item, str) else (item,):
-            if not isinstance(part, str):
-                yield at, part
-            elif part.strip():
+    for at, item in [(f"{path}[{n}]", item) for n, item in enumerate(value)] if is_list else [(path, value)]:
+        if isinstance(item, str):
+            yield from _parts(item, at)
+        else:
+            yield at, item
+
+
+def _parts(text: str, path: str) -> Iterator[tuple[str, str]]:
+    lines = text.removeprefix(_BYTE_ORDER).splitlines()
+    for number, line in enumerate(lines, 1):
+        at = path if len(lines) == 1 else f"line {number} of {path}"
+        for part in _COMMENT.split(line, maxsplit=1)[0].split(","):
+            if part.strip():
                 yield at, part.strip()
 
 
