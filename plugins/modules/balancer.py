@@ -327,7 +327,9 @@ options:
         elements: dict
         suboptions:
           client:
-            description: A network or an address, such as V(198.51.100.0/24).
+            description:
+              - A network or an address, such as V(198.51.100.0/24), or the name of a list in O(networks).
+              - Of a list the networks of the backend's family are pinned. Another pin may take those of the other one.
             type: str
             required: true
           backend:
@@ -523,8 +525,8 @@ options:
     description:
       - Lists of client networks by name. O(services[].allow_from), O(services[].deny_from),
         O(services[].snat_by_client[].networks) and O(services[].pins[].client) may name them.
-      - A list has networks and addresses of both families. It may also be the text of a file with one of them a line.
-        Blank lines are left out, and so is what stands behind C(#) or C(;).
+      - A list has networks and addresses of both families. It may also be the text of a file with one of them a line,
+        or several such texts. Blank lines are left out, and so is what stands behind C(#) or C(;).
       - A name is 1 to 63 of the characters a-z, 0-9, C(_) and C(-), and begins with a letter.
       - An empty list is an error, and so is the name of a list that is not there.
     type: dict

@@ -36,11 +36,15 @@ def tables(config: Config) -> list[dict[str, Any]]:
             "name": service.name,
             "method": service.method,
             "listen": listen,
-            "slots": hashlib.sha256(json.dumps(_made_from(service, item), sort_keys=True).encode()).hexdigest()[:_DIGITS],
+            "slots": _digest(_made_from(service, item)),
         }
         for service, item in zip(config.services, dumped)
         if (listen := _shared(service))
     ]
+
+
+def _digest(made_from: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def _shared(service: Service) -> list[str]:

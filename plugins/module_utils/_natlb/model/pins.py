@@ -45,7 +45,9 @@ def read_pins(value: Any, path: str, lists: KnownLists) -> tuple[Pin, ...]:
     if len(items) > MAX_PINS:
         raise ConfigError(path, f"{len(items)} pins", f"at most {MAX_PINS} in one service")
     reading = Reading()
-    found = reading.each(lambda item, at: _pin(item, at, lists), ((f"{path}[{n}]", item) for n, item in enumerate(items)))
+    found = reading.each(
+        lambda item, at: _pin(item, at, lists), ((f"{path}[{n}]", item) for n, item in enumerate(items))
+    )
     reading.done()
     return tuple(found)
 
