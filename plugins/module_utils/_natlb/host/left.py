@@ -8,8 +8,11 @@ It outlives reboots: whoever restarts a host for maintenance wants to look at it
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import HostError
@@ -64,6 +67,22 @@ def _write(paths: Paths, each: Sequence[Left]) -> None:
     store.write_text(paths.etc / store.LEFT, json.dumps({**first, "others": others}))
 
 
+@contextlib.contextmanager
+def _alone(paths: Paths) -> Iterator[None]:
+    """One operator at a time, with the folder of the file itself as the lock: it needs no room on a full disk, and no
+    /run. A run may hold the lock of the rules for long, and whoever takes a host out cannot wait for that. Raises
+    `HostError`."""
+    store.make_directory(paths.etc)
+    with contextlib.ExitStack() as held:
+        try:
+            descriptor = os.open(paths.etc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise HostError(f"{paths.etc}: cannot be locked: {error.strerror}") from error
+        yield
+
+
 def told(paths: Paths) -> list[str]:
     """A warning where the host has left."""
     found = read(paths)
@@ -77,21 +96,26 @@ def leave(paths: Paths, since: str, reason: str, by: str = "") -> Away | None:
     Raises `HostError` where nothing is declared: nobody would ask then."""
     if store.state_path(paths) is None:
         raise HostError("nothing is declared on this host (run natlb.netfilter.deploy)")
-    before = read(paths)
-    mine = before.of(by) if before else None
-    now = Left((mine.since if mine else "") or since, reason or (mine.reason if mine else ""), by)
-    rest = before.each if before else ()
-    _write(paths, [now if item is mine else item for item in rest] if mine else [*rest, now])
-    return before
+    with _alone(paths):
+        before = read(paths)
+        each = before.each if before else ()
+        mine = before.of(by) if before else None
+        now = Left((mine.since if mine else "") or since, reason or (mine.reason if mine else ""), by)
+        if now != mine:
+            _write(paths, [now if item is mine else item for item in each] if mine else [*each, now])
+        return before
 
 
 def join(paths: Paths, by: str = "", everyone: bool = False) -> tuple[Away | None, Away | None]:
     """Forget what this one has said, and what was said without a name; with `everyone` all. Returns what was kept
     before, and what is kept now."""
-    before = read(paths)
-    rest = [item for item in before.each if item.by not in (by, "")] if before and not everyone else []
-    if rest:
-        _write(paths, rest)
-        return before, Away(tuple(rest))
-    store.remove(paths.etc / store.LEFT)
-    return before, None
+    if read(paths) is None:
+        return None, None
+    with _alone(paths):
+        before = read(paths)
+        rest = tuple(item for item in before.each if item.by not in (by, "")) if before and not everyone else ()
+        if not rest:
+            store.remove(paths.etc / store.LEFT)
+        elif before and rest != before.each:
+            _write(paths, rest)
+        return before, Away(rest) if rest else None
