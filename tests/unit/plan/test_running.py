@@ -27,6 +27,8 @@ from _natlb.plan.running import Running
 from _natlb.plan.unwritten import Unwritten
 
 PLACE, OTHER = Place("web", "10.0.0.3", 80), Place("web", "10.0.0.4", 80)
+#: A service as a whole, below its quorum.
+BELOW = Place("web", "0.0.0.0", None)
 
 
 @pytest.fixture
@@ -154,3 +156,88 @@ def test_a_reading_has_what_cannot_be_written_down(tmp_path: Path, name: str) ->
     laid = overlay.read(Request(config, "nftables", None, True, True, unwritten.seen(paths)))
     found = {store.HEALTH: laid.findings, store.MULTIPLES: laid.multiples}[name]
     assert place in found
+
+
+def test_what_cannot_be_written_down_waits_for_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that asks makes all checks."""
+    running: Any = Running(Paths(tmp_path / "etc", tmp_path / "run"))
+    running._unwritten.trouble = "health.json: No space left on device"
+
+    def wait(_seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(store.time, "sleep", wait)
+    with store.lock(running._paths):
+        assert running.unwritten() == "health.json: No space left on device"
+    assert running.unwritten() == ""
+
+
+#: What the file has, what is found and cannot be written, what a run leaves there meanwhile, and what becomes of it.
+MEANWHILE: list[tuple[Findings | None, Findings, Findings | None, Findings]] = [
+    ({PLACE: Finding("up")}, {PLACE: Finding("down")}, {PLACE: Finding("up")}, {PLACE: Finding("down")}),
+    # The run has ended what was found of a service that is declared no more.
+    (
+        {PLACE: Finding("up"), OTHER: Finding("down")},
+        {PLACE: Finding("down"), OTHER: Finding("down")},
+        {PLACE: Finding("up")},
+        {PLACE: Finding("down")},
+    ),
+    # Or all of it, so that there is no file any more.
+    ({OTHER: Finding("down")}, {PLACE: Finding("down"), OTHER: Finding("down")}, None, {PLACE: Finding("down")}),
+    # It has found a service below its quorum, or not any more.
+    ({}, {PLACE: Finding("down")}, {BELOW: Finding("down")}, {PLACE: Finding("down"), BELOW: Finding("down")}),
+    (
+        {BELOW: Finding("down")},
+        {PLACE: Finding("up")},
+        {BELOW: Finding("down", "now")},
+        {BELOW: Finding("down", "now"), PLACE: Finding("up")},
+    ),
+    (
+        {BELOW: Finding("down")},
+        {PLACE: Finding("up")},
+        {BELOW: Finding("down"), OTHER: Finding("up")},
+        {OTHER: Finding("up"), PLACE: Finding("up")},
+    ),
+    (None, {PLACE: Finding("down")}, {OTHER: Finding("up")}, {OTHER: Finding("up"), PLACE: Finding("down")}),
+]
+
+
+@pytest.mark.parametrize(("before", "found", "meanwhile", "then"), MEANWHILE)
+def test_what_others_write_meanwhile_is_not_overwritten(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: Findings | None,
+    found: Findings,
+    meanwhile: Findings | None,
+    then: Findings,
+) -> None:
+    unwritten, paths = Unwritten(), Paths(tmp_path / "etc", tmp_path / "run")
+    path, host = paths.run / store.HEALTH, overlay.identity()
+
+    def write(content: Findings | None) -> None:
+        if content is None:
+            store.remove(path)
+        else:
+            store.write_text(path, local_state.dump_findings(content, host))
+
+    def full(path: Path, *_more: Any) -> None:
+        raise HostError(f"{path}: No space left on device")
+
+    def read(text: str | None) -> Findings:
+        return local_state.parse_findings(text, host).entries
+
+    write(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_text", full)
+        unwritten.write(path, local_state.dump_findings(found, host))
+        assert read(unwritten.text(path)) == found
+    write(meanwhile)
+    assert read(unwritten.text(path)) == read(unwritten.seen(paths).staged[path]) == then
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_text", full)
+        # The process that found it knows nothing of the file.
+        unwritten.write(path, local_state.dump_findings(found, host))
+    unwritten.retry()
+    assert (read(path.read_text()), unwritten.trouble) == (then, "")
+    unwritten.write(path, local_state.dump_findings(found, host))
+    assert read(path.read_text()) == found

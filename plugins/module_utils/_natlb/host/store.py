@@ -311,14 +311,16 @@ def end_waiting() -> None:
 
 
 @contextlib.contextmanager
-def lock(paths: Paths) -> Iterator[None]:
-    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies.
+def lock(paths: Paths, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the one lock under which the kernel is changed. The kernel frees it where its holder dies. Raises
+    `BusyError` where somebody else holds it for longer than `wait_s` (`LOCK_TIMEOUT_S` where nothing is given).
 
     The descriptor is inheritable, for `processes.run_commands`: a process that still changes the kernel holds the lock
     as well.
     """
     path = paths.run / "lock"
-    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    wait_s = LOCK_TIMEOUT_S if wait_s is None else wait_s
+    give_up = time.monotonic() + wait_s
     descriptor = -1
     while descriptor < 0:
         make_directory(paths.run)
@@ -326,10 +328,10 @@ def lock(paths: Paths) -> Iterator[None]:
         if descriptor < 0:
             if _ending.is_set():
                 raise BusyError(f"{path}: another run holds it, and this process is to end; nothing was changed")
-            if time.monotonic() > give_up:
+            if time.monotonic() >= give_up:
                 holder = (read_text(path) or "").strip() or "unknown"
                 raise BusyError(
-                    f"{path}: another run (process {holder}) holds it for {LOCK_TIMEOUT_S:g} s; nothing was changed"
+                    f"{path}: another run (process {holder}) holds it for {wait_s:g} s; nothing was changed"
                 )
             time.sleep(0.05)
     try:

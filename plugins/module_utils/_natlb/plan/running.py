@@ -278,9 +278,10 @@ class Running:
         return {place: item for place, item in found.items() if is_whole(place)}
 
     def unwritten(self) -> str:
-        """Why what was found is in memory alone, after one more attempt to write it; empty where it is not."""
+        """Why what was found is in memory alone, after one more attempt to write it; empty where it is not. A run that
+        holds the lock is not waited for: no check would be made meanwhile."""
         if self._unwritten.trouble:
-            with store.lock(self._paths):
+            with contextlib.suppress(HostError), store.lock(self._paths, wait_s=0.0):
                 self._unwritten.retry()
         return self._unwritten.trouble
 
