@@ -50,8 +50,8 @@ options:
     description:
       - Whether the balancer itself opens the connections, while its change waits for its confirmation.
       - Then services with C(allow_from), C(deny_from), C(interface) or limits of their backends are left out, and so
-        are those with RV(natlb.netfilter.balancer_info#module:services[].snat_elsewhere), and networks that a service
-        listens on. Of more than 32 probes so many are taken that are spread evenly.
+        are families with an address of RV(natlb.netfilter.balancer_info#module:services[].snat_elsewhere), and networks
+        that a service listens on. Of more than 32 probes so many are taken that are spread evenly.
     type: bool
     default: false
 seealso:
@@ -138,10 +138,12 @@ def verify_probes(
 
 
 def _places(service: Mapping[str, Any], address: Any, own: bool) -> Iterator[tuple[str, int, str]]:
+    away = probe_options.answered_elsewhere(service) if own else {}
     addresses = [str(item) for item in (address if isinstance(address, (list, tuple)) else [address]) if item]
     for listen in service["listen"]:
         if not (own and "/" in listen):
             hosts, port = _hosts(listen, service["name"], addresses)
+            hosts = [host for host in hosts if probe_options.family_of(host) not in away]
             for host, protocol in itertools.product(hosts, service.get("protocol") or ["tcp"]):
                 if protocol != "sctp" and _serving(service, host):
                     yield host, port, protocol

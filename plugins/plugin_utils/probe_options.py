@@ -96,14 +96,29 @@ def limits_backends(service: Mapping[str, Any]) -> bool:
     return any(backend.get("max_connections") for backend in service["backends"])
 
 
+def answered_elsewhere(service: Mapping[str, Any]) -> dict[str, str]:
+    """Why a balancer opens no connections of its own over a family: another host has a source address of it. Which of
+    several one has is up to a hash, or to the backend."""
+    found: dict[str, list[str]] = {}
+    for address in service.get("snat_elsewhere") or ():
+        found.setdefault(family_of(address), []).append(address)
+    return {
+        family: f"answers to its source address {', '.join(addresses)} come to another host now"
+        for family, addresses in found.items()
+    }
+
+
+def family_of(host: str) -> str:
+    """As it is told to people."""
+    return "IPv6" if ":" in host else "IPv4"
+
+
 def not_for_itself(service: Mapping[str, Any]) -> str:
     """Why a balancer opens no connections of its own to a service; empty where it does."""
     if service.get("restricted"):
         return "not everybody may connect to it"
     if service.get("interface"):
         return f"it takes only what comes in by {service['interface']}"
-    if service.get("snat_elsewhere"):
-        return f"answers to its source address {', '.join(service['snat_elsewhere'])} come to another host now"
     if limits_backends(service):
         return "its backends have limits, and the probes would take the room of clients"
     if all("/" in listen for listen in service["listen"]):

@@ -174,11 +174,13 @@ def _without_services(this: Host, found: Verdict) -> None:
 def _of_a_service(seen: Seen, this: Host, hosts: Sequence[Host], found: Verdict) -> None:
     name = seen.service["name"]
     at = ", ".join(seen.targets)
+    # Whoever deploys a pair is to know which one has not been verified in full.
+    away = probe_options.answered_elsewhere(seen.service) if this.own else {}
     if not seen.probes:
-        # Whoever deploys a pair is to know which one has not been verified in full.
-        told = found.doubts if this.own and seen.service.get("snat_elsewhere") else found.lines
+        told = found.doubts if away else found.lines
         told.append(f"{name}: not probed, as {_why_not(seen.service, this)}")
         return
+    found.doubts += [f"{name}: not probed over {family}, as {why}" for family, why in away.items()]
     if seen.restarted and this.own:
         # Not by the change, which was there before. What failed is wrong nevertheless.
         found.doubts.append(f"{name}: its rules were changed during the probes, so its counters were not judged")
@@ -241,8 +243,9 @@ def _why_not(service: Item, this: Host) -> str:
     if not {"tcp", "udp"}.intersection(service.get("protocol") or ["tcp"]):
         return "only TCP and UDP can be"
     left_out = probe_options.not_for_itself(service) if this.own else ""
-    if left_out:
-        return left_out
+    away = probe_options.answered_elsewhere(service) if this.own else {}
+    if left_out or away:
+        return left_out or " and ".join(away.values())
     families = {":" in backend["address"] for backend in service["backends"] if backend["expected_share"]}
     taken = [listen for listen in service["listen"] if not (this.own and "/" in listen)]
     fixed = [listen for listen in taken if not listen.startswith(("*", "0.0.0.0/0:", "[::/0]:"))]

@@ -165,6 +165,21 @@ def test_a_service_whose_source_address_is_elsewhere_is_told_and_undoes_nothing(
     ]
 
 
+def test_of_two_families_the_one_whose_source_address_is_here_is_probed() -> None:
+    """What it does wrong undoes the change, as ever."""
+    web = service(0, 0, listen=["192.0.2.10:80", "[2001:db8:1::10]:80"], snat_elsewhere=["10.0.0.10"])
+    web["backends"][1]["address"] = "2001:db8:2::4"
+    assert [item["options"]["target"] for item in probes([web], own=True)] == ["[2001:db8:1::10]:80"]
+    failed = {"errors": 100, "error_messages": [{"message": "connect: timed out", "count": 100}]}
+    found = judged(info(web), info(web), failed)
+    assert (
+        "lb1: web: 100 of 100 connections to [2001:db8:1::10]:80 failed: connect: timed out (100)" in found["problems"]
+    )
+    assert found["doubts"] == [
+        "lb1: web: not probed over IPv4, as answers to its source address 10.0.0.10 come to another host now"
+    ]
+
+
 @pytest.mark.parametrize(
     ("weights", "more", "connections"),
     [
