@@ -18,10 +18,12 @@ class computed(Generic[T]):  # noqa: N801 (used as `property` is)
         self._function, self._name, self.__doc__ = function, function.__name__, function.__doc__
 
     @overload
-    def __get__(self, instance: None, owner: Any = None) -> computed[T]: ...
+    def __get__(self, instance: None, owner: Any = None) -> computed[T]:
+        """Of a class: itself, as of a property."""
 
     @overload
-    def __get__(self, instance: object, owner: Any = None) -> T: ...
+    def __get__(self, instance: object, owner: Any = None) -> T:
+        """Of an object."""
 
     def __get__(self, instance: Any, owner: Any = None) -> computed[T] | T:
         if instance is None:
