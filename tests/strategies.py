@@ -145,6 +145,38 @@ def _pins(draw: st.DrawFn, backends: list[Declared]) -> list[Declared]:
 
 
 @st.composite
+def in_lists(draw: st.DrawFn, declared: list[Declared]) -> tuple[list[Declared], dict[str, list[str]]]:
+    """The same services with some of their clients' networks in lists that they name, and these lists."""
+    lists: dict[str, list[str]] = {}
+
+    def name_of(networks: list[str]) -> str:
+        return next((name for name in lists if lists[name] == networks), f"list-{len(lists)}")
+
+    def words(networks: list[str]) -> list[str]:
+        chosen = draw(st.sampled_from(([], networks, networks[:1], networks[1:])))
+        if not chosen:
+            return networks
+        name = name_of(chosen)
+        lists[name] = chosen
+        return [*(network for network in networks if network not in chosen), name]
+
+    def pins(found: list[Declared]) -> list[Declared]:
+        of_backends: dict[str, list[str]] = {}
+        for pin in found:
+            of_backends.setdefault(pin["backend"], []).append(pin["client"])
+        return [{"client": word, "backend": name} for name, nets in of_backends.items() for word in words(nets)]
+
+    readers = {
+        "allow_from": words,
+        "deny_from": words,
+        "snat_by_client": lambda rules: [{**rule, "networks": words(rule["networks"])} for rule in rules],
+        "pins": pins,
+    }
+    found = [{key: readers[key](value) if key in readers else value for key, value in it.items()} for it in declared]
+    return found, lists
+
+
+@st.composite
 def _listens(draw: st.DrawFn, index: int, families: tuple[str, ...]) -> list[str]:
     hosts = {"ip": f"192.0.2.{10 + index}", "ip6": f"[2001:db8:1::{10 + index:x}]"}
     found = []

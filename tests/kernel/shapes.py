@@ -80,6 +80,35 @@ EGRESS: list[Mapping] = [
     {"source": ["10.0.0.0/24", "10.1.0.0/16"], "out_interface": "front"},
     {"source": "2001:db8:2::/64"},
 ]
+#: A service whose clients are named by `LISTS` alone, and one that has networks beside them.
+LISTED: list[Mapping] = [
+    service(name, listen=listens, backends=BOTH, **keys)
+    for name, listens, keys in (
+        (
+            "naming",
+            [f"{VIP}:8201", f"[{VIP6}]:8201"],
+            {
+                "allow_from": "office",
+                "deny_from": "lost",
+                "snat_by_client": [{"networks": "lost", "snat": "none"}],
+                "pins": [{"client": "office", "backend": name} for name in ("web1", WEB6["web1"])],
+            },
+        ),
+        (
+            "beside",
+            [f"{VIP}:8202", f"[{VIP6}]:8202"],
+            {
+                "deny_from": ["lost", "203.0.113.9"],
+                "snat_by_client": [{"networks": ["office", "203.0.113.0/24"], "snat": "masquerade"}],
+                "pins": [{"client": "198.18.0.0/16", "backend": "web2"}, {"client": "office", "backend": "web1"}],
+            },
+        ),
+        ("shared", [f"{VIP}:8203", f"[{VIP6}]:8203"], {"allow_from": "office"}),
+        ("refusing", [f"{VIP}:8204", f"[{VIP6}]:8204"], {"deny_from": "office"}),
+    )
+]
+LISTS = {"office": ["198.18.7.0/24", "198.18.9.0/24", "2001:db8:18::/64"], "lost": "198.18.7.7\n2001:db8:18::7\n"}
+OTHER_LISTS = {**LISTS, "office": "198.18.8.0/24, 198.18.9.0/24, 2001:db8:18::/64"}
 ALL = [*PLAIN, *GUARDED]
 #: One service changed, one gone, one new, one with another method.
 CHANGED = [

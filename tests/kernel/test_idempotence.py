@@ -9,23 +9,23 @@ import pytest
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.drive import Contents, contents
 from kernel_lab.topology import NAMES, VIP
-from shapes import ALL, CHANGED, EGRESS, GUARDED, PLAIN
+from shapes import ALL, CHANGED, EGRESS, GUARDED, LISTED, LISTS, OTHER_LISTS, PLAIN
 
 DECLARATIONS: dict[str, tuple[list[Mapping], list[Mapping]]] = {
-    **{declared["name"]: ([declared], []) for declared in ALL},
+    **{declared["name"]: ([declared], []) for declared in [*ALL, *LISTED]},
     **{f"egress{i}": ([], [item]) for i, item in enumerate(EGRESS)},
-    "all": (ALL, EGRESS),
+    "all": ([*ALL, *LISTED], EGRESS),
 }
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)
 def test_apply_repeat_undo_repeat_undo(balancer: Balancer, name: str) -> None:
     services, egress = DECLARATIONS[name]
-    first = balancer.apply(services, egress)
+    first = balancer.apply(services, egress, networks=LISTS)
     assert (first.changed, first.transaction, first.services) == (True, "replace", len(services))
     assert first.diff
     loaded = balancer.snapshot()
-    again = balancer.apply(services, egress)
+    again = balancer.apply(services, egress, networks=LISTS)
     assert (again.changed, again.diff, again.transaction) == (False, "", "none")
     assert balancer.snapshot() == loaded
     undone = balancer.remove()
@@ -65,6 +65,20 @@ def test_check_mode_of_a_change(balancer: Balancer) -> None:
     assert (checked.diff, checked.transaction) == (done.diff, done.transaction)
     assert balancer.snapshot() != before
     assert balancer.apply(CHANGED, EGRESS[:1]).transaction == "none"
+
+
+def test_another_list_under_the_same_name(balancer: Balancer) -> None:
+    balancer.apply(LISTED, networks=OTHER_LISTS)
+    wanted = contents(balancer.snapshot())
+    balancer.remove()
+    balancer.apply(LISTED, networks=LISTS)
+    before = balancer.snapshot()
+    checked = balancer.apply(LISTED, networks=OTHER_LISTS, check=True)
+    assert balancer.snapshot() == before
+    done = balancer.apply(LISTED, networks=OTHER_LISTS)
+    assert (checked.changed, checked.diff, checked.transaction) == (True, done.diff, done.transaction)
+    assert contents(balancer.snapshot()) == wanted
+    assert balancer.apply(LISTED, networks=OTHER_LISTS).transaction == "none"
 
 
 def test_check_mode_of_a_removal(balancer: Balancer) -> None:

@@ -18,7 +18,7 @@ from kernel_lab import drive
 from kernel_lab.balancer import Balancer, Mapping, service, webs
 from kernel_lab.drive import Contents, contents
 from kernel_lab.topology import NAMES, VIP, VIP6
-from shapes import ALL, BOTH, CHANGED, EGRESS
+from shapes import ALL, BOTH, CHANGED, EGRESS, LISTED, LISTS, OTHER_LISTS
 from test_egress import by_weight
 from test_foreign import settle
 
@@ -89,12 +89,15 @@ def try_out(balancer: Balancer, services: list[Mapping], egress: Any = (), **opt
     return outcome
 
 
-CHANGES: dict[str, tuple[list[Mapping], list[Mapping]]] = {
-    "one service": (DUAL, []),
-    "another": (OTHER, []),
-    "all": (ALL, EGRESS),
-    "changed": (CHANGED, EGRESS[:1]),
-    "nothing": ([], []),
+#: Services, egress, and lists of networks.
+CHANGES: dict[str, tuple[list[Mapping], list[Mapping], Mapping]] = {
+    "one service": (DUAL, [], {}),
+    "another": (OTHER, [], {}),
+    "all": (ALL, EGRESS, {}),
+    "changed": (CHANGED, EGRESS[:1], {}),
+    "lists": (LISTED, [], LISTS),
+    "other lists": (LISTED, [], OTHER_LISTS),
+    "nothing": ([], [], {}),
 }
 
 
@@ -105,18 +108,20 @@ CHANGES: dict[str, tuple[list[Mapping], list[Mapping]]] = {
         ("all", "changed"),
         ("changed", "all"),
         ("one service", "another"),
+        ("lists", "other lists"),
         ("all", "nothing"),
     ],
 )
 def test_nobody_confirms(balancer: Balancer, before: str, after: str) -> None:
     for place in ("nft", "iptables-nft", "iptables-legacy"):
         settle(balancer, place)
+    (first, outward, lists), (services, egress, networks) = CHANGES[before], CHANGES[after]
     if before != "nothing":
-        balancer.apply(*CHANGES[before])
+        balancer.apply(first, outward, networks=lists)
     was = look(balancer)
     started = time.monotonic()
     options = {"state": "absent"} if after == "nothing" else {}
-    try_out(balancer, *CHANGES[after], **options)
+    try_out(balancer, services, egress, networks=networks, **options)
     now = look(balancer)
     assert now.rules != was.rules
     assert now.files == was.files, "the next boot must not know of what is not confirmed"
@@ -124,7 +129,7 @@ def test_nobody_confirms(balancer: Balancer, before: str, after: str) -> None:
     assert complaints(balancer) == []
     assert look(balancer) == was
     if before != "nothing":
-        again = balancer.apply(*CHANGES[before])
+        again = balancer.apply(first, outward, networks=lists)
         assert (again.changed, again.transaction) == (False, "none")
 
 

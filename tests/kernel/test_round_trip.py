@@ -13,7 +13,7 @@ from _natlb.model.services import parse_config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_lab.balancer import Balancer
-from strategies import Declared, egress, services
+from strategies import Declared, egress, in_lists, services
 
 #: More examples, and others each time, on demand.
 EXAMPLES = int(os.environ.get("NATLB_EXAMPLES", "0"))
@@ -35,13 +35,13 @@ bounded = settings(
 def test_any_declaration_is_loaded_read_back_and_final(balancer: Balancer, data: st.DataObject) -> None:
     if "up1" not in balancer.host.run("ip", "link"):
         balancer.lab.uplinks()
-    declared = data.draw(services(limited=balancer.nftables))
+    declared, lists = data.draw(in_lists(data.draw(services(limited=balancer.nftables))))
     outward = data.draw(egress())
-    outcome = balancer.apply(declared, outward)
+    outcome = balancer.apply(declared, outward, networks=lists)
     assert outcome.changed == bool(outcome.diff)
-    again = balancer.apply(declared, outward)
+    again = balancer.apply(declared, outward, networks=lists)
     assert (again.changed, again.diff, again.transaction) == (False, "", "none")
-    config = parse_config(declared, outward)
+    config = parse_config(declared, outward, networks=lists)
     assert balancer.declared() == config
     assert balancer.serving() == _able(config)
 

@@ -16,6 +16,7 @@ from _natlb.model.dumps import UNUSED, UNUSED_OF_BACKENDS
 from _natlb.model.entities import dump
 from _natlb.model.services import Known, parse_config
 from hypothesis import given
+from hypothesis import strategies as st
 
 BACKENDS = [{"address": "10.0.0.3", "port": 8080}, {"address": "10.0.0.4", "weight": 3, "state": "drained"}]
 CHECKS: list[dict[str, Any]] = [
@@ -39,9 +40,9 @@ def is_the_same(declared: list[Any], networks: Any = None) -> None:
         assert found.line == service.line == line
 
 
-@given(strategies.services())
-def test_any_service(declared: list[Any]) -> None:
-    is_the_same(declared)
+@given(st.data())
+def test_any_service(data: st.DataObject) -> None:
+    is_the_same(*data.draw(strategies.in_lists(data.draw(strategies.services()))))
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -9,15 +9,19 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import strategies
 from _natlb.errors import ConfigErrors
 from _natlb.iptables import render as iptables
 from _natlb.model import network_lists, values
-from _natlb.model.entities import Config
+from _natlb.model.entities import Config, Service
 from _natlb.model.services import parse_config
 from _natlb.model.source_nat import by_network
 from _natlb.nftables import render as nftables
 from _natlb.nftables.delta import delta
+from _natlb.packets import FAMILIES
 from _natlb.ruleset.sections import Key, Ruleset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 LISTS = {"office": ["198.51.100.0/24", "2001:db8:7::/48"], "partners": "203.0.113.0/25, 203.0.113.128/25"}
 WEB = {"name": "web", "listen": "192.0.2.10:80", "backends": [{"name": "one", "address": "10.0.0.3"}]}
@@ -275,6 +279,29 @@ def test_the_same_source_nat_in_other_words_is_the_same() -> None:
     other = [{"listen": listens[0], "snat_by_client": by_client[0]}, {"listen": listens[1]}]
     (told,) = refused(LISTS, *other)
     assert "cannot be told apart" in told
+
+
+def clients(service: Service) -> list[Any]:
+    """All that a service says of its clients, by their networks."""
+    return [
+        (
+            sorted(service.admission(family).networks) if service.admission(family) else None,
+            sorted(by_network(service.snat_by_client, family)),
+            sorted((network, backend.key) for network, backend in service.pinned(family)),
+        )
+        for family in FAMILIES
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_lists_stand_for_their_networks(data: st.DataObject) -> None:
+    declared = data.draw(strategies.services())
+    naming, lists = data.draw(strategies.in_lists(declared))
+    with_lists, plain = parse_config(naming, networks=lists), parse_config(declared)
+    assert [*map(clients, with_lists.services)] == [*map(clients, plain.services)]
+    for service, other in zip(with_lists.services, plain.services, strict=True):
+        assert service.source_nat.answers == other.source_nat.answers
 
 
 # -- what the engines make of it ---------------------------------------------------------------------------------------
