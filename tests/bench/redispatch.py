@@ -9,7 +9,7 @@ Both balancers are there at once and are measured in turn, so that a slow moment
 - requests: a client and a backend on one processor, which speak in turn. On a connection that stays, and on one for
   each request. Requests per second, with to without, by the medians of short batches.
 
-    tools/run python tests/bench/redispatch.py [--rounds 31] [--packets 3000] [--write]
+    tools/run python tests/bench/redispatch.py [--rounds 61] [--packets 3000] [--write]
 
 The exit status is 1 where a first packet costs more than 1.01 times as much, or requests are fewer than 0.99 times as
 many.
@@ -112,7 +112,7 @@ def _network(folder: Path, cpu: int) -> Iterator[tuple[peers_lab.Network, dict[t
 
 
 def main() -> None:
-    parser = report.parser(__doc__, rounds=31)
+    parser = report.parser(__doc__, rounds=61)
     parser.add_argument("--packets", type=int, default=3000, help="connections of one run")
     options = parser.parse_args()
     packets = first_packets(options.rounds, options.packets)
