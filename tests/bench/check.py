@@ -21,7 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import in_memory
 import layouts
+import redispatch
 import report
 from control_plane import CHILD, Namespace, processors_s, services
 from wires import Balancer, Wires
@@ -29,6 +31,10 @@ from wires import Balancer, Wires
 #: Services for the first packet, and for a run.
 SERVICES, DECLARED = 10000, 1000
 PACKETS = 3000
+#: An engine and its variant.
+Engine = tuple[str, "str | None"]
+NFTABLES: Engine = ("nftables", None)
+IPTABLES: Engine = ("iptables", "nft")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,13 @@ LIMITS = {
     "first packet, nftables": Limit(1.085, 0.015),
     "first packet, iptables (nft)": Limit(1.3, 0.025),
     "first packet, iptables (legacy)": Limit(1.13, 0.025),
+    "iptables (nft), run without a change": Limit(0.30, 0.02),
+    "iptables (nft), one drained": Limit(1.3, 0.05),
+    "health in memory, nftables": Limit(0.5, 0.1),
+    "health in memory, iptables (nft)": Limit(1.0, 0.1),
+    "redispatch, nftables": Limit(1.002, 0.003),
+    "redispatch, iptables (nft)": Limit(1.007, 0.003),
+    "redispatch, iptables (legacy)": Limit(1.006, 0.003),
 }
 
 
@@ -119,12 +132,13 @@ class Timed:
     ready: Sequence[Any] | None = None
 
 
-def timed_runs(method: str) -> list[Timed]:
+def timed_runs(method: str, engine: Engine) -> list[Timed]:
     plain, drained = (services(DECLARED, drained=one, method=method) for one in (False, True))
     if method == "round_robin":
+        of = "iptables (nft), " if engine == IPTABLES else ""
         return [
-            Timed("run without a change", CHILD, plain, ready=plain),
-            Timed("one drained", CHILD, drained, ready=plain),
+            Timed(f"{of}run without a change", CHILD, plain, ready=plain),
+            Timed(f"{of}one drained", CHILD, drained, ready=plain),
         ]
     return [
         Timed("hash services, first run", CHILD, plain, ready=[]),
@@ -133,18 +147,18 @@ def timed_runs(method: str) -> list[Timed]:
     ]
 
 
-def runs(rounds: int, method: str) -> dict[str, list[float]]:
+def runs(rounds: int, method: str, engine: Engine = NFTABLES) -> dict[str, list[float]]:
     """Ratios of runs to a process that only reads what the kernel holds then, by name and round.
 
     Of processor time, with that of all programs that they start: on a machine that does much else it stays the same.
     """
     core = str(report.ROOT / "plugins" / "module_utils")
-    measured = timed_runs(method)
+    measured = timed_runs(method, engine)
     found: dict[str, list[float]] = {run.name: [] for run in measured}
     with tempfile.TemporaryDirectory() as folder, Namespace() as namespace:
 
         def seconds(program: str, declared: Sequence[Any] = ()) -> float:
-            request = {"services": declared, "engine": "nftables", "variant": None}
+            request = {"services": declared, "engine": engine[0], "variant": engine[1]}
             text = json.dumps({**request, "etc": f"{folder}/etc", "run": f"{folder}/run"})
             began = processors_s()
             namespace.run(sys.executable, "-c", program, core, text=text)
@@ -161,6 +175,20 @@ def runs(rounds: int, method: str) -> dict[str, list[float]]:
     return found
 
 
+def health(rounds: int) -> dict[str, list[float]]:
+    """Ratios of a change of health, until the kernel has it, to a start of nft, by engine and round."""
+    found: dict[str, list[float]] = {}
+    for name, engine in (("nftables", NFTABLES), ("iptables (nft)", IPTABLES)):
+        turns = in_memory.measured(DECLARED, 1, rounds, *engine)["one"]
+        found[f"health in memory, {name}"] = [turn.kernel_ms / turn.program_ms for turn in turns]
+    return found
+
+
+def redispatched(rounds: int) -> dict[str, list[float]]:
+    """Ratios of the first packet with redispatch to that without it."""
+    return {f"redispatch, {name}": found for name, found in redispatch.first_packets(3 * rounds, PACKETS).items()}
+
+
 def main() -> None:
     parser = report.parser(__doc__, rounds=9)
     options = parser.parse_args()
@@ -168,7 +196,10 @@ def main() -> None:
     parts = {
         "runs of turns": lambda: runs(options.rounds, "round_robin"),
         "runs of hashes": lambda: runs(options.rounds, "source_hash"),
+        "runs with iptables": lambda: runs(options.rounds, "round_robin", IPTABLES),
+        "health": lambda: health(options.rounds),
         "first packets": lambda: packets(options.rounds),
+        "redispatch": lambda: redispatched(options.rounds),
     }
     measured: dict[str, list[float]] = {}
     for number, (name, measure) in enumerate(parts.items(), 1):

@@ -17,13 +17,14 @@ import json
 import statistics
 import sys
 import tempfile
+from typing import NamedTuple
 
 import control_plane
 import report
 
 #: Runs in the namespace. Each time in milliseconds, and whether the host had to be read for it.
 CHILD = """
-import json, socket, struct, sys, threading, time
+import json, socket, struct, subprocess, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 asked = json.load(sys.stdin)
 NFNLGRP_NFTABLES, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_NO_ENOBUFS, NEWGEN = 7, 270, 1, 5, 0x0A0F
@@ -56,6 +57,9 @@ for kind, count in (("one", 1), ("sharing", asked["sharing"])):
     for turn in range(2 * asked["rounds"]):
         finding = Finding("up" if turn % 2 else "down")
         findings = {Place(name, "10.0.0.3", 8080): finding for name in names}
+        began = time.perf_counter()
+        subprocess.run(["nft", "list", "tables"], check=True, stdout=subprocess.DEVNULL)
+        program = time.perf_counter() - began
         commits.clear()
         began = time.perf_counter()
         read = running.find(findings) is not None
@@ -63,7 +67,7 @@ for kind, count in (("one", 1), ("sharing", asked["sharing"])):
         while not commits and time.perf_counter() < done + 10:
             time.sleep(0.01)
         # A change that is two commits is there with the second.
-        found[kind].append([1e3 * (commits[-1] - began), 1e3 * (done - began), read, finding.state])
+        found[kind].append([1e3 * (commits[-1] - began), 1e3 * (done - began), 1e3 * program, read, finding.state])
 print(json.dumps(found))
 """
 
@@ -79,13 +83,24 @@ def services(count: int, sharing: int) -> list[dict[str, object]]:
     return found
 
 
-def measured(count: int, sharing: int, rounds: int, engine: str, variant: str | None) -> dict[str, list[list[object]]]:
+class Turn(NamedTuple):
+    """One change: until the kernel had it, and until all was done; and what a start of nft took just before."""
+
+    kernel_ms: float
+    done_ms: float
+    program_ms: float
+    read: bool
+    state: str
+
+
+def measured(count: int, sharing: int, rounds: int, engine: str, variant: str | None) -> dict[str, list[Turn]]:
+    """The turns of one service, and of those that share a backend."""
     with tempfile.TemporaryDirectory() as folder, control_plane.Namespace() as namespace:
         asked = {"services": services(count, sharing), "engine": engine, "variant": variant}
         # In memory, as /run is on a host: the finding is written and synced within the time.
         asked |= {"etc": f"{folder}/etc", "run": "/run/natlb", "sharing": sharing, "rounds": rounds}
         answer = namespace.run(sys.executable, "-c", CHILD, str(control_plane.CORE), text=json.dumps(asked))
-    return dict(json.loads(answer))
+    return {kind: [Turn(*turn) for turn in turns] for kind, turns in json.loads(answer).items()}
 
 
 def spread(each: list[float]) -> str:
@@ -103,10 +118,10 @@ def main() -> None:
         for kind, times in found.items():
             what = "one service" if kind == "one" else f"{args.sharing:,} services that share it"
             for state in ("down", "up"):
-                turns = [turn for turn in times if turn[-1] == state]
-                spreads = [spread([float(str(turn[column])) for turn in turns]) for column in (0, 1)]
+                turns = [turn for turn in times if turn.state == state]
+                spreads = [spread([turn.kernel_ms for turn in turns]), spread([turn.done_ms for turn in turns])]
                 rows.append([f"{engine} ({variant})" if variant else engine, f"a backend of {what} {state}", *spreads])
-                if any(turn[2] for turn in turns):
+                if any(turn.read for turn in turns):
                     raise SystemExit(f"{rows[-1]}: the host was read, so this is not what was to be measured")
     head = [f"{report.machine()}: milliseconds, median and (smallest to largest) of {args.rounds} turns.", ""]
     lines = head + report.table(["engine", "change", "in the kernel", "done"], rows)
