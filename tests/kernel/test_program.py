@@ -47,11 +47,13 @@ def test_checks_tell_what_the_agent_knows(balancer: Balancer) -> None:
         assert good["last"]["took_s"] < 0.4
         assert good["next_in_s"] is None or good["next_in_s"] <= 0.5
         status, out, err = balancer.natlb("checks")
-        header, *rows = out.splitlines()
+        header, *lines = out.splitlines()
+        rows, reasons = lines[::2], lines[1::2]
         assert (status, err, len(rows)) == (0, "", 4)
+        assert all(reason.startswith("    ") for reason in reasons)
         assert header.split()[:6] == ["BACKEND", "CHECK", "SERVICES", "EVERY", "TIMEOUT", "STATE"]
         assert rows[0].split()[:8] == ["web1", "tcp", f"{WEB['web1']}:80", "web,", "api", "500ms", "400ms", "up"]
-        assert rows[1].rstrip().endswith("Connection refused")
+        assert (rows[1].split()[0], reasons[1].strip()) == ("web2", f"connect to {WEB['web2']}:80: Connection refused")
         assert set(checks(balancer, "api")[1]) == {"agent", WEB["web1"]}
 
 
