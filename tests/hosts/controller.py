@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from image import USER
-from kernel_lab.topology import FRONT
 from machine import Machine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -32,21 +31,13 @@ class Run:
 class Controller:
     """The checkout on this machine, in the namespace of the lab's client."""
 
-    def __init__(self, machine: Machine, folder: Path) -> None:
+    def __init__(self, machine: Machine, folder: Path, *others: Machine) -> None:
         self.machine, self._folder = machine, folder
         self._numbers = itertools.count()
-        ssh = " ".join(f"-o {key}={value}" for key, value in machine.ssh().items())
-        host = {
-            "ansible_host": FRONT,
-            "ansible_user": USER,
-            "ansible_become": True,
-            "ansible_ssh_args": f"-F none {ssh}",
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
         self.inventory = folder / "inventory"
         (self.inventory / "group_vars").mkdir(parents=True, exist_ok=True)
-        inventory = {"balancers": {"hosts": {"balancer": host}}}
-        (self.inventory / "hosts.yml").write_text(json.dumps(inventory))
+        hosts = {one.seat.name: _reached(one) for one in (machine, *others)}
+        (self.inventory / "hosts.yml").write_text(json.dumps({"balancers": {"hosts": hosts}}))
 
     def declare(self, **variables: Any) -> None:
         """What group_vars/balancers.yml says from now on."""
@@ -84,3 +75,15 @@ class Controller:
         settings += [f"NATLB_RECORD_DIR={records}", "NO_COLOR=1", "ANSIBLE_NOCOLOR=1"]
         argv = [*self.machine.inside(), *settings, "tools/run", "ansible-playbook", f"--inventory={self.inventory}"]
         return [*argv, f"natlb.netfilter.{playbook}", *words]
+
+
+def _reached(machine: Machine) -> dict[str, Any]:
+    """Variables of a host."""
+    ssh = " ".join(f"-o {key}={value}" for key, value in machine.ssh().items())
+    return {
+        "ansible_host": machine.address,
+        "ansible_user": USER,
+        "ansible_become": True,
+        "ansible_ssh_args": f"-F none {ssh}",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }

@@ -14,6 +14,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ DISK_SIZE = "3G"
 
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "dbus", "udev", "openssh-server", "python3", "nftables",
-    "iptables", "conntrack", "iproute2", "kmod", "procps", "sudo",
+    "iptables", "conntrack", "iproute2", "kmod", "procps", "sudo", "keepalived",
 )  # fmt: skip
 #: Of the drivers, those that a test can use. dpkg leaves the others in the package.
 DRIVERS = (
@@ -45,7 +46,28 @@ INITRD = {
     "etc/initramfs-tools/conf.d/lab": "MODULES=list\nBUSYBOX=n\nCOMPRESS=gzip\n",
     "usr/share/initramfs-tools/modules.d/lab": "virtio_pci\nvirtio_blk\next4\n",
 }
-#: By link-layer address, those that the balancer of the lab has.
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A place in the lab for a machine: its name, its link-layer addresses by bridge, and its addresses."""
+
+    name: str
+    mac: Mapping[str, str]
+    front: tuple[str, str]
+    back: tuple[str, str]
+
+
+FIRST = Seat("balancer", topology.MAC, (topology.FRONT, topology.FRONT6), (topology.BACK, topology.BACK6))
+#: Beside the first one, for a pair of balancers.
+SECOND = Seat(
+    "balancer2",
+    {"front": "02:00:00:00:00:03", "back": "02:00:00:00:01:f2"},
+    ("192.0.2.3", "2001:db8:1::3"),
+    ("10.0.0.242", "2001:db8:2::242"),
+)
+
+#: By link-layer address: a machine knows by it where it is.
 NETWORK = """[Match]
 MACAddress={mac}
 
@@ -53,6 +75,25 @@ MACAddress={mac}
 LinkLocalAddressing=ipv6
 IPv6AcceptRA=no
 {rest}"""
+_ROUTES = "".join(
+    f"[Route]\nDestination={network}\nGateway={gateway}\n\n"
+    for network, gateway in ((topology.CLIENTS, topology.CLIENT), (topology.CLIENTS6, topology.CLIENT6))
+)
+
+
+def network_files(seat: Seat, *more: str) -> dict[str, str]:
+    """What systemd-networkd reads, with more addresses on the clients' side."""
+
+    def lines(own: tuple[str, str], *others: str) -> str:
+        return "".join(f"Address={address}\n" for address in (f"{own[0]}/24", f"{own[1]}/64", *others))
+
+    rest = {"front": f"{lines(seat.front, *more)}\n{_ROUTES}", "back": lines(seat.back)}
+    return {
+        f"etc/systemd/network/{seat.name}-{side}.network": NETWORK.format(mac=seat.mac[side], rest=rest[side])
+        for side in ("front", "back")
+    }
+
+
 FILES = {
     "etc/hostname": "balancer\n",
     "etc/hosts": "127.0.0.1 localhost balancer\n::1 localhost\n",
@@ -60,21 +101,8 @@ FILES = {
     "etc/fstab": "tmpfs /tmp tmpfs noexec,nosuid,nodev,mode=1777 0 0\n",
     "etc/sudoers.d/admin": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
     "etc/ssh/sshd_config.d/lab.conf": "UseDNS no\nPasswordAuthentication no\n",
-    "etc/systemd/network/10-front.network": NETWORK.format(
-        mac=topology.MAC["front"],
-        rest=f"Address={topology.FRONT}/24\nAddress={topology.FRONT6}/64\n"
-        f"Address={topology.VIP}/32\nAddress={topology.VIP6}/128\n\n"
-        + "".join(
-            f"[Route]\nDestination={network}\nGateway={gateway}\n\n"
-            for network, gateway in (
-                (topology.CLIENTS, topology.CLIENT),
-                (topology.CLIENTS6, topology.CLIENT6),
-            )
-        ),
-    ),
-    "etc/systemd/network/20-back.network": NETWORK.format(
-        mac=topology.MAC["back"], rest=f"Address={topology.BACK}/24\nAddress={topology.BACK6}/64\n"
-    ),
+    **network_files(FIRST, f"{topology.VIP}/32", f"{topology.VIP6}/128"),
+    **network_files(SECOND),
 }
 #: Things that a host without a screen and without a network beyond the lab only loses time with.
 MASKED = (

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from image import USER, Image
-from kernel_lab.topology import FRONT, MAC, Lab
+from image import FIRST, USER, Image, Seat
+from kernel_lab.topology import Lab
 
 #: From the kernel's first instruction to a login: expected are 20 to 60 s.
 BOOT_TIMEOUT_S = 900.0
@@ -32,11 +32,16 @@ SSH_PORT = 22
 class Machine:
     """One run of a virtual machine. Its disk is thrown away with it."""
 
-    def __init__(self, image: Image, lab: Lab, folder: Path) -> None:
-        self.image, self.lab, self.folder = image, lab, folder
+    def __init__(self, image: Image, lab: Lab, folder: Path, seat: Seat = FIRST) -> None:
+        self.image, self.lab, self.folder, self.seat = image, lab, folder, seat
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
         self.console = folder / "console"
+
+    @property
+    def address(self) -> str:
+        """Where it is administered."""
+        return self.seat.front[0]
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -51,13 +56,23 @@ class Machine:
         self._begin("-incoming", f"exec:cat {self.image.memory}")
         self.wait()
 
+    def join(self) -> None:
+        """Start beside the one in the first seat, as a host of its own: the memory that is kept is of the first."""
+        self._begin()
+        self.wait()
+        self.run(
+            f"echo {self.seat.name} >/etc/hostname; hostname {self.seat.name}\n"
+            "rm /etc/machine-id; systemd-machine-id-setup"
+        )
+
     def _begin(self, *more: str) -> None:
         """Run the machine inside the switch, which has its network cards. It ends when this process does."""
         overlay = self.folder / "disk.qcow2"
         overlay.unlink(missing_ok=True)
         made = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.image.disk), str(overlay)]
         subprocess.run(made, check=True)
-        self.lab.vacate()
+        if self.seat is FIRST:
+            self.lab.vacate()
         argv = ["nsenter", f"--net=/proc/{self.lab.switch.pid}/ns/net", "setpriv", "--pdeathsig", "KILL"]
         argv += ["qemu-system-x86_64", *self._hardware(overlay), *more]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=(self.folder / "qemu").open("wb"))
@@ -71,7 +86,7 @@ class Machine:
         argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd)]
         argv += ["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet mitigations=off"]
         argv += ["-drive", f"file={disk},format=qcow2,if=virtio,cache=unsafe", "-device", "virtio-rng-pci"]
-        for bridge, address in MAC.items():
+        for bridge, address in self.seat.mac.items():
             argv += ["-netdev", f"tap,id={bridge},ifname={self.lab.tap(bridge)},script=no,downscript=no"]
             argv += ["-device", f"virtio-net-pci,netdev={bridge},mac={address},romfile="]
         return argv
@@ -138,7 +153,7 @@ class Machine:
             raise RuntimeError(f"the machine is {state.strip()}:\n{self.run('systemctl --failed --no-legend')}")
 
     def _answers(self) -> bool:
-        return bool(self.lab.client.call(greeting, FRONT, SSH_PORT).startswith("SSH-"))
+        return bool(self.lab.client.call(greeting, self.address, SSH_PORT).startswith("SSH-"))
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + BOOT_TIMEOUT_S
@@ -174,7 +189,7 @@ class Machine:
         """Lines of shell, as root, over ssh. What they printed."""
         options = [word for key, value in self.ssh().items() for word in ("-o", f"{key}={value}")]
         argv = [*self.inside(), "ssh", "-F", "none", *options, "-o", f"ControlPath={self.folder}/own"]
-        argv += [f"{USER}@{FRONT}", "sudo", "sh", "-s"]
+        argv += [f"{USER}@{self.address}", "sudo", "sh", "-s"]
         done = subprocess.run(
             argv, input=f"set -e\n{script}\n", capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=False
         )
@@ -187,7 +202,7 @@ class Machine:
         for path in [self.folder / "own", *(self.folder / "cp").glob("*")]:
             if path.exists():
                 subprocess.run(
-                    ["ssh", "-F", "none", "-o", f"ControlPath={path}", "-O", "exit", FRONT],
+                    ["ssh", "-F", "none", "-o", f"ControlPath={path}", "-O", "exit", self.address],
                     capture_output=True,
                     check=False,
                 )

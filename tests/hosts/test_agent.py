@@ -50,7 +50,9 @@ def test_its_life(host: Machine, controller: Controller, lab: Lab) -> None:
         host.run("systemctl --quiet start nftables; systemctl reload nftables; nft flush ruleset")
         host.run(WAIT.format("they are back"))
         assert who(lab) == {"web1", "web3", "web4"}
-        host.run("systemctl kill --signal=KILL natlb-agent; until systemctl is-active --quiet natlb-agent; do :; done")
+        host.run(
+            "systemctl kill --signal=KILL natlb-agent; until systemctl is-active --quiet natlb-agent; do sleep 0.5; done"
+        )
         assert who(lab) == {"web1", "web3", "web4"}
         host.reboot()
         host.run("until systemctl is-active --quiet natlb-agent; do sleep 0.5; done")
