@@ -19,6 +19,13 @@ ROLLBACK_AFTER_S = 45
 #: On a processor that is emulated, answers take their time.
 HEALTH = {"type": "tcp", "port": 80, "interval": "3s", "timeout": "2s", "fall": 2, "rise": 1}
 PROGRAM = "natlb"
+#: Something, and then another process is the agent, which has said that it is ready.
+AFTER = r"""
+before=$(systemctl show --property=MainPID --value natlb-agent)
+{}
+timeout 250 sh -c "until [ \$(systemctl is-active natlb-agent) = active ] &&
+    [ \$(systemctl show --property=MainPID --value natlb-agent) != $before ]; do sleep 0.5; done"
+"""
 WAIT = "timeout 120 sh -c \"until journalctl -u natlb-agent --no-pager -o cat | grep -q '{}'; do sleep 0.2; done\""
 
 
@@ -50,10 +57,11 @@ def test_its_life(host: Machine, controller: Controller, lab: Lab) -> None:
         host.run("systemctl --quiet start nftables; systemctl reload nftables; nft flush ruleset")
         host.run(WAIT.format("they are back"))
         assert who(lab) == {"web1", "web3", "web4"}
-        host.run(
-            "systemctl kill --signal=KILL natlb-agent; until systemctl is-active --quiet natlb-agent; do sleep 0.5; done"
-        )
-        assert who(lab) == {"web1", "web3", "web4"}
+        # One that is killed, and one that hangs, which the watchdog finds.
+        for signal in ("KILL", "STOP"):
+            host.run(AFTER.format(f"systemctl kill --kill-who=main --signal={signal} natlb-agent"))
+            assert who(lab) == {"web1", "web3", "web4"}
+        assert "watchdog" in host.run("journalctl -u natlb-agent --no-pager -o cat").lower()
         host.reboot()
         host.run("until systemctl is-active --quiet natlb-agent; do sleep 0.5; done")
         assert who(lab) == {"web1", "web3", "web4"}, "what boots knows who is dead"
