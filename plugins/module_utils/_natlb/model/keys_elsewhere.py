@@ -71,6 +71,7 @@ SERVICES: tuple[Key, ...] = (
         _SERVICE,
         "whitelist allowlist allow load_balancer_source_ranges source_ranges sources src_ip allowed_cidrs",
     ),
+    Key("allow_from", _SERVICE, "include elements ipset", "or deny_from; both may name a list of natlb_networks"),
     Key("deny_from", _SERVICE, "blacklist denylist blocklist deny tcp_request"),
     Key("when_denied", _SERVICE, "silent_drop"),
     Key("max_connections_per_client", _SERVICE, "limit_conn src_conn_cur est_connlimit"),
