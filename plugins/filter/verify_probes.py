@@ -143,7 +143,7 @@ def _places(service: Mapping[str, Any], address: Any, own: bool) -> Iterator[tup
     for listen in service["listen"]:
         if not (own and "/" in listen):
             hosts, port = _hosts(listen, service["name"], addresses)
-            hosts = [host for host in hosts if probe_options.family_of(host) not in away]
+            hosts = [host for host in hosts if probe_options.family_shown(host) not in away]
             for host, protocol in itertools.product(hosts, service.get("protocol") or ["tcp"]):
                 if protocol != "sctp" and _serving(service, host):
                     yield host, port, protocol

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.errors import ConfigError
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model import values
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.model.reading import NO_VALUE, Reading
+from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.packets import family_name, family_of
 from ansible_collections.natlb.netfilter.plugins.module_utils._natlb.probe.settings import parse_settings
 
 #: Options of the module `probe`.
@@ -101,16 +102,16 @@ def answered_elsewhere(service: Mapping[str, Any]) -> dict[str, str]:
     several one has is up to a hash, or to the backend."""
     found: dict[str, list[str]] = {}
     for address in service.get("snat_elsewhere") or ():
-        found.setdefault(family_of(address), []).append(address)
+        found.setdefault(family_shown(address), []).append(address)
     return {
         family: f"answers to its source address {', '.join(addresses)} come to another host now"
         for family, addresses in found.items()
     }
 
 
-def family_of(host: str) -> str:
-    """As it is told to people."""
-    return "IPv6" if ":" in host else "IPv4"
+def family_shown(host: str) -> str:
+    """Its family, as it is told to people."""
+    return family_name(family_of(host))
 
 
 def not_for_itself(service: Mapping[str, Any]) -> str:

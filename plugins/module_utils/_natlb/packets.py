@@ -20,8 +20,8 @@ def family_of(address: str) -> Family:
     return "ip6" if ":" in address else "ip"
 
 
-def in_order(families: Collection[Family]) -> tuple[Family, ...]:
-    """The same, IPv4 first."""
+def in_order(families: Collection[str]) -> tuple[Family, ...]:
+    """Those of these names, IPv4 first."""
     return tuple([family for family in FAMILIES if family in families])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..model.values import endpoint
+from ..model.values import endpoint, mappings
 from ..model.words import backends_as_given
 from ..status.columns import listed
 from .commands import COMMANDS, Argument, Command
@@ -94,7 +94,7 @@ def _names(item: Argument, given: Mapping[str, str], state: Mapping[str, Any]) -
     if not isinstance(item.names, str):
         yield from ((word, "") for word in item.names)
         return
-    services = [each for each in _mappings(state.get("services")) if isinstance(each.get("name"), str)]
+    services = [each for each in mappings(state.get("services")) if isinstance(each.get("name"), str)]
     if item.names == "service":
         for service in services:
             backends = sorted({name for name, _at in _backends(service)})
@@ -113,7 +113,3 @@ def _backends(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name of each, and its address with its port."""
     for backend in backends_as_given(service.get("backends")):
         yield str(backend.get("name") or backend["address"]), endpoint(backend["address"], backend["port"])
-
-
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

@@ -30,7 +30,7 @@ from .pins import Pin, pinned_networks
 from .quorum import Quorum
 from .ranges import Range
 from .source_nat import ClientSnat, Snat, SourceNat, Translation, translation
-from .spelling import ports_text
+from .spelling import is_network, ports_text
 
 Method = Literal["round_robin", "random", "source_hash", "flow_hash", "destination_hash", "least_connections"]
 State = Literal["active", "drained", "disabled"]
@@ -82,7 +82,7 @@ class Frontend:
     @property
     def is_network(self) -> bool:
         """Whether it has the addresses of a network."""
-        return self.address is not None and "/" in self.address
+        return is_network(self.address)
 
     @property
     def prefix_length(self) -> int:
@@ -217,14 +217,9 @@ class Service:
         )
 
     @computed
-    def is_plain(self) -> bool:
-        """Whether all that it listens on is exact (`Frontend.exact`): of services like this, no two share a packet."""
-        if self.interface is not None:
-            return False
-        for listen in self.listens:
-            if listen.address is None or listen.low != listen.high or "/" in listen.address:
-                return False
-        return True
+    def is_exact(self) -> bool:
+        """Whether all its frontends are (`Frontend.exact`)."""
+        return all(frontend.exact for frontend in self._frontends)
 
     @computed
     def limits_backends(self) -> bool:

@@ -21,7 +21,7 @@ from .ranges import Box, Range, merged, most_specific, number_range, without
 
 def left_of_networks(frontends: Iterable[Frontend]) -> dict[Frontend, list[Box]]:
     """Of each frontend on a network from which others take something what they leave: (addresses, ports)."""
-    everyone = list(dict.fromkeys([item for item in frontends if item.address and "/" in item.address]))
+    everyone = list(dict.fromkeys(frontend for frontend in frontends if frontend.is_network))
     taken: dict[Frontend, list[Box]] = {}
     claims = []
     within = _within(everyone)

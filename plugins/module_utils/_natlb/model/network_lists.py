@@ -209,12 +209,8 @@ def _unknown(name: str, path: str, lists: NetworkLists) -> ConfigError:
 def named(services: Any) -> set[str]:
     """The words in services as they are kept, which may be damaged: networks, and the names of lists."""
     found: list[Any] = []
-    for service in _mappings(services):
+    for service in values.mappings(services):
         found += [service.get(key) for key in Words._fields]
-        found += [rule.get("networks") for rule in _mappings(service.get("snat_by_client"))]
-        found += [[pin.get("client")] for pin in _mappings(service.get("pins"))]
+        found += [rule.get("networks") for rule in values.mappings(service.get("snat_by_client"))]
+        found += [[pin.get("client")] for pin in values.mappings(service.get("pins"))]
     return {word for words in found if isinstance(words, list) for word in words if isinstance(word, str)}
-
-
-def _mappings(items: Any) -> Iterator[Mapping[str, Any]]:
-    return (item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping))

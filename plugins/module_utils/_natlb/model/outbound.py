@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..packets import FAMILIES, Family, Protocol, family_of
+from ..packets import Family, Protocol, family_of, in_order
 from .ranges import Range
 from .spelling import is_everything, ports_text
 
@@ -59,8 +59,7 @@ class Egress:
     uplinks: tuple[Uplink, ...]
 
     def families(self) -> tuple[Family, ...]:
-        found = {family_of(source) for source in self.sources}
-        return tuple(family for family in FAMILIES if family in found)
+        return in_order({family_of(source) for source in self.sources})
 
     def everything(self, family: Family) -> bool:
         """Whether it speaks of every source of a family, and so of none in particular."""

@@ -72,8 +72,7 @@ class Known(NamedTuple):
 
 def _claims(service: Service) -> Hashable:
     # What networks and `*` have in common is told apart by backends; see `sources_of_networks.py`.
-    exact = all(frontend.exact for frontend in service.frontends())
-    places = () if exact else tuple((item.address, item.port, item.shift) for item in service.backends)
+    places = () if service.is_exact else tuple((item.address, item.port, item.shift) for item in service.backends)
     return service.name, service.frontends(), service.source_nat, places
 
 

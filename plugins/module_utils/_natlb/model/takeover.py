@@ -55,7 +55,7 @@ def obstacle(service: Service) -> Obstacle | None:
     if service.limits_backends:
         remedy = "leave max_connections of the backends out"
         return Obstacle("connections that met a full backend are elsewhere than their hash says", remedy)
-    if not all(frontend.exact for frontend in service.frontends()):
+    if not service.is_exact:
         remedy = "listen on an address and a single port, without interface"
         return Obstacle("the packet of a backend does not tell by which address or port the client came", remedy)
     return None

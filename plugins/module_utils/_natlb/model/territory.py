@@ -80,7 +80,8 @@ def _one_place(_frontend: Frontend) -> Hashable:
 def territory(services: Sequence[Service], place: Callable[[Frontend], Hashable] = _one_place) -> Territory:
     """The territory of each of these services, of which some may have the same frontends. Of one address and one
     interface, frontends of the same `place` are cut along each other; by default all of them."""
-    if all(service.is_plain for service in services):
+    # Of exact ones none takes packets of another.
+    if all(service.is_exact for service in services):
         return APART
     found = APART._replace(parts={**_cut(services, place), **_cut_networks(services)})
     if not any(service.interface for service in services):
@@ -102,12 +103,10 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
     def lane(frontend: Frontend) -> Hashable:
         return frontend.family, frontend.protocol, frontend.address, frontend.interface, place(frontend)
 
-    frontends = [item for service in services for item in service.frontends()]
-    lanes: dict[Hashable, list[Frontend]] = {
-        lane(frontend): [] for frontend in frontends if frontend.low != frontend.high and not frontend.is_network
-    }
+    frontends = [item for service in services for item in service.frontends() if not item.is_network]
+    lanes: dict[Hashable, list[Frontend]] = {lane(frontend): [] for frontend in frontends if frontend.spans}
     for frontend in frontends if lanes else ():
-        if not frontend.is_network and lane(frontend) in lanes:
+        if lane(frontend) in lanes:
             lanes[lane(frontend)].append(frontend)
     found: dict[Frontend, tuple[Frontend, ...]] = {}
     for listed in lanes.values():
@@ -117,7 +116,7 @@ def _cut(services: Iterable[Service], place: Callable[[Frontend], Hashable]) -> 
 
 
 def _cut_networks(services: Iterable[Service]) -> dict[Frontend, tuple[Frontend, ...]]:
-    left = left_of_networks([item for service in services for item in service.frontends()])
+    left = left_of_networks(frontend for service in services for frontend in service.frontends())
     return {
         frontend: tuple(
             replace(_part(frontend, *ports), address=network, length=frontend.prefix_length)

@@ -14,7 +14,7 @@ import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, Union
 
@@ -71,6 +71,11 @@ def sequence(value: Any, path: str) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
     raise ConfigError(path, f"{shown(value)} is not a list", "write a list")
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Those of a list that is read with care, since another version may have written it."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def one_or_more(value: Any, path: str) -> list[tuple[str, Any]]:

@@ -89,12 +89,7 @@ def most_frequent(numbers: Sequence[int]) -> int:
 
 def shares_table(service: Service) -> bool:
     """Whether a hash of the client leads to slots of the service in the slot maps."""
-    return (
-        service.method in HASHES
-        and not service.affinity_s
-        and not service.limits_backends
-        and all(frontend.exact for frontend in service.frontends())
-    )
+    return service.method in HASHES and not service.affinity_s and not service.limits_backends and service.is_exact
 
 
 def slot_elements(service: Service, family: Family) -> int:

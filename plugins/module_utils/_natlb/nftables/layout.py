@@ -107,7 +107,7 @@ def has_own_chain(service: Service) -> bool:
         or service.helper
         or service.pins
         or service.limits_backends
-        or not all(frontend.exact for frontend in service.frontends())
+        or not service.is_exact
     )
 
 

@@ -55,8 +55,7 @@ def _verdict(table: Table, service: Service) -> str:
     if not rules:
         return "return"
     # Elements of intervals linger (see `delta.py`), so what they lead to keeps its name.
-    exact = all(frontend.exact for frontend in service.frontends())
-    name = f"marks_by/{digest(' '.join(rules))}" if exact else f"marks_by.{service.name}"
+    name = f"marks_by/{digest(' '.join(rules))}" if service.is_exact else f"marks_by.{service.name}"
     return f"goto {table.chain(name, rules)}"
 
 

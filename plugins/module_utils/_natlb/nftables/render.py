@@ -266,8 +266,7 @@ class ServiceTable(Table):
         again = places.again(self, service, protocol, partial(self.way, service, protocol))
         rules = [*self.guards(service, protocol), *again, *self.pins(service, protocol)]
         pick = self.pick(service, protocol, len(table))
-        exact = all(frontend.exact for frontend in service.frontends())
-        if exact and not service.affinity_s and not service.limits_backends:
+        if service.is_exact and not service.affinity_s and not service.limits_backends:
             shard = self.shard(service)
             self.add_slots(service, protocol, table, shard)
             return [*rules, *self.choose(protocol, pick, shard)]

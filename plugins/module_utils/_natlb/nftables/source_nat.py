@@ -43,8 +43,8 @@ def _snat_chain(table: Table, service: Service) -> str:
     rules = [_look_up(table, service, field, answers) for field, answers in maps.items() if answers]
     rules.append(f"goto {_shared_chain(table, says.usual)}")
     # Elements of intervals linger (see `delta.py`), so what they lead to keeps its name.
-    exact = all(frontend.exact for frontend in service.frontends())
-    return table.chain(f"source_nat_by{'/' + digest(' '.join(rules)) if exact else '.' + service.name}", rules)
+    which = f"/{digest(' '.join(rules))}" if service.is_exact else f".{service.name}"
+    return table.chain(f"source_nat_by{which}", rules)
 
 
 def _look_up(table: Table, service: Service, field: str, answers: Sequence[tuple[str, SourceNat]]) -> str:

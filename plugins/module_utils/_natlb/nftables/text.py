@@ -260,8 +260,7 @@ _BACKEND = re.compile(r"counter packets (\d+) bytes \d+ dnat")
 
 def counts_elsewhere(service: Service) -> bool:
     """Whether more than its slots keeps count of the clients or connections of a service."""
-    exact = all(frontend.exact for frontend in service.frontends())
-    return bool(client_options(service) or service.pins or service.limits_backends) or not exact
+    return bool(client_options(service) or service.pins or service.limits_backends) or not service.is_exact
 
 
 def count(config: Config, listing: str) -> dict[tuple[str, str], int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..model import takeover
 from ..model.entities import Config, dump
+from ..model.values import mappings
 from . import request as requests
 
 _SHOWN = 5
@@ -27,7 +28,7 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
 
     `state` is what the last run has kept (`store.read_state`). A service that only has another name now stays.
     """
-    before = _mappings(state.get("services"))
+    before = mappings(state.get("services"))
     gone = _gone(before, config)
     found = []
     if _many(gone, before):
@@ -36,7 +37,7 @@ def warnings(state: Mapping[str, Any], config: Config) -> list[str]:
             f"services: {len(gone)} of the {len(before)} services of this host are removed: {listed} "
             f"(declare them again to keep them)"
         )
-    ways = _mappings(state.get("egress"))
+    ways = mappings(state.get("egress"))
     if ways and not config.egress:
         found.append(
             f"egress: all of the {len(ways)} egress rules of this host are removed (declare them again to keep them)"
@@ -74,11 +75,6 @@ def _gone(before: Sequence[Mapping[str, Any]], config: Config) -> list[str]:
     if _many(gone, before):
         frontends = {place for service in dump(config)["services"] for place in _frontends(service)}
     return [str(service.get("name")) for service in gone if frontends.isdisjoint(_frontends(service))]
-
-
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    """Read with care: another version may have written it."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def _frontends(service: Mapping[str, Any]) -> set[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from typing import Any
 from ..model.backups import BACKUPS, Backups, joining
 from ..model.dumps import UNUSED, UNUSED_OF_BACKENDS
 from ..model.takeover import Obstacle
-from ..model.values import endpoint
+from ..model.values import endpoint, mappings
 
 #: How many items of a list are named, and how many lines a service may take.
 NAMED = 4
@@ -135,8 +135,7 @@ def _read(text: str | None) -> Item:
 
 
 def _items(request: Item, key: str) -> list[Item]:
-    found = request.get(key)
-    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+    return mappings(request.get(key))
 
 
 def _services(old: Iterable[Item], new: Iterable[Item]) -> Iterator[str]:

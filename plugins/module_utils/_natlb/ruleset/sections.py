@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..packets import FAMILIES, Family
+from ..packets import Family, in_order
 
 
 class Key(NamedTuple):
@@ -63,8 +63,7 @@ class Changes:
 
 def families_of(keys: Iterable[Key]) -> list[Family]:
     """The families that have sections."""
-    found = {key.family for key in keys}
-    return [family for family in FAMILIES if family in found]
+    return list(in_order({key.family for key in keys}))
 
 
 def compare(live: Mapping[Key, Section], wanted: Mapping[Key, Section]) -> Changes:
